@@ -1,0 +1,65 @@
+"""What every test has: an empty home for caches, no network, fixed seeds, and a small folder of images."""
+
+import os
+import random
+import socket
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+COLOURS = {"apples": (190, 50, 40), "limes": (70, 180, 60)}
+caches = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Point the caches at an empty folder: here, since the libraries read these names when imported."""
+    folder = config.stash[caches] = tempfile.TemporaryDirectory(prefix="transferkit-tests-")
+    for name in ("TRANSFERKIT_CACHE", "HF_HOME", "TORCH_HOME"):
+        os.environ[name] = str(Path(folder.name, name.lower()))
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    config.stash[caches].cleanup()
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail look-ups of other machines at once: a test means the same with and without a network."""
+    look_up = socket.getaddrinfo
+
+    def local_only(host: Any, *args: Any, **kwargs: Any) -> Any:
+        if host in (None, "localhost", "127.0.0.1", "::1", "0.0.0.0", "", socket.gethostname()):
+            return look_up(host, *args, **kwargs)
+        raise socket.gaierror(socket.EAI_AGAIN, f"tests have no network: {host}")
+
+    monkeypatch.setattr(socket, "getaddrinfo", local_only)
+
+
+@pytest.fixture(autouse=True)
+def seeds() -> None:
+    random.seed(0)
+    np.random.seed(0)  # the libraries under test draw from the global generator
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def photo_folder(tmp_path: Path) -> Path:
+    """A folder train/val x apples/limes of 6 images each, 40 x 32 pixels, JPEG and PNG by turns.
+
+    A class is a colour under noise, so that a linear head learns it and no two files are equal.
+    """
+    noise = np.random.default_rng(0)
+    root = tmp_path / "photos"
+    for split in ("train", "val"):
+        for label, colour in COLOURS.items():
+            folder = root / split / label
+            folder.mkdir(parents=True)
+            for number in range(6):
+                pixels = np.clip(noise.normal(colour, 25, (32, 40, 3)), 0, 255).astype(np.uint8)  # (H, W, 3)
+                Image.fromarray(pixels).save(folder / f"{number}.{'png' if number % 2 else 'jpg'}")
+    return root

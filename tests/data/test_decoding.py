@@ -1,0 +1,194 @@
+"""Decoding once: what is remembered, what makes it forgotten, and how broken images are named."""
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from transferkit.data.decoding import raise_broken, recall, remember, verify
+from transferkit.data.sources import ImageTable, open_images
+from transferkit.errors import UserError
+from transferkit.files import cache_dir
+from transferkit.images import read_image
+
+Decoded = list[str]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TRANSFERKIT_CACHE", str(tmp_path / "cache"))
+    return cache_dir()
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> Decoded:
+    """Names of the files that were really decoded."""
+    names: Decoded = []
+
+    def noted(path: Path) -> object:
+        names.append(Path(path).name)
+        return read_image(path)
+
+    monkeypatch.setattr("transferkit.data.sources.read_image", noted)
+    return names
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> ImageTable:
+    """Four good images, one cut short, one that is text, one link to nowhere."""
+    folder = tmp_path / "photos"
+    (folder / "a").mkdir(parents=True)
+    for number in range(5):
+        Image.effect_noise((64, 48), 90).convert("RGB").save(folder / "a" / f"{number}.jpg")
+    whole = (folder / "a" / "4.jpg").read_bytes()
+    (folder / "a" / "4.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "a" / "5.png").write_text("<html>404</html>")
+    (folder / "a" / "6.png").symlink_to("nowhere")
+    return open_images(folder)
+
+
+def test_broken_images_are_named_and_the_rest_is_decoded_once(table: ImageTable, decoded: Decoded) -> None:
+    bad = verify(table)
+    assert list(bad) == ["a/4.jpg", "a/5.png", "a/6.png"]
+    assert "truncated" in bad["a/4.jpg"]
+    assert all(bad.values())
+    assert sorted(decoded) == ["0.jpg", "1.jpg", "2.jpg", "3.jpg", "4.jpg", "5.png", "6.png"]
+    decoded.clear()
+    assert verify(table) == bad
+    assert decoded == ["6.png"], "a file that is not there has no size and time to remember it by"
+
+
+def test_the_number_of_threads_does_not_matter(
+    table: ImageTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = []
+    for workers in (1, 4):
+        monkeypatch.setenv("TRANSFERKIT_CACHE", str(tmp_path / f"cache{workers}"))
+        results.append(list(verify(table, workers=workers).items()))
+    assert results[0] == results[1]
+
+
+def test_only_the_rows_asked_for(table: ImageTable, decoded: Decoded) -> None:
+    assert list(verify(table, rows=[5, 0])) == ["a/5.png"]
+    assert sorted(decoded) == ["0.jpg", "5.png"]
+    assert recall(table, rows=[5, 0, 1]).keys() == {"a/0.jpg", "a/5.png"}
+    verify(table)
+    assert sorted(decoded) == ["0.jpg", "1.jpg", "2.jpg", "3.jpg", "4.jpg", "5.png", "6.png"]
+
+
+def replace_by_good(file: Path) -> None:
+    Image.new("RGB", (5, 5)).save(file)
+
+
+def cut_at_the_same_time(file: Path) -> None:
+    times = file.stat().st_atime_ns, file.stat().st_mtime_ns
+    file.write_bytes(file.read_bytes()[:300])
+    os.utime(file, ns=times)
+
+
+def spoil_at_the_same_size(file: Path) -> None:
+    file.write_bytes(b"x" * file.stat().st_size)
+    os.utime(file, ns=(1, 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "broken"),
+    [
+        ("4.jpg", replace_by_good, False),
+        ("0.jpg", cut_at_the_same_time, True),
+        ("0.jpg", spoil_at_the_same_size, True),
+    ],
+)
+def test_a_changed_file_is_decoded_again(
+    table: ImageTable, decoded: Decoded, name: str, change: Callable[[Path], None], broken: bool
+) -> None:
+    table = table.select(range(6))
+    verify(table)
+    decoded.clear()
+    change(Path(table.root, "a", name))
+    assert (f"a/{name}" in verify(table)) == broken
+    assert decoded == [name]
+
+
+def test_callers_that_decoded_can_tell(table: ImageTable, decoded: Decoded) -> None:
+    good = table.select(range(5))
+    remember(good, {"a/0.jpg": None, "a/1.jpg": None})
+    remember(good, {"a/4.jpg": "truncated JPEG"})
+    assert recall(good) == {"a/0.jpg": None, "a/1.jpg": None, "a/4.jpg": "truncated JPEG"}
+    assert verify(good) == {"a/4.jpg": "truncated JPEG"}
+    assert sorted(decoded) == ["2.jpg", "3.jpg"]
+
+
+def test_folders_are_remembered_apart(table: ImageTable, tmp_path: Path, decoded: Decoded) -> None:
+    verify(table)
+    decoded.clear()
+    Path(table.root).rename(tmp_path / "moved")
+    moved = open_images(tmp_path / "moved")
+    assert recall(moved) == {}
+    verify(moved)
+    assert len(decoded) == 7
+
+
+@pytest.mark.parametrize("damage", [b"", b"PAR1 and nothing", None])
+def test_a_damaged_memory_is_ignored_and_rebuilt(
+    table: ImageTable, cache: Path, decoded: Decoded, caplog: pytest.LogCaptureFixture, damage: bytes | None
+) -> None:
+    bad = verify(table)
+    (memory,) = (cache / "decoded").iterdir()
+    memory.write_bytes(memory.read_bytes()[:-20] if damage is None else damage)
+    decoded.clear()
+    with caplog.at_level(logging.WARNING):
+        assert verify(table) == bad
+    assert "it is damaged" in caplog.text
+    assert len(decoded) == 7
+    decoded.clear()
+    verify(table)
+    assert decoded == ["6.png"]
+
+
+def test_a_cache_that_cannot_be_written_costs_a_warning(
+    table: ImageTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TRANSFERKIT_CACHE", str(tmp_path / "file" / "cache"))
+    with caplog.at_level(logging.WARNING):
+        assert len(verify(table)) == 3
+    assert "will be checked again next time" in caplog.text
+
+
+def test_what_was_found_before_an_interruption_is_kept(
+    table: ImageTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transferkit.data.decoding._ROUND", 2)
+
+    def interrupted(path: Path) -> object:
+        if Path(path).name == "3.jpg":
+            raise KeyboardInterrupt
+        return read_image(path)
+
+    monkeypatch.setattr("transferkit.data.sources.read_image", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        verify(table, workers=1)
+    assert recall(table) == {"a/0.jpg": None, "a/1.jpg": None}
+
+
+def test_digits_need_no_decoding(cache: Path) -> None:
+    table = open_images("digits").select(range(5))
+    assert verify(table) == {}
+    assert recall(table) == dict.fromkeys(table.paths)
+    remember(table, {"0000.png": None})
+    assert not cache.exists()
+
+
+def test_one_line_names_all_broken_images() -> None:
+    raise_broken({})
+    with pytest.raises(UserError) as caught:
+        raise_broken({f"a/{number}\n.jpg": "truncated JPEG" for number in range(30)})
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(r"30 broken images: 'a/0\n.jpg': truncated JPEG; 'a/1\n.jpg': truncated JPEG; ")
+    assert message.count("truncated JPEG") == 30
+    assert "--data.on_error skip" in message

@@ -1,0 +1,162 @@
+"""Manifests: what is read, and the one line that each fault gets."""
+
+import random
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from transferkit.data import manifest
+from transferkit.data.manifest import read_manifest
+from transferkit.data.sources import open_images
+from transferkit.errors import UserError
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text.encode())
+    return path
+
+
+def refusal(file: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        read_manifest(file)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "\x1b" not in message
+    assert repr(str(file)) in message
+    return message
+
+
+def test_rows_are_normalised(tmp_path: Path) -> None:
+    lines = [
+        "\ufeffsplit,path,label",
+        "VALID,./a/../b.png, cat ",
+        ',"c,d.png",""',
+        "",
+        f"train,{tmp_path}/x/e.png,0",
+    ]
+    assert read_manifest(write(tmp_path / "m.csv", "\r\n".join(lines))) == [
+        ("b.png", "cat", "val"),
+        ("c,d.png", None, None),
+        ("x/e.png", "0", "train"),
+    ]
+
+
+def test_columns_beside_the_three_are_ignored(tmp_path: Path) -> None:
+    columns = {
+        "path": ["a.png", "b.png"],
+        "extra": [[1], [2]],
+        "label": pa.array(["u", None]).dictionary_encode(),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "m.parquet")
+    assert read_manifest(tmp_path / "m.parquet") == [("a.png", "u", None), ("b.png", None, None)]
+
+
+def test_a_manifest_known_by_a_link_takes_absolute_paths(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "alias").symlink_to(tmp_path / "real")
+    file = write(tmp_path / "real" / "m.csv", f"path\n{tmp_path}/alias/a.png\n{tmp_path}/real/b.png\n")
+    expected = [("a.png", None, None), ("b.png", None, None)]
+    assert read_manifest(file) == expected
+    assert read_manifest(tmp_path / "alias" / "m.csv") == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("path,split\na,train\nb,dev2\n", "row 2: unknown split 'dev2'; use train, val or test"),
+        ("path\na.png\nb.png\n./a.png\n", "row 3: 'a.png' is already row 1"),
+        ("path,label\n,x\n", "row 1: the path is empty"),
+        ("path,label\na,b,c\n", "row 1: more cells than columns"),
+        ("Filename,label\na,b\n", "has no column 'path'; rename the nearest one, 'Filename'"),
+        ("label,image\na,b\n", "has no column 'path'; rename the nearest one, 'image'"),
+        ("path;label\na;b\n", "has no column 'path'; rename the nearest one, 'path;label'"),
+        ("", "is empty; give it the columns"),
+        ('path\n"a.png\n', "as a CSV file in UTF-8 ("),
+        ("path\n../a.png\n", "row 1: '../a.png' leads out of the manifest's folder"),
+        ("path\nok.png\nx/../../a.png\n", "row 2: 'x/../../a.png' leads out"),
+        ("path\n/etc/passwd\n", "row 1: '/etc/passwd' leads out"),
+        ("path\n..\n", "row 1: '..' leads out"),
+        ("path\nfile_link.png\n", "row 1: 'file_link.png' leads out"),
+        ("path\nfolder_link/x.png\n", "row 1: 'folder_link/x.png' leads out"),
+        ("path\n../\x1b[31m.png\n", r"row 1: '../\x1b[31m.png' leads out"),
+        ("path\na\0b\n", "row 1: the path is empty or no path"),
+    ],
+)
+def test_one_line_names_the_fault(tmp_path: Path, text: str, expected: str) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    write(tmp_path / "secret.png", "")
+    (root / "file_link.png").symlink_to(tmp_path / "secret.png")
+    (root / "folder_link").symlink_to(tmp_path)
+    assert expected in refusal(write(root / "m.csv", text))
+
+
+def test_links_that_stay_inside_or_loop_are_no_fault(tmp_path: Path) -> None:
+    write(tmp_path / "a.png", "")
+    (tmp_path / "link.png").symlink_to(tmp_path / "a.png")
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    assert len(read_manifest(write(tmp_path / "m.csv", "path\nlink.png\nloop.png\n"))) == 2
+
+
+def test_files_that_are_no_table(tmp_path: Path) -> None:
+    latin = tmp_path / "latin.csv"
+    latin.write_bytes("path\ncafé.png\n".encode("latin-1"))
+    assert "as a CSV file in UTF-8" in refusal(latin)
+    assert "as a Parquet file" in refusal(write(tmp_path / "text.parquet", "path\na.png\n"))
+    whole = tmp_path / "whole.parquet"
+    pq.write_table(pa.table({"path": [f"{row}.png" for row in range(999)]}), whole)
+    cut = tmp_path / "cut.parquet"
+    cut.write_bytes(whole.read_bytes()[:-200])
+    assert "as a Parquet file" in refusal(cut)
+    nested = tmp_path / "nested.parquet"
+    pq.write_table(pa.table({"path": [["a"], ["b"]]}), nested)
+    assert "as a Parquet file" in refusal(nested)
+    other = tmp_path / "other.parquet"
+    pq.write_table(pa.table({"image_path": ["a"]}), other)
+    assert "rename the nearest one, 'image_path'" in refusal(other)
+
+
+def test_a_parquet_file_that_unpacks_into_gigabytes_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manifest, "MAX_PARQUET_BYTES", 2**24)
+    bomb = tmp_path / "bomb.parquet"
+    text = "a" * 2**18
+    with pq.ParquetWriter(
+        bomb, pa.schema([("path", pa.string())]), compression="zstd", use_dictionary=False
+    ) as file:
+        file.write_table(pa.table({"path": [text] * 65}))
+    assert bomb.stat().st_size < 2**16
+    assert "unpack to" in refusal(bomb)
+    repeated = tmp_path / "repeated.parquet"
+    labels = pa.DictionaryArray.from_arrays(pa.array([0] * 8_000, pa.int32()), pa.array([text]))
+    pq.write_table(pa.table({"path": [f"{row}.png" for row in range(8_000)], "label": labels}), repeated)
+    rows = read_manifest(repeated)
+    assert len({id(row.label) for row in rows}) < 100, "2 GB if every row had its own copy"
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_mutated_manifests_are_read_or_refused(tmp_path: Path, suffix: str) -> None:
+    whole = tmp_path / f"whole{suffix}"
+    columns = {"path": [f"{row}.png" for row in range(20)], "label": ["a", "b"] * 10, "split": ["train"] * 20}
+    if suffix == ".csv":
+        lines = [",".join(cells) for cells in zip(*columns.values(), strict=True)]
+        write(whole, "\n".join(["path,label,split", *lines]))
+    else:
+        pq.write_table(pa.table(columns), whole)
+    data, draw, refused = whole.read_bytes(), random.Random(0), 0
+    for _ in range(150):
+        mutant = bytearray(data[: draw.choice([len(data), draw.randrange(len(data))])])
+        for _ in range(draw.randrange(4)):
+            mutant[draw.randrange(len(mutant) or 1) : 0] = bytes([draw.randrange(256)])
+        (tmp_path / f"m{suffix}").write_bytes(mutant)
+        try:
+            table = open_images(tmp_path / f"m{suffix}")
+        except UserError:
+            refused += 1
+        else:
+            assert not any(path.startswith(("/", "..")) for path in table.paths)
+    assert refused > 10

@@ -1,0 +1,43 @@
+"""Backbones by name: torchvision's models, Hugging Face ids, local directories."""
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+from transferkit.backbones import from_torchvision, from_transformers
+from transferkit.backbones.base import Backbone
+from transferkit.errors import UserError
+
+__all__ = ["Backbone", "build", "rebuild"]
+
+
+def build(
+    name: str, weights: str = "DEFAULT", pooling: str | None = None, architecture: dict[str, Any] | None = None
+) -> Backbone:
+    """Build a backbone by its name.
+
+    Args:
+        name: torchvision name, Hugging Face id (``owner/model``) or local Hugging Face directory.
+        weights: ``DEFAULT``, ``none`` (random) or a path to ``.safetensors`` or a state dict.
+        pooling: see :class:`Backbone`; ``None`` is the backbone's default.
+        architecture: arguments that change the architecture, for random weights only.
+
+    Raises:
+        UserError: unknown name (the nearest are named), or see the libraries' ``build``.
+    """
+    known = from_torchvision.names()
+    if Path(name).is_dir():
+        return from_transformers.build(name, weights, pooling, architecture)
+    if name in known:
+        return from_torchvision.build(name, weights, pooling, architecture)
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        return from_transformers.build(name, weights, pooling, architecture)
+    near = difflib.get_close_matches(name, [*known, from_transformers.VIT], n=3, cutoff=0.4)
+    hint = f"nearest: {', '.join(near)}" if near else f"try resnet18 or {from_transformers.VIT}"
+    raise UserError(f"unknown backbone {name!r} (no such torchvision model, hub id or directory); {hint}")
+
+
+def rebuild(spec: dict[str, Any]) -> Backbone:
+    """The architecture of a :meth:`Backbone.spec`, with random weights."""
+    source = {"torchvision": from_torchvision, "transformers": from_transformers}[spec["source"]]
+    return source.rebuild(spec)

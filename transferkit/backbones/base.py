@@ -1,0 +1,121 @@
+"""The contract every backbone keeps, whatever library it comes from."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from transferkit.errors import UserError
+from transferkit.preprocessing import Preprocessing
+
+
+class Backbone(nn.Module, ABC):
+    """A pretrained network without its classifier: normalised pixels in, embedding out.
+
+    Attributes:
+        name: torchvision name, Hugging Face id or directory it was built from.
+        model: the library's own module, its classifier replaced or left away.
+        pooling: how features become one embedding an image.
+        poolings: every pooling this network offers, its default first.
+        preprocessing: what its weights expect (image -> pixels).
+        stages: stage name -> names of the submodules in it, stem first. Parameters outside of
+            every listed submodule (class token, position embeddings) belong to the stem.
+        embed_dim: width D of the embedding.
+    """
+
+    name: str
+    model: nn.Module
+    pooling: str
+    poolings: tuple[str, ...]
+    preprocessing: Preprocessing
+    stages: dict[str, list[str]]
+    embed_dim: int
+
+    @abstractmethod
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Embed normalised pixels: float (B, 3, H, W) -> (B, D)."""
+
+    @abstractmethod
+    def forward_features(self, pixels: Tensor) -> Tensor:
+        """Features before pooling: a map (B, C, h, w), or patch tokens (B, T, C) in row-major order.
+
+        Prefix tokens (class, distillation, register) are left out.
+        """
+
+    @abstractmethod
+    def spec(self) -> dict[str, Any]:
+        """Plain-typed description from which :func:`~transferkit.backbones.rebuild` makes the same architecture."""
+
+    @property
+    def stage_names(self) -> list[str]:
+        """Names of the stages, stem first."""
+        return list(self.stages)
+
+    def stage_modules(self, stage: str) -> list[nn.Module]:
+        """The submodules of one stage, in the order they run."""
+        return [self.model.get_submodule(name) for name in self.stages[stage]]
+
+    def stage_of(self, parameter: str) -> int:
+        """Index of the stage that holds a parameter or buffer, by its name within ``model``."""
+        for index, names in enumerate(self.stages.values()):
+            if any(parameter == name or parameter.startswith(f"{name}.") for name in names):
+                return index
+        return 0
+
+    def forward_stage(self, pixels: Tensor, stage: str) -> Tensor:
+        """What an earlier stage puts out: a map (B, C, h, w) or all tokens (B, T, C).
+
+        Raises:
+            UserError: there is no stage of that name.
+        """
+        if stage not in self.stages:
+            raise UserError(f"{self.name} has no stage {stage!r}; its stages: {', '.join(self.stages)}")
+        if stage == self.stage_names[-1]:
+            return self.forward_features(pixels)
+        kept: list[Tensor] = []
+
+        def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+            kept.append(output[0] if isinstance(output, tuple) else output)
+
+        handle = self.stage_modules(stage)[-1].register_forward_hook(keep)
+        try:
+            self.forward_features(pixels)
+        finally:
+            handle.remove()
+        return kept[-1]
+
+    def try_blank(self, run: Callable[[Tensor], Any]) -> Any:
+        """What ``run`` makes of one blank image (1, 3, H, W), in eval mode.
+
+        Raises:
+            UserError: the network does not take pixels alone.
+        """
+        self.eval()
+        try:
+            with torch.no_grad():
+                return run(torch.zeros(1, 3, *self.preprocessing.image_size))
+        except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise UserError(
+                f"{self.name} is not an image backbone (pixel_values in, tokens or feature map out): "
+                f"{str(error).splitlines()[0]}"
+            ) from error
+
+
+def choose_pooling(name: str, pooling: str | None, poolings: tuple[str, ...]) -> str:
+    """The pooling asked for, or the default (the first).
+
+    Raises:
+        UserError: the backbone has no such pooling.
+    """
+    if pooling is None:
+        return poolings[0]
+    if pooling not in poolings:
+        raise UserError(f"{name} has no pooling {pooling!r}; it offers {', '.join(poolings)}")
+    return pooling
+
+
+def leaf_types(module: nn.Module, kinds: type[nn.Module] | tuple[type[nn.Module], ...]) -> Iterable[str]:
+    """Names of the submodules of the given types, in registration order."""
+    return (name for name, child in module.named_modules() if isinstance(child, kinds))

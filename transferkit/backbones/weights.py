@@ -1,0 +1,90 @@
+"""Reading weights from files and caches: tensors only, and never a long wait for a hub that is not there."""
+
+import hashlib
+import socket
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from transferkit.errors import UserError
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """Read a ``.safetensors`` file or a ``torch.save``d state dict, on the CPU.
+
+    A dict under the key ``state_dict`` or ``model`` is unwrapped, a ``module.`` prefix taken off.
+
+    Raises:
+        UserError: no such file, or a file that holds anything but tensors (it is never unpickled otherwise).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"weights file {path} does not exist; give a .safetensors file or a saved state dict")
+    try:
+        content = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError, Exception) as error:
+        raise UserError(
+            f"{path} is not a weights file ({first_line(error)}); "
+            "give a .safetensors file or a state dict saved with torch.save(model.state_dict(), FILE)"
+        ) from error
+    for key in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise UserError(f"{path} holds no state dict (name -> tensor); save one with model.state_dict()")
+    return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
+
+
+def check_keys(path: str | Path, missing: Iterable[str], unexpected: Iterable[str]) -> None:
+    """Refuse weights that do not fit the architecture.
+
+    Raises:
+        UserError: naming the tensors that are missing or unexpected.
+    """
+    for kind, names in (("lacks", sorted(missing)), ("has unexpected", sorted(unexpected))):
+        if names:
+            shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+            raise UserError(f"{path} {kind} tensors {shown}; is it for another architecture?")
+
+
+def state_sha256(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the tensors in the order of their names: name, dtype, shape and bytes of each."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def require_network(url: str, what: str, remedy: str) -> None:
+    """Check within 2 s that the host of ``url`` (or the proxy for it) can be reached.
+
+    Raises:
+        UserError: it cannot, with the remedy.
+    """
+    from urllib.request import getproxies, proxy_bypass
+
+    target = urlsplit(url)
+    proxy = getproxies().get(target.scheme)
+    if proxy and not proxy_bypass(target.hostname or ""):
+        target = urlsplit(proxy)
+    try:
+        port = target.port or (443 if target.scheme == "https" else 80)
+        socket.create_connection((target.hostname or "", port), timeout=2).close()
+    except OSError as error:
+        raise UserError(f"{what} is not in the local cache and {target.hostname} cannot be reached; {remedy}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's text, at most 160 characters."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

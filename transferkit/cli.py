@@ -1,0 +1,99 @@
+"""The front door: a verb, its command, and what a user reads when something is wrong.
+
+Nothing heavy is imported here: ``transferkit --help`` answers before torch is.
+"""
+
+import difflib
+import importlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import transferkit
+from transferkit.errors import UserError
+
+VERBS = {
+    "fit": ("fit", "train a linear head, or fine-tune, on your images"),
+    "validate": ("fit", "metrics of a checkpoint on the validation split"),
+    "test": ("fit", "metrics, predictions and embeddings of the test split"),
+    "predict": ("fit", "classify images that need no labels"),
+    "quickstart": ("quickstart", "transfer learning on built-in digits, start to end, no network"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and exit: 0 done, 1 a fault of ours, 2 bad input, 130 interrupted."""
+    sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; its exit status."""
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if arguments[0] in ("-V", "--version"):
+        print(f"transferkit {transferkit.__version__}")
+        return 0
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("transferkit").setLevel(logging.INFO)
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        return execute(arguments)
+    except UserError as error:
+        if debug:
+            raise
+        return complain(str(error))
+    except KeyboardInterrupt:
+        print("\ntransferkit: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output left, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def execute(arguments: list[str]) -> int:
+    """Hand the arguments to the command of their verb.
+
+    Raises:
+        UserError: no such verb (the nearest is named), or bad input of any kind.
+    """
+    verb = arguments[0]
+    if verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, n=1, cutoff=0.0)[0]
+        raise UserError(f"no command {verb!r}; did you mean {near!r}? transferkit --help lists them")
+    command: Any = importlib.import_module(f"transferkit.commands.{VERBS[verb][0]}")
+    return int(command.main(arguments))
+
+
+def interrupt(signum: int, frame: Any) -> NoReturn:
+    """SIGTERM ends work as Ctrl-C does."""
+    raise KeyboardInterrupt
+
+
+def complain(message: str) -> int:
+    """Print one line for bad input; the exit status."""
+    line = " ".join(message.split())
+    print("transferkit: error: " + "".join(c if c.isprintable() else repr(c)[1:-1] for c in line), file=sys.stderr)
+    return 2
+
+
+def usage() -> str:
+    """The text of ``transferkit --help``."""
+    width = max(map(len, VERBS))
+    lines = [f"  {verb:<{width}}  {text}" for verb, (_, text) in VERBS.items()]
+    return "\n".join(
+        [
+            "usage: transferkit COMMAND [options]",
+            "",
+            transferkit.__doc__ or "",
+            "",
+            *lines,
+            "",
+            "transferkit COMMAND --help lists the options of a command; --version, --debug (show tracebacks).",
+        ]
+    )

@@ -1,0 +1,234 @@
+"""The DataModule: images from a source, split, preprocessed and batched."""
+
+import logging
+import os
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from transferkit.data.augmentation import Augmentation, Preset
+from transferkit.data.batches import Batch, EpochBatches, FeatureBatches, ImageBatches
+from transferkit.data.decoding import raise_broken, verify
+from transferkit.data.sources import ImageTable, check_trainable, open_images
+from transferkit.data.splits import assign_splits, few_shot, load_splits, select_classes
+from transferkit.errors import UserError
+from transferkit.preprocessing import Preprocessing
+
+log = logging.getLogger(__name__)
+
+FEATURE_BATCH = 4096  # rows a batch when embeddings are evaluated: no pixels, no memory to speak of
+
+
+class ImageDataModule(LightningDataModule):
+    """Images for training and evaluation; the module it meets sets ``preprocessing``.
+
+    Args:
+        root: class folders, a folder with train/val[/test], a CSV or Parquet manifest, or ``digits``.
+        val_fraction: share of the training images that becomes val, stratified, where none is given.
+        test_fraction: share that becomes test, stratified, where none is given.
+        split_seed: seed of these splits and of ``n_per_class``, apart from the training's.
+        splits: ``splits.parquet`` of an earlier run, to repeat its splits exactly.
+        classes: keep these classes only.
+        n_per_class: keep so many training images a class (few-shot).
+        augmentation: random changes of training images.
+        on_error: unreadable images: ``fail`` names them all, ``skip`` leaves them out and counts them.
+        cache: ``auto`` computes a frozen backbone's embeddings once; ``off`` anew each epoch.
+        views: augmented passes to cache; 0 computes augmented images anew each epoch.
+        class_weights: ``balanced`` (inverse class frequency) or one weight a class, for the loss.
+        batch_size: images a step and process.
+        num_workers: loading processes; by default as many as the machine has room for.
+    """
+
+    def __init__(
+        self,
+        root: str = "",
+        val_fraction: float = 0.2,
+        test_fraction: float = 0.0,
+        split_seed: int = 0,
+        splits: str | None = None,
+        classes: list[str] | None = None,
+        n_per_class: int | None = None,
+        augmentation: Preset = "none",
+        on_error: Literal["fail", "skip"] = "fail",
+        cache: Literal["auto", "off"] = "auto",
+        views: int = 0,
+        class_weights: Literal["balanced"] | list[float] | None = None,
+        batch_size: int = 32,
+        num_workers: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(logger=False)
+        self.root, self.splits, self.classes, self.n_per_class = root, splits, classes, n_per_class
+        self.val_fraction, self.test_fraction, self.split_seed = val_fraction, test_fraction, split_seed
+        self.augmentation, self.views, self.cache = augmentation, views, cache
+        self.on_error, self.class_weights = on_error, class_weights
+        self.batch_size, self.num_workers = batch_size, num_workers
+        self.preprocessing = Preprocessing.imagenet()
+        self.seed = 0
+        self.tables: dict[str, ImageTable] = {}
+        self.features: dict[str, list[Tensor]] = {}
+        self.class_names: list[str] = []
+
+    @property
+    def caches_features(self) -> bool:
+        """Whether a frozen backbone may be run once, before training."""
+        return self.cache == "auto" and (self.augmentation == "none" or self.views > 0)
+
+    def setup(self, stage: str) -> None:
+        """Find, check and split the images; nothing is decoded yet.
+
+        Raises:
+            UserError: data that cannot be trained on or evaluated, in one line with the remedy.
+        """
+        if not self.root:
+            raise UserError("no data given; add --data.root DIR (class folders, a manifest, or digits)")
+        if stage == "predict":
+            self.tables = {"predict": open_images(self.root)}
+        elif not self.tables:
+            self.tables = self.read_splits()
+            self.class_names = self.tables["train"].class_names if "train" in self.tables else []
+
+    def read_splits(self) -> dict[str, ImageTable]:
+        """The table of each split, by name."""
+        table = open_images(self.root)
+        if self.classes:
+            table = select_classes(table, self.classes)
+        if self.splits:
+            table = load_splits(table, self.splits)
+        check_trainable(table)
+        table = assign_splits(table, self.val_fraction, self.test_fraction, self.split_seed)
+        if self.n_per_class is not None:
+            table, note = few_shot(table, self.n_per_class, self.split_seed)
+            if note:
+                log.warning(note)
+        self.table = table
+        return {name: self.union([name]) for name in ("train", "val", "test") if name in table.splits}
+
+    def union(self, names: Sequence[str]) -> ImageTable:
+        """The images of several splits as one table, in path order."""
+        rows = [row for row, split in enumerate(self.table.splits) if split in names]
+        return self.table.select(rows)
+
+    def check_images(self, names: Sequence[str]) -> None:
+        """Decode every image of the named splits once, unless it is remembered, and apply ``on_error``.
+
+        Raises:
+            UserError: naming every image that cannot be read, with ``on_error: fail``.
+        """
+        self.check_broken({path: why for name in names for path, why in verify(self.tables[name]).items()})
+
+    def check_broken(self, broken: dict[str, str]) -> None:
+        """Leave unreadable images out of the splits, or refuse them.
+
+        Raises:
+            UserError: naming them all, with ``on_error: fail``; or a class has none left to train on.
+        """
+        if not broken:
+            return
+        if self.on_error == "fail":
+            raise_broken(broken)
+        log.warning("skipped %d unreadable images: %s", len(broken), ", ".join(sorted(map(repr, broken))))
+        classes = self.tables["train"].class_names if "train" in self.tables else []
+        for name, table in self.tables.items():
+            self.tables[name] = table.select(row for row, path in enumerate(table.paths) if path not in broken)
+            if not len(self.tables[name]):
+                raise UserError(f"no readable image is left in {name}; see transferkit scan {self.root}")
+        lost = sorted(set(classes) - set(self.tables["train"].class_names)) if classes else []
+        if lost:
+            raise UserError(f"no readable training image is left of {', '.join(lost)}; repair some or drop the class")
+
+    @property
+    def test_split(self) -> str:
+        """The split that ``test`` measures: test where there is one, else val."""
+        return "test" if "test" in self.tables else "val"
+
+    def set_class_names(self, names: Sequence[str]) -> None:
+        """Take over the classes, in order, that a head was trained on.
+
+        Raises:
+            UserError: the data has a class that is not among them.
+        """
+        unknown = sorted(
+            {label for table in self.tables.values() for label in table.class_names} - set(names)
+        )
+        if unknown and "predict" not in self.tables:
+            raise UserError(
+                f"{self.root} has classes the checkpoint was not trained on: {', '.join(unknown)}; "
+                f"it knows {', '.join(names)}"
+            )
+        self.class_names = list(names)
+
+    def targets(self, name: str) -> Tensor:
+        """Class index of each row of a split, int64 (N,); -1 where there is no (known) label."""
+        index = {label: position for position, label in enumerate(self.class_names)}
+        return torch.tensor(
+            [index.get(label or "", -1) for label in self.tables[name].labels], dtype=torch.long
+        )
+
+    def loss_weights(self) -> Tensor | None:
+        """Weight of each class in the loss, float32 (classes,), mean 1 over the training images; None for equal.
+
+        Raises:
+            UserError: a list of another length than the classes.
+        """
+        if self.class_weights is None:
+            return None
+        if self.class_weights == "balanced":
+            counts = torch.bincount(self.targets("train"), minlength=len(self.class_names))
+            return counts.sum() / (len(counts) * counts.clamp(min=1)).float()
+        if len(self.class_weights) != len(self.class_names):
+            raise UserError(
+                f"--data.class_weights has {len(self.class_weights)} numbers for {len(self.class_names)} classes "
+                f"({', '.join(self.class_names)})"
+            )
+        return torch.tensor([float(weight) for weight in self.class_weights])
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Shuffled, augmented training batches."""
+        return self.loader("train", self.augmentation, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Validation batches in path order."""
+        return self.loader("val")
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Test batches in path order."""
+        return self.loader(self.test_split)
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """Batches to predict, in path order."""
+        return self.loader("predict")
+
+    def loader(self, name: str, preset: Preset = "none", shuffle: bool = False) -> DataLoader[Batch]:
+        """A loader over one split, from its cached embeddings where there are any."""
+        targets = self.targets(name)
+        dataset: FeatureBatches | ImageBatches
+        if name in self.features:
+            dataset, workers = FeatureBatches(self.features[name], targets), 0
+        else:
+            transform = Augmentation(preset, self.preprocessing)
+            dataset, workers = ImageBatches(self.tables[name], targets, transform, self.seed), self.workers()
+        size = FEATURE_BATCH if name in self.features and not shuffle else self.batch_size
+        trainer: Any = self.trainer
+        rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        return DataLoader(
+            dataset,
+            batch_size=None,
+            sampler=EpochBatches(len(dataset), size, shuffle, self.seed, rank, world_size),
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def workers(self) -> int:
+        """Loading processes: as asked, or one a core but one, 8 at most; none for built-in images."""
+        if self.num_workers is not None:
+            return self.num_workers
+        if all(table.root == "digits" for table in self.tables.values()):
+            return 0
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(1, min(8, cores - 1))

@@ -1,0 +1,167 @@
+"""Which images are broken: each is decoded in full once, and that is remembered by path, size and time."""
+
+import hashlib
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import PIL
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torchvision
+
+from transferkit.data.sources import DIGITS, ImageTable
+from transferkit.errors import UserError
+from transferkit.files import atomic_path, cache_dir
+from transferkit.images import ImageError
+from transferkit.progress import progress_bar
+
+_log = logging.getLogger(__name__)
+_ROUND = 4096  # images between two savings: what a killed process has to decode again, at most
+
+# Path -> (size in bytes, modification time in ns, reason why it cannot be decoded or None).
+_Memory = dict[str, tuple[int, int, str | None]]
+
+
+def verify(
+    table: ImageTable, rows: Sequence[int] | None = None, workers: int | None = None
+) -> dict[str, str]:
+    """Decode every image that is not remembered, and name those that cannot be decoded.
+
+    Args:
+        table: images.
+        rows: those to look at; all if ``None``.
+        workers: decoding threads; one a core if ``None``.
+
+    Returns:
+        Path of each broken image -> the reason, in path order.
+    """
+    rows = range(len(table)) if rows is None else sorted(rows)
+    results = recall(table, rows)
+    pending = [row for row in rows if table.paths[row] not in results]
+    if pending:
+        _decode(table, pending, workers or _cores(), results)
+    names = (table.paths[row] for row in rows)
+    return {name: reason for name in names if (reason := results[name]) is not None}
+
+
+def recall(table: ImageTable, rows: Sequence[int] | None = None) -> dict[str, str | None]:
+    """What is known of images that have not changed since they were decoded.
+
+    Returns:
+        Path -> reason why it cannot be decoded, or ``None`` for a good image; unknown ones are left out.
+    """
+    names = [table.paths[row] for row in (range(len(table)) if rows is None else rows)]
+    if table.root == DIGITS:
+        return dict.fromkeys(names)
+    memory = _load(_memory_file(table.root))
+    known: dict[str, str | None] = {}
+    for name in names:
+        if name in memory and memory[name][:2] == _size_and_time(table.root, name):
+            known[name] = memory[name][2]
+    return known
+
+
+def remember(table: ImageTable, results: Mapping[str, str | None]) -> None:
+    """Keep what was found by decoding, for ``recall`` and ``verify`` in this and in later processes.
+
+    A file that may not be opened now is not remembered as broken: its rights can change without a trace.
+    Where two processes write at once, one of the additions is lost and decoded again some day.
+
+    Args:
+        table: images.
+        results: path -> reason why it cannot be decoded, or ``None`` for a good image.
+    """
+    if table.root == DIGITS or not results:
+        return
+    target = _memory_file(table.root)
+    memory = _load(target)
+    for name, reason in results.items():
+        key = _size_and_time(table.root, name)
+        if key is not None and (reason is None or os.access(Path(table.root, name), os.R_OK)):
+            memory[name] = (*key, reason)
+    sizes, times, reasons = zip(*memory.values(), strict=True) if memory else ((), (), ())
+    columns = {
+        "path": pa.array(memory, pa.string()),
+        "size": pa.array(sizes, pa.int64()),
+        "mtime_ns": pa.array(times, pa.int64()),
+        "reason": pa.array(reasons, pa.string()),
+    }
+    try:
+        with atomic_path(target) as temporary:
+            pq.write_table(pa.table(columns), temporary)
+    except (UserError, OSError) as error:  # a read-only home costs time, not the run
+        _log.warning("images will be checked again next time: %s", error)
+
+
+def raise_broken(bad: Mapping[str, str]) -> None:
+    """Stop if there are broken images, naming all of them in one line.
+
+    Raises:
+        UserError: ``bad`` is not empty.
+    """
+    if bad:
+        named = "; ".join(f"{name!r}: {reason}" for name, reason in bad.items())
+        noun = "image" if len(bad) == 1 else "images"
+        raise UserError(
+            f"{len(bad)} broken {noun}: {named}; repair or delete, or leave out with --data.on_error skip"
+        )
+
+
+def _decode(table: ImageTable, rows: Sequence[int], workers: int, results: dict[str, str | None]) -> None:
+    """Decode rows in threads (the decoders release the interpreter's lock), adding to ``results``."""
+    with progress_bar("checking images", len(rows)) as advance, ThreadPoolExecutor(workers) as pool:
+        try:
+            for start in range(0, len(rows), _ROUND):
+                block = rows[start : start + _ROUND]
+                found: dict[str, str | None] = {}
+                for row, reason in zip(block, pool.map(partial(_fault, table), block), strict=True):
+                    found[table.paths[row]] = reason
+                    advance(1)
+                remember(table, found)
+                results |= found
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # Ctrl-C must not wait for the images that are queued
+            raise
+
+
+def _fault(table: ImageTable, row: int) -> str | None:
+    try:
+        table.read(row)
+    except ImageError as error:
+        return str(error)
+    return None
+
+
+def _memory_file(root: str) -> Path:
+    # Another version of a decoder may read what this one cannot, and the other way round.
+    key = "\0".join((root, torchvision.__version__, PIL.__version__))
+    return cache_dir() / "decoded" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.parquet"
+
+
+def _load(path: Path) -> _Memory:
+    """The memory of one root; empty if there is none or it cannot be read."""
+    try:
+        columns = pq.read_table(path, columns=["path", "size", "mtime_ns", "reason"]).to_pydict()
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, pa.ArrowException) as error:
+        _log.warning("ignoring the memory of checked images in %s, it is damaged: %s", path, error)
+        return {}
+    facts = zip(columns["size"], columns["mtime_ns"], columns["reason"], strict=True)
+    return dict(zip(columns["path"], facts, strict=True))
+
+
+def _size_and_time(root: str, name: str) -> tuple[int, int] | None:
+    try:
+        status = Path(root, name).stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,295 @@
+"""Where images come from: a folder, a manifest, one file or the built-in digits, all as one table."""
+
+import functools
+import hashlib
+import os
+import stat
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from transferkit.data.manifest import MANIFEST_SUFFIXES, SPLIT_WORDS, read_manifest
+from transferkit.errors import UserError
+from transferkit.images import read_image
+
+DIGITS = "digits"
+
+IMAGE_SUFFIXES = tuple(
+    f".{kind}"
+    for kinds in ("jpg jpeg jpe jfif png gif bmp webp tif tiff", "ppm pgm pbm pnm jp2 avif heic heif")
+    for kind in kinds.split()
+)
+
+
+@dataclass(frozen=True)
+class ImageTable:
+    """Images with their labels and splits; rows are sorted by path, whatever order they were found in.
+
+    Attributes:
+        root: absolute folder that the paths are relative to, or ``"digits"`` (built-in).
+        paths: relative posix paths, sorted and unique.
+        labels: class name of each image, or ``None``.
+        splits: ``"train"``, ``"val"``, ``"test"`` or ``None`` (not given) of each image.
+        source: what the user named, for messages.
+        empty: folders that stand for a class or a split and hold no image.
+    """
+
+    root: str
+    paths: tuple[str, ...]
+    labels: tuple[str | None, ...]
+    splits: tuple[str | None, ...]
+    source: str = ""
+    empty: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the invariants that everyone downstream relies on."""
+        if not len(self.paths) == len(self.labels) == len(self.splits):
+            raise ValueError("paths, labels and splits differ in length")
+        if any(a >= b for a, b in zip(self.paths, self.paths[1:], strict=False)):
+            raise ValueError("paths must be sorted and unique")
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.paths)
+
+    @property
+    def class_names(self) -> list[str]:
+        """Class names, sorted; the position of a name is the class index."""
+        return sorted({label for label in self.labels if label is not None})
+
+    def read(self, row: int) -> Tensor:
+        """Decode one image.
+
+        Returns:
+            uint8 RGB pixels ``(3, H, W)``.
+
+        Raises:
+            ImageError: the file is missing, is no regular file, or cannot be decoded.
+        """
+        if self.root == DIGITS:
+            digit: Tensor = _digits()[0][_row_of_digit(self.paths[row])]  # (8, 8)
+            return digit.repeat(3, 1, 1)  # (3, 8, 8)
+        return read_image(Path(self.root, self.paths[row]))
+
+    def select(self, rows: Iterable[int]) -> "ImageTable":
+        """The table of some rows, each once and in path order."""
+        rows = sorted(set(rows))
+        return ImageTable(
+            self.root,
+            tuple(self.paths[row] for row in rows),
+            tuple(self.labels[row] for row in rows),
+            tuple(self.splits[row] for row in rows),
+            self.source,
+        )
+
+    def fingerprint(self) -> str:
+        """SHA-256 over relative paths, sizes and modification times; for the digits over paths and pixels.
+
+        Labels and splits are not part of it: they do not change an embedding.
+        """
+        digest = hashlib.sha256()
+        if self.root == DIGITS:
+            digest.update(_digits()[0].numpy().tobytes())
+        for path in self.paths:
+            digest.update(f"{path}\0{self._size_and_time(path)}\0".encode())
+        return digest.hexdigest()
+
+    def _size_and_time(self, path: str) -> str:
+        if self.root == DIGITS:
+            return ""
+        try:
+            status = Path(self.root, path).stat()
+        except OSError:
+            return "missing"
+        return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def open_images(source: str | Path) -> ImageTable:
+    """List the images of a source without opening any of them.
+
+    Args:
+        source: a folder of class folders; a folder with ``train`` and ``val`` and/or ``test`` (class
+            folders in each, or flat: then labelless); a flat folder; one image; a CSV or Parquet manifest;
+            or the word ``digits``, scikit-learn's 1,797 handwritten digits (a folder of that name in the
+            current directory wins). Folders below a class folder belong to the class. Hidden files,
+            ``__MACOSX`` and files without an image's extension are left out; links are followed, loops not.
+
+    Raises:
+        UserError: nothing there, no image, a name that is not UTF-8, a mixture of class and split folders,
+            or a faulty manifest.
+    """
+    try:
+        place = Path(source).expanduser()
+        is_folder = place.is_dir()
+        if not is_folder and str(source) != DIGITS:
+            place.stat()
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"no such folder or file: {str(source)!r} ({reason}); check the path") from error
+    if is_folder:
+        table = _open_folder(place)
+    elif str(source) == DIGITS:
+        labels = [str(label) for label in _digits()[1]]
+        table = _table(DIGITS, [(f"{row:04d}.png", label, None) for row, label in enumerate(labels)], DIGITS)
+    elif not place.is_file():  # a pipe would be waited for
+        raise UserError(f"{str(source)!r} is neither a folder nor a regular file; give one of these")
+    elif place.suffix.lower() in MANIFEST_SUFFIXES:
+        table = _table(str(place.parent.resolve()), read_manifest(place), str(source))
+    elif place.suffix.lower() in IMAGE_SUFFIXES:
+        table = _table(str(place.parent.resolve()), [(place.name, None, None)], str(source))
+    else:
+        raise UserError(f"{str(source)!r} is no image, .csv or .parquet; give a folder or one of these")
+    if not table.paths:
+        raise UserError(
+            f"no images in {str(source)!r}; it needs files such as .jpg or .png, or class folders"
+        )
+    return table
+
+
+def check_trainable(table: ImageTable) -> None:
+    """Refuse data that a classifier cannot be trained on. A test split may be labelless as a whole.
+
+    Raises:
+        UserError: no training image, missing labels, an empty class folder, a single class, or a class in
+            val or test that train lacks.
+    """
+    source = repr(table.source or table.root)
+    by_split: dict[str, set[str | None]] = {"train": set(), "val": set(), "test": set()}
+    for label, split in zip(table.labels, table.splits, strict=True):
+        by_split[split or "train"].add(label)
+    if by_split["test"] == {None}:
+        by_split["test"] = set()
+    if not by_split["train"]:
+        raise UserError(f"no training images in {source}; put some into its split 'train'")
+    if all(label is None for label in table.labels):
+        raise UserError(f"no labels in {source}; use one folder a class or a manifest with a column 'label'")
+    rows = zip(table.paths, table.labels, table.splits, strict=True)
+    bare = [path for path, label, split in rows if label is None and None in by_split[split or "train"]]
+    if bare:
+        raise UserError(
+            f"labels are missing for {len(bare)} of {len(table)} images in {source}: {_some(bare)}; "
+            "label them (class folder, or the manifest's column 'label') or remove them"
+        )
+    if table.empty:
+        raise UserError(f"no images in the folder {_some(table.empty)} of {source}; fill it or delete it")
+    train = {label for label in by_split["train"] if label is not None}
+    for split in ("val", "test"):
+        unknown = sorted(label for label in by_split[split] if label is not None and label not in train)
+        if unknown:
+            raise UserError(
+                f"class {_some(unknown)} is in {split} but not in train of {source}; "
+                f"add training images or remove it from {split}"
+            )
+    if len(train) == 1:
+        raise UserError(
+            f"a single class, {_some(sorted(train))}, in {source}; training needs at least two: "
+            "give the folder that holds the class folders"
+        )
+
+
+def _row_of_digit(path: str) -> int:
+    """Row of a built-in digit in scikit-learn's ``load_digits``: ``"0042.png"`` is 42."""
+    return int(path.removesuffix(".png"))
+
+
+@functools.cache
+def _digits() -> tuple[Tensor, list[int]]:
+    """Pixels ``(1797, 8, 8)`` uint8 (0..16 stretched to 0..255) and labels 0..9 of ``load_digits``."""
+    from sklearn.datasets import load_digits  # 1 s to import, and few sources need it
+
+    bunch = load_digits()
+    pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
+    return torch.from_numpy(pixels), bunch.target.tolist()
+
+
+def _table(
+    root: str, rows: Iterable[tuple[str, str | None, str | None]], source: str, empty: Sequence[str] = ()
+) -> ImageTable:
+    rows = sorted(rows, key=lambda row: row[0])
+    for path, _, _ in rows:
+        try:
+            path.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(f"the file name {os.fsencode(path)!r} is not UTF-8; rename it") from error
+    paths, labels, splits = zip(*rows, strict=True) if rows else ((), (), ())
+    return ImageTable(root, paths, labels, splits, source, tuple(empty))
+
+
+def _open_folder(folder: Path) -> ImageTable:
+    images, folders = _walk(folder)
+    tops = {path.split("/", 1)[0] for path in images if "/" in path}
+    split_folders = {top for top in tops if top.lower() in SPLIT_WORDS}
+    words = {SPLIT_WORDS[top.lower()] for top in split_folders}
+    if tops != split_folders and "train" in words and len(words) > 1:
+        raise UserError(
+            f"{str(folder)!r} holds the splits {_some(sorted(split_folders))} and beside them "
+            f"{_some(sorted(tops - split_folders))}; move the latter elsewhere or give a manifest"
+        )
+    is_split = bool(tops) and tops == split_folders
+    depth = 2 if is_split else 1  # where the class folders are
+    rows: list[tuple[str, str | None, str | None]] = []
+    for path in images:
+        parts = path.split("/", depth)
+        label = parts[depth - 1] if len(parts) > depth else None
+        split = SPLIT_WORDS[parts[0].lower()] if is_split and len(parts) > 1 else None
+        rows.append((path, label, split))
+    filled = {"/".join(path.split("/")[:level]) for path in images for level in range(1, depth + 1)}
+    expected = [
+        name
+        for name in folders
+        if name.count("/") < depth and (not is_split or name.split("/", 1)[0].lower() in SPLIT_WORDS)
+    ]
+    empty = sorted(name for name in expected if name not in filled)
+    return _table(str(folder.resolve()), rows, str(folder), empty)
+
+
+def _walk(root: Path) -> tuple[list[str], list[str]]:
+    """Relative posix paths of all images and all folders below ``root``, in no particular order."""
+    images: list[str] = []
+    folders: list[str] = []
+    pending: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
+    while pending:
+        name, above = pending.pop()
+        place = root / name
+        try:
+            status = place.stat()
+            identity = (status.st_dev, status.st_ino)
+            if identity in above:  # a link to a folder that it lies in
+                continue
+            folders.append(name)
+            with os.scandir(place) as entries:
+                for entry in entries:
+                    path = f"{name}/{entry.name}" if name else entry.name
+                    if entry.name.startswith(".") or entry.name == "__MACOSX":
+                        continue
+                    kind = _kind(entry)
+                    if kind == stat.S_IFDIR:
+                        pending.append((path, above | {identity}))
+                    elif kind == stat.S_IFREG and entry.name.lower().endswith(IMAGE_SUFFIXES):
+                        images.append(path)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise UserError(f"cannot read the folder {str(place)!r}: {reason}; change its rights") from error
+    return images, folders[1:]
+
+
+def _kind(entry: os.DirEntry[str]) -> int:
+    """File type of what an entry leads to; a link to nowhere counts as a file, and so as a broken image."""
+    if entry.is_dir(follow_symlinks=False):  # known from the scan: no further call per file
+        return stat.S_IFDIR
+    if entry.is_file(follow_symlinks=False):
+        return stat.S_IFREG
+    try:
+        return stat.S_IFMT(entry.stat().st_mode)
+    except OSError:
+        return stat.S_IFREG
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    """The first few names, quoted and with control characters escaped."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(repr(name) for name in names[:most]) + more

@@ -1,0 +1,171 @@
+"""Who trains and who judges: seeded, stratified splits and subsets, pure functions of paths and labels."""
+
+import difflib
+import hashlib
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from transferkit.data.sources import ImageTable
+from transferkit.errors import UserError
+from transferkit.files import atomic_path
+
+
+def stratified_split(
+    labels: Sequence[Hashable], fractions: Sequence[float], seed: int, keys: Sequence[str] | None = None
+) -> list[int]:
+    """Draw parts of the given fractions from every class; what is left is part 0.
+
+    Within a class of n rows, part j gets ``round(n * fractions[j - 1])`` rows, at least one and never the
+    class's last one for part 0; a class too small for all parts fills the first ones. Rows are drawn in the
+    order of a hash of seed and key, so the draw of one class does not depend on the others.
+
+    Args:
+        labels: (N,) class of each row.
+        fractions: share of parts 1, 2, ... in [0, 1); together below 1.
+        seed: of the draw.
+        keys: (N,) unique name of each row, such as its path; the draw then does not depend on row order.
+            Row numbers if ``None``.
+
+    Returns:
+        (N,) part of each row, 0 to ``len(fractions)``.
+
+    Raises:
+        UserError: fractions out of range.
+    """
+    if any(not 0 <= fraction < 1 for fraction in fractions) or sum(fractions) >= 1:
+        given = ", ".join(str(fraction) for fraction in fractions)
+        raise UserError(
+            f"split fractions {given} leave nothing to train on; each in [0, 1), together below 1"
+        )
+    names = [str(row) for row in range(len(labels))] if keys is None else keys
+    parts = [0] * len(labels)
+    for rows in _rows_by_class(labels, range(len(labels))).values():
+        drawn = iter(_shuffled(rows, names, f"split/{seed}"))
+        left = len(rows)
+        for part, fraction in enumerate(fractions, start=1):
+            later = sum(1 for other in fractions[part:] if other)  # parts that want a row as well
+            most = min(max(1, left - 1 - later), left - 1)
+            count = min(max(1, round(len(rows) * fraction)), most) if fraction else 0
+            left -= count
+            for _ in range(count):
+                parts[next(drawn)] = part
+    return parts
+
+
+def assign_splits(table: ImageTable, val_fraction: float, test_fraction: float, seed: int) -> ImageTable:
+    """Give every image a split: given ones are kept, the rest is train, of which val and test are drawn.
+
+    Val is drawn only where none is given, test likewise; fractions are of the training images.
+
+    Args:
+        table: images, some or all without a split.
+        val_fraction: in [0, 1); 0 draws none.
+        test_fraction: in [0, 1); 0 draws none.
+        seed: of the split, apart from the seed of training.
+
+    Raises:
+        UserError: fractions out of range.
+    """
+    wanted = {"val": val_fraction, "test": test_fraction}
+    drawn = [name for name in wanted if name not in table.splits]
+    splits = [split or "train" for split in table.splits]
+    train = [row for row, split in enumerate(splits) if split == "train"]
+    parts = stratified_split(
+        [table.labels[row] for row in train],
+        [wanted[name] for name in drawn],
+        seed,
+        keys=[table.paths[row] for row in train],
+    )
+    for row, part in zip(train, parts, strict=True):
+        splits[row] = ["train", *drawn][part]
+    return replace(table, splits=tuple(splits))
+
+
+def few_shot(table: ImageTable, n_per_class: int, seed: int) -> tuple[ImageTable, str | None]:
+    """Keep ``n_per_class`` random training images of each class, and all of val and test.
+
+    With one seed, the images kept for a smaller n are among those kept for a larger one.
+
+    Returns:
+        The smaller table, and a warning that names the classes with fewer images than asked for, or ``None``.
+
+    Raises:
+        UserError: ``n_per_class`` below 1.
+    """
+    if n_per_class < 1:
+        raise UserError(f"n_per_class is {n_per_class}; keep at least 1 training image a class")
+    train = [row for row, split in enumerate(table.splits) if split in ("train", None)]
+    kept = sorted(set(range(len(table))) - set(train))
+    short: list[str] = []
+    for label, rows in _rows_by_class(table.labels, train).items():
+        kept += _shuffled(rows, table.paths, f"few-shot/{seed}")[:n_per_class]
+        if len(rows) < n_per_class:
+            short.append(f"{label!r} has {len(rows)}")
+    warning = (
+        f"fewer than n_per_class={n_per_class} training images: {', '.join(sorted(short))}; all are used"
+    )
+    return table.select(kept), warning if short else None
+
+
+def select_classes(table: ImageTable, classes: Iterable[str]) -> ImageTable:
+    """Keep the images of some classes.
+
+    Raises:
+        UserError: a class that the table does not have (the nearest one is named).
+    """
+    wanted, known = set(classes), table.class_names
+    for name in sorted(wanted - set(known)):
+        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+        hint = f"the nearest is {nearest[0]!r}" if nearest else "its images have no labels"
+        raise UserError(f"no class {name!r} in {table.source or table.root!r}; {hint}")
+    return table.select(row for row, label in enumerate(table.labels) if label in wanted)
+
+
+def save_splits(table: ImageTable, path: str | Path) -> None:
+    """Record which image was used for what: Parquet with the columns path, label, split.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    columns = {"path": table.paths, "label": table.labels, "split": table.splits}
+    texts = {name: pa.array(values, pa.string()) for name, values in columns.items()}
+    with atomic_path(path) as temporary:
+        pq.write_table(pa.table(texts), temporary)
+
+
+def load_splits(table: ImageTable, path: str | Path) -> ImageTable:
+    """Repeat a recorded split: the recorded images of ``table``, and no others, with their recorded splits.
+
+    Raises:
+        UserError: unreadable file, or a recorded image that is gone or has another label now.
+    """
+    try:
+        recorded = pq.read_table(path, columns=["path", "label", "split"]).to_pydict()
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise UserError(f"cannot read the splits in {str(path)!r}; start a new run without them") from error
+    row_of = {name: row for row, name in enumerate(table.paths)}
+    for name, label in zip(recorded["path"], recorded["label"], strict=True):
+        if name not in row_of or table.labels[row_of[name]] != label:
+            raise UserError(
+                f"{name!r} with label {label!r}, recorded in {str(path)!r}, is not in {table.source!r} any "
+                "more; put it back or start a new run"
+            )
+    split_of = dict(zip(recorded["path"], recorded["split"], strict=True))
+    kept = table.select(row_of[name] for name in split_of)
+    return replace(kept, splits=tuple(split_of[name] for name in kept.paths))
+
+
+def _rows_by_class(labels: Sequence[Hashable], rows: Iterable[int]) -> dict[Hashable, list[int]]:
+    groups: dict[Hashable, list[int]] = {}
+    for row in rows:
+        groups.setdefault(labels[row], []).append(row)
+    return groups
+
+
+def _shuffled(rows: Iterable[int], keys: Sequence[str], salt: str) -> list[int]:
+    """Rows in the order of a hash of their keys: as good as random, and no library version changes it."""
+    return sorted(rows, key=lambda row: hashlib.blake2b(f"{salt}/{keys[row]}".encode()).digest())

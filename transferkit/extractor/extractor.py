@@ -1,0 +1,164 @@
+"""The extractor: image in, embedding out, whatever it was built from."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from transferkit import backbones
+from transferkit.backbones import Backbone
+from transferkit.backbones.weights import state_sha256
+from transferkit.errors import UserError
+from transferkit.extractor import checkpoint, directory
+from transferkit.images import ImageError, read_image
+from transferkit.preprocessing import Preprocessing
+
+
+class Extractor:
+    """Backbone, preprocessing and pooling, with the linear head and class names if it has been trained.
+
+    Args:
+        backbone: the network, its pooling chosen.
+        preprocessing: image -> pixels; ``None`` is what the backbone's weights expect.
+        head: linear layer (D -> classes) on the embedding, or None.
+        class_names: what the head's outputs stand for, in order.
+        l2_normalize: whether the head reads L2-normalised embeddings.
+        record: what is known of its training (class counts, regime, metrics), for the model card.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        preprocessing: Preprocessing | None = None,
+        head: nn.Linear | None = None,
+        class_names: Sequence[str] = (),
+        l2_normalize: bool = False,
+        record: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.backbone = backbone.eval()
+        self.preprocessing = preprocessing or backbone.preprocessing
+        self.head = head.eval() if head else None
+        self.class_names = list(class_names)
+        self.l2_normalize = l2_normalize
+        self.record = dict(record or {})
+
+    @property
+    def name(self) -> str:
+        """Name of the backbone."""
+        return self.backbone.name
+
+    @property
+    def pooling(self) -> str:
+        """How features become one embedding."""
+        return self.backbone.pooling
+
+    @property
+    def embed_dim(self) -> int:
+        """Width D of the embedding."""
+        return self.backbone.embed_dim
+
+    @property
+    def device(self) -> torch.device:
+        """Where the backbone lies."""
+        return next(self.backbone.parameters()).device
+
+    def to(self, device: str | torch.device) -> "Extractor":
+        """Move backbone and head to a device; returns itself."""
+        self.backbone.to(device)
+        if self.head:
+            self.head.to(device)
+        return self
+
+    @torch.inference_mode()
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Embed preprocessed pixels, uint8 (B, 3, h, w) as :meth:`Preprocessing.resize_crop` gives: float32 (B, D)."""
+        return self.backbone(self.preprocessing.normalize(pixels.to(self.device))).float()
+
+    def embed(self, images: Sequence[str | Path | Tensor], batch_size: int = 32) -> Tensor:
+        """Embed image files or decoded images.
+
+        Args:
+            images: paths, or uint8 RGB tensors (3, H, W) of any sizes.
+            batch_size: images a forward pass.
+
+        Returns:
+            float32 (N, D) on the CPU, in the order given.
+
+        Raises:
+            UserError: a file that is no readable image.
+        """
+        if isinstance(images, (str, Path)):
+            raise UserError(f"embed takes a list of images, not {images!r}; for a folder use transferkit.embed")
+        batches = [
+            self(torch.stack([self.preprocessing.resize_crop(open_image(image)) for image in images[i : i + batch_size]]))
+            for i in range(0, len(images), batch_size)
+        ]
+        return torch.cat(batches).cpu() if batches else torch.empty(0, self.embed_dim)
+
+    def weights_sha256(self) -> str:
+        """SHA-256 over the backbone's tensors."""
+        return state_sha256(self.backbone.model.state_dict())
+
+    def spec(self) -> dict[str, Any]:
+        """Plain-typed description of backbone, pooling and the preprocessing in use."""
+        return self.backbone.spec() | {"preprocessing": self.preprocessing.to_dict()}
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        weights: str = "DEFAULT",
+        pooling: str | None = None,
+        preprocessing: Mapping[str, Any] | None = None,
+        architecture: Mapping[str, Any] | None = None,
+    ) -> "Extractor":
+        """Open an extractor by name or from disk.
+
+        Args:
+            source: torchvision name (``resnet18``), Hugging Face id or local directory, a directory
+                written by :meth:`save_pretrained`, or a transferkit checkpoint (``.ckpt``).
+            weights: ``DEFAULT``, ``none`` (random) or a path; a checkpoint or export brings its own.
+            pooling: ``None`` is the source's own.
+            preprocessing: fields of :class:`Preprocessing` to override, such as ``{"image_size": 160}``.
+            architecture: changes to the architecture, for random weights only.
+
+        Raises:
+            UserError: unknown name, unusable files, no network for a download.
+        """
+        path = Path(source)
+        if path.suffix == ".ckpt":
+            extractor = cls(**checkpoint.read(path, weights, pooling))
+        elif (path / directory.RECORD).is_file():
+            extractor = cls(**directory.read(path, weights, pooling))
+        else:
+            extractor = cls(backbones.build(str(source), weights, pooling, dict(architecture or {})))
+        if preprocessing:
+            extractor.preprocessing = extractor.preprocessing.replace(**preprocessing)
+        return extractor
+
+    def save_pretrained(self, path: str | Path, overwrite: bool = False) -> None:
+        """Write a directory that transformers or torchvision, and transferkit, load.
+
+        Files: ``config.json``, ``model.safetensors``, ``preprocessor_config.json``, ``transferkit.json``,
+        and ``head.safetensors`` where the library's own classifier cannot hold the head.
+
+        Raises:
+            UserError: the directory exists and ``overwrite`` is false, or it cannot be written.
+        """
+        directory.write(self, Path(path), overwrite)
+
+
+def open_image(image: str | Path | Tensor) -> Tensor:
+    """A decoded image as it is, a path read: uint8 (3, H, W).
+
+    Raises:
+        UserError: a file that is no readable image.
+    """
+    if isinstance(image, Tensor):
+        return image
+    try:
+        return read_image(image)
+    except ImageError as error:
+        raise UserError(f"{image} cannot be read as an image: {error}") from error

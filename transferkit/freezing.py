@@ -1,0 +1,60 @@
+"""Regimes: which parts of a backbone learn, and which stay to the bit."""
+
+from typing import Literal
+
+from torch import nn
+
+from transferkit.backbones import Backbone
+from transferkit.errors import UserError
+
+Regime = Literal["frozen", "partial", "full", "scratch"]
+
+
+def first_trainable(backbone: Backbone, regime: Regime, unfreeze_last: int) -> int:
+    """Index of the first stage that learns; the number of stages where none does.
+
+    Raises:
+        UserError: ``unfreeze_last`` is not a number of stages that the backbone has.
+    """
+    count = len(backbone.stages)
+    if regime != "partial":
+        return count if regime == "frozen" else 0
+    if not 1 <= unfreeze_last <= count:
+        raise UserError(
+            f"--model.unfreeze_last {unfreeze_last}: {backbone.name} has {count} stages "
+            f"({', '.join(backbone.stages)}); give 1 to {count}"
+        )
+    return count - unfreeze_last
+
+
+def freeze(backbone: Backbone, first: int) -> None:
+    """Let the stages from ``first`` on learn, and no others."""
+    for name, parameter in backbone.model.named_parameters():
+        parameter.requires_grad_(backbone.stage_of(name) >= first)
+
+
+def set_mode(backbone: Backbone, first: int, training: bool) -> None:
+    """Put the learning stages in train or eval mode and keep frozen ones in eval.
+
+    ``requires_grad=False`` alone leaves BatchNorm statistics moving and dropout on.
+    """
+    backbone.eval()
+    if not training or first >= len(backbone.stages):
+        return
+    if first == 0:
+        backbone.train()
+        return
+    for stage in backbone.stage_names[first:]:
+        for module in backbone.stage_modules(stage):
+            module.train()
+
+
+def frozen_keys(backbone: Backbone, first: int) -> set[str]:
+    """Names, within the backbone, of the parameters and buffers that training does not change."""
+    return {f"model.{name}" for name in backbone.model.state_dict() if backbone.stage_of(name) < first}
+
+
+def count_parameters(module: nn.Module) -> tuple[int, int]:
+    """Number of parameters, and how many of them learn."""
+    parameters = list(module.parameters())
+    return sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)

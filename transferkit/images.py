@@ -1,0 +1,219 @@
+"""Any image file to RGB pixels, or one short reason why not: the only place that decodes images.
+
+Every mode becomes uint8 RGB: the EXIF orientation is applied, transparency is composed on white, 16-bit
+values are shifted to 8, and of several frames the first is taken. Pillow decodes; its JPEG pixels are
+torchvision's to the bit, in the same time.
+"""
+
+import os
+import stat
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+# Formats with a signature, decoded inside this process: EPS, for one, would start Ghostscript.
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+# Pillow holds up to 4 bytes a pixel and our tensor 3: at this size both stay under 1 GiB together.
+MAX_PIXELS = 2**27
+# Every scan of a progressive JPEG visits all its pixels; a few kilobytes could ask for hours of work.
+MAX_JPEG_WORK = 16 * MAX_PIXELS
+MAX_FILE_BYTES = 2**29
+BAND_PIXELS = 2**22
+
+ORIENTATION_TAG = 0x0112  # Exif 2.3, table 4
+_FLIPS = {2: (-1,), 3: (-1, -2), 4: (-2,), 6: (-1,), 7: (-1, -2), 8: (-2,)}  # after the transpose of 5 to 8
+
+# warnings.catch_warnings changes the whole process, so threads take turns; a fork never inherits the turn.
+_turn = threading.Lock()
+os.register_at_fork(before=_turn.acquire, after_in_parent=_turn.release, after_in_child=_turn.release)
+
+
+class ImageError(Exception):
+    """An image that cannot be used; the message is one short reason, such as ``truncated JPEG``."""
+
+
+def read_image(path: str | Path) -> Tensor:
+    """Read an image file as RGB pixels.
+
+    Args:
+        path: a regular file.
+
+    Returns:
+        uint8 (3, H, W), upright.
+
+    Raises:
+        ImageError: the file cannot be opened (the system's reason) or is no image that ``decode`` accepts.
+    """
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):  # a pipe would wait for ever
+            raise ImageError("not a regular file")
+        if status.st_size > MAX_FILE_BYTES:
+            raise ImageError(f"file of {status.st_size} bytes, more than the limit of {MAX_FILE_BYTES}")
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise ImageError((error.strerror or str(error)).lower()) from error
+    except ValueError as error:  # a null byte in the name
+        raise ImageError("impossible file name") from error
+    return decode(data)
+
+
+def decode(data: bytes) -> Tensor:
+    """Decode the bytes of an image file to RGB pixels.
+
+    Only complete pictures pass: a file that ends early is refused, in PNG every checksum must hold, and
+    other formats are held to what their decoders notice (JPEG, GIF and WebP carry no checksum, so a flipped
+    bit may decode as other pixels). Of a multi-picture JPEG (MPO) only the first picture is looked at.
+
+    Args:
+        data: the whole file.
+
+    Returns:
+        uint8 (3, H, W), upright.
+
+    Raises:
+        ImageError: one short reason; no other exception leaves this function.
+    """
+    if not data:
+        raise ImageError("empty file")
+    image = _open(data)
+    name = "JPEG" if image.format == "MPO" else str(image.format)
+    _check_work(image.size, data.count(b"\xff\xda") if name == "JPEG" else 1)
+    try:
+        if _ends_early(data, name):
+            raise ImageError(f"truncated {name}")
+        if name == "TIFF":
+            with _metadata_warnings_settled():
+                image.load()
+        pixels = _pixels(image)
+    except ImageError:
+        raise
+    except Exception as error:  # decoders raise whatever they like on broken data
+        early = any(words in str(error).lower() for words in ("truncated", "end of file", "not enough"))
+        raise ImageError(f"{'truncated' if early else 'corrupt'} {name}") from error
+    return _upright(pixels, _orientation(image))
+
+
+@contextmanager
+def _metadata_warnings_settled() -> Iterator[None]:
+    """What Pillow warns of is decided here: ``MAX_PIXELS`` says what is too large, and broken metadata (EXIF,
+    multi-picture index, animation) costs a picture nothing but its orientation.
+    """
+    with _turn, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _open(data: bytes) -> Image.Image:
+    """Read the header; no pixel is decoded yet."""
+    try:
+        with _metadata_warnings_settled():
+            return Image.open(BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"more pixels than the limit of {MAX_PIXELS}") from error
+    except UnidentifiedImageError as error:
+        raise ImageError("not an image, or its header is broken") from error
+    except Exception as error:
+        raise ImageError("broken image header") from error
+
+
+def _check_work(size: tuple[int, int], scans: int) -> None:
+    width, height = size
+    if width * height > MAX_PIXELS:
+        raise ImageError(f"{width} x {height} pixels, more than the limit of {MAX_PIXELS}")
+    if width * height * scans > MAX_JPEG_WORK:  # 0xFFDA cannot occur inside a scan (ITU-T T.81, B.1.1.5)
+        raise ImageError(f"JPEG of {scans} scans, too many for its size")
+
+
+def _ends_early(data: bytes, format: str) -> bool:
+    """Whether the end of the file is missing in a way that the format's decoder does not notice."""
+    match format:
+        case "PNG":
+            return b"IEND" not in data
+        case "BMP":
+            return int.from_bytes(data[2:6], "little") > len(data)
+        case "JPEG2000":  # end of codestream: no such pair of bytes in packet data (ISO 15444-1, B.10.1)
+            return b"\xff\xd9" not in data.partition(b"\xff\x93")[2]
+        case "GIF":
+            return not _gif_has_trailer(data)
+        case _:
+            return False
+
+
+def _gif_has_trailer(data: bytes) -> bool:
+    """Walk the blocks of a GIF (GIF89a, appendix B) to its trailer."""
+    at = 13 + _colour_table_bytes(data[10])
+    while data[at : at + 1] != b";":
+        if at + 10 > len(data):
+            return False
+        # a frame has a descriptor, colours and a code size before its sub-blocks, an extension two bytes
+        at += 11 + _colour_table_bytes(data[at + 9]) if data[at] == 0x2C else 2
+        while at < len(data) and data[at]:
+            at += data[at] + 1
+        at += 1
+    return True
+
+
+def _colour_table_bytes(flags: int) -> int:
+    return 3 << (flags % 8 + 1) if flags & 0x80 else 0
+
+
+def _pixels(image: Image.Image) -> Tensor:
+    """Decode and convert to uint8 (3, H, W), in bands of rows, so that a large picture is held but once."""
+    image.load()
+    if image.mode == "F":
+        raise ImageError("floating-point pixels")
+    if image.mode == "I":
+        low, high = np.array(image.getextrema())
+        if low < 0 or high > 0xFFFF:
+            raise ImageError("32-bit pixels outside 0..65535")
+    width, height = image.size
+    rows = max(1, BAND_PIXELS // width)
+    pixels = torch.empty(3, height, width, dtype=torch.uint8)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        band = image if rows >= height else image.crop((0, top, width, bottom))
+        pixels[:, top:bottom] = torch.from_numpy(_rgb(band)).movedim(-1, 0)
+    return pixels
+
+
+def _rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """uint8 (H, W, 3) of a decoded Pillow image of any mode but ``F``."""
+    if image.mode.startswith("I"):  # 16 bits a pixel, or as many in a 32-bit integer
+        values: NDArray[Any] = np.array(image)
+        grey = (values >> 8).astype(np.uint8)
+        if "transparency" in image.info:
+            grey[values == image.info["transparency"]] = 255
+        return np.stack([grey] * 3, axis=-1)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        opaque = Image.new("RGB", image.size, "white")
+        opaque.paste(image.convert("RGB"), mask=image.getchannel("A"))
+        return np.array(opaque)
+    return np.array(image.convert("RGB"))
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation of a decoded image; asked for after loading, since PNG may end with it."""
+    try:
+        with _metadata_warnings_settled():
+            return int(image.getexif().get(ORIENTATION_TAG, 1))
+    except Exception:  # unreadable EXIF says nothing about the pixels
+        return 1
+
+
+def _upright(pixels: Tensor, orientation: int) -> Tensor:
+    """Undo an EXIF orientation (1 to 8; anything else counts as upright)."""
+    if 5 <= orientation <= 8:
+        pixels = pixels.transpose(-1, -2)
+    return pixels.flip(_FLIPS[orientation]).contiguous() if orientation in _FLIPS else pixels.contiguous()

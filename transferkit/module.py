@@ -1,0 +1,307 @@
+"""The LightningModule: an extractor's backbone and a linear head, trained on labelled images."""
+
+import os
+import time
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import MetricCollection
+
+from transferkit.checkpoints import complete, drop_frozen, frozen_sha256, restore_frozen
+from transferkit.data.augmentation import view_seed
+from transferkit.data.batches import Batch
+from transferkit.data.datamodule import ImageDataModule
+from transferkit.embed import fill_features
+from transferkit.errors import UserError
+from transferkit.extractor import Extractor
+from transferkit.extractor.checkpoint import FORMAT, KEY
+from transferkit.freezing import Regime, first_trainable, freeze, frozen_keys, set_mode
+from transferkit.metrics import classification_metrics
+from transferkit.optimizers import cosine_with_warmup, make_optimizer, parameter_groups
+from transferkit.versions import versions
+
+
+class TransferModule(LightningModule):
+    """A backbone, frozen or fine-tuned, under a linear head.
+
+    Args:
+        backbone: torchvision name, Hugging Face id or directory, exported directory, or checkpoint.
+        weights: ``DEFAULT``, ``none`` (random) or a path; with regime ``scratch`` none.
+        pooling: how features become one embedding; ``None`` is the backbone's default.
+        regime: ``frozen`` trains the head alone, ``partial`` also the last stages, ``full`` everything,
+            ``scratch`` everything from random weights.
+        unfreeze_last: how many stages learn with regime ``partial``.
+        lr_head: learning rate of the head.
+        lr_backbone: learning rate of the backbone's last stage.
+        layer_decay: factor on the learning rate for each stage further from the head, in (0, 1].
+        optimizer: ``adamw`` or ``sgd``.
+        weight_decay: decoupled for ``adamw``, L2 for ``sgd``; not on norms, biases, tokens, position embeddings.
+        momentum: of ``sgd``.
+        warmup_epochs: epochs of linear warm-up before the cosine.
+        label_smoothing: in [0, 1).
+        dropout: on the embedding before the head, in [0, 1).
+        l2_normalize: give the head L2-normalised embeddings.
+        preprocessing: fields to override, such as ``{image_size: 160}``; ``None`` is the weights' own.
+        architecture: changes to the architecture, for random weights only.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "resnet18",
+        weights: str = "DEFAULT",
+        pooling: str | None = None,
+        regime: Regime = "frozen",
+        unfreeze_last: int = 1,
+        lr_head: float = 3e-3,
+        lr_backbone: float = 1e-4,
+        layer_decay: float = 1.0,
+        optimizer: Literal["adamw", "sgd"] = "adamw",
+        weight_decay: float = 0.01,
+        momentum: float = 0.9,
+        warmup_epochs: float = 1.0,
+        label_smoothing: float = 0.0,
+        dropout: float = 0.0,
+        l2_normalize: bool = False,
+        preprocessing: dict[str, Any] | None = None,
+        architecture: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(logger=False)
+        self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # what seed_everything was given
+        if regime == "scratch":
+            if weights not in ("DEFAULT", "none"):
+                raise UserError(f"--model.regime scratch takes no --model.weights {weights}; use regime full")
+            weights = "none"
+        extractor = Extractor.from_pretrained(backbone, weights, pooling, preprocessing, architecture)
+        self.backbone = extractor.backbone
+        self.preprocessing = extractor.preprocessing
+        self.class_names: list[str] = []
+        self.head: nn.Linear | None = None  # made when the classes are known
+        if Path(backbone).suffix == ".ckpt" and extractor.head:
+            self.set_classes(extractor.class_names)
+            self.head = extractor.head
+        self.regime, self.l2_normalize, self.dropout = regime, l2_normalize, dropout
+        self.first_trainable = first_trainable(self.backbone, regime, unfreeze_last)
+        freeze(self.backbone, self.first_trainable)
+        self.class_weights: Tensor | None = None
+        self.class_counts: dict[str, int] = {}
+        self.by_class: dict[str, Tensor] = {}
+        self.fit_ended = False
+
+    def as_extractor(self) -> Extractor:
+        """The extractor as it stands, in eval mode, sharing its weights with this module."""
+        record = self.describe()
+        return Extractor(self.backbone, self.preprocessing, self.head, self.class_names, self.l2_normalize, record)
+
+    def set_classes(self, names: list[str]) -> None:
+        """Make a new head for the given classes; its weights depend on the seed alone."""
+        self.class_names = list(names)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            self.head = nn.Linear(self.backbone.embed_dim, len(names))
+        for stage in ("val", "test"):
+            setattr(self, f"{stage}_metrics", classification_metrics(len(names), stage))
+
+    def setup(self, stage: str) -> None:
+        """Where data and model meet: classes come from the data, preprocessing goes to it.
+
+        Raises:
+            UserError: the data does not suit the classes of a trained head; broken images.
+        """
+        data: Any = self.trainer.datamodule
+        if not isinstance(data, ImageDataModule):
+            raise UserError("TransferModule needs transferkit's ImageDataModule: trainer.fit(module, datamodule)")
+        data.seed = self.seed
+        self.meet(data, stage)
+        if stage == "fit" and self.regime == "frozen" and data.caches_features:
+            trainer = self.trainer
+            extractor = self.as_extractor().to(trainer.strategy.root_device)
+            fill_features(extractor, data, trainer.global_rank, trainer.world_size, trainer.strategy.barrier)
+        elif stage == "fit":
+            data.check_images(("train", "val"))
+        else:
+            data.check_images([data.test_split if stage == "test" else "val" if stage == "validate" else "predict"])
+        if stage == "fit":
+            self.class_weights = data.loss_weights()
+            labels = data.tables["train"].labels
+            self.class_counts = {name: labels.count(name) for name in self.class_names}
+
+    def meet(self, data: ImageDataModule, stage: str) -> None:
+        """Exchange classes and preprocessing with the data, checking what can be checked without decoding."""
+        data.preprocessing = self.preprocessing
+        data.setup(stage)
+        if self.class_names and stage != "fit":
+            data.set_class_names(self.class_names)
+        elif self.class_names != data.class_names:
+            self.set_classes(data.class_names)
+
+    def train(self, mode: bool = True) -> "TransferModule":
+        """Train or evaluate; frozen stages stay in eval mode, so that their BatchNorm does not move by a bit."""
+        super().train(mode)
+        set_mode(self.backbone, self.first_trainable, mode)
+        return self
+
+    def embed(self, batch: Batch) -> Tensor:
+        """Embeddings of a batch, computed or cached: float (B, D)."""
+        if "embedding" in batch:
+            return batch["embedding"]
+        pixels = self.preprocessing.normalize(batch["pixels"])
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.regime != "frozen"):
+            embedding: Tensor = self.backbone(pixels)
+        return embedding
+
+    def classify(self, embedding: Tensor) -> Tensor:
+        """Class scores of embeddings: (B, D) -> (B, classes)."""
+        if self.l2_normalize:
+            embedding = F.normalize(embedding)
+        assert self.head is not None  # setup() has made it
+        scores: Tensor = self.head(F.dropout(embedding, self.dropout, self.training))
+        return scores
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Class scores of preprocessed pixels: uint8 (B, 3, h, w) -> (B, classes)."""
+        return self.classify(self.embed({"pixels": pixels}))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Cross-entropy of one batch."""
+        loss = self.loss(self.classify(self.embed(batch)), batch["target"], self.hparams["label_smoothing"])
+        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch["target"]), sync_dist=True)
+        return loss
+
+    def loss(self, logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
+        """Cross-entropy, weighted by class where the data says so."""
+        weight = None if self.class_weights is None else self.class_weights.to(logits)
+        return F.cross_entropy(logits, target, weight=weight, label_smoothing=smoothing)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Update the metrics under ``val/``."""
+        self.evaluate(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Update the metrics under ``test/``; returns embedding, probability and row of each image."""
+        return self.evaluate(batch, "test")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Embedding (B, D), probability (B, classes) and row (B,) of each image."""
+        embedding = self.embed(batch)
+        return {"embedding": embedding, "probability": self.classify(embedding).softmax(1), "row": batch["row"]}
+
+    def evaluate(self, batch: Batch, stage: Literal["val", "test"]) -> dict[str, Tensor]:
+        """Log loss and metrics of one batch."""
+        embedding = self.embed(batch)
+        logits, target = self.classify(embedding), batch["target"]
+        metrics: MetricCollection = getattr(self, f"{stage}_metrics")
+        metrics.update(logits.softmax(1), target)
+        loss = self.loss(logits, target)
+        self.log(f"{stage}/loss", loss, on_epoch=True, batch_size=len(target), sync_dist=True, prog_bar=True)
+        return {"embedding": embedding, "probability": logits.softmax(1), "row": batch["row"]}
+
+    def log_metrics(self, stage: Literal["val", "test"]) -> None:
+        """Log an epoch's scalar metrics; those by class or pair of classes stay for the reports."""
+        metrics: MetricCollection = getattr(self, f"{stage}_metrics")
+        values = metrics.compute()
+        self.by_class = {name: value.cpu() for name, value in values.items() if value.ndim}
+        scalars = {name: value for name, value in values.items() if not value.ndim}
+        self.log_dict(scalars, prog_bar=False)
+        metrics.reset()
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics under ``val/``."""
+        self.log_metrics("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the metrics under ``test/``."""
+        self.log_metrics("test")
+
+    def on_train_epoch_start(self) -> None:
+        """Dropout's draws depend on seed and epoch alone, so that a resumed fit repeats them."""
+        torch.manual_seed(view_seed(self.seed, self.current_epoch, self.trainer.global_rank))
+        self.epoch_start = time.perf_counter()
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's time in seconds and the learning rates."""
+        self.log("epoch_time", time.perf_counter() - self.epoch_start)
+        for group in self.trainer.optimizers[0].param_groups:
+            self.log(f"lr/{group['name'].split('/')[0]}", group["lr"])
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW or SGD over the parameter groups, cosine with warm-up by step."""
+        h = self.hparams
+        assert self.head is not None
+        groups = parameter_groups(
+            self.backbone, self.head, h["lr_head"], h["lr_backbone"], h["layer_decay"], h["weight_decay"]
+        )
+        optimizer = make_optimizer(h["optimizer"], groups, h["momentum"])
+        steps = int(self.trainer.estimated_stepping_batches)
+        warmup = round(h["warmup_epochs"] * steps / max(1, self.trainer.max_epochs or 1))
+        scheduler = cosine_with_warmup(optimizer, steps, min(warmup, steps // 2))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    @cached_property
+    def frozen_keys(self) -> set[str]:
+        """Names within the backbone of what training does not change."""
+        return frozen_keys(self.backbone, self.first_trainable)
+
+    @cached_property
+    def frozen_sha256(self) -> str:
+        """SHA-256 over what training does not change."""
+        return frozen_sha256(self.backbone.state_dict(), self.frozen_keys)
+
+    def describe(self) -> dict[str, Any]:
+        """The checkpoint's plain-typed record: all that an extractor needs, and what is known of the training."""
+        spec = self.backbone.spec() | {"preprocessing": self.preprocessing.to_dict()}
+        trainer = self._trainer
+        logged = trainer.callback_metrics if trainer else {}
+        return {
+            "format": FORMAT,
+            "complete": True,
+            "backbone": spec,
+            "class_names": self.class_names,
+            "class_counts": self.class_counts,
+            "l2_normalize": self.l2_normalize,
+            "regime": self.regime,
+            "weights": f"{self.hparams['backbone']} ({self.hparams['weights']})",
+            "metrics": {name: float(value) for name, value in logged.items()},
+            "versions": versions(),
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the record; leave out frozen weights while the fit goes on."""
+        checkpoint[KEY] = self.describe()
+        if not self.fit_ended and self.frozen_keys:
+            checkpoint[KEY]["frozen_sha256"] = self.frozen_sha256
+            drop_frozen(checkpoint, self.frozen_keys)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take over the classes and put frozen weights back.
+
+        Raises:
+            UserError: other classes than the data's, or other frozen weights.
+        """
+        names = checkpoint[KEY]["class_names"]
+        trainer = self._trainer
+        if trainer is not None and trainer.state.fn == "fit" and names != self.class_names:
+            raise UserError(
+                f"the checkpoint was trained on the classes {', '.join(names)}, the data has "
+                f"{', '.join(self.class_names)}; start a new fit with --model.backbone CKPT"
+            )
+        if names != self.class_names:
+            self.set_classes(names)
+            if trainer is not None:
+                trainer.datamodule.set_class_names(names)
+        restore_frozen(checkpoint, self.backbone.state_dict(), self.frozen_keys)
+
+    def on_fit_end(self) -> None:
+        """Complete the checkpoints that the fit leaves."""
+        self.fit_ended = True
+        for callback in self.trainer.checkpoint_callbacks if self.trainer.is_global_zero else []:
+            for path in {callback.best_model_path, getattr(callback, "last_model_path", "")} - {""}:
+                if isinstance(callback, ModelCheckpoint) and Path(path).is_file():
+                    complete(Path(path), self.backbone.state_dict(), self.frozen_keys)

@@ -1,0 +1,56 @@
+"""Classifiers without training: k nearest neighbours and the nearest class mean, by cosine."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from transferkit.similarity.neighbours import top_k
+from transferkit.similarity.retrieval import votes
+from transferkit.similarity.rows import unit_rows
+
+K_NEIGHBOURS = (1, 5, 10, 20, 100, 200)
+QUERIES = 2048
+
+
+def knn_predictions(
+    query: Tensor, reference: Tensor, target: Tensor, classes: int, *, ks: Sequence[int] = K_NEIGHBOURS
+) -> dict[int, Tensor]:
+    """Class with the most votes among the k nearest, a vote weighing exp(cosine / 0.07).
+
+    Args:
+        query: `(Q, D)`.
+        reference: `(N, D)`.
+        target: `(N,)` int64 class numbers of the references.
+        classes: K.
+        ks: numbers of neighbours, each clamped to N.
+
+    Returns:
+        k (after the clamp) to class numbers `(Q,)` int64.
+    """
+    reach = sorted({min(k, len(reference)) for k in ks})
+    blocks: dict[int, list[Tensor]] = {k: [] for k in reach}
+    query, reference = unit_rows(query, "query"), unit_rows(reference, "reference")
+    for start in range(0, len(query), QUERIES):
+        rows = query[start : start + QUERIES]
+        cosine, neighbour = top_k(rows, reference, reach[-1], normalize=False)
+        for k, vote in votes(cosine, target[neighbour], classes, reach).items():
+            blocks[k].append(vote.argmax(1))
+    return {k: torch.cat(parts) for k, parts in blocks.items()}
+
+
+def nearest_class_mean(query: Tensor, reference: Tensor, target: Tensor, classes: int) -> Tensor:
+    """Class whose mean unit row has the highest cosine with the query (cf. Mensink et al. 2013).
+
+    Args:
+        query: `(Q, D)`.
+        reference: `(N, D)`.
+        target: `(N,)` int64, every class below `classes` present.
+        classes: K.
+
+    Returns:
+        `(Q,)` int64.
+    """
+    rows = unit_rows(reference, "reference")
+    sums = torch.zeros(classes, rows.shape[1]).index_add_(0, target, rows)
+    return (unit_rows(query, "query") @ unit_rows(sums, "class means").T).argmax(1)

@@ -1,0 +1,125 @@
+"""Softmax regression as a function of its parameters, for several strengths of regularisation at once.
+
+A parameter tensor holds M classifiers: `(M, D + 1, K)` float64, weights on standardised features and, last,
+the bias. The features stay as they are, in their own dtype; the standardisation is folded into the weights.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from transferkit.probe.standardise import CHUNK, Standardisation
+
+
+@dataclass(frozen=True)
+class Value:
+    """The objective at M points.
+
+    Attributes:
+        loss: `(M,)` float64.
+        gradient: `(M, D + 1, K)` float64.
+        curvature: `(M,)` float64, mean of `(1 - sum_k p_k^2) / (K - 1)`: 1/K where nothing is
+            known, towards 0 as predictions become certain.
+    """
+
+    loss: Tensor
+    gradient: Tensor
+    curvature: Tensor
+
+
+class Objective:
+    """Mean cross-entropy + |W|^2 / (2 C n), the bias not penalised.
+
+    Args:
+        features: `(N, D)` float32 or float64; read, never copied as a whole.
+        target: `(N,)` int64 class numbers below `classes`.
+        classes: K.
+        standardisation: fitted on the same rows.
+    """
+
+    def __init__(
+        self, features: Tensor, target: Tensor, classes: int, standardisation: Standardisation
+    ) -> None:
+        self.features, self.target, self.classes = features, target, classes
+        self.standardisation = standardisation
+        self.row_scale = standardisation.row_scale(features)
+        self.spectrum, self.basis = principal_axes(features, standardisation)
+
+    def logits(self, parameters: Tensor) -> Tensor:
+        """Logits `(N, M, K)` in the features' dtype."""
+        weight, bias = self.standardisation.fold(parameters[:, :-1], parameters[:, -1])
+        columns = weight.transpose(0, 1).flatten(1).to(self.features.dtype)  # (D, M K)
+        logits: Tensor = self.features @ columns  # (N, M K)
+        if self.row_scale is not None:
+            logits *= self.row_scale
+        logits += bias.flatten().to(logits.dtype)
+        return logits.view(-1, *bias.shape)
+
+    def __call__(
+        self, parameters: Tensor, penalty: Tensor, logits: Tensor, slope: Tensor, step: Tensor
+    ) -> Value:
+        """Value at `parameters`, whose logits are `logits + step * slope`.
+
+        Args:
+            parameters: `(M, D + 1, K)`.
+            penalty: `(M,)` float64, 1 / (C n).
+            logits: `(N, M, K)`.
+            slope: `(N, M, K)`, the logits of the direction; not read where `step` is 0.
+            step: `(M,)` float64.
+        """
+        models, classes, count = len(parameters), self.classes, len(self.features)
+        loss, certainty = torch.zeros(2, models, dtype=torch.float64)
+        products = torch.zeros(self.features.shape[1], models * classes, dtype=torch.float64)
+        residuals = torch.zeros(models * classes, dtype=torch.float64)
+        moved, factor = bool(step.any()), step.to(logits.dtype)[:, None]
+        for start in range(0, count, CHUNK):
+            rows = slice(start, start + CHUNK)
+            here = logits[rows] + factor * slope[rows] if moved else logits[rows]  # (B, M, K)
+            truth = self.target[rows, None, None].expand(-1, models, 1)
+            log_p = here.log_softmax(-1)
+            loss -= log_p.gather(2, truth).sum((0, 2), dtype=torch.float64)
+            p = log_p.exp_()
+            certainty += p.square().sum((0, 2))  # a chunk in float32, their sum in float64
+            residual = p.scatter_add_(2, truth, p.new_full((1, 1, 1), -1).expand_as(truth)).flatten(1)
+            residuals += residual.sum(0)
+            if self.row_scale is not None:
+                residual *= self.row_scale[rows]
+            products += self.features[rows].T @ residual  # (D, M K)
+        centre, scale = self.standardisation.mean, self.standardisation.scale
+        products = (products - torch.outer(centre, residuals)) / scale[:, None]
+        gradient = torch.cat([products, residuals[None]]).div_(count).view(-1, models, classes)
+        weight = parameters[:, :-1]
+        gradient = gradient.transpose(0, 1).contiguous()
+        gradient[:, :-1] += penalty[:, None, None] * weight
+        return Value(
+            loss=loss / count + penalty / 2 * weight.square().sum((1, 2)),
+            gradient=gradient,
+            curvature=((1 - certainty / count) / (classes - 1)).clamp_min(1e-9),
+        )
+
+    def precondition(self, vector: Tensor, curvature: Tensor, penalty: Tensor) -> Tensor:
+        """Multiply `(M, D + 1, K)` by the inverse of curvature * covariance + penalty.
+
+        At equal probabilities that is the Hessian itself (cf. Böhning 1992, who bounds it likewise).
+        """
+        along = self.basis.T @ vector[:, :-1]  # (M, R, K)
+        along /= (curvature[:, None] * self.spectrum + penalty[:, None])[..., None]
+        return torch.cat([self.basis @ along, vector[:, -1:] / curvature[:, None, None]], 1)
+
+
+def principal_axes(features: Tensor, standardisation: Standardisation) -> tuple[Tensor, Tensor]:
+    """Eigenvalues `(R,)` and eigenvectors `(D, R)` of the covariance of the standardised rows, float64.
+
+    R = min(N, D): weights never leave the span of the rows, so that few rows make a small problem.
+    """
+    count, width = features.shape
+    if count < width:
+        rows = torch.cat(list(standardisation.chunks(features))).double()
+        _, singular, axes = torch.linalg.svd(rows, full_matrices=False)
+        return singular.square() / count, axes.T.contiguous()
+    covariance = torch.zeros(width, width, dtype=torch.float64)
+    for rows in standardisation.chunks(features):
+        covariance += rows.T @ rows
+    values, axes = torch.linalg.eigh(covariance / count)
+    return values.clamp_min(0), axes

@@ -1,0 +1,277 @@
+"""The whole probe: one embeddings table in, a report, a classifier and its test predictions out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from transferkit.embeddings import Embeddings
+from transferkit.errors import UserError
+from transferkit.probe.calibration import TEMPERATURES, fit_temperature
+from transferkit.probe.classifier import LinearClassifier
+from transferkit.probe.fewshot import SEEDS, SHOTS, few_shot_curve
+from transferkit.probe.knn import K_NEIGHBOURS, knn_predictions, nearest_class_mean
+from transferkit.probe.linear import Fitted, Sweep, fit_linear, logits_of, sweep
+from transferkit.probe.parts import Parts, divide, listed
+from transferkit.probe.scores import scores, top1
+from transferkit.probe.standardise import Kind
+from transferkit.probe.statistics import PairedComparison, compare_paired
+from transferkit.versions import versions
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a classifier said of each test image, for a paired comparison.
+
+    Attributes:
+        paths: of the test images, sorted.
+        labels: true class names.
+        preds: predicted class names.
+        confidence: `(T,)` float32, calibrated probability of the predicted class.
+    """
+
+    paths: tuple[str, ...]
+    labels: tuple[str, ...]
+    preds: tuple[str, ...]
+    confidence: Tensor
+
+    @property
+    def correct(self) -> Tensor:
+        """`(T,)` bool."""
+        return torch.tensor([label == pred for label, pred in zip(self.labels, self.preds, strict=True)])
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """Report (plain types, to be written as JSON), chosen classifier, and its test predictions."""
+
+    report: dict[str, Any]
+    classifier: LinearClassifier
+    predictions: Predictions
+
+
+def probe_embeddings(
+    embeddings: Embeddings,
+    *,
+    fast: bool = False,
+    seed: int = 0,
+    val_fraction: float = 0.15,
+    test_fraction: float = 0.2,
+    shots: Sequence[int] = SHOTS,
+    few_shot_seeds: Sequence[int] = SEEDS,
+    few_shot_standardisation: Kind = "l2",
+    few_shot_c: float = 100.0,
+    tolerance: float = 1e-5,
+    max_iterations: int = 1000,
+) -> ProbeResult:
+    """Measure what embeddings are worth, by the protocol that selects on validation and reports on test.
+
+    The linear probe sweeps standardisation and C on train, chooses on val, fits the choice on train + val and
+    reports on test. Its temperature is fitted on the val logits of the classifier that has not seen val. kNN
+    chooses k on val likewise, with train + val as references for test. Few-shot fits training rows only.
+
+    Args:
+        embeddings: with labels; its splits are kept, missing ones drawn (see `divide`).
+        fast: sweep coarse to fine.
+        seed: of the drawn splits.
+        val_fraction: of train, where val is drawn.
+        test_fraction: of all, where test is drawn.
+        shots: images a class of the few-shot curve.
+        few_shot_seeds: of its draws.
+        few_shot_standardisation: `none`, `l2` or `zscore`; fixed, since few-shot has no rows to choose it on.
+        few_shot_c: fixed likewise.
+        tolerance: largest entry of the gradient at the end of a fit.
+        max_iterations: of each fit.
+
+    Raises:
+        UserError: see `divide`.
+    """
+    parts = divide(embeddings, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
+    table, known = embeddings.embedding.float(), parts.known
+    limits: dict[str, Any] = {"tolerance": tolerance, "max_iterations": max_iterations}
+    val, val_target = table[parts.val], parts.target[parts.val]
+    train_target = parts.target[parts.train]
+    swept = sweep(table[parts.train], train_target, val, val_target, known, fast=fast, **limits)
+    best = swept.best
+    seen = val_target < known
+    temperature = fit_temperature(
+        logits_of(val, best.weight, best.bias, best.standardisation)[seen], val_target[seen]
+    )
+    fit_rows = torch.cat([parts.train, parts.val[seen]])
+    fit_target = parts.target[fit_rows]
+    final = fit_linear(
+        table[fit_rows], fit_target, known, standardisation=best.standardisation, c=best.c, **limits
+    )
+    classifier = LinearClassifier(
+        weight=final.weight,
+        bias=final.bias,
+        class_names=parts.class_names[:known],
+        standardisation=final.standardisation,
+        c=final.c,
+        temperature=temperature,
+        metadata=embeddings.metadata,
+    )
+    test, test_target = table[parts.test], parts.target[parts.test]
+    logits = classifier.logits(test)
+    warnings = parts.warnings + fit_warnings(swept, final, temperature, limits)
+    report = {
+        "embeddings": dict(embeddings.metadata),
+        "versions": versions(),
+        "splits": {**parts.origin, "train": len(parts.train), "val": len(parts.val), "test": len(parts.test)},
+        "class_names": list(parts.class_names[:known]),
+        "linear": {
+            **scores(logits, test_target, parts.class_names, temperature),
+            "standardisation": final.standardisation,
+            "C": final.c,
+            "temperature": temperature,
+            "val_top1": swept.accuracy.nan_to_num(-1).max().item(),
+            "fitted_rows": len(fit_rows),
+            "converged": final.converged,
+            "gradient": final.gradient,
+            "iterations": final.iterations,
+            "sweep": {**sweep_record(swept), "fast": fast, **limits},
+        },
+        "knn": knn_report(table, parts, fit_rows, warnings),
+        "nearest_class_mean": top1(nearest_class_mean(test, table[fit_rows], fit_target, known), test_target),
+        "few_shot": few_shot_report(
+            table, parts, shots, few_shot_seeds, few_shot_standardisation, few_shot_c, warnings
+        ),
+        "warnings": warnings,
+    }
+    return ProbeResult(report, classifier, predictions(embeddings, parts, logits / temperature))
+
+
+def knn_report(table: Tensor, parts: Parts, fit_rows: Tensor, warnings: list[str]) -> dict[str, Any]:
+    """Accuracy at each k, and that of the k chosen on val (of equal ones the smallest)."""
+    val_target, test_target = parts.target[parts.val], parts.target[parts.test]
+    reach = len(parts.train)
+    ks = sorted({min(k, reach) for k in K_NEIGHBOURS})
+    if max(K_NEIGHBOURS) > reach:
+        warnings.append(f"kNN: k is clamped to {reach}, the rows of train")
+    train, target = table[parts.train], parts.target[parts.train]
+    on_val = knn_predictions(table[parts.val], train, target, parts.known, ks=ks)
+    on_test = knn_predictions(table[parts.test], table[fit_rows], parts.target[fit_rows], parts.known, ks=ks)
+    val_top1 = {k: (on_val[k] == val_target).double().mean().item() for k in ks}
+    k = max(ks, key=lambda k: (val_top1[k], -k))
+    return {
+        **top1(on_test[k], test_target),
+        "k": k,
+        "val_top1_by_k": {str(k): val_top1[k] for k in ks},
+        "top1_by_k": {str(k): (on_test[k] == test_target).double().mean().item() for k in ks},
+    }
+
+
+def few_shot_report(
+    table: Tensor,
+    parts: Parts,
+    shots: Sequence[int],
+    seeds: Sequence[int],
+    standardisation: Kind,
+    c: float,
+    warnings: list[str],
+) -> dict[str, Any]:
+    """The few-shot curve as plain types."""
+    if any(n < 1 for n in shots) or not seeds:
+        raise UserError(
+            f"few-shot of {list(shots)} images a class with {len(seeds)} seeds; give at least 1 of each"
+        )
+    curve = few_shot_curve(
+        table[parts.train],
+        parts.target[parts.train],
+        table[parts.test],
+        parts.target[parts.test],
+        parts.known,
+        shots=shots,
+        seeds=seeds,
+        standardisation=standardisation,
+        c=c,
+    )
+    for shot in curve:
+        if shot.short:
+            names = [parts.class_names[number] for number in shot.short]
+            warnings.append(
+                f"{shot.n_per_class}-shot: fewer training rows, all of them used, for {listed(names)}"
+            )
+    points = [
+        {"n_per_class": s.n_per_class, "mean": s.mean, "std": s.std, "accuracies": list(s.accuracies)}
+        for s in curve
+    ]
+    return {"seeds": list(seeds), "standardisation": standardisation, "C": c, "curve": points}
+
+
+def sweep_record(swept: Sweep) -> dict[str, Any]:
+    """Validation accuracy at each point; None where it was not fitted."""
+    rows = [[None if value != value else value for value in row] for row in swept.accuracy.tolist()]
+    return {
+        "C": list(swept.c_grid),
+        "val_top1": dict(zip(swept.kinds, rows, strict=True)),
+        "not_converged": int((~swept.converged).sum()),
+    }
+
+
+def fit_warnings(swept: Sweep, final: Fitted, temperature: float, limits: dict[str, Any]) -> list[str]:
+    """One line for each thing that makes the linear probe's number less than it could be."""
+    lines = []
+    if final.c in (swept.c_grid[0], swept.c_grid[-1]):
+        end = "smallest" if final.c == swept.c_grid[0] else "largest"
+        lines.append(f"the best C, {final.c:g}, is the {end} of the grid; a better one may lie beyond")
+    if not final.converged:
+        lines.append(
+            f"the reported fit did not converge: gradient {final.gradient:.1e} after {final.iterations} "
+            f"iterations, {limits['tolerance']:g} was wanted"
+        )
+    missed = int((~swept.converged).sum())
+    if missed:
+        total = swept.converged.numel()
+        lines.append(f"{missed} of the sweep's {total} fits did not converge to {limits['tolerance']:g}")
+    if min(temperature / TEMPERATURES[0], TEMPERATURES[1] / temperature) < 1.01:
+        lines.append(
+            f"val does not determine a temperature; the end of its range, {temperature:g}, was taken"
+        )
+    return lines
+
+
+def predictions(embeddings: Embeddings, parts: Parts, logits: Tensor) -> Predictions:
+    """Test predictions from calibrated logits `(T, K)`."""
+    confidence, preds = logits.softmax(1).max(1)
+    rows = parts.test.tolist()
+    return Predictions(
+        paths=tuple(embeddings.paths[row] for row in rows),
+        labels=tuple(str(embeddings.labels[row]) for row in rows),
+        preds=tuple(parts.class_names[number] for number in preds.tolist()),
+        confidence=confidence,
+    )
+
+
+def compare_predictions(
+    first: Predictions, second: Predictions, *, resamples: int = 10_000, seed: int = 0
+) -> PairedComparison:
+    """Compare two extractors by their probes' predictions on the same test images.
+
+    Args:
+        first: of one extractor.
+        second: of the other.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+
+    Raises:
+        UserError: the test images or their labels differ.
+    """
+    for one, other in zip(
+        zip(first.paths, first.labels, strict=True),
+        zip(second.paths, second.labels, strict=True),
+        strict=False,
+    ):
+        if one != other:
+            raise UserError(
+                f"the two probes tested different images ({one[0]} as {one[1]!r}, {other[0]} as {other[1]!r}); "
+                "probe both on the same images with the same splits and seed"
+            )
+    if len(first.paths) != len(second.paths):
+        raise UserError(
+            f"the two probes tested {len(first.paths)} and {len(second.paths)} images; "
+            "probe both on the same images with the same splits and seed"
+        )
+    return compare_paired(first.correct, second.correct, resamples=resamples, seed=seed)

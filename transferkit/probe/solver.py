@@ -1,0 +1,201 @@
+"""Full-batch L-BFGS with a strong Wolfe line search, for several classifiers in one batch."""
+
+from collections import deque
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from transferkit.probe.objective import Objective, Value
+
+MEMORY = 10
+TRIALS = 20
+
+
+@dataclass(frozen=True)
+class Fits:
+    """M fitted classifiers.
+
+    Attributes:
+        parameters: `(M, D + 1, K)` float64.
+        gradient: `(M,)` float64, largest absolute entry of the gradient.
+        iterations: `(M,)` int64.
+        converged: `(M,)` bool, gradient at or below the tolerance.
+    """
+
+    parameters: Tensor
+    gradient: Tensor
+    iterations: Tensor
+    converged: Tensor
+
+
+class Pair(NamedTuple):
+    """A step, the change of the gradient along it, `(M, D + 1, K)` each, and their inner product `(M,)`."""
+
+    step: Tensor
+    change: Tensor
+    product: Tensor
+
+
+@dataclass
+class Batch:
+    """The classifiers that are still being fitted: their numbers, and everything that has one entry each."""
+
+    number: Tensor  # (M,)
+    penalty: Tensor  # (M,)
+    parameters: Tensor  # (M, D + 1, K)
+    logits: Tensor  # (N, M, K)
+    value: Value
+    history: deque[Pair]
+
+
+def minimise(
+    objective: Objective, c: Tensor, start: Tensor, *, tolerance: float, max_iterations: int
+) -> Fits:
+    """Minimise the objective for each C; a classifier leaves the batch when it is done.
+
+    L-BFGS (Nocedal and Wright 2006, algorithm 7.5) whose initial inverse Hessian is the objective's
+    preconditioner, renewed in each iteration. Two products with the features an iteration: one for the
+    logits of the direction, which the whole line search then shares, and one for the gradient.
+
+    Args:
+        objective: of N rows, D features, K classes.
+        c: `(M,)` float64, inverse strengths of regularisation.
+        start: `(M, D + 1, K)` float64.
+        tolerance: a fit has converged when no entry of its gradient is larger, as scikit-learn's lbfgs does.
+        max_iterations: of each classifier.
+
+    Returns:
+        The fits. One that cannot be improved further in the features' precision is not converged.
+    """
+    batch = begin(objective, 1 / (c.double() * len(objective.features)), start)
+    parameters = start.clone()
+    gradient = torch.zeros(len(c), dtype=torch.float64)
+    iterations = torch.zeros(len(c), dtype=torch.long)
+    stuck = torch.zeros(len(c), dtype=torch.bool)
+    for iteration in range(max_iterations + 1):
+        largest = batch.value.gradient.abs().amax((1, 2))
+        done = (largest <= tolerance) | stuck | (iteration == max_iterations)
+        if done.any():
+            leaving = batch.number[done]
+            parameters[leaving], gradient[leaving] = batch.parameters[done], largest[done]
+            iterations[leaving] = iteration
+            if done.all():
+                break
+            batch = keep(batch, (~done).nonzero().flatten())
+        stuck = advance(objective, batch)
+    return Fits(parameters, gradient, iterations, gradient <= tolerance)
+
+
+def begin(objective: Objective, penalty: Tensor, start: Tensor) -> Batch:
+    """The batch of all classifiers at their start."""
+    logits = objective.logits(start)
+    value = objective(start, penalty, logits, logits, torch.zeros_like(penalty))
+    return Batch(torch.arange(len(start)), penalty, start, logits, value, deque(maxlen=MEMORY))
+
+
+def keep(batch: Batch, rows: Tensor) -> Batch:
+    """The batch without the classifiers that are done."""
+    value = batch.value
+    return replace(
+        batch,
+        number=batch.number[rows],
+        penalty=batch.penalty[rows],
+        parameters=batch.parameters[rows],
+        logits=batch.logits[:, rows],
+        value=Value(value.loss[rows], value.gradient[rows], value.curvature[rows]),
+        history=deque((Pair(*(part[rows] for part in pair)) for pair in batch.history), maxlen=MEMORY),
+    )
+
+
+def advance(objective: Objective, batch: Batch) -> Tensor:
+    """One iteration, in place; returns `(M,)` bool, which classifiers found no acceptable step."""
+    direction = -two_loop(objective, batch)
+    slope = objective.logits(direction)
+    step, value, found = line_search(objective, batch, direction, slope)
+    moved = step[:, None, None] * direction
+    change = value.gradient - batch.value.gradient
+    batch.history.append(Pair(moved, change, bend(moved, change)))
+    batch.parameters = batch.parameters + moved
+    batch.logits.addcmul_(slope, step.to(slope.dtype)[:, None])
+    batch.value = value
+    return ~found
+
+
+def two_loop(objective: Objective, batch: Batch) -> Tensor:
+    """The inverse Hessian's estimate times the gradient, `(M, D + 1, K)`."""
+    result, coefficients = batch.value.gradient.clone(), []
+    for step, change, product in reversed(batch.history):
+        coefficient = dot(step, result) / product
+        coefficients.append(coefficient)
+        result -= coefficient[:, None, None] * change
+    result = objective.precondition(result, batch.value.curvature, batch.penalty)
+    for (step, change, product), coefficient in zip(batch.history, reversed(coefficients), strict=True):
+        coefficient = coefficient - dot(change, result) / product
+        result += coefficient[:, None, None] * step
+    return result
+
+
+def line_search(
+    objective: Objective, batch: Batch, direction: Tensor, slope: Tensor
+) -> tuple[Tensor, Value, Tensor]:
+    """Step lengths that meet the strong Wolfe conditions (c1 = 1e-4, c2 = 0.9), first trial 1.
+
+    The objective is convex along the direction, so the slope grows with the step: a secant on the slope,
+    held inside its bracket, finds the place. All classifiers are tried together, then those that failed.
+
+    Returns:
+        Steps `(M,)`, values there, and `(M,)` bool, where such a step was found (elsewhere 0).
+    """
+    first, at_start = batch.value.loss, dot(direction, batch.value.gradient)
+    step, low = torch.ones_like(first), torch.zeros_like(first)
+    high, low_slope = torch.full_like(first, torch.inf), at_start.clone()
+    value = Value(*(torch.empty_like(part) for part in vars(batch.value).values()))
+    noise = torch.finfo(slope.dtype).eps * first.abs()
+    trying = torch.arange(len(first))
+    for _ in range(TRIALS):
+        whole = len(trying) == len(first)
+        length, along = step[trying], direction[trying]
+        trial = objective(
+            batch.parameters[trying] + length[:, None, None] * along,
+            batch.penalty[trying],
+            batch.logits if whole else batch.logits[:, trying],
+            slope if whole else slope[:, trying],
+            length,
+        )
+        value.loss[trying], value.gradient[trying], value.curvature[trying] = vars(trial).values()
+        reached, initial = dot(along, trial.gradient), at_start[trying]
+        lower = trial.loss <= first[trying] + 1e-4 * length * initial + noise[trying]
+        failed = ~lower | (reached.abs() > 0.9 * initial.abs())
+        short = failed & lower & (reached < 0)  # the minimum lies beyond
+        far = failed & ~short
+        high[trying[far]] = length[far]
+        # The zero of the slope's secant, taken before the bracket moves.
+        gap = length - low[trying]
+        secant = low[trying] + gap * low_slope[trying] / (low_slope[trying] - reached)
+        low[trying[short]], low_slope[trying[short]] = length[short], reached[short]
+        below, above = low[trying], high[trying]
+        margin = 0.1 * (above - below)
+        inside = secant.nan_to_num().clamp(below + margin, above - margin)
+        onward = torch.where(secant > length, secant, torch.inf).clamp_max(10 * length)
+        step[trying[failed]] = torch.where(above.isinf(), onward, inside)[failed]
+        trying = trying[failed]
+        if len(trying) == 0:
+            break
+    found = torch.ones_like(first, dtype=torch.bool)
+    found[trying], step[trying] = False, 0
+    for part, before in zip(vars(value).values(), vars(batch.value).values(), strict=True):
+        part[trying] = before[trying]
+    return step, value, found
+
+
+def bend(step: Tensor, change: Tensor) -> Tensor:
+    """`step . change`; where rounding makes it not positive infinite, which leaves the pair out."""
+    product = dot(step, change)
+    return torch.where(product > 0, product, torch.inf)
+
+
+def dot(first: Tensor, second: Tensor) -> Tensor:
+    """Inner product of each classifier's parameters, `(M,)`."""
+    return (first * second).sum((1, 2))

@@ -1,0 +1,34 @@
+"""A progress bar on stderr for long work."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+
+class Rate(ProgressColumn):
+    """Steps a second."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def render(self, task: Task) -> Text:
+        """The rate of one task so far."""
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:.0f} {self.unit}/s" if speed else "")
+
+
+@contextmanager
+def progress_bar(label: str, total: int, unit: str = "images") -> Iterator[Callable[[int], None]]:
+    """Show a bar with rate and time left while the block runs; yields ``advance(steps)``.
+
+    Off a terminal nothing is drawn, so that logs stay readable.
+    """
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(unit), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(label, total=total)
+        yield lambda steps: bar.advance(task, steps)

@@ -1,0 +1,30 @@
+"""What embeddings are worth: cosine, neighbours, retrieval, clusters, CKA. Pure functions on tensors."""
+
+from transferkit.similarity.clustering import k_means, nmi
+from transferkit.similarity.compare import compare, knn_overlap, linear_cka, rsa
+from transferkit.similarity.duplicates import near_duplicates, similar_pairs
+from transferkit.similarity.evaluate import Evaluation, evaluate
+from transferkit.similarity.geometry import uniformity
+from transferkit.similarity.neighbours import top_k
+from transferkit.similarity.retrieval import votes
+from transferkit.similarity.rows import class_codes, cosine_matrix, unit_rows, zero_rows
+
+__all__ = [
+    "Evaluation",
+    "class_codes",
+    "compare",
+    "cosine_matrix",
+    "evaluate",
+    "k_means",
+    "knn_overlap",
+    "linear_cka",
+    "near_duplicates",
+    "nmi",
+    "rsa",
+    "similar_pairs",
+    "top_k",
+    "uniformity",
+    "unit_rows",
+    "votes",
+    "zero_rows",
+]

@@ -1,0 +1,127 @@
+"""How classes lie on the sphere: mean cosines, alignment, uniformity, silhouette, without an N x N table."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+ROWS = 4096
+"""Rows turned to float64 at a time."""
+
+
+class ClassSums(NamedTuple):
+    """What the means over pairs are made of, for C classes."""
+
+    total: Tensor
+    """`(C, D)` float64: sum of the class's rows."""
+    squares: Tensor
+    """`(C,)` float64: sum of their squared lengths, the number of its rows that are not zero."""
+    members: Tensor
+    """`(C,)` float64: how many there are."""
+
+
+class PairMeans(NamedTuple):
+    """Means over pairs; a class's own `(C,)`, or over all classes `()`; NaN where there is no pair."""
+
+    intra: Tensor
+    """Cosine of two rows of the same class."""
+    inter: Tensor
+    """Cosine of two rows of different classes."""
+    alignment: Tensor
+    """Squared distance of two rows of the same class (Wang and Isola 2020, arXiv:2005.10242, alpha = 2)."""
+
+
+def class_sums(unit: Tensor, classes: Tensor, count: int) -> ClassSums:
+    """Sums over each class's rows, in float64.
+
+    Args:
+        unit: `(N, D)` unit rows.
+        classes: `(N,)` int64 from 0.
+        count: C, how many classes there are.
+    """
+    total = unit.new_zeros(count, unit.shape[1], dtype=torch.float64)
+    squares = unit.new_zeros(count, dtype=torch.float64)
+    for rows, row_class in zip(torch.split(unit, ROWS), torch.split(classes, ROWS), strict=True):
+        wide = rows.double()
+        total.index_add_(0, row_class, wide)
+        squares.index_add_(0, row_class, wide.square().sum(1))
+    return ClassSums(total, squares, classes.bincount(minlength=count).double())
+
+
+def pair_means(query: ClassSums, reference: ClassSums | None = None) -> tuple[PairMeans, PairMeans]:
+    """Mean cosines and alignment, exact from class sums: the sum of x.y over pairs is (sum of x).(sum of y).
+
+    Args:
+        query: sums of one table.
+        reference: sums of another; None for pairs within one table, a row with itself left out.
+
+    Returns:
+        The means over all pairs, and those of each class (a class's inter: its rows with all others').
+    """
+    other = query if reference is None else reference
+    dots = (query.total * other.total).sum(1)  # (C,) every row with every row of the class
+    pairs = query.members * other.members
+    squares = query.squares * other.members + query.members * other.squares
+    if reference is None:
+        dots, pairs, squares = dots - query.squares, pairs - query.members, squares - 2 * query.squares
+    rest_dots = (query.total * (other.total.sum(0) - other.total)).sum(1)
+    rest_pairs = query.members * (other.members.sum() - other.members)
+    apart = (squares - 2 * dots).clamp(min=0)  # rounding only
+    return (
+        PairMeans(dots.sum() / pairs.sum(), rest_dots.sum() / rest_pairs.sum(), apart.sum() / pairs.sum()),
+        PairMeans(dots / pairs, rest_dots / rest_pairs, apart / pairs),
+    )
+
+
+def silhouette(unit: Tensor, classes: Tensor, sums: ClassSums) -> Tensor:
+    """Silhouette of each row with cosine distance, exact: the mean distance to a class is 1 - x.(its mean).
+
+    (b - a) / max(a, b), a being the mean distance to the row's own class without the row, b the smallest
+    mean distance to another class (Rousseeuw 1987). Rows alone in their class get 0, as in scikit-learn.
+    Takes N * C * D multiplications, so no sample is needed.
+
+    Args:
+        unit: `(N, D)` unit rows.
+        classes: `(N,)` int64 from 0; two classes at least have rows.
+        sums: `class_sums` of the same rows.
+
+    Returns:
+        `(N,)` float64 in [-1, 1].
+    """
+    values = []
+    height = max(1, 2**22 // len(sums.members))
+    for rows, row_class in zip(torch.split(unit, height), torch.split(classes, height), strict=True):
+        wide = rows.double()
+        dots = wide @ sums.total.T  # (B, C)
+        others = sums.members[row_class] - 1  # (B,)
+        own = dots.gather(1, row_class[:, None]).squeeze(1) - wide.square().sum(1)
+        a = 1 - own / others.clamp(min=1)
+        distance = (1 - dots / sums.members).masked_fill_(sums.members == 0, torch.inf)
+        b = distance.scatter_(1, row_class[:, None], torch.inf).amin(1)
+        largest = torch.maximum(a, b)
+        flat = (others == 0) | (largest < 1e-6)  # alone, or all distances are float32's rounding
+        values.append(((b - a) / largest).masked_fill_(flat, 0).clamp_(-1, 1))
+    return torch.cat(values)
+
+
+def uniformity(unit: Tensor) -> float:
+    """log of the mean of exp(-2 |x - y|^2) over all pairs of rows, exact, in tiles (arXiv:2005.10242, t = 2).
+
+    Args:
+        unit: `(N, D)` unit rows; N * N * D / 2 multiplications.
+
+    Returns:
+        From -8 to 0 (all rows equal), about -4 where rows are spread evenly; NaN for a single row.
+    """
+    squares = torch.linalg.vector_norm(unit, dim=1).square()
+    total = unit.new_zeros((), dtype=torch.float64)
+    height, width = 1024, 4096  # 16 MiB of distances at a time
+    for top in range(0, len(unit), height):
+        for left in range(top, len(unit), width):
+            x, y = slice(top, top + height), slice(left, left + width)
+            distance = torch.addmm(squares[x, None] + squares[y], unit[x], unit[y].T, alpha=-2)
+            closeness = distance.clamp_(min=0).mul_(-2).exp_()
+            if left == top:  # holds the diagonal: keep what lies above it
+                closeness.triu_(1)
+            total += closeness.sum(dtype=torch.float64)
+    return float((total / (len(unit) * (len(unit) - 1) / 2)).log())

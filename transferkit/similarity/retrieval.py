@@ -1,0 +1,135 @@
+"""Retrieval metrics of each query: is what lies near of the same class?"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from transferkit.similarity.neighbours import Scorer, select
+
+TEMPERATURE = 0.07
+"""Of the kNN vote, as in Wu et al. 2018 (arXiv:1805.01978) and DINO."""
+
+
+def retrieval(
+    query: Tensor,
+    query_class: Tensor,
+    reference: Tensor,
+    reference_class: Tensor,
+    classes: int,
+    *,
+    ks: Sequence[int] = (1, 5, 10),
+    exclude_self: bool = False,
+    class_sized: bool = True,
+) -> dict[str, Tensor]:
+    """The retrieval metrics of design.md's table, one value a query; NaN where it has nothing to find.
+
+    References are ranked by cosine, equal ones by row. R is the number of references of the query's class
+    (itself not counted); a query with R = 0 is left out. K is clamped to the number of references.
+
+    - `precision_at_1`: 1 where the nearest reference has the query's class.
+    - `hit_rate@K`: 1 where any of the K nearest has it.
+    - `recall@K`: how many of the K nearest have it, divided by R.
+    - `mrr`: 1 / rank of the first that has it.
+    - `knn_accuracy@K`: 1 where the vote of the K nearest, weighted by exp(cosine / 0.07), names it; of
+      equal votes the first class wins.
+    - `r_precision`: how many of the R nearest have it, divided by R.
+    - `map_at_r`: (1/R) * sum over ranks i <= R of precision at i where the i-th has it, else 0
+      (Musgrave et al. 2020, arXiv:2003.08505).
+
+    Args:
+        query: `(Q, D)` unit rows.
+        query_class: `(Q,)` int64 class numbers from 0.
+        reference: `(N, D)` unit rows.
+        reference_class: `(N,)` int64.
+        classes: how many classes there are.
+        ks: the K, each at least 1.
+        exclude_self: query i is reference row i and is not found by itself.
+        class_sized: also the last two, whose lists are as long as the class: slower where classes are large.
+
+    Returns:
+        Name to `(Q,)` float64; empty where no query has anything to find.
+    """
+    relevant = reference_class.bincount(minlength=classes)[query_class] - int(exclude_self)  # (Q,) R
+    # Queries of like R together, so that a block's list is hardly longer than its queries need.
+    order = relevant.argsort(stable=True)
+    order = order[relevant[order] > 0]
+    columns: dict[str, Tensor] = {}
+    if len(order) == 0:
+        return columns
+    shortest = min(max(ks), len(reference) - int(exclude_self))
+    longest = max(shortest, int(relevant.max())) if class_sized else shortest
+    scorer = Scorer(reference)
+    for rows in torch.split(order, scorer.rows(longest)):
+        target, wanted = query_class[rows], relevant[rows]  # (B,)
+        scores = scorer(query[rows])  # (B, N)
+        if exclude_self:
+            scores[torch.arange(len(rows), device=rows.device), rows] = -torch.inf
+        k = max(shortest, int(wanted.max())) if class_sized else shortest
+        cosine, index = select(scores, k)  # (B, k)
+        neighbour = reference_class[index]
+        found = neighbour == target[:, None]
+        block = _at_k(found, wanted, ks)
+        block["mrr"] = 1 / _first_rank(found, scores, target, reference_class)
+        for reach, vote in votes(cosine, neighbour, classes, ks).items():
+            block[f"knn_accuracy@{reach}"] = vote.argmax(1) == target
+        if class_sized:
+            block |= _at_r(found, wanted)
+        for name, value in block.items():
+            columns.setdefault(name, query.new_full((len(query),), torch.nan, dtype=torch.float64))[rows] = (
+                value.double()
+            )
+    return columns
+
+
+def votes(cosine: Tensor, neighbour: Tensor, classes: int, ks: Sequence[int]) -> dict[int, Tensor]:
+    """Votes of the K nearest for each class, a neighbour's weighing exp(cosine / 0.07).
+
+    Args:
+        cosine: `(Q, k)`, descending.
+        neighbour: `(Q, k)` int64, the neighbours' class numbers.
+        classes: how many classes there are.
+        ks: the K; clamped to k.
+
+    Returns:
+        K to `(Q, classes)` float64, each row up to a factor of its own.
+    """
+    weight = ((cosine - cosine[:, :1]).double() / TEMPERATURE).exp()
+    vote = weight.new_zeros(len(cosine), classes)
+    cast, result = 0, {}
+    for k in sorted(set(ks)):
+        vote.scatter_add_(1, neighbour[:, cast:k], weight[:, cast:k])
+        cast, result[k] = k, vote.clone()
+    return result
+
+
+def _at_k(found: Tensor, wanted: Tensor, ks: Sequence[int]) -> dict[str, Tensor]:
+    values = {"precision_at_1": found[:, 0]}
+    for k in ks:
+        hits = found[:, :k].sum(1)
+        values[f"hit_rate@{k}"] = hits > 0
+        values[f"recall@{k}"] = hits.double() / wanted
+    return values
+
+
+def _at_r(found: Tensor, wanted: Tensor) -> dict[str, Tensor]:
+    rank = torch.arange(1, found.shape[1] + 1, device=found.device)
+    found = found & (rank <= wanted[:, None])
+    so_far = found.cumsum(1)
+    precision = (so_far.float() / rank).masked_fill_(~found, 0)
+    return {"r_precision": so_far[:, -1].double() / wanted, "map_at_r": precision.sum(1).double() / wanted}
+
+
+def _first_rank(found: Tensor, scores: Tensor, target: Tensor, reference_class: Tensor) -> Tensor:
+    """Rank from 1 of the first relevant reference, `(B,)`: from the list, or by counting all before it."""
+    rank = found.int().argmax(1) + 1
+    unseen = (~found.any(1)).nonzero().flatten()
+    column = torch.arange(len(reference_class), device=scores.device)
+    for rows in torch.split(unseen, 32):  # few enough to stay in the cache
+        score = scores[rows]  # (b, N)
+        relevant = target[rows, None] == reference_class
+        best, first = torch.where(relevant, score, -torch.inf).max(1, keepdim=True)
+        before = torch.gt(score, best, out=torch.empty_like(score)).sum(1)  # whole floats: exact to 2^24
+        ties = (score == best) & (column < first)
+        rank[rows] = 1 + before.long() + ties.sum(1)
+    return rank
