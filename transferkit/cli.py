@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -46,8 +47,10 @@ def run(arguments: list[str]) -> int:
         return execute(arguments)
     except UserError as error:
         if debug:
-            raise
+            traceback.print_exc()
         return complain(str(error))
+    except SystemExit as done:  # --help and --print_config have been answered
+        return done.code if isinstance(done.code, int) else 0
     except KeyboardInterrupt:
         print("\ntransferkit: interrupted", file=sys.stderr)
         return 130

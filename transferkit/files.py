@@ -37,8 +37,8 @@ def discard(path: Path) -> None:
     """Remove a file or a directory tree, if it is there."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+    elif os.path.lexists(path):
+        path.unlink()
 
 
 def cache_dir() -> Path:

@@ -55,7 +55,7 @@ def read_image(path: str | Path) -> Tensor:
         ImageError: the file cannot be opened (the system's reason) or is no image that ``decode`` accepts.
     """
     try:
-        status = os.stat(path)
+        status = Path(path).stat()
         if not stat.S_ISREG(status.st_mode):  # a pipe would wait for ever
             raise ImageError("not a regular file")
         if status.st_size > MAX_FILE_BYTES:
@@ -95,13 +95,14 @@ def decode(data: bytes) -> Tensor:
         if name == "TIFF":
             with _metadata_warnings_settled():
                 image.load()
-        pixels = _pixels(image)
+        pixels, orientation = _pixels(image), _orientation(image)
     except ImageError:
         raise
     except Exception as error:  # decoders raise whatever they like on broken data
         early = any(words in str(error).lower() for words in ("truncated", "end of file", "not enough"))
         raise ImageError(f"{'truncated' if early else 'corrupt'} {name}") from error
-    return _upright(pixels, _orientation(image))
+    del image  # a large picture is turned without Pillow's copy in memory
+    return _upright(pixels, orientation)
 
 
 @contextmanager
@@ -138,8 +139,8 @@ def _check_work(size: tuple[int, int], scans: int) -> None:
 def _ends_early(data: bytes, format: str) -> bool:
     """Whether the end of the file is missing in a way that the format's decoder does not notice."""
     match format:
-        case "PNG":
-            return b"IEND" not in data
+        case "PNG":  # the last chunk, empty, with its checksum
+            return b"IEND\xae\x42\x60\x82" not in data
         case "BMP":
             return int.from_bytes(data[2:6], "little") > len(data)
         case "JPEG2000":  # end of codestream: no such pair of bytes in packet data (ISO 15444-1, B.10.1)

@@ -1,20 +1,21 @@
 """The LightningModule: an extractor's backbone and a linear head, trained on labelled images."""
 
+import logging
+import math
 import os
 import time
+from collections.abc import Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MetricCollection
 
-from transferkit.checkpoints import complete, drop_frozen, frozen_sha256, restore_frozen
+from transferkit.checkpoints import drop_frozen, frozen_sha256, restore_frozen
 from transferkit.data.augmentation import view_seed
 from transferkit.data.batches import Batch
 from transferkit.data.datamodule import ImageDataModule
@@ -26,6 +27,8 @@ from transferkit.freezing import Regime, first_trainable, freeze, frozen_keys, s
 from transferkit.metrics import classification_metrics
 from transferkit.optimizers import cosine_with_warmup, make_optimizer, parameter_groups
 from transferkit.versions import versions
+
+log = logging.getLogger(__name__)
 
 
 class TransferModule(LightningModule):
@@ -74,6 +77,7 @@ class TransferModule(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
+        check_ranges(self.hparams)
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # what seed_everything was given
         if regime == "scratch":
             if weights not in ("DEFAULT", "none"):
@@ -84,21 +88,23 @@ class TransferModule(LightningModule):
         self.preprocessing = extractor.preprocessing
         self.class_names: list[str] = []
         self.head: nn.Linear | None = None  # made when the classes are known
-        if Path(backbone).suffix == ".ckpt" and extractor.head:
+        if extractor.head and extractor.l2_normalize == l2_normalize:
             self.set_classes(extractor.class_names)
-            self.head = extractor.head
+            self.head = extractor.head  # kept where the data has the same classes
         self.regime, self.l2_normalize, self.dropout = regime, l2_normalize, dropout
         self.first_trainable = first_trainable(self.backbone, regime, unfreeze_last)
         freeze(self.backbone, self.first_trainable)
         self.class_weights: Tensor | None = None
         self.class_counts: dict[str, int] = {}
         self.by_class: dict[str, Tensor] = {}
-        self.fit_ended = False
+        self.train_loss = torch.zeros(2)  # sums of loss and of images over the epoch
 
     def as_extractor(self) -> Extractor:
         """The extractor as it stands, in eval mode, sharing its weights with this module."""
         record = self.describe()
-        return Extractor(self.backbone, self.preprocessing, self.head, self.class_names, self.l2_normalize, record)
+        return Extractor(
+            self.backbone, self.preprocessing, self.head, self.class_names, self.l2_normalize, record
+        )
 
     def set_classes(self, names: list[str]) -> None:
         """Make a new head for the given classes; its weights depend on the seed alone."""
@@ -137,10 +143,14 @@ class TransferModule(LightningModule):
         """Exchange classes and preprocessing with the data, checking what can be checked without decoding."""
         data.preprocessing = self.preprocessing
         data.setup(stage)
-        if self.class_names and stage != "fit":
+        if stage != "fit":
             data.set_class_names(self.class_names)
         elif self.class_names != data.class_names:
             self.set_classes(data.class_names)
+        if stage == "fit":
+            data.loss_weights()  # refused now rather than after an hour of embedding
+            if self.regime != "frozen" and data.views:
+                log.warning("--data.views %d has no effect: only a frozen backbone is cached", data.views)
 
     def train(self, mode: bool = True) -> "TransferModule":
         """Train or evaluate; frozen stages stay in eval mode, so that their BatchNorm does not move by a bit."""
@@ -171,8 +181,10 @@ class TransferModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Cross-entropy of one batch."""
-        loss = self.loss(self.classify(self.embed(batch)), batch["target"], self.hparams["label_smoothing"])
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch["target"]), sync_dist=True)
+        target = batch["target"]
+        loss = self.loss(self.classify(self.embed(batch)), target, self.hparams["label_smoothing"])
+        # self.log once a step takes longer than a step on cached embeddings
+        self.train_loss += torch.stack([loss.detach() * len(target), loss.new_tensor(len(target))])
         return loss
 
     def loss(self, logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
@@ -220,16 +232,22 @@ class TransferModule(LightningModule):
         """Log the metrics under ``test/``."""
         self.log_metrics("test")
 
+    def on_fit_start(self) -> None:
+        """Leave eval mode, in which extractors are built: Lightning trains in the mode it finds."""
+        self.train()
+
     def on_train_epoch_start(self) -> None:
         """Dropout's draws depend on seed and epoch alone, so that a resumed fit repeats them."""
         torch.manual_seed(view_seed(self.seed, self.current_epoch, self.trainer.global_rank))
+        self.train_loss = torch.zeros(2, device=self.device)
+        self.rates = learning_rates(self.trainer.optimizers[0])
         self.epoch_start = time.perf_counter()
 
     def on_train_epoch_end(self) -> None:
-        """Log the epoch's time in seconds and the learning rates."""
-        self.log("epoch_time", time.perf_counter() - self.epoch_start)
-        for group in self.trainer.optimizers[0].param_groups:
-            self.log(f"lr/{group['name'].split('/')[0]}", group["lr"])
+        """Log the loss, the epoch's time in seconds (validation included) and its first learning rates."""
+        total: Any = self.trainer.strategy.reduce(self.train_loss, reduce_op="sum")
+        seconds = time.perf_counter() - self.epoch_start
+        self.log_dict({"train/loss": total[0] / total[1], "epoch_time": seconds, **self.rates})
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW or SGD over the parameter groups, cosine with warm-up by step."""
@@ -239,6 +257,8 @@ class TransferModule(LightningModule):
             self.backbone, self.head, h["lr_head"], h["lr_backbone"], h["layer_decay"], h["weight_decay"]
         )
         optimizer = make_optimizer(h["optimizer"], groups, h["momentum"])
+        if math.isinf(self.trainer.estimated_stepping_batches):
+            raise UserError("the cosine schedule needs an end; give --trainer.max_epochs or --trainer.max_steps")
         steps = int(self.trainer.estimated_stepping_batches)
         warmup = round(h["warmup_epochs"] * steps / max(1, self.trainer.max_epochs or 1))
         scheduler = cosine_with_warmup(optimizer, steps, min(warmup, steps // 2))
@@ -253,6 +273,11 @@ class TransferModule(LightningModule):
     def frozen_sha256(self) -> str:
         """SHA-256 over what training does not change."""
         return frozen_sha256(self.backbone.state_dict(), self.frozen_keys)
+
+    @cached_property
+    def versions(self) -> dict[str, str]:
+        """Versions of the libraries, looked up once: it reads many files."""
+        return versions()
 
     def describe(self) -> dict[str, Any]:
         """The checkpoint's plain-typed record: all that an extractor needs, and what is known of the training."""
@@ -269,13 +294,13 @@ class TransferModule(LightningModule):
             "regime": self.regime,
             "weights": f"{self.hparams['backbone']} ({self.hparams['weights']})",
             "metrics": {name: float(value) for name, value in logged.items()},
-            "versions": versions(),
+            "versions": self.versions,
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the record; leave out frozen weights while the fit goes on."""
         checkpoint[KEY] = self.describe()
-        if not self.fit_ended and self.frozen_keys:
+        if self.trainer.training and self.frozen_keys:
             checkpoint[KEY]["frozen_sha256"] = self.frozen_sha256
             drop_frozen(checkpoint, self.frozen_keys)
 
@@ -298,10 +323,27 @@ class TransferModule(LightningModule):
                 trainer.datamodule.set_class_names(names)
         restore_frozen(checkpoint, self.backbone.state_dict(), self.frozen_keys)
 
-    def on_fit_end(self) -> None:
-        """Complete the checkpoints that the fit leaves."""
-        self.fit_ended = True
-        for callback in self.trainer.checkpoint_callbacks if self.trainer.is_global_zero else []:
-            for path in {callback.best_model_path, getattr(callback, "last_model_path", "")} - {""}:
-                if isinstance(callback, ModelCheckpoint) and Path(path).is_file():
-                    complete(Path(path), self.backbone.state_dict(), self.frozen_keys)
+
+def learning_rates(optimizer: Any) -> dict[str, float]:
+    """``lr/head`` and ``lr/backbone``, the highest of its stages, from the names of the parameter groups."""
+    rates: dict[str, float] = {}
+    for group in optimizer.param_groups:
+        name = f"lr/{group['name'].split('/')[0]}"
+        rates[name] = max(rates.get(name, 0.0), group["lr"])
+    return rates
+
+
+def check_ranges(options: Mapping[str, Any]) -> None:
+    """Refuse numbers that no training can use.
+
+    Raises:
+        UserError: naming the option and its range.
+    """
+    for name in ("lr_head", "lr_backbone", "weight_decay", "warmup_epochs"):
+        if not 0 <= options[name] < math.inf:
+            raise UserError(f"--model.{name} is {options[name]}; give a number from 0 up")
+    for name in ("momentum", "label_smoothing", "dropout"):
+        if not 0 <= options[name] < 1:
+            raise UserError(f"--model.{name} is {options[name]}; give a number in [0, 1)")
+    if not 0 < options["layer_decay"] <= 1:
+        raise UserError(f"--model.layer_decay is {options['layer_decay']}; give a number in (0, 1], 1 for none")

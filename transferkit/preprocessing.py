@@ -278,12 +278,12 @@ def _shorten(image: Tensor, limit: int) -> Tensor:
 
 
 def _sized(preprocessing: Preprocessing, image_size: Size) -> dict[str, Any]:
+    image_size = _size("image_size", image_size)
     if preprocessing.crop is None:
         return {"resize": image_size}
-    _size("image_size", image_size)
-    old, new = min(preprocessing.crop), max(image_size)
     if isinstance(preprocessing.resize, int):
-        return {"resize": round(new * preprocessing.resize / old), "crop": image_size}
+        ratio = preprocessing.resize / max(preprocessing.crop)
+        return {"resize": round(max(image_size) * ratio), "crop": image_size}
     height, width = (
         round(side * full / part)
         for side, full, part in zip(image_size, preprocessing.resize, preprocessing.crop, strict=True)

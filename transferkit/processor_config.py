@@ -9,7 +9,6 @@ from transferkit.errors import UserError
 # Of transformers' image processors: what a preprocessor_config.json may leave out, first in general, then by
 # class where it differs (transformers 5, models/*/image_processing_*.py). Other classes do other arithmetic.
 _SQUARE = {"height": 224, "width": 224}
-_HALF = (0.5, 0.5, 0.5)
 _CLIP = {
     "size": {"shortest_edge": 224},
     "default_to_square": False,
@@ -19,10 +18,18 @@ _CLIP = {
     "image_std": (0.26862954, 0.26130258, 0.27577711),
 }
 _DEFAULTS: dict[str, Any] = {
-    **{"do_resize": True, "size": _SQUARE, "default_to_square": True, "resample": 2},
-    **{"do_center_crop": False, "crop_size": _SQUARE, "crop_pct": 224 / 256},
-    **{"do_rescale": True, "rescale_factor": 1 / 255},
-    **{"do_normalize": True, "image_mean": _HALF, "image_std": _HALF},
+    "do_resize": True,
+    "size": _SQUARE,
+    "default_to_square": True,
+    "resample": 2,
+    "do_center_crop": False,
+    "crop_size": _SQUARE,
+    "crop_pct": 224 / 256,
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": (0.5, 0.5, 0.5),
+    "image_std": (0.5, 0.5, 0.5),
 }
 _PROCESSORS: dict[str, dict[str, Any]] = {
     "ViT": {},
@@ -112,6 +119,8 @@ def _height_width(size: tuple[int, int]) -> dict[str, int]:
 
 
 def _config_size(field: str, value: Any, square: bool) -> int | tuple[int, int]:
+    if isinstance(value, dict):
+        value = {key: side for key, side in value.items() if side is not None}
     match value:
         case int(side):
             return (side, side) if square else side

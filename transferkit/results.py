@@ -126,7 +126,7 @@ def draw_confusion(trainer: Trainer, module: LightningModule, stage: str) -> Non
     size = min(12.0, 3 + 0.3 * len(matrix))
     figure = Figure(figsize=(size, size), layout="constrained")
     axes = figure.subplots()
-    axes.imshow(matrix / matrix.sum(1, keepdim=True).clamp(min=1), vmin=0, vmax=1, cmap="Blues")
+    axes.imshow((matrix / matrix.sum(1, keepdim=True).clamp(min=1)).numpy(), vmin=0, vmax=1, cmap="Blues")
     axes.set(xlabel="predicted", ylabel="true", title=f"{stage}: {int(matrix.sum())} images")
     if len(matrix) <= 40:
         axes.set_xticks(range(len(matrix)), module.class_names, rotation=90)

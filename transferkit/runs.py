@@ -2,18 +2,21 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from transferkit.errors import UserError
-from transferkit.files import atomic_path
+from transferkit.files import atomic_path, discard
 
 
 def new_run(root: Path, name: str) -> Path:
     """Make the next run directory of a name.
 
     Raises:
-        UserError: the place cannot be written.
+        UserError: the place cannot be written, or the name is no name of a folder.
     """
+    if name in ("", "..") or Path(name).name != name:
+        raise UserError(f"--name {name!r} cannot name a folder; leave out slashes and dots")
     folder = root / "runs" / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -28,6 +31,14 @@ def new_run(root: Path, name: str) -> Path:
         raise UserError(
             f"cannot write the run directory {folder}: {error.strerror}; set --trainer.default_root_dir DIR"
         ) from error
+
+
+def remove_run(run: Path) -> None:
+    """Remove a run directory and the folders that it alone was in."""
+    discard(run)
+    for folder in (run.parent, run.parent.parent):
+        with suppress(OSError):  # other runs are in it
+            folder.rmdir()
 
 
 def newest_run(root: Path, name: str | None) -> Path:
@@ -50,21 +61,20 @@ def numbers(folder: Path) -> list[int]:
     return [int(run.name) for run in folder.glob("*") if run.name.isdecimal() and run.is_dir()]
 
 
-def find_checkpoint(root: Path, name: str | None, which: str) -> tuple[Path, Path]:
-    """The run directory and file that ``best``, ``last`` or a path stand for.
+def find_checkpoint(root: Path, name: str | None, which: str) -> tuple[Path | None, Path]:
+    """The run directory and file that ``best``, ``last`` or a path stand for; None for a file in no run.
 
     Raises:
         UserError: there is no such checkpoint.
     """
     if which in ("best", "last"):
-        run = newest_run(root, name)
-        path = run / "checkpoints" / f"{which}.ckpt"
+        path = newest_run(root, name) / "checkpoints" / f"{which}.ckpt"
     else:
-        path = Path(which)
-        run = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+        path = Path(which).expanduser()
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist; give --ckpt_path best, last or a file")
-    return run, path
+    run = path.parent.parent
+    return run if path.parent.name == "checkpoints" and (run / "config.yaml").is_file() else None, path
 
 
 def update_metrics(run: Path, values: Mapping[str, float]) -> None:

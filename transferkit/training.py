@@ -2,6 +2,8 @@
 
 import csv
 import logging
+import math
+import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,41 +11,87 @@ from typing import Any
 
 import lightning
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import Checkpoint, RichProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
-from transferkit.checkpoints import AtomicCheckpointIO
-from transferkit.files import atomic_path
+from transferkit.checkpoints import AtomicCheckpointIO, complete
+from transferkit.extractor.checkpoint import KEY, load
+from transferkit.files import atomic_path, discard
+from transferkit.module import TransferModule
 from transferkit.results import Results
 
 MONITOR = "val/acc"
 TRAINER_DEFAULTS: Mapping[str, Any] = {
     "max_epochs": 20,
     "num_sanity_val_steps": 0,
-    "log_every_n_steps": 1,
+    "log_every_n_steps": 0,  # all is logged by the epoch
     "enable_model_summary": False,
     "default_root_dir": ".",
 }
 
 
-def run_parts(run: Path) -> tuple[list[Callback], list[Logger]]:
-    """Callbacks and loggers that fill a run directory.
-
-    ``checkpoints/best.ckpt`` is the epoch of the highest ``val/acc``, ``last.ckpt`` the latest.
-    """
-    common: dict[str, Any] = {
-        "dirpath": run / "checkpoints",
-        "save_on_train_epoch_end": True,
-        "auto_insert_metric_name": False,
-        "enable_version_counter": False,
-    }
-    callbacks: list[Callback] = [
-        Results(run),
-        MetricsTable(run / "metrics.csv"),
-        ModelCheckpoint(filename="best", monitor=MONITOR, mode="max", **common),
-        ModelCheckpoint(filename="last", **common),
-    ]
+def run_parts(run: Path, checkpoints: bool = True) -> tuple[list[Callback], list[Logger]]:
+    """Callbacks and loggers that fill a run directory."""
+    callbacks: list[Callback] = [Results(run), MetricsTable(run / "metrics.csv")]
+    if checkpoints:
+        callbacks.append(Checkpoints(run / "checkpoints"))
     return callbacks, [Events(run, name="", version="")]
+
+
+class Checkpoints(Checkpoint):
+    """``best.ckpt``, the first epoch of the highest ``val/acc``, and ``last.ckpt``, for resuming.
+
+    ``last.ckpt`` is written after the first epoch and the last, and in between as often as it takes no
+    more than a tenth of the time: where epochs are short it may be some epochs old.
+
+    Args:
+        folder: where they are written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.best, self.last = folder / "best.ckpt", folder / "last.ckpt"
+        self.highest = -math.inf
+        self.written, self.cost = -math.inf, 0.0  # when last.ckpt was, and how long it took, in seconds
+
+    def state_dict(self) -> dict[str, Any]:
+        """The highest score, for a resumed fit."""
+        return {"highest": self.highest}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.highest = state_dict["highest"]
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remove what a killed fit left half-written."""
+        for path in self.last.parent.glob(".*.tmp") if trainer.is_global_zero else ():
+            discard(path)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write what is due."""
+        score = float(trainer.callback_metrics.get(MONITOR, -math.inf))
+        improved = score > self.highest
+        self.highest = max(score, self.highest)
+        if improved:  # before last.ckpt, which says that it is there
+            trainer.save_checkpoint(self.best)
+        start = time.monotonic()
+        due = start - self.written > 10 * self.cost or is_last_epoch(trainer)
+        if trainer.strategy.broadcast(due):
+            trainer.save_checkpoint(self.last)
+            self.written = time.monotonic()
+            self.cost = self.written - start
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Complete what the fit leaves: frozen weights were left out."""
+        assert isinstance(pl_module, TransferModule)
+        for path in (self.best, self.last) if trainer.is_global_zero else ():
+            if path.is_file():
+                complete(path, pl_module.backbone.state_dict(), pl_module.frozen_keys)
+
+
+def is_last_epoch(trainer: Trainer) -> bool:
+    """Whether the epoch that ends is the fit's last. (``trainer.fit_loop.done`` would change its state.)"""
+    steps_done = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
+    return trainer.should_stop or steps_done or trainer.current_epoch + 1 == trainer.max_epochs
 
 
 class Events(TensorBoardLogger):
@@ -54,8 +102,11 @@ class Events(TensorBoardLogger):
         self.experiment.flush()
 
 
-class MetricsTable(Callback):
+class MetricsTable(Checkpoint):
     """``metrics.csv``: a row an epoch, all logged names; a resumed fit goes on in it.
+
+    (A Checkpoint by type, so that Lightning calls it when the module has logged its epoch; before the
+    checkpoints themselves, so that a resumed fit finds every row it needs.)
 
     Args:
         path: the file to write.
@@ -85,9 +136,15 @@ class MetricsTable(Callback):
             writer.writerows(self.rows)
 
 
-def make_trainer(run: Path, **options: Any) -> Trainer:
-    """A Trainer that fills a run directory; options as of :class:`lightning.pytorch.Trainer`."""
-    callbacks, loggers = run_parts(run)
+def make_trainer(run: Path, checkpoints: bool = True, **options: Any) -> Trainer:
+    """A Trainer that fills a run directory.
+
+    Args:
+        run: the run directory.
+        checkpoints: whether to write ``best.ckpt`` and ``last.ckpt``.
+        options: as of :class:`lightning.pytorch.Trainer`.
+    """
+    callbacks, loggers = run_parts(run, checkpoints)
     callbacks += options.pop("callbacks", [])
     plugins = [AtomicCheckpointIO(), *options.pop("plugins", [])]
     given = {**TRAINER_DEFAULTS, **options}
@@ -100,15 +157,10 @@ def progress_callback() -> Callback:
     return RichProgressBar(leave=False, console_kwargs={"stderr": True})
 
 
-def best_metrics(trainer: Trainer) -> dict[str, float]:
-    """The metrics logged at the epoch of the best checkpoint, as its record keeps them."""
-    from transferkit.extractor.checkpoint import KEY, load
-
-    callback = trainer.checkpoint_callback
-    path = getattr(callback, "best_model_path", "")
-    if path and Path(path).is_file():
-        return dict(load(Path(path))[KEY]["metrics"])
-    return {name: float(value) for name, value in trainer.callback_metrics.items()}
+def best_metrics(run: Path) -> dict[str, float]:
+    """The metrics logged at the epoch of a run's ``best.ckpt``, as its record keeps them; none without one."""
+    path = run / "checkpoints" / "best.ckpt"
+    return dict(load(path)[KEY]["metrics"]) if path.is_file() else {}
 
 
 def quiet_libraries() -> None:

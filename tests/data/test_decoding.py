@@ -162,8 +162,6 @@ def test_a_cache_that_cannot_be_written_costs_a_warning(
 def test_what_was_found_before_an_interruption_is_kept(
     table: ImageTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("transferkit.data.decoding._ROUND", 2)
-
     def interrupted(path: Path) -> object:
         if Path(path).name == "3.jpg":
             raise KeyboardInterrupt
@@ -172,7 +170,13 @@ def test_what_was_found_before_an_interruption_is_kept(
     monkeypatch.setattr("transferkit.data.sources.read_image", interrupted)
     with pytest.raises(KeyboardInterrupt):
         verify(table, workers=1)
-    assert recall(table) == {"a/0.jpg": None, "a/1.jpg": None}
+    assert recall(table) == {"a/0.jpg": None, "a/1.jpg": None, "a/2.jpg": None}
+
+
+def test_many_rounds_find_what_one_finds(table: ImageTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transferkit.data.decoding._ROUND", 2)
+    assert list(verify(table)) == ["a/4.jpg", "a/5.png", "a/6.png"]
+    assert len(recall(table)) == 6
 
 
 def test_digits_need_no_decoding(cache: Path) -> None:

@@ -26,14 +26,19 @@ def find_config(name: str) -> Path:
     raise UserError(f"no config {name!r} here, in configs/ or shipped; the shipped ones: {', '.join(names)}")
 
 
-def option(arguments: Sequence[str], name: str) -> str | None:
-    """The last value of ``--name VALUE`` or ``--name=VALUE``, or None."""
-    values = all_options(arguments, name)
+def setting(arguments: Sequence[str], files: Sequence[Path], name: str) -> str | None:
+    """The value of an option: its last on the command line, else that of the last config that has it."""
+    values = all_options(arguments, f"--{name}")
+    for file in reversed(files):
+        found: Any = read_yaml(file)
+        for part in name.split("."):
+            found = found.get(part) if isinstance(found, dict) else None
+        values = values or ([str(found)] if found is not None else [])
     return values[-1] if values else None
 
 
 def all_options(arguments: Sequence[str], name: str) -> list[str]:
-    """Every value of an option, in order.
+    """Every value of ``--name VALUE`` or ``--name=VALUE``, in order.
 
     Raises:
         UserError: the option stands last, without a value.
@@ -82,3 +87,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def as_config(content: dict[str, Any]) -> list[str]:
     """Options as an inline ``--config``, which later arguments override."""
     return ["--config", json.dumps(content)] if content else []
+
+
+def check_sections(path: Path) -> None:
+    """Refuse a config whose sections hold no options: the parser would pass over them in silence.
+
+    Raises:
+        UserError: naming the section.
+    """
+    for section in ("model", "data", "trainer"):
+        if not isinstance(read_yaml(path).get(section, {}), dict):
+            raise UserError(f"config {path}: {section} holds no options (key: value)")

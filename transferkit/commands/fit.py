@@ -1,5 +1,6 @@
 """``fit``, ``validate``, ``test`` and ``predict``: LightningCLI with run directories."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,15 +9,25 @@ import yaml
 from jsonargparse import ArgumentError
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from transferkit.commands import report
-from transferkit.commands.arguments import all_options, as_config, find_config, option, read_yaml, without_option
+from transferkit.commands.arguments import (
+    all_options,
+    as_config,
+    check_sections,
+    find_config,
+    read_yaml,
+    setting,
+    without_option,
+)
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.data.splits import save_splits
 from transferkit.errors import UserError
-from transferkit.files import atomic_path, discard
+from transferkit.extractor.checkpoint import KEY, load
+from transferkit.files import atomic_path
 from transferkit.module import TransferModule
-from transferkit.runs import find_checkpoint, new_run, update_metrics
+from transferkit.runs import find_checkpoint, new_run, remove_run, update_metrics
 from transferkit.training import (
     MONITOR,
     TRAINER_DEFAULTS,
@@ -27,18 +38,20 @@ from transferkit.training import (
     run_parts,
 )
 
+VERBS = ("fit", "validate", "test", "predict")
 SAVED = ("seed_everything", "name", "model", "data", "trainer")
+SPLITTING = ("val_fraction", "test_fraction", "split_seed", "n_per_class")
+MOVABLE = ("root", "num_workers", "splits")  # what a resumed fit may change and end with the same weights
+RUN = "TRANSFERKIT_RUN"  # tells the processes that Lightning starts for more devices where to write
 
 
 def main(arguments: list[str]) -> int:
     """Run one of the four verbs; the exit status."""
-    verb, *rest = arguments
+    verb, *rest = ["--config" if argument == "-c" else argument for argument in arguments]
     quiet_libraries()
-    asked = bool({"-h", "--help"} & set(rest))
-    run, checkpoint, prepared = (None, None, rest) if asked else prepare(verb, rest)
-    sys.argv = ["transferkit", verb, *prepared]  # LightningCLI and relaunched processes read it
+    run, prepared = prepare(verb, rest)
     try:
-        cli = TransferCLI(run, checkpoint)
+        cli = TransferCLI(run, [verb, *prepared])
     except ArgumentError as error:
         raise UserError(report.explain(str(error))) from error
     if cli.interrupted:
@@ -46,59 +59,50 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def prepare(verb: str, arguments: list[str]) -> tuple[Path | None, Path | None, list[str]]:
+def prepare(verb: str, arguments: list[str]) -> tuple[Path | None, list[str]]:
     """Find configs, run and checkpoint; the arguments in the order that lets explicit ones win.
 
     A run's own config comes first, then the user's configs, then what the checkpoint decides, then
     the command line.
 
     Returns:
-        The run to go on in (None: a new one), its checkpoint, and the arguments for the parser.
-    """
-    files = [find_config(name) for name in all_options(arguments, "--config")]
-    explicit = without_option(without_option(arguments, "--config"), "--ckpt_path")
-    configs = [argument for file in files for argument in ("--config", str(file))]
-    name = option(arguments, "--name") or next((config_name(file) for file in reversed(files)), None)
-    which = option(arguments, "--ckpt_path")
-    if verb == "fit" and which is None:
-        named = [] if option(explicit, "--name") else as_config({"name": name or "fit"})
-        return None, None, [*configs, *named, *explicit]
-    root = Path(option(arguments, "--trainer.default_root_dir") or ".")
-    run, checkpoint = find_checkpoint(root, name, which or "best")
-    saved = read_yaml(run / "config.yaml") if (run / "config.yaml").is_file() else {}
-    if verb == "fit":
-        refuse_changes(explicit, saved, checkpoint)
-        return run, checkpoint, [*as_config(saved), *explicit, "--ckpt_path", str(checkpoint)]
-    if option(explicit, "--model.backbone") or option(explicit, "--model.weights"):
-        raise UserError(f"--model.backbone and --model.weights are decided by the checkpoint {checkpoint}; leave them out")
-    model = {"backbone": str(checkpoint), "weights": "DEFAULT", "regime": "frozen", "pooling": None}
-    decided = {"model": {**saved.get("model", {}), **model, "preprocessing": None, "architecture": None}}
-    head = [*as_config(saved), *configs, *as_config(decided)]
-    return run, checkpoint, [*head, *explicit, "--ckpt_path", str(checkpoint)]
-
-
-def refuse_changes(explicit: list[str], saved: dict[str, Any], checkpoint: Path) -> None:
-    """A resumed fit keeps its model and data: its optimiser state and splits belong to them.
+        The run to go on in (None: a new one) and the arguments for the parser.
 
     Raises:
-        UserError: an option of the command line says otherwise.
+        UserError: no such config, run or checkpoint; options that the checkpoint decides.
     """
-    for argument in explicit:
-        key = argument.split("=", 1)[0].removeprefix("--")
-        section, _, field = key.partition(".")
-        if section not in ("model", "data") or not field:
-            continue
-        value = yaml.safe_load(option(explicit, f"--{key}") or "")
-        if saved.get(section, {}).get(field) != value:
-            raise UserError(
-                f"--{key} {value} differs from the run that {checkpoint} resumes "
-                f"({saved.get(section, {}).get(field)}); leave it out, or start a new fit with --model.backbone {checkpoint}"
-            )
-
-
-def config_name(file: Path) -> str:
-    """The run's name that a config stands for: its ``name``, or that of the file."""
-    return str(read_yaml(file).get("name") or file.stem)
+    files = [find_config(name) for name in all_options(arguments, "--config")]
+    for file in files:
+        check_sections(file)
+    explicit = without_option(without_option(arguments, "--config"), "--ckpt_path")
+    configs = [argument for file in files for argument in ("--config", str(file))]
+    name = setting(arguments, files, "name") or (files[-1].stem if files else None)
+    which = setting(arguments, files, "ckpt_path")
+    asks = any(argument in ("-h", "--help") or argument.startswith("--print_config") for argument in explicit)
+    if which is None and (verb == "fit" or asks):
+        return None, [*as_config({"name": name or verb}), *configs, *explicit]
+    root = Path(setting(arguments, files, "trainer.default_root_dir") or ".")
+    run, checkpoint = find_checkpoint(root, name, which or "best")
+    record = load(checkpoint)[KEY]
+    saved = read_yaml(run / "config.yaml") if run else {}
+    if verb == "fit":
+        if not run:
+            raise UserError(f"{checkpoint} lies in no run to resume; start a new fit with --model.backbone {checkpoint}")
+        return run, [*as_config(saved), *configs, *explicit, "--ckpt_path", str(checkpoint)]
+    for option in ("backbone", "weights", "architecture"):
+        if all_options(explicit, f"--model.{option}"):
+            raise UserError(f"--model.{option} is decided by the checkpoint {checkpoint}; leave it out")
+    decided = {
+        "backbone": str(checkpoint),
+        "weights": "DEFAULT",
+        "regime": "frozen",
+        "pooling": None,
+        "l2_normalize": record["l2_normalize"],
+        "preprocessing": None,
+        "architecture": None,
+    }
+    first = [*as_config({"name": name or verb} | saved), *configs, *as_config({"model": decided})]
+    return run, [*first, *explicit, "--ckpt_path", str(checkpoint)]
 
 
 class TransferCLI(LightningCLI):
@@ -106,92 +110,148 @@ class TransferCLI(LightningCLI):
 
     Args:
         run: the run to go on in, or None for a new one.
-        checkpoint: the checkpoint that is resumed or evaluated.
+        arguments: verb and options.
     """
 
-    def __init__(self, run: Path | None, checkpoint: Path | None) -> None:
-        self.run, self.checkpoint, self.interrupted = run, checkpoint, False
+    def __init__(self, run: Path | None, arguments: list[str]) -> None:
+        self.run, self.interrupted = run, False
         self.is_new = run is None
+        self.arguments = arguments
+        options = {"exit_on_error": False, "allow_abbrev": False}
         super().__init__(
             TransferModule,
             ImageDataModule,
             save_config_callback=None,
             trainer_defaults=dict(TRAINER_DEFAULTS),
             seed_everything_default=0,
-            parser_kwargs={"exit_on_error": False, "prog": "transferkit"},
+            auto_configure_optimizers=False,
+            parser_kwargs={**options, "prog": "transferkit", **{verb: dict(options) for verb in VERBS}},
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """``--name``, under which the run is kept."""
         parser.add_argument("--name", default="fit", type=str, help="runs/<name>/<number>/ is the run's directory")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse ours; ``sys.argv`` stays the user's, for the processes that Lightning starts with it."""
+        self.config = parser.parse_args(self.arguments)
+
     def _parse_ckpt_path(self) -> None:
         """Leave explicit values alone: the checkpoint's are no defaults here (Lightning issue 21455)."""
 
     def before_instantiate_classes(self) -> None:
-        """An evaluation or a resumed fit repeats the splits of its run, unless it looks at other data."""
-        config = self.config[self.subcommand]
+        """A resumed fit keeps its model and data: its optimiser state and splits belong to them.
+
+        Raises:
+            UserError: an option says otherwise.
+        """
+        if self.run and self.subcommand == "fit":
+            saved, wanted = read_yaml(self.run / "config.yaml"), self.plain_config()
+            for section in ("model", "data"):
+                for field, value in wanted[section].items():
+                    before = saved[section].get(field, value)
+                    if before != value and (section, field) not in {("data", name) for name in MOVABLE}:
+                        raise UserError(
+                            f"--{section}.{field} {value} differs from the {before} that {self.run} was started with; "
+                            "leave it out to resume, or start a new fit"
+                        )
+
+    def recorded_splits(self) -> str | None:
+        """The splits of the run that goes on or is evaluated; None if it is to look at other data.
+
+        Raises:
+            UserError: an option asks for other splits of the same data.
+        """
+        data = self.config[self.subcommand].data
         recorded = self.run / "splits.parquet" if self.run else None
-        if recorded and recorded.is_file() and config.data.splits is None:
-            saved = read_yaml(recorded.with_name("config.yaml")).get("data", {})
-            fields = ("root", "classes", "val_fraction", "test_fraction", "split_seed", "n_per_class")
-            if all(config.data[field] == saved.get(field) for field in fields):
-                config.data.splits = str(recorded)
+        if data.splits or self.subcommand == "predict" or not (recorded and recorded.is_file()):
+            return None if data.splits is None else str(data.splits)
+        saved = read_yaml(recorded.with_name("config.yaml"))["data"]
+        if self.subcommand != "fit" and data.root != saved["root"]:
+            return None
+        for field in SPLITTING:
+            if data[field] != saved[field]:
+                raise UserError(f"--data.{field} {data[field]}: the splits are those of {self.run}; leave it out")
+        return str(recorded)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Check what can be checked, then make the run directory and the Trainer that fills it."""
+        """Check what can be checked, then make the run directory and the Trainer that fills it.
+
+        Raises:
+            UserError: data, options or devices that cannot be used.
+        """
+        self.datamodule.splits = self.recorded_splits()
         self.model.meet(self.datamodule, self.subcommand)
-        options = dict(self.config_init[self.subcommand].trainer)
-        if self.run is None:
-            self.run = new_run(Path(options["default_root_dir"] or "."), self.config[self.subcommand].name)
-        callbacks, loggers = run_parts(self.run)
-        if options.get("enable_progress_bar") is not False and sys.stderr.isatty():
+        options = {**self.config_init[self.subcommand].trainer, **kwargs}
+        self.run = self.run or self.make_run(Path(options["default_root_dir"] or "."))
+        # Lightning takes false for a contradiction where there are callbacks of this kind
+        callbacks, loggers = run_parts(self.run, checkpoints=options.pop("enable_checkpointing") is not False)
+        if options["enable_progress_bar"] is not False and sys.stderr.isatty():
             callbacks.append(progress_callback())
         else:
             options["enable_progress_bar"] = False
-        options["callbacks"] = [*(options.get("callbacks") or []), *callbacks]
-        if options.get("logger") is None:
+        options["callbacks"] = [*(options["callbacks"] or []), *callbacks]
+        if options["logger"] is None:
             options["logger"] = loggers if self.subcommand in ("fit", "test") else False
-        options["plugins"] = [*(options.get("plugins") or []), AtomicCheckpointIO()]
-        return Trainer(**options)
+        options["plugins"] = [*(options["plugins"] or []), AtomicCheckpointIO()]
+        try:
+            return Trainer(**options)
+        except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
+            self.forget_run()
+            raise UserError(f"--trainer: {error}") from error
+
+    def make_run(self, root: Path) -> Path:
+        """A new run directory, the same one in every process that Lightning starts."""
+        if int(os.environ.get("LOCAL_RANK", 0)) and RUN in os.environ:
+            return Path(os.environ[RUN])
+        run = new_run(root, self.config[self.subcommand].name)
+        os.environ[RUN] = str(run)
+        return run
+
+    def forget_run(self) -> None:
+        """Remove a new run that holds no checkpoint."""
+        if self.run and self.is_new and not any((self.run / "checkpoints").glob("*.ckpt")):
+            remove_run(self.run)
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run the verb; what it leaves on an interruption can be resumed, on bad input is nothing."""
         assert self.run is not None
         try:
             super()._run_subcommand(subcommand)
-        except (KeyboardInterrupt, SystemExit):
+        except (KeyboardInterrupt, SystemExit):  # Lightning makes one of the other
             self.interrupted = True
             report.interrupted(subcommand, self.run)
+            self.forget_run()
         except UserError:
-            if self.is_new and not any((self.run / "checkpoints").glob("*.ckpt")):
-                discard(self.run)
+            self.forget_run()
             raise
 
     def before_fit(self) -> None:
         """Record configuration and splits."""
         assert self.run is not None
-        config = {key: value for key, value in self.config_dump_of("fit").items() if key in SAVED}
         if self.trainer.is_global_zero:
+            config = {key: value for key, value in self.plain_config().items() if key in SAVED}
             save_splits(self.datamodule.table, self.run / "splits.parquet")
             with atomic_path(self.run / "config.yaml") as temporary:
                 temporary.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
-        report.starting(self.model, self.datamodule, self.run)
+            report.starting(self.model, self.datamodule, self.run)
 
-    def config_dump_of(self, subcommand: str) -> dict[str, Any]:
-        """The parsed configuration of a verb as plain types."""
+    def plain_config(self) -> dict[str, Any]:
+        """The parsed configuration of the verb as plain types."""
         content = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
-        return dict(content[subcommand])
+        return dict(content[self.subcommand])
 
     def after_fit(self) -> None:
         """Write and print the metrics of the best checkpoint."""
         assert self.run is not None
-        values = best_metrics(self.trainer)
-        if self.trainer.is_global_zero:
-            update_metrics(self.run, values)
+        if not self.trainer.is_global_zero:
+            return
+        values, best = best_metrics(self.run), self.run / "checkpoints" / "best.ckpt"
+        update_metrics(self.run, values)
+        if values:
             report.metrics(values, f"best.ckpt: the epoch of the highest {MONITOR}")
-            report.paths(self.run)
-            report.next_step(f"transferkit test --ckpt_path {self.run / 'checkpoints' / 'best.ckpt'}")
+            report.next_step("test", best)
+        report.paths(self.run)
 
     def after_validate(self) -> None:
         """Write and print the metrics."""
@@ -204,14 +264,15 @@ class TransferCLI(LightningCLI):
     def after_evaluation(self, split: str) -> None:
         """Write and print the metrics of one split."""
         assert self.run is not None
+        if not self.trainer.is_global_zero:
+            return
         values = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
-        if self.trainer.is_global_zero:
-            update_metrics(self.run, values)
-            note = f"{len(self.datamodule.tables[split])} images of split {split}"
-            if self.subcommand == "test" and split == "val":
-                note += " (there is no test split; the best checkpoint was chosen on these)"
-            report.metrics(values, note)
-            report.paths(self.run)
+        update_metrics(self.run, values)
+        note = f"{len(self.datamodule.tables[split])} images of split {split}"
+        if self.subcommand == "test" and split == "val":
+            note += " (there is no test split; the best checkpoint was chosen on these)"
+        report.metrics(values, note)
+        report.paths(self.run)
 
     def after_predict(self) -> None:
         """Print where the predictions are."""

@@ -1,7 +1,9 @@
 """What a user reads: results on stdout, everything else on stderr."""
 
 import difflib
+import inspect
 import re
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,9 +45,14 @@ def paths(run: Path) -> None:
     note("written: " + ", ".join(sorted(path.name for path in run.iterdir() if not path.name.startswith("."))))
 
 
-def next_step(command: str) -> None:
+def next_step(verb: str, checkpoint: Path) -> None:
     """The next command to try."""
-    note(f"next: {command}")
+    note(f"next: {command(verb, checkpoint)}")
+
+
+def command(verb: str, checkpoint: Path) -> str:
+    """A command on a checkpoint, to be pasted into a shell."""
+    return shlex.join(["transferkit", verb, "--ckpt_path", str(checkpoint)])
 
 
 def predictions(path: Path, most: int = 10) -> None:
@@ -60,28 +67,37 @@ def interrupted(verb: str, run: Path) -> None:
     """How to go on."""
     last = run / "checkpoints" / "last.ckpt"
     if verb == "fit" and last.is_file():
-        note(f"interrupted; resume with: transferkit fit --ckpt_path {last}")
-    else:
+        note(f"interrupted; resume with: {command('fit', last)}")
+    elif verb == "fit":
         note("interrupted before the first checkpoint; start the same command again, what was embedded is kept")
 
 
 def explain(message: str) -> str:
-    """A parser's message as one line, with the nearest name for an unknown option."""
+    """A parser's message as one line: the nearest name for an unknown option, the types that a value may have."""
     line = " ".join(message.split())
-    unknown = re.search(r"(?:Unrecognized arguments?:|Key|No action for key) [\"']?(?:--)?([\w.]+)", line)
+    unknown = re.search(r"(?:nrecognized arguments?:|does not accept option|No action for key) ['\"]?(\S+?)['\"]?(?=\s|$)", line)
     if unknown:
-        known = known_options()
-        near = difflib.get_close_matches(unknown.group(1), known, n=1, cutoff=0.5)
-        near = near or difflib.get_close_matches(unknown.group(1).split(".")[-1], known, n=1, cutoff=0.5)
-        if near:
-            return f"unknown option {unknown.group(1)}; did you mean {near[0]}?"
-    return line[:600]
+        return f"unknown option {unknown[1]}; {nearest(unknown[1].removeprefix('--').split('=')[0])}"
+    wrong = re.search(r"Parser key \"([\w.]+)\":(.*?)(?:Given value:|Got value:) (.*)", line)
+    if wrong:
+        option, expected, value = wrong.groups()
+        kinds = re.findall(r"Literal\[(.*?)\]", expected) or re.findall(r"Expected an? <class '(\w+)'>", expected)
+        wanted = " or ".join(dict.fromkeys(kinds)).replace("NoneType", "null")
+        return f"--{option} is {value[:80]!r}; give {wanted or 'a value of another type'}"
+    return line[:400]
+
+
+def nearest(name: str) -> str:
+    """Advice for a name that is no option: the nearest one, by the whole name or its last part."""
+    known = known_options()
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    last = {option.split(".")[-1]: option for option in known}
+    near = near or [last[end] for end in difflib.get_close_matches(name.split(".")[-1], last, n=1, cutoff=0.6)]
+    return f"did you mean --{near[0]}?" if near else "transferkit fit --help lists them"
 
 
 def known_options() -> list[str]:
     """Names of the options of fit, with their sections."""
-    import inspect
-
     from lightning.pytorch import Trainer
 
     from transferkit.data.datamodule import ImageDataModule

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -62,6 +63,7 @@ class ImageDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
+        check_counts(batch_size=batch_size, num_workers=num_workers, views=views, n_per_class=n_per_class)
         self.root, self.splits, self.classes, self.n_per_class = root, splits, classes, n_per_class
         self.val_fraction, self.test_fraction, self.split_seed = val_fraction, test_fraction, split_seed
         self.augmentation, self.views, self.cache = augmentation, views, cache
@@ -81,32 +83,71 @@ class ImageDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         """Find, check and split the images; nothing is decoded yet.
 
+        After a fit its splits are kept. Data that was not fitted, and for which ``splits`` records nothing,
+        is evaluated as a whole unless it brings splits of its own.
+
         Raises:
             UserError: data that cannot be trained on or evaluated, in one line with the remedy.
         """
         if not self.root:
             raise UserError("no data given; add --data.root DIR (class folders, a manifest, or digits)")
         if stage == "predict":
-            self.tables = {"predict": open_images(self.root)}
-        elif not self.tables:
-            self.tables = self.read_splits()
-            self.class_names = self.tables["train"].class_names if "train" in self.tables else []
+            if "predict" not in self.tables:
+                self.tables["predict"] = open_images(self.root)
+            return
+        if not self.tables.keys() - {"predict"}:
+            table = self.read_splits() if stage == "fit" or self.splits else self.read_all(stage)
+            self.table = table
+            self.tables |= {
+                name: self.union([name]) for name in ("train", "val", "test") if name in table.splits
+            }
+            self.class_names = table.class_names
+        self.check_stage(stage)
 
-    def read_splits(self) -> dict[str, ImageTable]:
-        """The table of each split, by name."""
+    def read_splits(self) -> ImageTable:
+        """All images with the splits to train, select and test on."""
         table = open_images(self.root)
+        if self.splits:
+            table = load_splits(table, self.splits)
         if self.classes:
             table = select_classes(table, self.classes)
         if self.splits:
-            table = load_splits(table, self.splits)
+            return table
         check_trainable(table)
         table = assign_splits(table, self.val_fraction, self.test_fraction, self.split_seed)
         if self.n_per_class is not None:
             table, note = few_shot(table, self.n_per_class, self.split_seed)
             if note:
                 log.warning(note)
-        self.table = table
-        return {name: self.union([name]) for name in ("train", "val", "test") if name in table.splits}
+        return table
+
+    def read_all(self, stage: str) -> ImageTable:
+        """Images to evaluate that nothing was trained on, with the splits they bring, or all in the one wanted."""
+        table = open_images(self.root)
+        if self.classes:
+            table = select_classes(table, self.classes)
+        if not any(table.splits):
+            table = replace(table, splits=("val" if stage == "validate" else "test",) * len(table))
+        return table
+
+    def check_stage(self, stage: str) -> None:
+        """Refuse to start without images or labels for a stage.
+
+        Raises:
+            UserError: what is missing.
+        """
+        name = self.test_split if stage == "test" else "val"
+        if name not in self.tables:
+            hint = "; give --data.val_fraction above 0, or more images a class" if stage == "fit" else ""
+            raise UserError(f"no images for the split {name!r} in {self.root}{hint}")
+        bare = self.tables[name].labels.count(None)
+        if bare:
+            raise UserError(
+                f"{bare} of {len(self.tables[name])} images of the split {name!r} in {self.root} have no label; "
+                "transferkit predict needs none"
+            )
+        if stage == "fit" and self.views and not (self.cache == "auto" and self.augmentation != "none"):
+            log.warning("--data.views %d has no effect without augmentation and cache", self.views)
 
     def union(self, names: Sequence[str]) -> ImageTable:
         """The images of several splits as one table, in path order."""
@@ -152,10 +193,9 @@ class ImageDataModule(LightningDataModule):
         Raises:
             UserError: the data has a class that is not among them.
         """
-        unknown = sorted(
-            {label for table in self.tables.values() for label in table.class_names} - set(names)
-        )
-        if unknown and "predict" not in self.tables:
+        judged = (table for name, table in self.tables.items() if name != "predict")
+        unknown = sorted({label for table in judged for label in table.class_names} - set(names))
+        if unknown:
             raise UserError(
                 f"{self.root} has classes the checkpoint was not trained on: {', '.join(unknown)}; "
                 f"it knows {', '.join(names)}"
@@ -221,6 +261,7 @@ class ImageDataModule(LightningDataModule):
             sampler=EpochBatches(len(dataset), size, shuffle, self.seed, rank, world_size),
             num_workers=workers,
             persistent_workers=workers > 0,
+            generator=torch.Generator(),  # the seed it draws for its processes is not the training's business
             pin_memory=torch.cuda.is_available(),
         )
 
@@ -232,3 +273,16 @@ class ImageDataModule(LightningDataModule):
             return 0
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return max(1, min(8, cores - 1))
+
+
+def check_counts(batch_size: int, num_workers: int | None, views: int, n_per_class: int | None) -> None:
+    """Refuse numbers of images and processes that there cannot be.
+
+    Raises:
+        UserError: naming the option.
+    """
+    least = {"batch_size": (batch_size, 1), "num_workers": (num_workers, 0)}
+    least |= {"views": (views, 0), "n_per_class": (n_per_class, 1)}
+    for name, (value, low) in least.items():
+        if value is not None and value < low:
+            raise UserError(f"--data.{name} is {value}; give {low} or more")

@@ -20,7 +20,7 @@ from transferkit.images import ImageError
 from transferkit.progress import progress_bar
 
 _log = logging.getLogger(__name__)
-_ROUND = 4096  # images between two savings: what a killed process has to decode again, at most
+_ROUND = 16384  # images between two savings: what a killed process has to decode again, at most
 
 # Path -> (size in bytes, modification time in ns, reason why it cannot be decoded or None).
 _Memory = dict[str, tuple[int, int, str | None]]
@@ -118,14 +118,15 @@ def _decode(table: ImageTable, rows: Sequence[int], workers: int, results: dict[
             for start in range(0, len(rows), _ROUND):
                 block = rows[start : start + _ROUND]
                 found: dict[str, str | None] = {}
-                for row, reason in zip(block, pool.map(partial(_fault, table), block), strict=True):
-                    found[table.paths[row]] = reason
-                    advance(1)
-                remember(table, found)
+                try:
+                    for row, reason in zip(block, pool.map(partial(_fault, table), block), strict=True):
+                        found[table.paths[row]] = reason
+                        advance(1)
+                finally:
+                    remember(table, found)
                 results |= found
-        except BaseException:
+        finally:
             pool.shutdown(cancel_futures=True)  # Ctrl-C must not wait for the images that are queued
-            raise
 
 
 def _fault(table: ImageTable, row: int) -> str | None:

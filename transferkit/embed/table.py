@@ -1,7 +1,7 @@
 """Embedding a table of images into a Parquet file: shards as it goes, merged at the end, resumable."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -119,6 +119,7 @@ def write_embeddings(
         kept = [part.embedding for part in parts if part.rows]
         values = torch.cat(kept) if kept else torch.empty(0, extractor.embed_dim)
         make_table(table, rows, values, metadata | {"broken": broken}).save(files[number])
+    results.close()
     barrier()
     if rank == 0:
         merge(files, out, metadata, len(table))
@@ -126,7 +127,7 @@ def write_embeddings(
     barrier()
 
 
-def run(extractor: Extractor, table: ImageTable, batches: list[range], view: View | None = None) -> Iterator[Batch]:
+def run(extractor: Extractor, table: ImageTable, batches: list[range], view: View | None = None) -> Generator[Batch, None, None]:
     """Stream the batches of a table through an extractor, under a progress bar; remember what could be decoded."""
 
     def read(row: int) -> torch.Tensor:
@@ -134,14 +135,16 @@ def run(extractor: Extractor, table: ImageTable, batches: list[range], view: Vie
         return view.transform(image, row) if view else extractor.preprocessing.resize_crop(image)
 
     decoded: dict[str, str | None] = {}
-    with progress_bar(f"embedding with {extractor.name}", sum(map(len, batches))) as advance:
-        # augmentation draws from the process's generator: one thread
-        for batch in stream(batches, read, extractor, workers=1 if view else None):
-            decoded |= {table.paths[row]: None for row in batch.rows}
-            decoded |= {table.paths[row]: reason for row, reason in batch.broken.items()}
-            advance(len(batch.rows) + len(batch.broken))
-            yield batch
-    remember(table, decoded)
+    try:
+        with progress_bar(f"embedding with {extractor.name}", sum(map(len, batches))) as advance:
+            # augmentation draws from the process's generator: one thread
+            for batch in stream(batches, read, extractor, workers=1 if view else None):
+                decoded |= {table.paths[row]: None for row in batch.rows}
+                decoded |= {table.paths[row]: reason for row, reason in batch.broken.items()}
+                advance(len(batch.rows) + len(batch.broken))
+                yield batch
+    finally:  # also where no more than the wanted batches are taken, or the user interrupts
+        remember(table, decoded)
 
 
 def merge(files: list[Path], out: Path, metadata: Mapping[str, Any], expected: int) -> None:

@@ -16,8 +16,8 @@ COARSE = 8
 """Stride of the first points of the grid that are fitted; the others start from between their neighbours."""
 FAST = 4
 """Stride up to which `fast` fits all points; finer ones only beside the best so far."""
-BATCH_VALUES = 2**22
-"""Logits that a batch of fits may always hold, 16 MiB; above that a quarter of the features' size."""
+BATCH_VALUES = 2**21
+"""Logits that a batch of fits may always hold, 8 MiB; above that an eighth of the features' size."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def fit_grid(
     `sweep`.
     """
     count, width = objective.features.shape
-    room = max(1, max(BATCH_VALUES, count * width // 4) // (count * objective.classes))
+    room = max(1, max(BATCH_VALUES, count * width // 8) // (count * objective.classes))
     accuracy = torch.full((len(c_grid),), torch.nan, dtype=torch.float64)
     converged = torch.ones(len(c_grid), dtype=torch.bool)
     solved: dict[int, Tensor] = {}

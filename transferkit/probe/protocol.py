@@ -266,7 +266,7 @@ def compare_predictions(
     ):
         if one != other:
             raise UserError(
-                f"the two probes tested different images ({one[0]} as {one[1]!r}, {other[0]} as {other[1]!r}); "
+                f"the two probes tested different images ({one[0]}: {one[1]!r}, {other[0]}: {other[1]!r}); "
                 "probe both on the same images with the same splits and seed"
             )
     if len(first.paths) != len(second.paths):

@@ -1,0 +1,131 @@
+"""The quickstart: what transfer buys, on real digits, in minutes and without a network."""
+
+import csv
+import logging
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from transferkit.backbones.from_transformers import VIT
+from transferkit.data.datamodule import ImageDataModule
+from transferkit.files import atomic_path, discard
+from transferkit.freezing import count_parameters
+from transferkit.module import TransferModule
+from transferkit.runs import update_metrics
+from transferkit.training import make_trainer, seed_everything
+
+log = logging.getLogger(__name__)
+
+SIZE = 32
+KNOWN, NEW = ["0", "1", "2", "3", "4"], ["5", "6", "7", "8", "9"]
+SMALL_VIT = {
+    "hidden_size": 128,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 256,
+    "image_size": SIZE,
+    "patch_size": 8,
+}
+BACKBONES: dict[str, dict[str, Any]] = {
+    "ResNet18": {
+        "backbone": "resnet18",
+        "weights": "none",
+        "preprocessing": {"resize": [SIZE, SIZE], "crop": [SIZE, SIZE]},
+    },
+    "ViT": {"backbone": VIT, "weights": "none", "architecture": SMALL_VIT},
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table; accuracy in [0, 1] on held-out digits, mean and standard deviation over the draws."""
+
+    backbone: str
+    approach: str
+    embed_dim: int
+    parameters: int
+    learning: int
+    accuracy: float
+    std: float
+    seconds: float
+
+
+def run(out: Path, n_per_class: int, seeds: int, epochs: Mapping[str, int]) -> list[Row]:
+    """Train from scratch on the digits 0 to 4, export, and learn 5 to 9 three ways, for each backbone.
+
+    Args:
+        out: directory to write to; what an earlier quickstart left in it is replaced.
+        n_per_class: training examples a class of 5 to 9.
+        seeds: number of draws of these examples.
+        epochs: backbone's name -> epochs of the training from scratch.
+    """
+    discard(out)
+    rows = []
+    for name, random in BACKBONES.items():
+        log.info("%s: training from scratch on the digits 0 to 4, %d epochs", name, epochs[name])
+        extractor = out / f"{name.lower()}-extractor"
+        rows.append(pretrain(out / f"{name.lower()}-scratch", name, random, epochs[name], extractor))
+        transferred = {"backbone": str(extractor)}
+        approaches: dict[str, dict[str, Any]] = {
+            "random, frozen": {**random, "regime": "frozen"},
+            "transferred, frozen": {**transferred, "regime": "frozen"},
+            "transferred, fine-tuned": {**transferred, "regime": "full", "lr_head": 1e-2, "lr_backbone": 3e-4},
+        }
+        for approach, options in approaches.items():
+            log.info("%s, %s: learning the digits 5 to 9", name, approach)
+            place = out / f"{name.lower()}-{approach.replace(', ', '-')}"
+            rows.append(learn_new(place, name, approach, options, n_per_class, seeds))
+    with atomic_path(out / "table.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [field for field in asdict(rows[0])])
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
+    return rows
+
+
+def pretrain(place: Path, name: str, options: dict[str, Any], epochs: int, extractor: Path) -> Row:
+    """Train from scratch on the digits 0 to 4, test, and export the extractor."""
+    start = time.perf_counter()
+    seed_everything(0)
+    data = ImageDataModule("digits", classes=KNOWN, test_fraction=0.2, batch_size=64)
+    module = TransferModule(**options, regime="scratch", lr_head=1e-3, lr_backbone=1e-3, weight_decay=0.05)
+    accuracy = fit_and_test(place, module, data, epochs)
+    module.as_extractor().save_pretrained(extractor)
+    return make_row(name, "scratch, digits 0 to 4", module, [accuracy], time.perf_counter() - start)
+
+
+def learn_new(
+    place: Path, name: str, approach: str, options: dict[str, Any], n_per_class: int, seeds: int
+) -> Row:
+    """Learn the digits 5 to 9 from a few examples, once for each draw of them."""
+    start = time.perf_counter()
+    accuracies = []
+    for seed in range(seeds):
+        seed_everything(seed)
+        data = ImageDataModule(
+            "digits", classes=NEW, n_per_class=n_per_class, split_seed=seed, test_fraction=0.5, batch_size=25
+        )
+        module = TransferModule(**{"lr_head": 1e-2, **options})
+        accuracies.append(fit_and_test(place / str(seed), module, data, epochs=20))
+    return make_row(name, approach, module, accuracies, time.perf_counter() - start)
+
+
+def fit_and_test(place: Path, module: TransferModule, data: ImageDataModule, epochs: int) -> float:
+    """Fit, then test the last epoch's weights; accuracy in [0, 1]."""
+    trainer = make_trainer(
+        place, checkpoints=False, max_epochs=epochs, check_val_every_n_epoch=epochs, enable_progress_bar=False
+    )
+    trainer.fit(module, datamodule=data)
+    trainer.test(module, datamodule=data, verbose=False)
+    update_metrics(place, {name: float(value) for name, value in trainer.callback_metrics.items()})
+    return float(trainer.callback_metrics["test/acc"])
+
+
+def make_row(name: str, approach: str, module: TransferModule, accuracies: list[float], seconds: float) -> Row:
+    """Summarise the draws of one approach."""
+    total, learning = count_parameters(module)
+    std = statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0
+    mean = statistics.fmean(accuracies)
+    return Row(name, approach, module.backbone.embed_dim, total, learning, mean, std, seconds / len(accuracies))
