@@ -304,26 +304,37 @@ def _truncated() -> list[Case]:
 def _lying() -> list[Case]:
     """Headers that claim what the file does not hold, and flipped bits that a checksum reveals."""
     pixels = photo(43, 61, seed=7)
-    flipped = bytearray(encode(pixels, "PNG"))
-    flipped[len(flipped) // 2] ^= 1
-    jpeg = bytearray(encode(pixels, "JPEG"))
+    whole_png, jpeg, tif = encode(pixels, "PNG"), encode(pixels, "JPEG"), encode(pixels, "TIFF")
+    gif, bmp = encode(pixels, "GIF"), encode(pixels, "BMP")
+    middle = len(whole_png) // 2
     size_at = jpeg.index(b"\xff\xc0") + 5
-    jpeg[size_at : size_at + 4] = struct.pack(">HH", 65500, 65500)
-    gif = bytearray(encode(pixels, "GIF"))
-    gif[6:10] = struct.pack("<HH", 65535, 65535)
-    bmp = bytearray(encode(pixels, "BMP"))
-    bmp[18:26] = struct.pack("<ii", 60000, 60000)
+    height_at = tif.index(struct.pack("<HHII", 257, 4, 1, 43)) + 8  # tag 257, one LONG
     progressive = encode(photo(1000, 1000), "JPEG", progressive=True, quality=5)
     last_scan = progressive[progressive.rindex(b"\xff\xda") : -2]
     limit = "more"
     return [
-        Case("flipped-bit.png", bytes(flipped), reason="corrupt PNG"),
+        Case(
+            "flipped-bit.png",
+            _patched(whole_png, middle, bytes([whole_png[middle] ^ 1])),
+            reason="corrupt PNG",
+        ),
         Case("bomb.png", png(60000, 60000, 8, 2, b""), reason=limit),
         Case("under-pillows-limit.png", png(13000, 13000, 8, 2, b""), reason=limit),
         Case("no-pixels.png", png(9000, 9000, 8, 2, b""), reason="PNG"),
-        Case("bomb.jpg", bytes(jpeg), reason=limit),
-        Case("bomb.gif", bytes(gif), reason=limit),
-        Case("bomb.bmp", bytes(bmp), reason=limit),
+        Case(
+            "wide-claim.jpg", _patched(jpeg, size_at, struct.pack(">HH", 43, 65000)), reason="truncated JPEG"
+        ),
+        Case("bomb.jpg", _patched(jpeg, size_at, struct.pack(">HH", 65500, 65500)), reason=limit),
+        Case(
+            "strips-missing.tif", _patched(tif, height_at, struct.pack("<I", 4300)), reason="truncated TIFF"
+        ),
+        Case("long-side.png", png(70000, 3, 8, 2, b""), reason="on a side"),
+        Case("bomb.gif", _patched(gif, 6, struct.pack("<HH", 65535, 65535)), reason=limit),
+        Case("bomb.bmp", _patched(bmp, 18, struct.pack("<ii", 60000, 60000)), reason=limit),
         Case("bomb.ppm", b"P6 99999 99999 255\n", reason=limit),
         Case("many-scans.jpg", progressive[:-2] + last_scan * 3000 + b"\xff\xd9", reason="scans, too many"),
     ]
+
+
+def _patched(data: bytes, at: int, new: bytes) -> bytes:
+    return data[:at] + new + data[at + len(new) :]

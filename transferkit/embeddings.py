@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -26,7 +27,8 @@ class Embeddings:
         paths: path of each image relative to its root, N of them.
         labels: class name of each row, or None.
         splits: ``train``, ``val``, ``test`` or None for each row.
-        metadata: extractor, weights_sha256, preprocessing, pooling, embed_dim, dtype, versions, data_fingerprint.
+        metadata: extractor, weights_sha256, preprocessing, pooling, embed_dim, dtype, versions,
+            data_fingerprint.
     """
 
     embedding: Tensor
@@ -98,13 +100,18 @@ def from_arrow(table: pa.Table, path: Path) -> Embeddings:
     kind = table.schema.field("embedding").type
     if not pa.types.is_fixed_size_list(kind) or not pa.types.is_float32(kind.value_type):
         raise UserError(f"{path}: column embedding is {kind}, a fixed-size list of float32 was expected")
-    values = table["embedding"].combine_chunks()
-    flat = values.values if isinstance(values, pa.FixedSizeListArray) else pa.concat_arrays([c.values for c in values.chunks])
-    embedding = torch.from_numpy(flat.to_numpy(zero_copy_only=False).copy()).reshape(-1, kind.list_size)
+    if table["embedding"].null_count:
+        raise UserError(f"{path}: {table['embedding'].null_count} rows have no embedding; write it again")
+    chunks = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in table["embedding"].chunks]
+    flat = np.concatenate([np.empty(0, np.float32), *chunks])
+    try:
+        metadata = json.loads(table.schema.metadata[KEY])
+    except ValueError as error:
+        raise UserError(f"{path}: its transferkit metadata is no JSON ({error}); write it again") from error
     return Embeddings(
-        embedding=embedding,
+        embedding=torch.from_numpy(flat).reshape(-1, kind.list_size),
         paths=table["path"].to_pylist(),
         labels=table["label"].to_pylist(),
         splits=table["split"].to_pylist(),
-        metadata=json.loads(table.schema.metadata[KEY]),
+        metadata=metadata,
     )

@@ -1,5 +1,6 @@
 """Files that are whole or absent: written under a temporary name beside the target, then renamed."""
 
+import ctypes
 import os
 import shutil
 from collections.abc import Iterator
@@ -13,7 +14,8 @@ from transferkit.errors import UserError
 def atomic_path(target: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``target`` (file or directory) that takes its name on success.
 
-    On any exception the temporary file or directory is removed and ``target`` stays as it was.
+    On any exception the temporary file or directory is removed and ``target`` stays as it was. A
+    directory takes the place of the directory that was there before.
 
     Raises:
         UserError: the place cannot be written (missing rights, full disk, a folder in the way).
@@ -23,14 +25,41 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        os.replace(temporary, target)
+        if temporary.is_dir() and target.is_dir():
+            exchange(temporary, target)  # the old directory is now the temporary one
+        else:
+            temporary.replace(target)
     except OSError as error:
-        if error.filename is not None and not str(error.filename).startswith(str(target.parent)):
-            raise
+        place = Path(error.filename) if isinstance(error.filename, str | Path) else temporary
+        ours = {temporary, target, *target.parents}
+        if place not in ours and temporary not in place.parents:
+            raise  # of a file that the caller read
         reason = error.strerror or error
         raise UserError(f"cannot write {target}: {reason}; choose another place or free room") from error
     finally:
         discard(temporary)
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Let two directories swap names, in one step where the system knows how (Linux, most file systems).
+
+    Elsewhere ``other`` is absent for the moment between two renames.
+
+    Raises:
+        OSError: they cannot be renamed.
+    """
+    rename = getattr(ctypes.CDLL(None), "renameat2", None) if os.name == "posix" else None
+    here, swap = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux's renameat2(2)
+    if rename and rename(here, os.fsencode(one), here, os.fsencode(other), swap) == 0:
+        return
+    aside = other.with_name(f"{one.name}.old")
+    other.rename(aside)
+    try:
+        one.rename(other)
+    except OSError:
+        aside.rename(other)
+        raise
+    aside.rename(one)
 
 
 def discard(path: Path) -> None:
@@ -42,6 +71,9 @@ def discard(path: Path) -> None:
 
 
 def cache_dir() -> Path:
-    """Where features and decoding results are remembered: ``$TRANSFERKIT_CACHE`` or ``~/.cache/transferkit``."""
+    """Where features and decoding results are remembered.
+
+    ``$TRANSFERKIT_CACHE``, else ``transferkit`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
+    """
     default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "transferkit"
     return Path(os.environ.get("TRANSFERKIT_CACHE", default)).expanduser()

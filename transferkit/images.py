@@ -18,13 +18,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
 
 # Formats with a signature, decoded inside this process: EPS, for one, would start Ghostscript.
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 # Pillow holds up to 4 bytes a pixel and our tensor 3: at this size both stay under 1 GiB together.
 MAX_PIXELS = 2**27
+MAX_SIDE = 2**16 - 1  # JPEG's own; a resize widens a tall picture before it shortens it
 # Every scan of a progressive JPEG visits all its pixels; a few kilobytes could ask for hours of work.
 MAX_JPEG_WORK = 16 * MAX_PIXELS
 MAX_FILE_BYTES = 2**29
@@ -72,8 +73,9 @@ def decode(data: bytes) -> Tensor:
     """Decode the bytes of an image file to RGB pixels.
 
     Only complete pictures pass: a file that ends early is refused, in PNG every checksum must hold, and
-    other formats are held to what their decoders notice (JPEG, GIF and WebP carry no checksum, so a flipped
-    bit may decode as other pixels). Of a multi-picture JPEG (MPO) only the first picture is looked at.
+    other formats are held to what their decoders notice: JPEG, GIF and WebP carry no checksum, so a flipped
+    bit may decode as other pixels, and a JPEG cut short but given a new end marker as grey ones. Of a
+    multi-picture JPEG (MPO) only the first picture is looked at.
 
     Args:
         data: the whole file.
@@ -90,7 +92,7 @@ def decode(data: bytes) -> Tensor:
     name = "JPEG" if image.format == "MPO" else str(image.format)
     _check_work(image.size, data.count(b"\xff\xda") if name == "JPEG" else 1)
     try:
-        if _ends_early(data, name):
+        if _ends_early(data, name, image):
             raise ImageError(f"truncated {name}")
         if name == "TIFF":
             with _metadata_warnings_settled():
@@ -115,7 +117,7 @@ def _metadata_warnings_settled() -> Iterator[None]:
         yield
 
 
-def _open(data: bytes) -> Image.Image:
+def _open(data: bytes) -> ImageFile.ImageFile:
     """Read the header; no pixel is decoded yet."""
     try:
         with _metadata_warnings_settled():
@@ -132,13 +134,20 @@ def _check_work(size: tuple[int, int], scans: int) -> None:
     width, height = size
     if width * height > MAX_PIXELS:
         raise ImageError(f"{width} x {height} pixels, more than the limit of {MAX_PIXELS}")
+    if max(size) > MAX_SIDE:
+        raise ImageError(f"{width} x {height} pixels, more than the limit of {MAX_SIDE} on a side")
     if width * height * scans > MAX_JPEG_WORK:  # 0xFFDA cannot occur inside a scan (ITU-T T.81, B.1.1.5)
         raise ImageError(f"JPEG of {scans} scans, too many for its size")
 
 
-def _ends_early(data: bytes, format: str) -> bool:
-    """Whether the end of the file is missing in a way that the format's decoder does not notice."""
+def _ends_early(data: bytes, format: str, image: ImageFile.ImageFile) -> bool:
+    """Whether something is missing in a way that the format's decoder does not notice."""
     match format:
+        case "JPEG":  # Huffman coding spends a bit or more on every 8 x 8 block (ITU-T T.81, annexes F and G)
+            width, height = image.size
+            return 8 * len(data) < -(-width // 8) * -(-height // 8)
+        case "TIFF":
+            return not _is_covered(image)
         case "PNG":  # the last chunk, empty, with its checksum
             return b"IEND\xae\x42\x60\x82" not in data
         case "BMP":
@@ -149,6 +158,13 @@ def _ends_early(data: bytes, format: str) -> bool:
             return not _gif_has_trailer(data)
         case _:
             return False
+
+
+def _is_covered(image: ImageFile.ImageFile) -> bool:
+    """Whether the strips or tiles of an image add up to it; Pillow leaves black what they lack."""
+    boxes = {tile.extents or (0, 0, *image.size) for tile in image.tile}
+    width, height = image.size
+    return sum((right - left) * (bottom - top) for left, top, right, bottom in boxes) >= width * height
 
 
 def _gif_has_trailer(data: bytes) -> bool:

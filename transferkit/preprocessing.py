@@ -32,7 +32,7 @@ Size = tuple[int, int]
 
 # A picture so elongated that more pixels than this would be made only to be cropped loses its ends first.
 MAX_RESIZED_PIXELS = 2**24
-# Above this the three channels are widened to float32 one after another, to bound memory.
+# Above this torchvision's float32 resize takes one channel after another, to bound memory.
 LARGE_PIXELS = 2**24
 
 _MODES = {
@@ -225,12 +225,13 @@ class Preprocessing:
         size = self.resized_size(*image.shape[-2:])
         (top, left), (height, width) = self.crop_offset(*size), self.image_size
         mode = _MODES[self.interpolation]
-        if self.arithmetic == "transformers" or self.interpolation == "nearest":
+        if self.arithmetic == "transformers":
             resized: Tensor = F_v2.resize(image, list(size), interpolation=mode, antialias=True)
-        elif width < 2:  # torch 2.14 takes a float picture one pixel wide for channels-last
-            resized = F_v1.resize(image, list(size), interpolation=mode, antialias=True)
         else:
-            resized, left = _resize_columns(image, size, left, width, self.interpolation), 0
+            parts = torch.split(image, 1 if image[0].numel() > LARGE_PIXELS else 3)
+            resized = torch.cat(
+                [F_v1.resize(part, list(size), interpolation=mode, antialias=True) for part in parts]
+            )
         return resized[:, top : top + height, left : left + width].contiguous()  # (3, h, w)
 
     def normalize(self, pixels: Tensor) -> Tensor:
@@ -251,22 +252,6 @@ class Preprocessing:
     def __call__(self, image: Tensor) -> Tensor:
         """``normalize(resize_crop(image))``: uint8 (3, H, W) to float32 (3, *image_size)."""
         return self.normalize(self.resize_crop(image))
-
-
-def _resize_columns(image: Tensor, size: Size, left: int, width: int, interpolation: str) -> Tensor:
-    """torchvision's float32 resize, only the columns that the crop keeps: equal to the bit, in half the time.
-
-    The resize is separable, across and then down, and each column goes down on its own.
-    """
-    options: dict[str, Any] = {"mode": interpolation, "antialias": True, "align_corners": False}
-    parts = []
-    for part in torch.split(image, 1 if image[0].numel() > LARGE_PIXELS else 3):
-        across = torch.nn.functional.interpolate(
-            part[None].to(torch.float32), size=(image.shape[1], size[1]), **options
-        )[..., left : left + width].contiguous()
-        down = torch.nn.functional.interpolate(across, size=(size[0], width), **options)[0]
-        parts.append(down.clamp_(0, 255).round_().to(torch.uint8))
-    return torch.cat(parts)  # (3, h', width)
 
 
 def _shorten(image: Tensor, limit: int) -> Tensor:

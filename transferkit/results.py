@@ -77,8 +77,7 @@ class Results(Callback):
         write_predictions(self.written[0], embeddings, merged["probability"][order], module.class_names)
         embeddings.save(self.written[1])
         if with_similarity:
-            labels = [label or "" for label in embeddings.labels]
-            values = similarity.evaluate(embeddings.embedding, labels)
+            values = similarity.evaluate(embeddings.embedding, embeddings.labels).overall
             self.written.append(self.run / "similarity.json")
             with atomic_path(self.written[-1]) as temporary:
                 temporary.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -114,14 +114,14 @@ class MetricsTable(Checkpoint):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.rows: list[dict[str, float]] = []
+        self.rows: list[dict[str, Any]] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the rows of the epochs before a resumed one."""
         if self.path.is_file():
             with self.path.open(newline="", encoding="utf-8") as file:
-                known = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
-            self.rows = [row for row in known if row["epoch"] < trainer.current_epoch]
+                known = list(csv.DictReader(file))
+            self.rows = [row for row in known if int(row["epoch"]) < trainer.current_epoch]
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add the epoch's row."""

@@ -12,7 +12,10 @@ __all__ = ["Backbone", "build", "rebuild"]
 
 
 def build(
-    name: str, weights: str = "DEFAULT", pooling: str | None = None, architecture: dict[str, Any] | None = None
+    name: str,
+    weights: str = "DEFAULT",
+    pooling: str | None = None,
+    architecture: dict[str, Any] | None = None,
 ) -> Backbone:
     """Build a backbone by its name.
 
@@ -26,11 +29,9 @@ def build(
         UserError: unknown name (the nearest are named), or see the libraries' ``build``.
     """
     known = from_torchvision.names()
-    if Path(name).is_dir():
-        return from_transformers.build(name, weights, pooling, architecture)
-    if name in known:
+    if name in known:  # a folder that happens to have this name is reached as ./NAME
         return from_torchvision.build(name, weights, pooling, architecture)
-    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+    if Path(name).is_dir() or (name.count("/") == 1 and not name.startswith((".", "/", "~"))):
         return from_transformers.build(name, weights, pooling, architecture)
     near = difflib.get_close_matches(name, [*known, from_transformers.VIT], n=3, cutoff=0.4)
     hint = f"nearest: {', '.join(near)}" if near else f"try resnet18 or {from_transformers.VIT}"
@@ -39,5 +40,6 @@ def build(
 
 def rebuild(spec: dict[str, Any]) -> Backbone:
     """The architecture of a :meth:`Backbone.spec`, with random weights."""
-    source = {"torchvision": from_torchvision, "transformers": from_transformers}[spec["source"]]
-    return source.rebuild(spec)
+    if spec["source"] == "torchvision":
+        return from_torchvision.rebuild(spec)
+    return from_transformers.rebuild(spec)

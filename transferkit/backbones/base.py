@@ -2,13 +2,16 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from transferkit.backbones.weights import first_line
 from transferkit.errors import UserError
 from transferkit.preprocessing import Preprocessing
+
+Output = TypeVar("Output")
 
 
 class Backbone(nn.Module, ABC):
@@ -46,7 +49,7 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def spec(self) -> dict[str, Any]:
-        """Plain-typed description from which :func:`~transferkit.backbones.rebuild` makes the same architecture."""
+        """Plain-typed description; :func:`~transferkit.backbones.rebuild` makes the architecture from it."""
 
     @property
     def stage_names(self) -> list[str]:
@@ -79,27 +82,31 @@ class Backbone(nn.Module, ABC):
         def keep(module: nn.Module, inputs: Any, output: Any) -> None:
             kept.append(output[0] if isinstance(output, tuple) else output)
 
-        handle = self.stage_modules(stage)[-1].register_forward_hook(keep)
+        place = self.stage_modules(stage)[-1]
+        while isinstance(place, nn.ModuleList):  # it is not called, its parts are
+            place = place[-1]
+        handle = place.register_forward_hook(keep)
         try:
             self.forward_features(pixels)
         finally:
             handle.remove()
         return kept[-1]
 
-    def try_blank(self, run: Callable[[Tensor], Any]) -> Any:
-        """What ``run`` makes of one blank image (1, 3, H, W), in eval mode.
+    def try_blank(self, run: Callable[[Tensor], Output]) -> Output:
+        """What ``run`` makes of one blank image (1, 3, H, W) of the size that the preprocessing gives.
 
         Raises:
-            UserError: the network does not take pixels alone.
+            UserError: the network does not take it.
         """
         self.eval()
+        height, width = self.preprocessing.image_size
         try:
             with torch.no_grad():
-                return run(torch.zeros(1, 3, *self.preprocessing.image_size))
-        except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+                return run(torch.zeros(1, 3, height, width))
+        except (TypeError, ValueError, RuntimeError, AttributeError, AssertionError) as error:
             raise UserError(
-                f"{self.name} is not an image backbone (pixel_values in, tokens or feature map out): "
-                f"{str(error).splitlines()[0]}"
+                f"{self.name} cannot embed an image of {height} x {width} pixels ({first_line(error)}); "
+                "give another size, or a model that takes pixel_values alone"
             ) from error
 
 

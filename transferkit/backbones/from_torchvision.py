@@ -9,13 +9,15 @@ from torch import Tensor, nn
 from torchvision import models
 
 from transferkit.backbones.base import Backbone, choose_pooling, leaf_types
-from transferkit.backbones.weights import check_keys, read_state_dict, require_network
+from transferkit.backbones.weights import check_keys, first_line, read_state_dict, require_network
 from transferkit.errors import UserError
 from transferkit.preprocessing import Preprocessing
 
 log = logging.getLogger(__name__)
 
 POOLINGS = ("avg", "logits")
+INCEPTIONS = ("googlenet", "inception_v3")
+AUXILIARY = ("aux1", "aux2", "AuxLogits")  # heads that those only train with
 
 
 def names() -> list[str]:
@@ -54,31 +56,45 @@ class TorchvisionBackbone(Backbone):
         self.pooling = choose_pooling(name, pooling, self.poolings)
         self.architecture = dict(architecture or {})
         self.last_layer = last_layer(model)
+        self.ends_linear = isinstance(model.get_submodule(self.last_layer), nn.Linear)
         self.stages = find_stages(model, self.last_layer)
         if self.pooling == "avg":
             model.set_submodule(self.last_layer, nn.Identity())
         self.embed_dim = self.try_blank(self).shape[1]
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.model(pixels).flatten(1)  # (B, D)
+        """Embed normalised pixels: float (B, 3, H, W) -> (B, D)."""
+        output: Tensor = self.model(pixels)
+        return output.flatten(1)  # (B, D)
 
     def forward_features(self, pixels: Tensor) -> Tensor:
+        """What enters the global pooling, or a transformer's last tokens without the class token."""
         kept: list[Tensor] = []
         pool = [name for name in leaf_types(self.model, nn.AdaptiveAvgPool2d) if is_global_pool(name)]
-        if pool:  # the map that enters the global pooling
+        if pool:
             place = self.model.get_submodule(pool[-1])
             handle = place.register_forward_pre_hook(lambda module, inputs: kept.append(inputs[0]))
-        else:  # pooled by a function, or a transformer: what the last stage gives
-            place = [child for name, child in self.model.named_children() if not self.last_layer.startswith(name)][-1]
+        else:  # pooled by a function, or a transformer: what the last part before the classifier gives
+            head = self.last_layer.partition(".")[0]
+            place = [child for name, child in self.model.named_children() if name != head][-1]
             handle = place.register_forward_hook(lambda module, inputs, output: kept.append(output))
         try:
             self.model(pixels)
         finally:
             handle.remove()
         features = kept[-1]
-        return features[:, 1:] if features.ndim == 3 else features  # torchvision's ViT puts the class token first
+        if isinstance(self.model, models.DenseNet):  # its last activation is a function, too
+            features = features.relu()
+        return features[:, 1:] if features.ndim == 3 else features  # ViT: the class token comes first
+
+    def forward_stage(self, pixels: Tensor, stage: str) -> Tensor:
+        """What an earlier stage puts out: a map (B, C, h, w) or all tokens (B, T, C)."""
+        output = super().forward_stage(pixels, stage)
+        inner = stage != self.stage_names[-1]
+        return output.movedim(-1, 1) if inner and isinstance(self.model, models.SwinTransformer) else output
 
     def spec(self) -> dict[str, Any]:
+        """Plain-typed description, for :func:`rebuild`."""
         return {
             "source": "torchvision",
             "name": self.name,
@@ -89,7 +105,10 @@ class TorchvisionBackbone(Backbone):
 
 
 def build(
-    name: str, weights: str = "DEFAULT", pooling: str | None = None, architecture: dict[str, Any] | None = None
+    name: str,
+    weights: str = "DEFAULT",
+    pooling: str | None = None,
+    architecture: dict[str, Any] | None = None,
 ) -> TorchvisionBackbone:
     """Build a torchvision backbone with its weights.
 
@@ -98,43 +117,25 @@ def build(
         weights: ``DEFAULT`` or another entry of the model's weights enum, ``none`` (random), or a
             path to a ``.safetensors`` file or state dict.
         pooling: ``avg`` or ``logits``.
-        architecture: arguments of the model's builder, with ``none`` or a path only.
+        architecture: arguments of the model's builder, with ``none`` only.
 
     Raises:
         UserError: unknown weights or arguments, a file that does not fit, no network for a download.
     """
+    if architecture and weights != "none":
+        raise UserError(f"architecture changes of {name} need --model.weights none; its weights fit only as it is")
     entries = models.get_model_weights(name)
-    preset = next(iter(entries), None)
-    scheme = Preprocessing.from_torchvision(preset.transforms()) if preset else Preprocessing.imagenet()
-    if weights in ("DEFAULT", *(entry.name for entry in entries)):
-        if architecture:
-            raise UserError(f"architecture changes of {name} need --model.weights none; its weights fit only as it is")
-        entry = entries[weights]
-        scheme = Preprocessing.from_torchvision(entry.transforms())
-        cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
-        if not cached.is_file():
-            remedy = (
-                f"put {cached.name} into TORCH_HOME's hub/checkpoints, give --model.weights FILE, "
-                "or --model.weights none for random weights"
-            )
-            require_network(entry.url, f"{name}'s {entry.name} weights", remedy)
-        return TorchvisionBackbone(name, models.get_model(name, weights=entry), scheme, pooling)
-    state = None if weights == "none" else read_state_dict(weights)
-    arguments = dict(architecture or {})
-    model = make_model(name, arguments)
-    if state is not None:
-        place = last_layer(model)
-        wanted = model.get_submodule(place).weight
-        found = state.get(f"{place}.weight")
-        if isinstance(found, Tensor) and isinstance(wanted, Tensor) and found.shape != wanted.shape:
-            if pooling == "logits":
-                arguments["num_classes"] = found.shape[0]
-                model = make_model(name, arguments)
-            else:
-                log.warning("dropped the %d-class layer %s of %s", found.shape[0], place, weights)
-                for tensor in ("weight", "bias"):
-                    state.pop(f"{place}.{tensor}", None)
-        load(model, state, weights, optional=() if pooling == "logits" else (place,))
+    chosen = weights if weights in entries.__members__ else "DEFAULT"
+    scheme = Preprocessing.from_torchvision(entries[chosen].transforms())
+    if weights == "none":
+        arguments = dict(architecture or {})
+        if "image_size" in arguments:  # of torchvision's ViT
+            scheme = scheme.replace(image_size=arguments["image_size"])
+        model = make_model(name, arguments)
+    elif weights == chosen:
+        model, arguments = load_preset(name, entries[weights])
+    else:
+        model, arguments = load_file(name, weights, keep_classifier=pooling == "logits")
     return TorchvisionBackbone(name, model, scheme, pooling, arguments)
 
 
@@ -151,33 +152,78 @@ def make_model(name: str, arguments: dict[str, Any]) -> nn.Module:
     Raises:
         UserError: an argument the model does not take.
     """
-    extra = {"init_weights": True, "aux_logits": False} if name in ("googlenet", "inception_v3") else {}
+    extra = {"init_weights": True, "aux_logits": False} if name in INCEPTIONS else {}
     try:
-        return models.get_model(name, weights=None, **(extra | arguments))
+        model: nn.Module = models.get_model(name, weights=None, **(extra | arguments))
     except (TypeError, ValueError) as error:
-        raise UserError(f"{name} cannot be built with {arguments}: {error}") from error
+        raise UserError(f"{name} cannot be built with {arguments}: {first_line(error)}") from error
+    return model
 
 
-def load(model: nn.Module, state: dict[str, Tensor], path: str, optional: tuple[str, ...]) -> None:
-    """Load a state dict, refusing any tensor that is missing, unexpected or of another shape."""
+def load_preset(name: str, entry: models.WeightsEnum) -> tuple[nn.Module, dict[str, Any]]:
+    """torchvision's model with its own weights, and the arguments that make it without them.
+
+    Raises:
+        UserError: the weights are neither in the cache nor can be downloaded, or are broken.
+    """
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
+    if cached.is_file():
+        read_state_dict(cached)  # refuses code, which torchvision would run
+    else:
+        remedy = (
+            f"put {cached.name} into TORCH_HOME's hub/checkpoints, give --model.weights FILE, "
+            "or --model.weights none for random weights"
+        )
+        require_network(entry.url, f"{name}'s {entry.name} weights", remedy)
+    try:
+        model: nn.Module = models.get_model(name, weights=entry)
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"{name}'s weights in {cached} cannot be loaded: {first_line(error)}; remove it and try again"
+        ) from error
+    return model, {"transform_input": True} if name in INCEPTIONS else {}
+
+
+def load_file(name: str, path: str, keep_classifier: bool) -> tuple[nn.Module, dict[str, Any]]:
+    """torchvision's model with the weights of a file, and the arguments that make it without them.
+
+    A classifier of another size is dropped and said so, or the model made to fit it.
+
+    Raises:
+        UserError: a tensor is missing, unexpected or of another shape.
+    """
+    auxiliary = tuple(f"{part}." for part in AUXILIARY)
+    state = {key: value for key, value in read_state_dict(path).items() if not key.startswith(auxiliary)}
+    arguments: dict[str, Any] = {}
+    model = make_model(name, arguments)
+    place = last_layer(model)
     own = model.state_dict()
-    auxiliary = ("aux1.", "aux2.", "AuxLogits.")
-    state = {key: value for key, value in state.items() if not key.startswith(auxiliary)}
-    missing = [key for key in own if key not in state and not key.startswith(optional)]
-    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
-    check_keys(path, missing, [key for key in state if key not in own])
-    for key, tensor in state.items():
-        if tensor.shape != own[key].shape:
-            raise UserError(f"{path}: {key} is {tuple(tensor.shape)}, {tuple(own[key].shape)} was expected")
-    model.load_state_dict({key: tensor.to(own[key].dtype) for key, tensor in state.items()}, strict=False)
+    found = state.get(f"{place}.weight")
+    if found is not None and found.ndim and found.shape != own[f"{place}.weight"].shape:
+        if keep_classifier:
+            arguments["num_classes"] = len(found)
+            model = make_model(name, arguments)
+            own = model.state_dict()
+        else:
+            log.warning("dropped the %d-class layer %s of %s", len(found), place, path)
+            state = {key: value for key, value in state.items() if not key.startswith(f"{place}.")}
+    optional = () if keep_classifier else (f"{place}.weight", f"{place}.bias")
+    check_keys(
+        path,
+        missing=[k for k in own if not (k in state or k in optional or k.endswith("num_batches_tracked"))],
+        unexpected=[key for key in state if key not in own],
+        misshapen=[key for key in state if key in own and state[key].shape != own[key].shape],
+    )
+    model.load_state_dict(state, strict=False)  # copies into the model's float32
+    return model, arguments
 
 
 def without_auxiliary_heads(model: nn.Module) -> nn.Module:
     """Inception and GoogLeNet without the heads they only train with."""
-    for name in ("aux1", "aux2", "AuxLogits"):
+    for name in AUXILIARY:
         if isinstance(getattr(model, name, None), nn.Module):
             setattr(model, name, None)
-    if hasattr(model, "aux_logits"):
+    if isinstance(model, models.GoogLeNet | models.Inception3):
         model.aux_logits = False
     return model
 
@@ -193,9 +239,9 @@ def is_global_pool(name: str) -> bool:
 
 
 def find_stages(model: nn.Module, last: str) -> dict[str, list[str]]:
-    """Split a model into stages: each block or convolution starts one, norms and activations join the one before.
+    """Split a model into stages: each block starts one, norms and activations join the one before.
 
-    Containers named ``features``, ``blocks``, ``trunk_output`` or ``layers`` are opened; everything
+    Containers named ``features``, ``blocks``, ``trunk_output``, ``encoder`` or ``layers`` are opened; all
     before the first block is the ``stem``. ResNet18: stem, layer1, layer2, layer3, layer4.
     """
     units: list[tuple[str, nn.Module]] = []
@@ -203,7 +249,7 @@ def find_stages(model: nn.Module, last: str) -> dict[str, list[str]]:
         if last != name and not last.startswith(f"{name}."):
             units += open_container(name, child)
     stages: dict[str, list[str]] = {"stem": []}
-    plain = all(is_layer(child) for _, child in units)  # VGG, AlexNet: no blocks, every convolution is a stage
+    plain = all(is_layer(child) for _, child in units)  # VGG, AlexNet: every convolution starts a stage
     for name, child in units:
         block = not is_layer(child) or (plain and isinstance(child, nn.Conv2d))
         if block and stages["stem"] and not name.startswith("stem"):

@@ -1,28 +1,30 @@
 """Backbones from Hugging Face transformers (Dosovitskiy et al. 2020 for ViT, arXiv:2010.11929)."""
 
 import inspect
-import logging
-from pathlib import Path
-from typing import Any
+import math
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from transferkit.backbones.base import Backbone, choose_pooling
-from transferkit.backbones.weights import check_keys, first_line, read_state_dict, require_network
+from transferkit.backbones.hub import BROKEN, VIT, load_model, read_config, read_preprocessing
+from transferkit.backbones.weights import first_line
 from transferkit.errors import UserError
 from transferkit.preprocessing import Preprocessing
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
-VIT = "google/vit-base-patch16-224-in21k"
+__all__ = ["VIT", "TransformersBackbone", "build", "rebuild"]
 
 
 class TransformersBackbone(Backbone):
     """A transformers image model that takes ``pixel_values`` alone.
 
-    Poolings: ``cls`` (the class token after the last norm; first where there is one), ``mean`` (of the
-    patch tokens or over the map), ``cls+mean`` (both, 2 x width), ``pooler`` (the model's own pooled output).
+    Poolings: ``cls`` (the first token of the last hidden state, first where there is a class token),
+    ``mean`` (of the patch tokens or over the map), ``cls+mean`` (both, 2 x width), ``pooler`` (the model's
+    own pooled output).
 
     Args:
         name: hub id or directory it was built from.
@@ -31,16 +33,19 @@ class TransformersBackbone(Backbone):
         pooling: one of ``poolings``.
     """
 
-    def __init__(self, name: str, model: nn.Module, preprocessing: Preprocessing, pooling: str | None = None) -> None:
+    model: "PreTrainedModel"
+
+    def __init__(
+        self, name: str, model: "PreTrainedModel", preprocessing: Preprocessing, pooling: str | None = None
+    ) -> None:
         super().__init__()
         self.name = name
         self.model = model
         self.preprocessing = preprocessing
-        self.prefix = prefix_tokens(model)
         self.takes_interpolation = "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
         self.stages = find_stages(model)
-        output = self.try_blank(self.run)
-        self.poolings = poolings_of(model, output)
+        output, self.prefix = self.try_blank(self.run_and_count)
+        self.poolings = poolings_of(model, output, self.prefix)
         self.pooling = choose_pooling(name, pooling, self.poolings)
         self.embed_dim = self.pool(output).shape[1]
 
@@ -52,7 +57,18 @@ class TransformersBackbone(Backbone):
         size = (native, native) if isinstance(native, int) else tuple(native or ())
         return self.model(pixel_values=pixels, interpolate_pos_encoding=tuple(pixels.shape[-2:]) != size)
 
+    def run_and_count(self, pixels: Tensor) -> tuple[Any, int]:
+        """The output, and how many tokens in it stand before the patches (0 for a map)."""
+        output = self.run(pixels)
+        hidden: Tensor = output.last_hidden_state
+        if hidden.ndim == 4:
+            return output, 0
+        patch = getattr(self.model.config, "patch_size", None)
+        height, width = pixels.shape[-2:]
+        return output, count_prefix(hidden.shape[1], height, width, patch if isinstance(patch, int) else None)
+
     def forward(self, pixels: Tensor) -> Tensor:
+        """Embed normalised pixels: float (B, 3, H, W) -> (B, D)."""
         return self.pool(self.run(pixels))
 
     def pool(self, output: Any) -> Tensor:
@@ -67,10 +83,12 @@ class TransformersBackbone(Backbone):
         return mean if self.pooling == "mean" else torch.cat((hidden[:, 0], mean), 1)  # (B, D) or (B, 2D)
 
     def forward_features(self, pixels: Tensor) -> Tensor:
+        """The last hidden state: a map (B, C, h, w), or patch tokens (B, T, C)."""
         hidden: Tensor = self.run(pixels).last_hidden_state
         return hidden if hidden.ndim == 4 else hidden[:, self.prefix :]
 
     def spec(self) -> dict[str, Any]:
+        """Plain-typed description, for :func:`rebuild`."""
         config = {key: value for key, value in self.model.config.to_diff_dict().items() if key != "dtype"}
         return {
             "source": "transformers",
@@ -82,7 +100,10 @@ class TransformersBackbone(Backbone):
 
 
 def build(
-    name: str, weights: str = "DEFAULT", pooling: str | None = None, architecture: dict[str, Any] | None = None
+    name: str,
+    weights: str = "DEFAULT",
+    pooling: str | None = None,
+    architecture: dict[str, Any] | None = None,
 ) -> TransformersBackbone:
     """Build a transformers backbone with its weights, in float32 whatever the file stores.
 
@@ -96,14 +117,13 @@ def build(
         UserError: not an image model, weights that do not fit, no network for a hub model.
     """
     config = read_config(name, weights, architecture)
-    kind = model_class(name, config)
-    options = {"add_pooling_layer": pooling == "pooler"} if takes_pooler(kind) else {}
+    kind, options = model_class(name, config, pooling)
     scheme = read_preprocessing(name, config, weights)
     if weights == "none":
-        model = kind(config, **options)
+        model = make_model(kind, name, config, options)
     else:
-        model = load(kind, name, weights, config, options)
-    return TransformersBackbone(name, model.float(), scheme, pooling)
+        model = load_model(kind, name, weights, config, options)
+    return TransformersBackbone(name, model, scheme, pooling)
 
 
 def rebuild(spec: dict[str, Any]) -> TransformersBackbone:
@@ -111,123 +131,61 @@ def rebuild(spec: dict[str, Any]) -> TransformersBackbone:
     from transformers import AutoConfig
 
     config = AutoConfig.for_model(**spec["architecture"])
-    kind = model_class(spec["name"], config)
-    options = {"add_pooling_layer": spec["pooling"] == "pooler"} if takes_pooler(kind) else {}
+    kind, options = model_class(spec["name"], config, spec["pooling"])
+    model = make_model(kind, spec["name"], config, options)
     scheme = Preprocessing.from_dict(spec["preprocessing"])
-    return TransformersBackbone(spec["name"], kind(config, **options).float(), scheme, spec["pooling"])
+    return TransformersBackbone(spec["name"], model, scheme, spec["pooling"])
 
 
-def model_class(name: str, config: Any) -> Any:
-    """transformers' base model class for a configuration.
+def model_class(
+    name: str, config: "PreTrainedConfig", pooling: str | None
+) -> tuple["type[PreTrainedModel]", dict[str, Any]]:
+    """transformers' base model class for a configuration, and its options for a pooling.
 
     Raises:
-        UserError: it has none, or one that does not take pixels alone or gives another answer each time.
+        UserError: it has none, or one that does not take pixels alone or whose tokens are no patches.
     """
     from transformers import MODEL_MAPPING
 
+    what = f"{name} is a {config.model_type} model"
     if type(config) not in MODEL_MAPPING:
-        raise UserError(f"{name} is a {config.model_type} model, which transformers cannot open as a backbone")
-    kind = MODEL_MAPPING[type(config)]
-    kind = kind[0] if isinstance(kind, (tuple, list)) else kind
+        raise UserError(f"{what}, which transformers cannot open as a backbone; give an image model")
+    found: Any = MODEL_MAPPING[type(config)]
+    kind = found[0] if isinstance(found, list | tuple) else found
+    if hasattr(config, "vision_config"):
+        raise UserError(f"{what} of images and text; save its vision model alone and give that directory")
     if kind.main_input_name != "pixel_values":
-        raise UserError(f"{name} is a {config.model_type} model: it takes {kind.main_input_name}, not pixels alone")
-    if hasattr(config, "mask_ratio"):
-        raise UserError(f"{name} is a {config.model_type} model, which masks patches at random; use its plain ViT")
-    return kind
+        raise UserError(f"{what}: it takes {kind.main_input_name}, not images; give an image model")
+    if config.model_type == "vit_mae":
+        raise UserError(f"{what}, which masks patches at random; save its encoder as a plain ViTModel")
+    if hasattr(config, "num_detection_tokens"):
+        raise UserError(f"{what}, which mixes detection tokens with the patches; give a classification model")
+    return kind, {"add_pooling_layer": pooling == "pooler"} if takes_pooler(kind) else {}
 
 
-def read_config(name: str, weights: str, architecture: dict[str, Any] | None) -> Any:
-    """The configuration of a directory, of the hub's cache, or of the hub."""
-    from transformers import AutoConfig, ViTConfig
+def make_model(
+    kind: "type[PreTrainedModel]", name: str, config: "PreTrainedConfig", options: dict[str, Any]
+) -> "PreTrainedModel":
+    """A model with random weights, in float32.
 
-    if architecture and weights != "none":
-        raise UserError(f"architecture changes of {name} need --model.weights none; its weights fit only as it is")
-    if weights == "none" and name == VIT:  # transformers' defaults are this very model's: no hub needed
-        return ViTConfig(**(architecture or {}))
+    Raises:
+        UserError: the configuration contradicts itself or needs a library that is not installed.
+    """
     try:
-        return AutoConfig.from_pretrained(name, local_files_only=True, **(architecture or {}))
-    except (OSError, ValueError, KeyError) as error:
-        if Path(name).is_dir():
-            raise UserError(f"{name} is not a Hugging Face model directory: {first_line(error)}") from error
-    from huggingface_hub import constants
-
-    remedy = (
-        "give a local directory (--model.backbone DIR), a filled HF_HOME, "
-        "or --model.weights none for random weights" + ("" if name == VIT else f" of {VIT}")
-    )
-    require_network(constants.ENDPOINT, f"{name}", remedy)
-    try:
-        return AutoConfig.from_pretrained(name, **(architecture or {}))
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{name} cannot be loaded from the hub: {first_line(error)}") from error
+        model = kind(config, **options)
+    except BROKEN as error:
+        raise UserError(f"{name} cannot be built from its configuration: {first_line(error)}") from error
+    nn.Module.float(model)  # a configuration may ask for half precision
+    return model
 
 
-def load(kind: Any, name: str, weights: str, config: Any, options: dict[str, Any]) -> nn.Module:
-    """Load weights and refuse those that leave a tensor of the backbone without a value."""
-    from transformers.utils import logging
-
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()  # its load report is replaced by the checks below
-    logging.disable_progress_bar()
-    shared = {"dtype": torch.float32, "output_loading_info": True, "trust_remote_code": False, **options}
-    try:
-        if weights == "DEFAULT":
-            offline = {"local_files_only": True}
-            try:
-                model, report = kind.from_pretrained(name, **offline, **shared)
-            except OSError:
-                if Path(name).is_dir():
-                    raise
-                model, report = kind.from_pretrained(name, **shared)
-        else:
-            state = read_state_dict(weights)
-            model, report = kind.from_pretrained(None, config=config, state_dict=state, **shared)
-    except UserError:
-        raise
-    except Exception as error:
-        origin = name if weights == "DEFAULT" else weights
-        raise UserError(f"the weights of {origin} cannot be loaded: {first_line(error)}") from error
-    finally:
-        logging.set_verbosity(level)
-        logging.enable_progress_bar()
-    unexpected = [key for key in report["unexpected_keys"] if not is_head(key)]
-    dropped = sorted(set(report["unexpected_keys"]) - set(unexpected))
-    if weights != "DEFAULT" and dropped:
-        log.warning("dropped %s of %s: not part of the backbone", ", ".join(dropped), weights)
-    missing = [*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])]
-    check_keys(name if weights == "DEFAULT" else weights, missing, unexpected if weights != "DEFAULT" else ())
-    return model  # type: ignore[no-any-return]
-
-
-def is_head(key: str) -> bool:
-    """Whether a tensor belongs to a head or pooler that a backbone leaves out."""
-    heads = ("classifier", "cls_classifier", "distillation_classifier", "pooler", "head", "lm_head", "decoder", "fc")
-    return any(part in heads for part in key.split(".")) or key.endswith("mask_token")
-
-
-def read_preprocessing(name: str, config: Any, weights: str) -> Preprocessing:
-    """The preprocessing of a directory or hub repository, or the ``vit`` scheme at the model's own size."""
-    from transformers.image_processing_base import ImageProcessingMixin
-
-    size = getattr(config, "image_size", None) or 224
-    fallback = Preprocessing.vit().replace(image_size=size if isinstance(size, int) else tuple(size))
-    if weights == "none":
-        return fallback
-    try:
-        content, _ = ImageProcessingMixin.get_image_processor_dict(name, local_files_only=weights != "DEFAULT")
-    except (OSError, ValueError):
-        if Path(name).is_dir() or weights != "DEFAULT":
-            return fallback
-        raise UserError(f"{name} has no preprocessor_config.json; its preprocessing is unknown") from None
-    return Preprocessing.from_hf(content)
-
-
-def poolings_of(model: nn.Module, output: Any) -> tuple[str, ...]:
+def poolings_of(model: nn.Module, output: Any, prefix: int) -> tuple[str, ...]:
     """The poolings a model offers, its default first, from one output of it."""
-    pooler = ("pooler",) if output.get("pooler_output") is not None or takes_pooler(type(model)) else ()
-    if output.last_hidden_state.ndim == 3 and prefix_tokens(model):
+    optional = takes_pooler(type(model))
+    pooler = ("pooler",) if optional or output.get("pooler_output") is not None else ()
+    if prefix:
         return ("cls", "mean", "cls+mean", *pooler)
-    return (*pooler, "mean") if output.get("pooler_output") is not None else ("mean", *pooler)
+    return ("mean", *pooler) if optional else (*pooler, "mean")
 
 
 def takes_pooler(kind: type[nn.Module]) -> bool:
@@ -235,23 +193,46 @@ def takes_pooler(kind: type[nn.Module]) -> bool:
     return "add_pooling_layer" in inspect.signature(kind.__init__).parameters
 
 
-def prefix_tokens(model: nn.Module) -> int:
-    """How many tokens stand before the patches: class, distillation and register tokens."""
-    names = [name.rsplit(".", 1)[-1] for name, _ in model.named_parameters()]
-    registers = getattr(model.config, "num_register_tokens", 0) or 0 if "register_tokens" in names else 0
-    return sum(token in names for token in ("cls_token", "class_embedding", "distillation_token")) + int(registers)
+def count_prefix(tokens: int, height: int, width: int, patch: int | None) -> int:
+    """How many tokens stand before the patches: class, distillation and register tokens.
+
+    A transformer of one resolution has a token a patch; one that merges patches has a token for each
+    2, 4, 8 ... x as many pixels, and at most one before them.
+
+    Raises:
+        ValueError: the rest are not the patches of an image of this size.
+    """
+    if patch and tokens >= (grid := (height // patch) * (width // patch)):
+        return tokens - grid
+    for prefix in (0, 1):
+        for stride in (4, 8, 16, 32, 64):
+            if math.ceil(height / stride) * math.ceil(width / stride) == tokens - prefix:
+                return prefix
+    raise ValueError(f"{tokens} tokens of {height} x {width} pixels are no grid of patches")
 
 
 def find_stages(model: nn.Module) -> dict[str, list[str]]:
-    """Stages of a transformers model: everything before its outermost list of blocks, then each block.
+    """Stages of a transformers model: all before its outermost list of blocks, then each block.
 
-    What follows the blocks (a last norm, a pooler) joins the last stage. ViT: embeddings, block 0 ... 11.
+    Lists of the same length beside it run in step with it (PVT: patch embeddings and blocks). What follows
+    the blocks (a last norm, a pooler) joins the last stage. ViT: embeddings, block 0 ... 11.
     """
-    lists = [(name, list(m.named_children())) for name, m in model.named_modules() if isinstance(m, nn.ModuleList)]
-    prefix, blocks = next(((name, children) for name, children in lists if children), ("", []))
-    children = [name for name, _ in model.named_children()]
-    place = children.index(prefix.split(".")[0]) if prefix else len(children)
-    stages = {"embeddings": children[:place]} | {f"block {key}": [f"{prefix}.{key}"] for key, _ in blocks}
-    if blocks:
-        stages[list(stages)[-1]] += children[place + 1 :]
+    lists = {name: m for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m)}
+    if not lists:
+        return {"embeddings": [name for name, _ in model.named_children()]}
+    path = next(iter(lists)).split(".")
+    before: list[str] = []
+    after: list[str] = []
+    for depth, part in enumerate(path):  # down to the blocks, past what stands before and after them
+        parents = path[:depth]
+        children = [name for name, _ in model.get_submodule(".".join(parents)).named_children()]
+        place = children.index(part)
+        before += [".".join((*parents, name)) for name in children[:place]]
+        after += [".".join((*parents, name)) for name in children[place + 1 :]]
+    blocks = lists[".".join(path)]
+    parallel = [name for name in after if name in lists and len(lists[name]) == len(blocks)]
+    stages = {"embeddings": before} if before else {}
+    for index in range(len(blocks)):
+        stages[f"block {index}"] = [f"{name}.{index}" for name in (".".join(path), *parallel)]
+    stages[list(stages)[-1]] += [name for name in after if name not in parallel]
     return stages

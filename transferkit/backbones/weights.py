@@ -1,41 +1,53 @@
 """Reading weights from files and caches: tensors only, and never a long wait for a hub that is not there."""
 
 import hashlib
+import pickle
 import socket
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from transferkit.errors import UserError
 
 
+def read_tensors(path: str | Path) -> Any:
+    """Read a ``.safetensors`` file, or plain types and tensors that ``torch.save`` wrote, on the CPU.
+
+    Raises:
+        UserError: it is no such file, or holds anything else; code in it is refused, never run.
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # both raise whatever a broken or hostile file makes them raise
+        reason = first_line(error)
+        if isinstance(error, pickle.UnpicklingError):  # torch would advise to run the code in it
+            reason = "broken, or more than plain tensors in it"
+        raise UserError(
+            f"{path} is not a weights file ({reason}); "
+            "give a .safetensors file or a state dict saved with torch.save(model.state_dict(), FILE)"
+        ) from error
+
+
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Read a ``.safetensors`` file or a ``torch.save``d state dict, on the CPU.
+    """Read a state dict from a file that :func:`read_tensors` takes.
 
     A dict under the key ``state_dict`` or ``model`` is unwrapped, a ``module.`` prefix taken off.
 
     Raises:
-        UserError: no such file, or a file that holds anything but tensors (it is never unpickled otherwise).
+        UserError: no such file, or a file that holds anything but tensors.
     """
-    path = Path(path)
-    if not path.is_file():
+    if not Path(path).is_file():
         raise UserError(f"weights file {path} does not exist; give a .safetensors file or a saved state dict")
-    try:
-        content = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError, Exception) as error:
-        raise UserError(
-            f"{path} is not a weights file ({first_line(error)}); "
-            "give a .safetensors file or a state dict saved with torch.save(model.state_dict(), FILE)"
-        ) from error
+    content = read_tensors(path)
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -44,16 +56,25 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
 
 
-def check_keys(path: str | Path, missing: Iterable[str], unexpected: Iterable[str]) -> None:
+def check_keys(
+    path: str | Path,
+    missing: Iterable[str] = (),
+    unexpected: Iterable[str] = (),
+    misshapen: Iterable[str] = (),
+) -> None:
     """Refuse weights that do not fit the architecture.
 
     Raises:
-        UserError: naming the tensors that are missing or unexpected.
+        UserError: naming the tensors that are missing, unexpected or of another shape.
     """
-    for kind, names in (("lacks", sorted(missing)), ("has unexpected", sorted(unexpected))):
-        if names:
+    for kind, tensors in (
+        ("lacks tensors", missing),
+        ("has unexpected tensors", unexpected),
+        ("has tensors of another shape:", misshapen),
+    ):
+        if names := sorted(tensors):
             shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-            raise UserError(f"{path} {kind} tensors {shown}; is it for another architecture?")
+            raise UserError(f"{path} {kind} {shown}; is it for another architecture?")
 
 
 def state_sha256(state: Mapping[str, Tensor]) -> str:
@@ -62,7 +83,7 @@ def state_sha256(state: Mapping[str, Tensor]) -> str:
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -72,8 +93,6 @@ def require_network(url: str, what: str, remedy: str) -> None:
     Raises:
         UserError: it cannot, with the remedy.
     """
-    from urllib.request import getproxies, proxy_bypass
-
     target = urlsplit(url)
     proxy = getproxies().get(target.scheme)
     if proxy and not proxy_bypass(target.hostname or ""):
@@ -82,7 +101,9 @@ def require_network(url: str, what: str, remedy: str) -> None:
         port = target.port or (443 if target.scheme == "https" else 80)
         socket.create_connection((target.hostname or "", port), timeout=2).close()
     except OSError as error:
-        raise UserError(f"{what} is not in the local cache and {target.hostname} cannot be reached; {remedy}") from error
+        raise UserError(
+            f"{what} is not in the local cache and {target.hostname} cannot be reached; {remedy}"
+        ) from error
 
 
 def first_line(error: BaseException) -> str:

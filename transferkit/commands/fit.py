@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentError
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -190,13 +191,14 @@ class TransferCLI(LightningCLI):
             callbacks.append(progress_callback())
         else:
             options["enable_progress_bar"] = False
+        callbacks.append(LambdaCallback(on_train_start=self.announce))
         options["callbacks"] = [*(options["callbacks"] or []), *callbacks]
         if options["logger"] is None:
             options["logger"] = loggers if self.subcommand in ("fit", "test") else False
         options["plugins"] = [*(options["plugins"] or []), AtomicCheckpointIO()]
         try:
             return Trainer(**options)
-        except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
+        except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
             self.forget_run()
             raise UserError(f"--trainer: {error}") from error
 
@@ -234,6 +236,10 @@ class TransferCLI(LightningCLI):
             save_splits(self.datamodule.table, self.run / "splits.parquet")
             with atomic_path(self.run / "config.yaml") as temporary:
                 temporary.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+
+    def announce(self, *_: Any) -> None:
+        """Say what is trained on what, once nothing can be wrong with it any more."""
+        if self.trainer.is_global_zero and self.run:
             report.starting(self.model, self.datamodule, self.run)
 
     def plain_config(self) -> dict[str, Any]:

@@ -21,8 +21,8 @@ def quickstart(
     """Show what transfer buys, on scikit-learn's handwritten digits, without a network.
 
     A ResNet18 and a small ViT learn the digits 0 to 4 from scratch and are exported as extractors; the digits
-    5 to 9 are then learnt from a few examples each: on random frozen features, on the transferred features, and
-    by fine-tuning. The table gives the accuracy on held-out digits.
+    5 to 9 are then learnt from a few examples each: from scratch, on random frozen features, on the transferred
+    features, and by fine-tuning. The table gives the accuracy on held-out digits.
 
     Args:
         out: directory for runs, extractors, embeddings and the table.

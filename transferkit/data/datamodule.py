@@ -255,10 +255,13 @@ class ImageDataModule(LightningDataModule):
         size = FEATURE_BATCH if name in self.features and not shuffle else self.batch_size
         trainer: Any = self.trainer
         rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        sampler = EpochBatches(len(dataset), size, shuffle, self.seed, rank, world_size)
+        if trainer:  # Lightning draws the first order of a resumed fit before it names the epoch
+            sampler.set_epoch(trainer.fit_loop.epoch_progress.current.processed)
         return DataLoader(
             dataset,
             batch_size=None,
-            sampler=EpochBatches(len(dataset), size, shuffle, self.seed, rank, world_size),
+            sampler=sampler,
             num_workers=workers,
             persistent_workers=workers > 0,
             generator=torch.Generator(),  # the seed it draws for its processes is not the training's business

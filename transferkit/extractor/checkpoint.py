@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from transferkit import backbones
-from transferkit.backbones.weights import first_line
+from transferkit.backbones.weights import first_line, read_tensors
 from transferkit.errors import UserError
 from transferkit.preprocessing import Preprocessing
 
@@ -23,16 +23,13 @@ def load(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist; fit writes runs/NAME/NUMBER/checkpoints/best.ckpt")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises whatever a hostile or broken file makes it raise
-        raise UserError(f"{path} is not a safe checkpoint: {first_line(error)}") from error
+    content = read_tensors(path)
     record = content.get(KEY) if isinstance(content, dict) else None
     if not isinstance(record, dict) or "state_dict" not in content:
         raise UserError(f"{path} is not a transferkit checkpoint; give one that transferkit fit wrote")
     if record.get("format") != FORMAT:
         raise UserError(f"{path} has format {record.get('format')}, this version reads {FORMAT}; update transferkit")
-    return content
+    return dict(content)
 
 
 def read(path: Path, weights: str, pooling: str | None) -> dict[str, Any]:

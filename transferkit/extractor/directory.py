@@ -5,29 +5,36 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import nn
 
 from transferkit import backbones
-from transferkit.backbones.weights import first_line, read_state_dict
+from transferkit.backbones.from_torchvision import TorchvisionBackbone
+from transferkit.backbones.from_transformers import TransformersBackbone
+from transferkit.backbones.hub import quiet
+from transferkit.backbones.weights import check_keys, first_line, read_state_dict
 from transferkit.errors import UserError
 from transferkit.extractor.checkpoint import linear
-from transferkit.versions import versions
-from transferkit.files import atomic_path, discard
+from transferkit.files import atomic_path
 from transferkit.preprocessing import Preprocessing
+from transferkit.versions import versions
 
 if TYPE_CHECKING:
     from transferkit.extractor.extractor import Extractor
 
 RECORD = "transferkit.json"
 FORMAT = 1
+TRAINING = ("regime", "class_counts", "metrics", "weights")  # what is told of the training
 
 
 def write(extractor: "Extractor", path: Path, overwrite: bool) -> None:
     """Write the directory, whole or not at all; see :meth:`Extractor.save_pretrained`."""
     if path.exists() and not overwrite:
         raise UserError(f"{path} exists; choose another directory or add --overwrite")
-    source = extractor.backbone.spec()["source"]
+    if path.exists() and not (path / RECORD).is_file():  # never wipe out somebody's pictures
+        raise UserError(f"{path} exists and is no export, so it is not overwritten; choose another directory")
+    training = {key: extractor.record[key] for key in TRAINING if key in extractor.record}
     record = {
         "format": FORMAT,
         "backbone": extractor.spec(),
@@ -37,75 +44,79 @@ def write(extractor: "Extractor", path: Path, overwrite: bool) -> None:
         "l2_normalize": extractor.l2_normalize,
         "weights_sha256": extractor.weights_sha256(),
         "versions": versions(),
-        "training": {k: v for k, v in extractor.record.items() if k in ("regime", "class_counts", "metrics", "weights")},
+        "training": training,
     }
     with atomic_path(path) as temporary:
         temporary.mkdir()
-        writer = write_transformers if source == "transformers" else write_torchvision
-        record["layout"] = writer(extractor, temporary)
+        try:
+            record["layout"] = write_model(extractor, temporary)
+        except SafetensorError as error:  # a full disk, for one
+            raise UserError(f"cannot write {path}: {first_line(error)}; free room") from error
         write_json(temporary / "preprocessor_config.json", extractor.preprocessing.to_hf())
         write_json(temporary / RECORD, record)
-        if path.exists():
-            path.rename(path.with_name(f".{path.name}.old"))
-    discard(path.with_name(f".{path.name}.old"))
 
 
-def write_torchvision(extractor: "Extractor", path: Path) -> str:
-    """``model.safetensors`` for ``torchvision.models.NAME(num_classes=N)``; the head is its last layer.
+def write_model(extractor: "Extractor", path: Path) -> str:
+    """``config.json``, ``model.safetensors`` and ``head.safetensors`` where the former cannot hold the head.
 
-    With pooling ``logits`` the model keeps its own last layer and the head goes to ``head.safetensors``.
+    Returns:
+        The layout: ``classifier`` where ``model.safetensors`` has the head as its classifier, else ``base``.
     """
-    backbone = extractor.backbone
+    backbone, head = extractor.backbone, extractor.head
+    if isinstance(backbone, TorchvisionBackbone):
+        holds_head = write_torchvision(extractor, backbone, path)
+    else:
+        classifier = as_classifier(extractor) if head else None
+        model: Any = classifier or backbone.model
+        with quiet():
+            model.save_pretrained(path)
+        holds_head = classifier is not None
+    if head and not holds_head:
+        state = {"weight": head.weight.detach().contiguous(), "bias": head.bias.detach().contiguous()}
+        save_file(state, path / "head.safetensors", {"format": "pt"})
+    return "classifier" if holds_head else "base"
+
+
+def write_torchvision(extractor: "Extractor", backbone: TorchvisionBackbone, path: Path) -> bool:
+    """``model.safetensors`` for ``torchvision.models.NAME(num_classes=N)``; whether the head is its last layer.
+
+    With pooling ``logits`` the model keeps its own last layer; SqueezeNet's is followed by a ReLU, which a
+    head is not.
+    """
+    head, last = extractor.head, backbone.last_layer
     state = {key: tensor.contiguous() for key, tensor in backbone.model.state_dict().items()}
-    head = extractor.head
-    architecture = dict(backbone.spec()["architecture"])
-    layout = "base"
-    if head and backbone.pooling == "avg" and not extractor.l2_normalize:
-        reference = backbones.from_torchvision.make_model(backbone.name, architecture)
-        last = reference.get_submodule(backbone.last_layer)
-        shape = (head.weight.shape[0], *last.weight.shape[1:])  # SqueezeNet's last layer is a 1x1 convolution
-        state[f"{backbone.last_layer}.weight"] = head.weight.detach().reshape(shape)
-        state[f"{backbone.last_layer}.bias"] = head.bias.detach()
-        architecture["num_classes"] = head.weight.shape[0]
-        layout = "classifier"
-    elif head:
-        write_head(head, path)
+    architecture = dict(backbone.architecture)
+    holds_head = backbone.pooling == "avg" and not extractor.l2_normalize and backbone.ends_linear
+    if head and holds_head:
+        state |= {f"{last}.weight": head.weight.detach(), f"{last}.bias": head.bias.detach()}
+        architecture["num_classes"] = head.out_features
     save_file(state, path / "model.safetensors", {"format": "pt"})
     config = {"architecture": backbone.name, "library": "torchvision", "arguments": architecture}
     labels = {str(index): name for index, name in enumerate(extractor.class_names)}
     write_json(path / "config.json", config | {"id2label": labels})
-    return layout
-
-
-def write_transformers(extractor: "Extractor", path: Path) -> str:
-    """The architecture's own ``ForImageClassification`` layout if its classifier computes what our head does, else the base's."""
-    classifier = as_classifier(extractor) if extractor.head else None
-    model = classifier or extractor.backbone.model
-    model.save_pretrained(path, safe_serialization=True)
-    if classifier:
-        return "classifier"
-    if extractor.head:
-        write_head(extractor.head, path)
-    return "base"
+    return head is not None and holds_head
 
 
 @torch.inference_mode()
-def as_classifier(extractor: "Extractor") -> nn.Module | None:
-    """transformers' classification model with our weights, or None where it would answer differently.
+def as_classifier(extractor: "Extractor") -> Any:
+    """transformers' ``ForImageClassification`` with our weights, or None where it would answer differently.
 
     Whether the architecture's own classifier reads the same pooling is not looked up but tried, on random pixels.
     """
     from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
 
-    base, head = extractor.backbone.model, extractor.head
-    kind = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING.get(type(base.config), None)
-    if kind is None or head is None or extractor.l2_normalize:
+    base: Any = extractor.backbone.model
+    head, names = extractor.head, extractor.class_names
+    kinds: Any = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
+    if type(base.config) not in kinds or head is None or extractor.l2_normalize:
         return None
-    names = extractor.class_names
+    kind = kinds[type(base.config)]
     config = type(base.config).from_dict(base.config.to_dict())
-    config.id2label = dict(enumerate(names))
-    config.label2id = {name: index for index, name in enumerate(names)}
-    model = kind(config).eval()
+    config.num_labels = head.out_features
+    if names:
+        config.id2label = dict(enumerate(names))
+        config.label2id = {name: index for index, name in enumerate(names)}
+    model = (kind[0] if isinstance(kind, list | tuple) else kind)(config).eval().to(extractor.device)
     layer = getattr(model, "classifier", None)
     inner = getattr(model, model.base_model_prefix, None)
     if not isinstance(layer, nn.Linear) or layer.weight.shape != head.weight.shape or inner is None:
@@ -114,9 +125,13 @@ def as_classifier(extractor: "Extractor") -> nn.Module | None:
     if outcome.missing_keys or outcome.unexpected_keys:
         return None
     layer.load_state_dict(head.state_dict())
-    pixels = torch.rand(2, 3, *extractor.preprocessing.image_size, generator=torch.Generator().manual_seed(0))
-    theirs = model(pixel_values=pixels).logits
-    ours = head(extractor.backbone.cpu()(pixels))
+    noise = torch.Generator().manual_seed(0)
+    pixels = torch.rand(2, 3, *extractor.preprocessing.image_size, generator=noise).to(extractor.device)
+    try:
+        theirs = model(pixel_values=pixels).logits
+    except (TypeError, ValueError):  # made for another image size
+        return None
+    ours = head(extractor.backbone(pixels))
     return model if torch.allclose(theirs, ours, atol=1e-5, rtol=1e-4) else None
 
 
@@ -131,43 +146,51 @@ def read(path: Path, weights: str, pooling: str | None) -> dict[str, Any]:
         raise UserError(f"{path} has format {record.get('format')}, this version reads {FORMAT}; update transferkit")
     if weights != "DEFAULT":
         raise UserError(f"{path} brings its own weights; leave out --model.weights {weights}")
-    if pooling not in (None, record["pooling"]):
-        raise UserError(f"{path} was exported with pooling {record['pooling']}, not {pooling}")
-    head = None
-    if record["backbone"]["source"] == "transformers":
-        built = backbones.from_transformers.build(str(path), "DEFAULT", record["pooling"])
-        state = read_state_dict(path / "model.safetensors") if record["layout"] == "classifier" else {}
-        if state:
-            head = linear(state["classifier.weight"], state["classifier.bias"])
-        backbone: backbones.Backbone = built
-    else:
-        backbone = backbones.rebuild(record["backbone"])
-        state = read_state_dict(path / "model.safetensors")
-        if record["layout"] == "classifier":
-            last = backbone.last_layer
-            weight = state.pop(f"{last}.weight")
-            head = linear(weight.flatten(1), state.pop(f"{last}.bias"))
+    try:
+        if pooling not in (None, record["pooling"]):
+            raise UserError(f"{path} was exported with pooling {record['pooling']}, not {pooling}")
+        backbone, head = read_model(path, record["backbone"], record["layout"])
+        return {
+            "backbone": backbone,
+            "preprocessing": Preprocessing.from_dict(record["backbone"]["preprocessing"]),
+            "head": head,
+            "class_names": record["class_names"],
+            "l2_normalize": record["l2_normalize"],
+            "record": record["training"] | {"weights_sha256": record["weights_sha256"]},
+        }
+    except KeyError as error:
+        raise UserError(f"{path} is incomplete: no {error}; export the extractor again") from error
+
+
+def read_model(path: Path, spec: dict[str, Any], layout: str) -> tuple[backbones.Backbone, nn.Linear | None]:
+    """The backbone and the head of a directory.
+
+    Raises:
+        UserError: weights that do not fit the configuration.
+        KeyError: the head or a part of the specification is not there.
+    """
+    backbone: TorchvisionBackbone | TransformersBackbone
+    weights = path / "model.safetensors"
+    if spec["source"] == "torchvision":
+        backbone = backbones.from_torchvision.rebuild(spec)
+        place = backbone.last_layer
+        own, state = backbone.model.state_dict(), read_state_dict(weights)
+        inner = {k: v for k, v in state.items() if layout == "base" or not k.startswith(f"{place}.")}
+        check_keys(weights, own.keys() - inner.keys(), inner.keys() - own.keys())
         try:
-            backbone.model.load_state_dict(state)
+            backbone.model.load_state_dict(inner)
         except RuntimeError as error:
-            raise UserError(f"{path / 'model.safetensors'} does not fit config.json: {first_line(error)}") from error
+            raise UserError(f"{weights} does not fit: {first_line(error)}") from error
+    else:
+        backbone = backbones.from_transformers.build(str(path), pooling=spec["pooling"])
+        backbone.name, place = spec["name"], "classifier"
+        state = read_state_dict(weights) if layout == "classifier" else {}
+    if layout == "classifier":
+        return backbone, linear(state[f"{place}.weight"], state[f"{place}.bias"])
     if (path / "head.safetensors").is_file():
-        tensors = load_file(path / "head.safetensors")
-        head = linear(tensors["weight"], tensors["bias"])
-    return {
-        "backbone": backbone,
-        "preprocessing": Preprocessing.from_dict(record["backbone"]["preprocessing"]),
-        "head": head,
-        "class_names": record["class_names"],
-        "l2_normalize": record["l2_normalize"],
-        "record": record["training"] | {"weights_sha256": record["weights_sha256"]},
-    }
-
-
-def write_head(head: nn.Linear, path: Path) -> None:
-    """``head.safetensors``: weight (classes, D) and bias (classes,)."""
-    state = {"weight": head.weight.detach().contiguous(), "bias": head.bias.detach().contiguous()}
-    save_file(state, path / "head.safetensors", {"format": "pt"})
+        state = read_state_dict(path / "head.safetensors")
+        return backbone, linear(state["weight"], state["bias"])
+    return backbone, None
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

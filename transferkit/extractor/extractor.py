@@ -1,5 +1,6 @@
 """The extractor: image in, embedding out, whatever it was built from."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -73,8 +74,16 @@ class Extractor:
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Embed preprocessed pixels, uint8 (B, 3, h, w) as :meth:`Preprocessing.resize_crop` gives: float32 (B, D)."""
-        return self.backbone(self.preprocessing.normalize(pixels.to(self.device))).float()
+        """Embed preprocessed pixels.
+
+        Args:
+            pixels: uint8 (B, 3, h, w), as :meth:`Preprocessing.resize_crop` gives.
+
+        Returns:
+            float32 (B, D) on the backbone's device.
+        """
+        embedding: Tensor = self.backbone(self.preprocessing.normalize(pixels.to(self.device)))
+        return embedding.float()
 
     def embed(self, images: Sequence[str | Path | Tensor], batch_size: int = 32) -> Tensor:
         """Embed image files or decoded images.
@@ -90,12 +99,13 @@ class Extractor:
             UserError: a file that is no readable image.
         """
         if isinstance(images, (str, Path)):
-            raise UserError(f"embed takes a list of images, not {images!r}; for a folder use transferkit.embed")
-        batches = [
-            self(torch.stack([self.preprocessing.resize_crop(open_image(image)) for image in images[i : i + batch_size]]))
-            for i in range(0, len(images), batch_size)
-        ]
-        return torch.cat(batches).cpu() if batches else torch.empty(0, self.embed_dim)
+            raise UserError(f"embed takes a list of images, not {images!r}; for a folder use transferkit embed")
+        batches = [torch.empty(0, self.embed_dim)]
+        for start in range(0, len(images), batch_size):
+            batch = images[start : start + batch_size]
+            pixels = torch.stack([self.preprocessing.resize_crop(open_image(image)) for image in batch])
+            batches.append(self(pixels).cpu())
+        return torch.cat(batches)
 
     def weights_sha256(self) -> str:
         """SHA-256 over the backbone's tensors."""
@@ -135,8 +145,20 @@ class Extractor:
         else:
             extractor = cls(backbones.build(str(source), weights, pooling, dict(architecture or {})))
         if preprocessing:
-            extractor.preprocessing = extractor.preprocessing.replace(**preprocessing)
+            extractor.override(preprocessing)
         return extractor
+
+    def override(self, preprocessing: Mapping[str, Any]) -> None:
+        """Change fields of the preprocessing.
+
+        Raises:
+            UserError: unknown fields, or a size that the backbone does not take.
+        """
+        known = [name for name in inspect.signature(Preprocessing.replace).parameters if name != "self"]
+        if unknown := set(preprocessing) - set(known):
+            raise UserError(f"preprocessing: no field {min(unknown)!r}; it takes {', '.join(known)}")
+        self.preprocessing = self.backbone.preprocessing = self.preprocessing.replace(**preprocessing)
+        self.backbone.try_blank(self.backbone)
 
     def save_pretrained(self, path: str | Path, overwrite: bool = False) -> None:
         """Write a directory that transformers or torchvision, and transferkit, load.
@@ -145,7 +167,8 @@ class Extractor:
         and ``head.safetensors`` where the library's own classifier cannot hold the head.
 
         Raises:
-            UserError: the directory exists and ``overwrite`` is false, or it cannot be written.
+            UserError: the directory exists and ``overwrite`` is false, it holds something else than an
+                export, or it cannot be written.
         """
         directory.write(self, Path(path), overwrite)
 

@@ -1,0 +1,92 @@
+from pathlib import Path
+
+import pytest
+
+from transferkit.commands.arguments import (
+    all_options,
+    as_config,
+    check_sections,
+    find_config,
+    read_yaml,
+    setting,
+    without_option,
+)
+from transferkit.commands.report import explain
+from transferkit.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_configs_are_found_here_then_in_configs_then_among_those_shipped(here: Path) -> None:
+    shipped = find_config("vit.yaml")
+    assert shipped.is_file() and shipped == find_config("vit") and not shipped.is_relative_to(here)
+    (here / "configs").mkdir()
+    (here / "configs/vit.yaml").touch()
+    assert find_config("vit") == find_config("configs/vit.yaml") == Path("configs/vit.yaml")
+    (here / "vit.yaml").touch()
+    assert find_config("vit.yaml") == Path("vit.yaml")
+    assert find_config(str(here / "vit.yaml")) == here / "vit.yaml"
+
+
+def test_an_unknown_config_names_those_shipped() -> None:
+    with pytest.raises(UserError, match=r"no config 'vti'.*the shipped ones: finetune.yaml, .*vit.yaml"):
+        find_config("vti")
+
+
+def test_values_of_an_option() -> None:
+    arguments = ["--a", "1", "--b=x", "--a=2", "--ab", "3"]
+    assert all_options(arguments, "--a") == ["1", "2"]
+    assert all_options(arguments, "--c") == []
+    with pytest.raises(UserError, match="--a needs a value"):
+        all_options(["--a"], "--a")
+
+
+def test_an_option_taken_out() -> None:
+    assert without_option(["x", "--a", "1", "--b", "2", "--a=3"], "--a") == ["x", "--b", "2"]
+
+
+def test_a_setting_is_the_last_and_the_command_line_wins(here: Path) -> None:
+    (here / "one.yaml").write_text("name: one\ntrainer: {default_root_dir: first}\n")
+    (here / "two.yaml").write_text("trainer: {default_root_dir: second}\n")
+    files = [Path("one.yaml"), Path("two.yaml")]
+    assert setting([], files, "trainer.default_root_dir") == "second"
+    assert setting([], files, "name") == "one"
+    assert setting(["--name", "x", "--name=y"], files, "name") == "y"
+    assert setting([], files, "data.root") is None
+
+
+@pytest.mark.parametrize("text", ["a: [1", "- a\n", "just text", "\x00"])
+def test_configs_that_are_none(here: Path, text: str) -> None:
+    (here / "bad.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"config bad.yaml (cannot be read|holds no options)"):
+        read_yaml(Path("bad.yaml"))
+
+
+def test_an_empty_config_is_one(here: Path) -> None:
+    (here / "empty.yaml").write_text("# nothing\n")
+    assert read_yaml(Path("empty.yaml")) == {}
+    assert as_config({}) == []
+
+
+def test_a_section_without_options(here: Path) -> None:
+    (here / "bad.yaml").write_text("model: 3\n")
+    with pytest.raises(UserError, match=r"bad.yaml: model holds no options"):
+        check_sections(Path("bad.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        ("unrecognized arguments: --model.backbon x", "unknown option --model.backbon; did you mean --model.backbone?"),
+        ("unrecognized arguments: --batch_size=3", "unknown option --batch_size=3; did you mean --data.batch_size?"),
+        ("Subcommand 'fit' does not accept option 'modl.pooling'", "unknown option modl.pooling; did you mean --model.pooling?"),
+        ("unrecognized arguments: zzz", "unknown option zzz; transferkit fit --help lists them"),
+        ("several\n lines", "several lines"),
+    ],
+)  # fmt: skip
+def test_what_a_parser_says_in_one_line(message: str, line: str) -> None:
+    assert explain(message) == line

@@ -1,0 +1,423 @@
+"""fit, validate, test and predict from the command line, in this process."""
+
+import csv
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import chdir
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+from sklearn.metrics import accuracy_score, f1_score
+
+from tests.tiny import RESNET, VIT, options
+from tests.commands.running import Done, transferkit, write_photos
+from transferkit.embeddings import Embeddings
+
+COLOURS = {"apples": (190, 50, 40), "limes": (70, 180, 60), "plums": (90, 40, 130)}
+SMALL = [*options("model", RESNET), "--data.num_workers", "0", "--trainer.accelerator", "cpu"]
+FIT = [*SMALL, "--data.batch_size", "8", "--trainer.max_epochs", "3"]
+LOGGED = {"train/loss", "val/loss", "val/acc", "val/f1_macro", "val/ece", "epoch_time", "lr/head"}
+TESTED = {"test/loss", "test/acc", "test/f1_macro", "test/ece"}
+
+
+@pytest.fixture(autouse=True)
+def own_environment() -> Iterator[None]:
+    """What a run tells its processes is not told to those of the next test."""
+    yield
+    for name in ("TRANSFERKIT_RUN", "PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
+        os.environ.pop(name, None)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
+    """A folder with photos, and in it a finished run of its own name; what the fit said."""
+    place = tmp_path_factory.mktemp("trained")
+    write_photos(place / "photos", COLOURS, {"train": 6, "val": 4, "test": 5})
+    with chdir(place), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRANSFERKIT_CACHE", str(place / "cache"))
+        done = transferkit("fit", "--config", "resnet18", "--data.root", "photos", *FIT, "--name", "tiny")
+    return place, done
+
+
+@pytest.fixture
+def work(
+    trained: tuple[Path, Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """A copy of it to work in."""
+    place = tmp_path / "work"
+    shutil.copytree(trained[0], place)
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("TRANSFERKIT_CACHE", str(place / "cache"))
+    return place
+
+
+@pytest.fixture
+def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def printed(done: Done) -> dict[str, float]:
+    """Metrics by name, from what was printed."""
+    lines = (line.split() for line in done.out.splitlines() if "/" in line.split()[0] or line.startswith("epoch"))
+    return {name: float(value) for name, value in lines}
+
+
+def metrics_of(run: Path) -> dict[str, float]:
+    content: dict[str, float] = json.loads((run / "metrics.json").read_text())
+    return content
+
+
+def test_run_directory(trained: tuple[Path, Done]) -> None:
+    place, done = trained
+    assert done.status == 0, done.err
+    run = place / "runs/tiny/0"
+    names = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
+    events = {name for name in names if re.fullmatch(r"events\.out\.tfevents\.[^/]+", name)}
+    assert len(events) == 1
+    assert names - events == {
+        "config.yaml", "metrics.json", "metrics.csv", "splits.parquet", "checkpoints/last.ckpt", "checkpoints/best.ckpt",
+    }  # fmt: skip
+    assert [path.name for path in place.iterdir() if path.name not in ("photos", "cache")] == ["runs"]
+
+
+def test_what_fit_prints(trained: tuple[Path, Done]) -> None:
+    place, done = trained
+    assert done.out.splitlines()[-1] == "run runs/tiny/0"
+    assert set(printed(done)) == LOGGED == set(metrics_of(place / "runs/tiny/0"))
+    for name, value in metrics_of(place / "runs/tiny/0").items():
+        assert printed(done)[name] == pytest.approx(value, rel=1e-3, abs=1e-4)
+    assert "next: transferkit test --ckpt_path runs/tiny/0/checkpoints/best.ckpt" in done.err
+    assert "18 train, 12 val, 15 test images" in done.err and "learn" in done.err
+    assert "arn" not in done.err.replace("learn", "")  # no warning
+
+
+def test_metrics_are_those_of_the_best_epoch(trained: tuple[Path, Done]) -> None:
+    run = trained[0] / "runs/tiny/0"
+    with (run / "metrics.csv").open(newline="") as file:
+        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    assert [row.pop("epoch") for row in rows] == [0, 1, 2]
+    best = max(rows, key=lambda row: row["val/acc"])
+    assert metrics_of(run) == pytest.approx(best)
+
+
+def test_recorded_configuration(trained: tuple[Path, Done]) -> None:
+    config = yaml.safe_load((trained[0] / "runs/tiny/0/config.yaml").read_text())
+    assert list(config) == ["seed_everything", "trainer", "model", "data", "name"]
+    assert config["model"]["weights"] == "none" and config["data"]["root"] == "photos"
+    splits = pq.read_table(trained[0] / "runs/tiny/0/splits.parquet").to_pandas()
+    assert splits["split"].value_counts().to_dict() == {"train": 18, "test": 15, "val": 12}
+
+
+def test_test_writes_into_the_run(work: Path) -> None:
+    before = metrics_of(work / "runs/tiny/0")
+    done = transferkit("test", "--name", "tiny")
+    assert done.status == 0, done.err
+    run = work / "runs/tiny/0"
+    assert {"predictions.parquet", "embeddings.parquet", "similarity.json"} <= {path.name for path in run.iterdir()}
+    merged = metrics_of(run)
+    assert set(merged) == LOGGED | TESTED and set(printed(done)) == TESTED
+    assert {name: merged[name] for name in LOGGED} == before
+    table = pq.read_table(run / "predictions.parquet").to_pandas()
+    assert list(table) == ["path", "label", "prediction", "probability"] and len(table) == 15
+    assert table["probability"].dtype == "float32"
+    assert table["path"].is_monotonic_increasing and table["probability"].between(1 / 3, 1).all()
+    assert merged["test/acc"] == pytest.approx(accuracy_score(table["label"], table["prediction"]))
+    f1 = f1_score(table["label"], table["prediction"], average="macro")
+    assert merged["test/f1_macro"] == pytest.approx(f1, abs=1e-6)
+    embeddings = Embeddings.load(run / "embeddings.parquet")
+    assert embeddings.embedding.shape == (15, 512) and embeddings.paths == table["path"].tolist()
+    similarity = json.loads((run / "similarity.json").read_text())
+    assert similarity["rows"] == 15 and 0 <= similarity["precision_at_1"] <= 1
+    assert all(isinstance(value, float) for value in similarity.values())
+
+
+@pytest.mark.parametrize("which", ["best", "last", "runs/tiny/0/checkpoints/last.ckpt"])
+def test_validate_any_checkpoint(work: Path, which: str) -> None:
+    done = transferkit("validate", "--ckpt_path", which)
+    assert done.status == 0, done.err
+    with (work / "runs/tiny/0/metrics.csv").open(newline="") as file:
+        rows = [float(row["val/acc"]) for row in csv.DictReader(file)]
+    assert printed(done)["val/acc"] == pytest.approx(max(rows) if which == "best" else rows[-1], abs=1e-4)
+
+
+def test_predict_a_flat_folder_and_one_file(work: Path) -> None:
+    (work / "flat").mkdir()
+    for number, path in enumerate(sorted((work / "photos/val").rglob("*.*"))):
+        shutil.copy(path, work / "flat" / f"{number}{path.suffix}")
+    done = transferkit("predict", "--data.root", "flat")
+    assert done.status == 0, done.err
+    table = pq.read_table(work / "runs/tiny/0/predictions.parquet").to_pandas()
+    assert len(table) == 12 and table["label"].isna().all()
+    assert set(table["prediction"]) <= set(COLOURS)
+    one = transferkit("predict", "--data.root", "flat/3.png", "--ckpt_path", "best")
+    assert one.status == 0, one.err
+    alone = pq.read_table(work / "runs/tiny/0/predictions.parquet").to_pandas()
+    wanted = table[table["path"] == "3.png"].iloc[0]
+    assert alone["path"].tolist() == ["3.png"] and alone["prediction"][0] == wanted["prediction"]
+    assert alone["probability"][0] == pytest.approx(wanted["probability"], abs=1e-5)
+    assert one.out.splitlines()[0].startswith(f"3.png {wanted['prediction']} ")
+
+
+def test_other_data_with_fewer_classes(work: Path) -> None:
+    write_photos(work / "others", {"plums": COLOURS["plums"]}, {"": 7})
+    (work / "wrapped").mkdir()
+    (work / "others").rename(work / "wrapped/others")
+    shutil.move(work / "wrapped/others/plums", work / "wrapped/plums")
+    (work / "wrapped/others").rmdir()
+    done = transferkit("test", "--data.root", "wrapped")
+    assert done.status == 0, done.err
+    table = pq.read_table(work / "runs/tiny/0/predictions.parquet").to_pandas()
+    assert len(table) == 7 and set(table["label"]) == {"plums"}
+
+
+def test_other_data_with_an_unknown_class(work: Path) -> None:
+    (work / "photos/val/plums").rename(work / "photos/val/mangos")
+    done = transferkit("test", "--data.root", "photos/val")
+    assert refused(done, "classes the checkpoint was not trained on: mangos; it knows apples, limes, plums")
+
+
+def test_a_checkpoint_far_from_its_run(work: Path) -> None:
+    shutil.move("runs/tiny/0/checkpoints/best.ckpt", "mine.ckpt")
+    done = transferkit("test", "--ckpt_path", "mine.ckpt", "--data.root", "photos", "--data.num_workers", "0")
+    assert done.status == 0 and done.out.splitlines()[-1] == "run runs/test/0", done.err
+    assert refused(transferkit("fit", "--ckpt_path", "mine.ckpt"), "mine.ckpt lies in no run to resume")
+
+
+def test_the_checkpoint_decides_its_model(work: Path) -> None:
+    done = transferkit("test", "--model.backbone", "resnet50")
+    assert refused(done, "--model.backbone is decided by the checkpoint runs/tiny/0/checkpoints/best.ckpt")
+    done = transferkit("test", "--model.pooling", "logits")
+    assert refused(done, "was trained with pooling avg, not logits")
+
+
+def test_splits_of_a_run_are_its_own(work: Path) -> None:
+    done = transferkit("validate", "--data.val_fraction", "0.5")
+    assert refused(done, "--data.val_fraction 0.5: the splits are those of runs/tiny/0; leave it out")
+
+
+def test_head_input_follows_the_checkpoint(work: Path) -> None:
+    done = transferkit("fit", "--data.root", "photos", *FIT, "--model.l2_normalize", "true", "--name", "l2")
+    shutil.move("runs/l2/0/checkpoints/last.ckpt", "mine.ckpt")
+    other = transferkit("validate", "--ckpt_path", "mine.ckpt", "--data.root", "photos", "--data.num_workers", "0")
+    assert done.status == other.status == 0, other.err
+    with (work / "runs/l2/0/metrics.csv").open(newline="") as file:
+        last = [row for row in csv.DictReader(file)][-1]
+    assert printed(other)["val/loss"] == pytest.approx(float(last["val/loss"]), abs=1e-3)
+
+
+def test_a_finished_fit_can_be_continued(work: Path) -> None:
+    done = transferkit("fit", "--ckpt_path", "last", "--trainer.max_epochs", "5", "--data.num_workers", "1")
+    assert done.status == 0, done.err
+    with (work / "runs/tiny/0/metrics.csv").open(newline="") as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1", "2", "3", "4"]
+    config = yaml.safe_load((work / "runs/tiny/0/config.yaml").read_text())
+    assert config["trainer"]["max_epochs"] == 5 and config["data"]["splits"] is None
+    assert [path.name for path in (work / "runs/tiny").iterdir()] == ["0"]
+
+
+@pytest.mark.parametrize(
+    "option", ["--model.lr_head=0.5", "--model.regime=full", "--data.batch_size=3", "--data.augmentation=light"]
+)
+def test_a_resumed_fit_keeps_model_and_data(work: Path, option: str) -> None:
+    done = transferkit("fit", "--ckpt_path", "last", option)
+    name, value = option.split("=")
+    assert refused(done, f"{name} {value} differs from the .* runs/tiny/0 was started with; leave it out")
+    assert (work / "runs/tiny/0/checkpoints/last.ckpt").is_file()
+
+
+def test_explicit_values_win_over_configs(empty: Path) -> None:
+    Path("a.yaml").write_text("model: {lr_head: 0.25, dropout: 0.5}\n")
+    Path("b.yaml").write_text("model: {dropout: 0.125}\nname: bee\n")
+    done = transferkit("fit", "--model.lr_head", "0.75", "--config", "a.yaml", "-c", "b", "--print_config")
+    config = yaml.safe_load(done.out)
+    assert (config["model"]["lr_head"], config["model"]["dropout"], config["name"]) == (0.75, 0.125, "bee")
+    assert {path.name for path in empty.iterdir()} == {"a.yaml", "b.yaml"}
+
+
+@pytest.mark.parametrize("verb", ["fit", "validate", "test", "predict"])
+def test_options_are_explained_without_a_run(empty: Path, verb: str) -> None:
+    assert "--data.root" in transferkit(verb, "--help").out
+    assert yaml.safe_load(transferkit(verb, "--print_config").out)["model"]["backbone"] == "resnet18"
+
+
+def test_names_of_runs(empty: Path) -> None:
+    write_photos(empty / "photos", {name: (40 * i, 99, 99) for i, name in enumerate("abcdef")}, {"train": 2, "val": 1})
+    Path("mine.yaml").write_text("trainer: {max_epochs: 1, default_root_dir: out}\n")
+    for number in range(2):
+        done = transferkit("fit", "--config", "mine.yaml", "--data.root", "photos", *SMALL)
+        assert done.out.splitlines()[-1] == f"run out/runs/mine/{number}"
+    done = transferkit("test", "--config", "mine")
+    assert done.status == 0 and done.out.splitlines()[-1] == "run out/runs/mine/1", done.err
+    assert "val/acc_top5" in metrics_of(empty / "out/runs/mine/1")  # more than five classes
+
+
+def test_small_vit(empty: Path) -> None:
+    write_photos(empty / "photos", COLOURS, {"train": 4, "val": 2})
+    model = options("model", {**VIT, "regime": "full", "layer_decay": 0.5})
+    done = transferkit("fit", "--data.root", "photos", *model, "--data.num_workers", "0", "--trainer.max_epochs", "1")
+    assert done.status == 0 and set(printed(done)) == LOGGED | {"lr/backbone"}, done.err
+
+
+def refused(done: Done, pattern: str) -> bool:
+    """Whether bad input was answered by one line that says what is wrong."""
+    assert done.status == 2, done
+    assert done.err.count("\n") == 1 and done.err.startswith("transferkit: error: "), done.err
+    assert "Traceback" not in done.err and done.out == ""
+    assert re.search(pattern, done.err), done.err
+    return True
+
+
+def break_all(root: Path) -> None:
+    for path in (root / "photos/train/limes").iterdir():
+        path.write_bytes(path.read_bytes()[:40])
+
+
+def no_labels(root: Path) -> None:
+    (root / "list.csv").write_text("path,label\nphotos/train/limes/0.jpg,\nphotos/train/limes/1.png,lime\n")
+
+
+DIGITS = ["--data.root", "digits"]
+PHOTOS = ["--data.root", "photos"]
+BAD: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
+    "no folder": (lambda root: 0, ["--data.root", "nope", *SMALL], "no such folder or file: 'nope'"),
+    "no data": (lambda root: 0, SMALL, "no data given; add --data.root DIR"),
+    "no images": (lambda root: (root / "none").mkdir(), ["--data.root", "none", *SMALL], "no images in 'none'"),
+    "one class": (
+        lambda root: shutil.rmtree(root / "photos/train/limes") or shutil.rmtree(root / "photos/val/limes"),
+        [*PHOTOS, *SMALL],
+        "a single class, 'apples'",
+    ),
+    "empty class": (lambda root: (root / "photos/train/none").mkdir(), [*PHOTOS, *SMALL], "no images in the folder .*none"),
+    "class only in val": (
+        lambda root: (root / "photos/train/limes").rename(root / "photos/train/plums"),
+        [*PHOTOS, *SMALL],
+        "class 'limes' is in val but not in train",
+    ),
+    "no labels": (no_labels, ["--data.root", "list.csv", *SMALL], "labels are missing for 1 of 2 images"),
+    "no validation": (lambda root: 0, [*DIGITS, *SMALL, "--data.val_fraction", "0"], "no images for the split 'val'"),
+    "not weights": (
+        lambda root: (root / "w.pt").write_text("hello"),
+        [*DIGITS, "--model.weights", "w.pt"],
+        "w.pt is not a weights file",
+    ),
+    "other weights": (
+        lambda root: save_file({"x": torch.zeros(1)}, root / "w.safetensors"),
+        [*DIGITS, "--model.weights", "w.safetensors"],
+        "w.safetensors (lacks|has unexpected) tensors",
+    ),
+    "unsafe weights": (
+        lambda root: torch.save({"x": Path("code")}, root / "w.pt"),
+        [*DIGITS, "--model.weights", "w.pt"],
+        "w.pt is not a weights file",
+    ),
+    "scratch with weights": (
+        lambda root: 0,
+        [*DIGITS, "--model.regime", "scratch", "--model.weights", "w.pt"],
+        "regime scratch takes no --model.weights w.pt",
+    ),
+    "misspelt key": (
+        lambda root: (root / "c.yaml").write_text("model: {backbon: resnet18}"),
+        ["--config", "c.yaml", *DIGITS],
+        "unknown option model.backbon; did you mean --model.backbone\\?",
+    ),
+    "misspelt option": (lambda root: 0, ["--data.rot", "digits"], "unknown option --data.rot; did you mean --data.root\\?"),
+    "abbreviation": (
+        lambda root: 0,
+        [*DIGITS, "--trainer.max_epoch", "3"],
+        "unknown option --trainer.max_epoch; did you mean --trainer.max_epochs\\?",
+    ),
+    "wrong type": (
+        lambda root: 0,
+        [*DIGITS, "--trainer.max_epochs", "many"],
+        "--trainer.max_epochs is 'many'; give int or null",
+    ),
+    "wrong choice": (
+        lambda root: 0,
+        [*DIGITS, "--model.regime", "froze"],
+        "--model.regime is 'froze'; give 'frozen', 'partial', 'full', 'scratch'",
+    ),
+    "no value": (lambda root: 0, ["--data.root"], "--data.root.*expected one argument"),
+    "unknown config": (lambda root: 0, ["--config", "vti", *DIGITS], "no config 'vti' .*vit.yaml"),
+    "broken config": (
+        lambda root: (root / "c.yaml").write_text("a: [1\nb"),
+        ["--config", "c.yaml"],
+        "config c.yaml cannot be read",
+    ),
+    "no network": (
+        lambda root: 0,
+        [*DIGITS, "--model.backbone", "google/vit-base-patch16-224-in21k"],
+        "cannot be reached; give a local directory .*HF_HOME.*--model.weights none",
+    ),
+    "no network for torchvision": (lambda root: 0, DIGITS, "cannot be reached; .*TORCH_HOME.*--model.weights none"),
+    "unknown backbone": (lambda root: 0, [*DIGITS, "--model.backbone", "resnet81"], "unknown backbone 'resnet81'.*resnet18"),
+    "no place": (
+        lambda root: (root / "file").touch(),
+        [*DIGITS, *SMALL, "--trainer.default_root_dir", "file"],
+        "cannot write the run directory file/runs/fit: .*--trainer.default_root_dir DIR",
+    ),
+    "no checkpoint": (lambda root: 0, ["--ckpt_path", "gone.ckpt"], "checkpoint gone.ckpt does not exist"),
+    "no run": (lambda root: 0, ["--ckpt_path", "last"], "no run with a checkpoint"),
+    "not a checkpoint": (
+        lambda root: (root / "x.ckpt").write_text("hello"),
+        ["--ckpt_path", "x.ckpt"],
+        "x.ckpt is not a safe checkpoint",
+    ),
+    "another's checkpoint": (
+        lambda root: torch.save({"state_dict": {}}, root / "x.ckpt"),
+        ["--ckpt_path", "x.ckpt"],
+        "x.ckpt is not a transferkit checkpoint",
+    ),
+    "broken images": (
+        break_all,
+        [*PHOTOS, *SMALL],
+        r"3 broken images: 'train/limes/0.jpg': .*; 'train/limes/1.png': .*; 'train/limes/2.jpg': .*--data.on_error skip",
+    ),
+    "broken images, not cached": (
+        break_all,
+        [*PHOTOS, *SMALL, "--model.regime", "full"],
+        r"3 broken images: 'train/limes/0.jpg': .*; 'train/limes/1.png': .*; 'train/limes/2.jpg': ",
+    ),
+    "weights of other classes": (
+        lambda root: 0,
+        [*PHOTOS, *SMALL, "--data.class_weights", "[1, 2, 3]"],
+        r"--data.class_weights has 3 numbers for 2 classes",
+    ),
+    "no such device": (lambda root: 0, [*DIGITS, *SMALL, "--trainer.accelerator", "tpu"], "--trainer: "),
+    "no end": (lambda root: 0, [*PHOTOS, *SMALL, "--trainer.max_epochs", "-1"], "give --trainer.max_epochs"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_gets_one_line_and_leaves_nothing(
+    empty: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    prepare, arguments, pattern = BAD[case]
+    monkeypatch.setenv("TRANSFERKIT_CACHE", str(empty / "cache"))
+    write_photos(empty / "photos", {name: COLOURS[name] for name in ("apples", "limes")}, {"train": 3, "val": 2})
+    prepare(empty)
+    assert refused(transferkit("fit", *arguments), pattern)
+    assert not (empty / "runs").exists()
+
+
+def test_broken_images_can_be_skipped(empty: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_photos(empty / "photos", COLOURS, {"train": 3, "val": 2})
+    (empty / "photos/train/limes/1.png").write_bytes(b"\x89PNG")
+    skip = ["--data.on_error", "skip", "--trainer.max_epochs", "1"]
+    done = transferkit("fit", "--data.root", "photos", *SMALL, *skip)
+    assert done.status == 0, done.err
+    assert "skipped 1 unreadable images: 'train/limes/1.png'" in caplog.text
+    assert "8 train, 6 val images" in done.err
+
+
+def test_debug_shows_where(empty: Path) -> None:
+    done = transferkit("fit", "--data.root", "nope", *SMALL, "--debug")
+    assert done.status == 2 and done.err.startswith("Traceback") and "open_images" in done.err

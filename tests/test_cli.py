@@ -1,0 +1,109 @@
+import subprocess
+import sys
+from collections.abc import Callable
+from types import ModuleType
+
+import pytest
+
+import transferkit
+from transferkit import cli
+from transferkit.errors import UserError
+
+HEAVY = ("torch", "lightning", "jsonargparse", "transformers", "numpy", "rich", "yaml")
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException | int], None]:
+    """Installs a verb ``do`` that raises something or returns a status."""
+
+    def install(outcome: BaseException | int) -> None:
+        def main(arguments: list[str]) -> int:
+            if isinstance(outcome, BaseException):
+                raise outcome
+            return outcome
+
+        module = ModuleType("transferkit.commands.do")
+        module.main = main  # type: ignore[attr-defined]
+        monkeypatch.setitem(cli.VERBS, "do", ("do", "a command"))
+        monkeypatch.setitem(sys.modules, "transferkit.commands.do", module)
+
+    return install
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["help"], []])
+def test_help_lists_every_command(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(arguments) == 0
+    out = capsys.readouterr().out
+    assert all(f"\n  {verb} " in out for verb in cli.VERBS)
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["-V"]])
+def test_version(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(arguments) == 0
+    assert capsys.readouterr().out == f"transferkit {transferkit.__version__}\n"
+
+
+@pytest.mark.parametrize("option", ["--help", "--version", "unknown-verb"])
+def test_the_front_door_imports_nothing_heavy(option: str) -> None:
+    code = (
+        "import sys; from transferkit.cli import run; run([sys.argv[1]]); "
+        f"print('heavy:', *set(sys.modules) & set({HEAVY}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, option], capture_output=True, text=True, timeout=20)
+    assert done.stdout.splitlines()[-1] == "heavy:", done
+
+
+def test_module_is_a_command() -> None:
+    command = [sys.executable, "-m", "transferkit", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stdout) == (0, f"transferkit {transferkit.__version__}\n")
+
+
+def test_every_verb_has_its_command() -> None:
+    from importlib.util import find_spec
+
+    assert all(find_spec(f"transferkit.commands.{module}") for module, _ in cli.VERBS.values())
+
+
+def test_a_misspelt_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["fti"]) == 2
+    error = capsys.readouterr().err
+    assert error == "transferkit: error: no command 'fti'; did you mean 'fit'? transferkit --help lists them\n"
+
+
+def test_bad_input_is_one_line(command: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+    command(UserError("what\n  where \x1b[31mred\x00"))
+    assert cli.run(["do"]) == 2
+    assert capsys.readouterr().err == "transferkit: error: what where \\x1b[31mred\\x00\n"
+
+
+def test_debug_shows_the_traceback(command: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+    command(UserError("what"))
+    assert cli.run(["do", "--debug"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("Traceback") and lines[-1] == "transferkit: error: what"
+
+
+def test_interruption(command: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+    command(KeyboardInterrupt())
+    assert cli.run(["do"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("outcome", "status"), [(0, 0), (2, 2), (SystemExit(0), 0), (SystemExit(3), 3)])
+def test_exit_status(command: Callable[..., None], outcome: BaseException | int, status: int) -> None:
+    command(outcome)
+    with pytest.raises(SystemExit) as done:
+        cli.main(["do"])
+    assert done.value.code == status
+
+
+def test_a_fault_of_ours_is_not_hidden(command: Callable[..., None]) -> None:
+    command(ZeroDivisionError("ours"))
+    with pytest.raises(ZeroDivisionError):
+        cli.run(["do"])
+
+
+def test_sigterm_ends_as_ctrl_c_does() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        cli.interrupt(15, None)

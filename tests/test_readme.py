@@ -1,0 +1,69 @@
+"""Every command and the Python of the README, run as they stand, against a cache filled with random weights."""
+
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision import models
+
+from transferkit import cli
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+VIT = "google/vit-base-patch16-224-in21k"
+
+
+def blocks(language: str) -> list[str]:
+    """The fenced code blocks of one language."""
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.fixture(scope="session")
+def filled_caches() -> None:
+    """torchvision's and the hub's caches as a first download leaves them, with random weights."""
+    from transformers import ViTConfig, ViTImageProcessor, ViTModel
+
+    checkpoints = Path(torch.hub.get_dir()) / "checkpoints"
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    url = models.ResNet18_Weights.DEFAULT.url
+    torch.save(models.resnet18().state_dict(), checkpoints / Path(url).name)
+    repository = Path(os.environ["HF_HOME"]) / "hub" / f"models--{VIT.replace('/', '--')}"
+    revision = "0" * 40
+    (repository / "refs").mkdir(parents=True, exist_ok=True)
+    (repository / "refs" / "main").write_text(revision)
+    snapshot = repository / "snapshots" / revision
+    ViTModel(ViTConfig()).half().save_pretrained(snapshot)
+    ViTImageProcessor().save_pretrained(snapshot)
+
+
+@pytest.mark.usefixtures("filled_caches")
+def test_every_command_does_what_it_says(
+    photo_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(photo_folder.parent)
+    commands = [line for block in blocks("bash") for line in block.splitlines()]
+    assert len(commands) > 5
+    for command in commands:
+        program, *arguments = shlex.split(command)
+        assert program == "transferkit"
+        monkeypatch.setattr(sys, "argv", [program, *arguments])
+        try:
+            status = cli.run(arguments)
+        except SystemExit as end:  # --print_config ends the parser
+            status = end.code or 0
+        assert status == 0, f"{command}: {capsys.readouterr().err[-2000:]}"
+
+
+@pytest.mark.usefixtures("filled_caches")
+def test_the_python_runs(photo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(photo_folder.parent)
+    (block,) = blocks("python")
+    exec(compile(block, "README.md", "exec"), {})
+    from safetensors.torch import load_file
+
+    model = models.resnet18()
+    model.fc = torch.nn.Identity()
+    model.load_state_dict(load_file("my-extractor/model.safetensors"))

@@ -1,0 +1,184 @@
+"""What a Hugging Face directory or repository holds: configuration, preprocessing, weights.
+
+The local cache is asked first, so that a cached model needs no network, and a missing network is said at once.
+"""
+
+import difflib
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+
+from transferkit.backbones.weights import check_keys, first_line, read_state_dict, require_network
+from transferkit.errors import UserError
+from transferkit.preprocessing import Preprocessing
+
+if TYPE_CHECKING:  # seconds to import: elsewhere where it is needed, so that torchvision's models do without
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+log = logging.getLogger(__name__)
+
+VIT = "google/vit-base-patch16-224-in21k"
+Content = TypeVar("Content")
+BROKEN = (OSError, ValueError, LookupError, TypeError, RuntimeError, ImportError, AttributeError)
+
+
+def read_local_or_hub(name: str, what: str, read: Callable[[bool], Content]) -> Content:
+    """``read(True)`` in a directory or the local cache, or else ``read(False)`` on the hub.
+
+    Args:
+        name: directory or hub id.
+        what: what is read, for messages.
+        read: takes transformers' ``local_files_only``.
+
+    Raises:
+        UserError: it is not there or broken, or there is no network.
+    """
+    try:
+        return read(True)
+    except OSError as error:  # not in the cache
+        if Path(name).is_dir():
+            raise UserError(f"{name} has no usable {what}: {first_line(error)}") from error
+    except BROKEN as error:
+        raise UserError(f"the {what} of {name} cannot be used: {first_line(error)}") from error
+    from huggingface_hub import constants
+
+    remedy = (
+        "give a local directory (--model.backbone DIR), a filled HF_HOME, "
+        "or --model.weights none for random weights" + ("" if name == VIT else f" of {VIT}")
+    )
+    require_network(constants.ENDPOINT, f"{name} ({what})", remedy)
+    try:
+        return read(False)
+    except BROKEN as error:
+        raise UserError(f"the {what} of {name} cannot be had from the hub: {first_line(error)}") from error
+
+
+def read_config(name: str, weights: str, architecture: dict[str, Any] | None) -> "PreTrainedConfig":
+    """The configuration, with changes to the architecture.
+
+    Raises:
+        UserError: see :func:`read_local_or_hub`; an option that the configuration does not have.
+    """
+    from transformers import AutoConfig, ViTConfig
+
+    if architecture and weights != "none":
+        raise UserError(f"architecture changes of {name} need --model.weights none; its weights fit only as it is")
+    config: PreTrainedConfig
+    if weights == "none" and name == VIT:  # transformers' defaults are this very model's: no hub needed
+        config = ViTConfig()
+    else:
+        config = read_local_or_hub(
+            name,
+            "configuration",
+            lambda local: AutoConfig.from_pretrained(name, local_files_only=local, trust_remote_code=False),
+        )
+    if not architecture:
+        return config
+    known = config.to_dict()
+    for option in architecture:
+        if option not in known and option not in config.attribute_map:
+            near = difflib.get_close_matches(option, known, n=3)
+            hint = f"; nearest: {', '.join(near)}" if near else ""
+            raise UserError(f"architecture: a {config.model_type} model has no option {option!r}{hint}")
+    try:
+        return type(config).from_dict(known | architecture)
+    except BROKEN as error:
+        raise UserError(f"architecture: {architecture} does not fit {name}: {first_line(error)}") from error
+
+
+def read_preprocessing(name: str, config: "PreTrainedConfig", weights: str) -> Preprocessing:
+    """The preprocessing that comes with the weights, or the ``vit`` scheme at the model's own size.
+
+    Raises:
+        UserError: see :func:`read_local_or_hub`; a preprocessing that cannot be honoured.
+    """
+    from transformers.image_processing_base import ImageProcessingMixin
+
+    size = getattr(config, "image_size", None) or 224
+    fallback = Preprocessing.vit().replace(image_size=size if isinstance(size, int) else tuple(size))
+    if weights == "none":
+        return fallback
+
+    def read(local: bool) -> dict[str, Any]:
+        return ImageProcessingMixin.get_image_processor_dict(name, local_files_only=local)[0]
+
+    if weights == "DEFAULT" and not Path(name).is_dir():
+        return Preprocessing.from_hf(read_local_or_hub(name, "preprocessor_config.json", read))
+    try:
+        content = read(True)
+    except OSError:  # weights from a file: there need not be one
+        return fallback
+    return Preprocessing.from_hf(content)
+
+
+def load_model(
+    kind: "type[PreTrainedModel]", name: str, weights: str, config: "PreTrainedConfig", options: dict[str, Any]
+) -> "PreTrainedModel":
+    """A model in float32 with its weights; a head that the backbone leaves out is dropped.
+
+    Args:
+        kind: transformers' class.
+        name: directory or hub id, read for weights ``DEFAULT``.
+        weights: ``DEFAULT`` or a path.
+        config: the configuration.
+        options: further arguments of the class.
+
+    Raises:
+        UserError: see :func:`read_local_or_hub`; a tensor of the backbone is missing or of another shape, or
+            a file holds one that has no place in it.
+    """
+    own = weights == "DEFAULT"
+    origin = name if own else weights
+    state = None if own else read_state_dict(weights)
+    shared = {
+        "config": config,
+        "state_dict": state,
+        "dtype": torch.float32,
+        "output_loading_info": True,
+        "ignore_mismatched_sizes": True,  # reported, and refused below by name
+        **options,
+    }
+
+    def read(local: bool) -> Any:  # the model and the report
+        return kind.from_pretrained(name if own else None, local_files_only=local, **shared)
+
+    with quiet():  # its report is replaced by the checks below
+        model: PreTrainedModel
+        model, report = read_local_or_hub(origin, "weights", read)
+    dropped = sorted(key for key in report["unexpected_keys"] if is_head(key))
+    if not own and dropped:
+        log.warning("dropped %s of %s: not part of the backbone", ", ".join(dropped), weights)
+    check_keys(
+        origin,
+        missing=report["missing_keys"],
+        unexpected=() if own else set(report["unexpected_keys"]) - set(dropped),
+        misshapen=[key for key, *_ in report["mismatched_keys"]],
+    )
+    return model
+
+
+def is_head(key: str) -> bool:
+    """Whether a tensor belongs to a head, a pooler or a mask token, which a backbone leaves out."""
+    heads = ("classifier", "cls_classifier", "distillation_classifier", "pooler", "head", "lm_head", "decoder")
+    return any(part in (*heads, "fc", "mask_token") for part in key.split("."))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """transformers without its own messages below errors, and without progress bars."""
+    from transformers.utils import logging as theirs
+
+    settings: Any = theirs  # its switches have no annotations
+    level, bar = settings.get_verbosity(), settings.is_progress_bar_enabled()
+    settings.set_verbosity_error()
+    settings.disable_progress_bar()
+    try:
+        yield
+    finally:
+        settings.set_verbosity(level)
+        if bar:
+            settings.enable_progress_bar()
