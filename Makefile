@@ -18,7 +18,7 @@ quickstart: $(VENV)/.installed ## install, then transfer learning on real digits
 
 test: $(VENV)/.installed-dev ## install, then the default tests, under 5 minutes
 	@echo "Default tests: under 5 minutes on 2 cores, no network."
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-all: $(VENV)/.installed-dev ## every test: fuzzing, killed processes, hostile files; under 60 minutes
 	@echo "Every test: under 60 minutes on 2 cores."

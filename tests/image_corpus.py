@@ -86,10 +86,7 @@ def png(width: int, height: int, depth: int, colour: int, rows: bytes, **chunks:
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
     parts = {"IHDR": header, **chunks, "IDAT": zlib.compress(rows), "IEND": b""}
     return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body))
-        + name.encode()
-        + body
-        + struct.pack(">I", zlib.crc32(name.encode() + body))
+        struct.pack(">I", len(body)) + name.encode() + body + struct.pack(">I", zlib.crc32(name.encode() + body))
         for name, body in parts.items()
     )
 
@@ -243,9 +240,7 @@ def _containers() -> list[Case]:
         _seen("still.gif", encode(image, "GIF")),
         _seen("animated.gif", encode(image, "GIF", save_all=True, append_images=other)),
         Case("animated.png", encode(image, "PNG", save_all=True, append_images=other), pixels),
-        Case(
-            "animated.webp", encode(image, "WEBP", save_all=True, append_images=other, lossless=True), pixels
-        ),
+        Case("animated.webp", encode(image, "WEBP", save_all=True, append_images=other, lossless=True), pixels),
         Case("pages.tif", encode(image, "TIFF", save_all=True, append_images=other), pixels),
         _seen("lossy.webp", encode(image, "WEBP")),
         _seen("lossy.jp2", encode(image, "JPEG2000", quality_layers=[20])),
@@ -321,13 +316,9 @@ def _lying() -> list[Case]:
         Case("bomb.png", png(60000, 60000, 8, 2, b""), reason=limit),
         Case("under-pillows-limit.png", png(13000, 13000, 8, 2, b""), reason=limit),
         Case("no-pixels.png", png(9000, 9000, 8, 2, b""), reason="PNG"),
-        Case(
-            "wide-claim.jpg", _patched(jpeg, size_at, struct.pack(">HH", 43, 65000)), reason="truncated JPEG"
-        ),
+        Case("wide-claim.jpg", _patched(jpeg, size_at, struct.pack(">HH", 43, 65000)), reason="truncated JPEG"),
         Case("bomb.jpg", _patched(jpeg, size_at, struct.pack(">HH", 65500, 65500)), reason=limit),
-        Case(
-            "strips-missing.tif", _patched(tif, height_at, struct.pack("<I", 4300)), reason="truncated TIFF"
-        ),
+        Case("strips-missing.tif", _patched(tif, height_at, struct.pack("<I", 4300)), reason="truncated TIFF"),
         Case("long-side.png", png(70000, 3, 8, 2, b""), reason="on a side"),
         Case("bomb.gif", _patched(gif, 6, struct.pack("<HH", 65535, 65535)), reason=limit),
         Case("bomb.bmp", _patched(bmp, 18, struct.pack("<ii", 60000, 60000)), reason=limit),

@@ -21,7 +21,8 @@ def vit() -> Backbone:
 
 
 @pytest.mark.parametrize(
-    ("regime", "last", "first"), [("frozen", 1, 5), ("partial", 1, 4), ("partial", 5, 0), ("full", 1, 0), ("scratch", 1, 0)]
+    ("regime", "last", "first"),
+    [("frozen", 1, 5), ("partial", 1, 4), ("partial", 5, 0), ("full", 1, 0), ("scratch", 1, 0)],
 )
 def test_first_trainable_stage(resnet: Backbone, regime: Regime, last: int, first: int) -> None:
     assert len(resnet.stages) == len(RESNET_STAGES)
@@ -84,5 +85,3 @@ def test_count_parameters() -> None:
     module = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2, bias=False))
     module[0].requires_grad_(False)
     assert count_parameters(module) == (12, 4)
-
-

@@ -74,9 +74,7 @@ def test_jpegs_equal_torchvisions_decoder(orientation: int, mode: str) -> None:
     pixels = photo(75, 101) if mode == "RGB" else photo(75, 101)[..., 0]
     data = oriented(pixels, "JPEG", orientation, quality=90)
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", DeprecationWarning
-        )  # its decoders leave torchvision, ours do not use them
+        warnings.simplefilter("ignore", DeprecationWarning)  # its decoders leave torchvision, ours do not use them
         expected = decode_image(
             torch.frombuffer(bytearray(data), dtype=torch.uint8),
             ImageReadMode.RGB,

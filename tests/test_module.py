@@ -83,9 +83,7 @@ def test_frozen_vit_stays(tmp_path: Path, photo_folder: Path) -> None:
     assert moved == {key for key in before if "layers.1." in key or key.startswith("model.layernorm.")}
 
 
-def test_cache_changes_the_cost_and_not_the_losses(
-    tmp_path: Path, photo_folder: Path, reads: Counter[str]
-) -> None:
+def test_cache_changes_the_cost_and_not_the_losses(tmp_path: Path, photo_folder: Path, reads: Counter[str]) -> None:
     model = {**RESNET, "dropout": 0.3, "label_smoothing": 0.1}
     fit(tmp_path / "on", photo_folder, model, epochs=4)
     assert len(reads) == 24 and set(reads.values()) == {1}  # one pass, whatever the epochs

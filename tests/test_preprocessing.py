@@ -100,9 +100,7 @@ def test_the_schemes_stay_within_a_grey_level_of_pillow(case: Case) -> None:
     assert_within_a_grey_level(VIT(image), processed(ViTImageProcessor(), picture), VIT.std)
 
 
-@pytest.mark.parametrize(
-    "name", ["444.jpg", "progressive.jpg", "rgb-333x250.png", "rgb.bmp", "lossless.webp"]
-)
+@pytest.mark.parametrize("name", ["444.jpg", "progressive.jpg", "rgb-333x250.png", "rgb.bmp", "lossless.webp"])
 def test_a_plain_file_needs_none_of_our_conversion(name: str) -> None:
     case = next(case for case in GOOD if case.name == name)
     picture, image = Image.open(BytesIO(case.data)), decode(case.data)
@@ -132,9 +130,7 @@ def test_other_torchvision_presets(name: str) -> None:
 
 
 def test_every_classifier_of_torchvision_has_a_preset_that_is_read() -> None:
-    entries = [
-        entry for name in models.list_models(module=models) for entry in models.get_model_weights(name)
-    ]
+    entries = [entry for name in models.list_models(module=models) for entry in models.get_model_weights(name)]
     assert len(entries) > 100
     for entry in entries:
         preset = entry.transforms()
@@ -158,9 +154,7 @@ def test_other_transforms_are_refused(transforms: Any) -> None:
 
 def dinov2() -> BaseImageProcessor:
     """As facebook/dinov2-* configures it."""
-    return BitImageProcessor(
-        size={"shortest_edge": 256}, image_mean=list(IMAGENET.mean), image_std=list(IMAGENET.std)
-    )
+    return BitImageProcessor(size={"shortest_edge": 256}, image_mean=list(IMAGENET.mean), image_std=list(IMAGENET.std))
 
 
 PROCESSORS = {
@@ -168,12 +162,8 @@ PROCESSORS = {
     "vit 384 bicubic": ViTImageProcessor(size={"height": 384, "width": 384}, resample=3),
     "oblong": ViTImageProcessor(size={"height": 96, "width": 160}),
     "nearest": ViTImageProcessor(resample=0),
-    "rescaled otherwise": ViTImageProcessor(
-        rescale_factor=1 / 127.5, image_mean=[1.0] * 3, image_std=[1.0] * 3
-    ),
-    "not rescaled": ViTImageProcessor(
-        do_rescale=False, image_mean=[99.0, 1.0, 5.0], image_std=[58.0, 7.0, 3.0]
-    ),
+    "rescaled otherwise": ViTImageProcessor(rescale_factor=1 / 127.5, image_mean=[1.0] * 3, image_std=[1.0] * 3),
+    "not rescaled": ViTImageProcessor(do_rescale=False, image_mean=[99.0, 1.0, 5.0], image_std=[58.0, 7.0, 3.0]),
     "not normalised": ViTImageProcessor(do_normalize=False),
     "one mean": ViTImageProcessor(image_mean=0.4, image_std=0.2),
     "dinov2": dinov2(),
@@ -306,9 +296,7 @@ def test_a_dictionary_must_have_every_key_and_no_other() -> None:
     ],
     ids=str,
 )
-def test_sizes_can_be_overridden(
-    scheme: Preprocessing, changes: dict[str, Any], resize: Any, crop: Any
-) -> None:
+def test_sizes_can_be_overridden(scheme: Preprocessing, changes: dict[str, Any], resize: Any, crop: Any) -> None:
     changed = scheme.replace(**changes)
     assert (changed.resize, changed.crop) == (resize, crop)
     assert changed(tensor(PHOTOS[0])).shape == (3, *changed.image_size)
@@ -369,9 +357,7 @@ def test_geometry_is_torchvisions() -> None:
         resized = F_v1.resize(tensor(pixels), [256], antialias=True)
         assert IMAGENET.resized_size(height, width) == resized.shape[-2:]
         top, left = IMAGENET.crop_offset(*resized.shape[-2:])
-        assert torch.equal(
-            IMAGENET.resize_crop(tensor(pixels)), resized[:, top : top + 224, left : left + 224]
-        )
+        assert torch.equal(IMAGENET.resize_crop(tensor(pixels)), resized[:, top : top + 224, left : left + 224])
     assert VIT.resized_size(3, 400) == (224, 224)
     assert VIT.crop_offset(224, 224) == (0, 0)
 
@@ -389,12 +375,8 @@ def test_a_very_long_picture_is_its_centre(shape: tuple[int, ...], scheme: Prepr
 def test_normalisation_keeps_leading_dimensions() -> None:
     pixels = torch.randint(0, 256, (2, 5, 3, 4, 6), dtype=torch.uint8)
     kept = pixels.clone()
-    expected = (pixels.numpy() / 255 - np.array(IMAGENET.mean)[:, None, None]) / np.array(IMAGENET.std)[
-        :, None, None
-    ]
-    torch.testing.assert_close(
-        IMAGENET.normalize(pixels), torch.from_numpy(expected).float(), rtol=0, atol=1e-6
-    )
+    expected = (pixels.numpy() / 255 - np.array(IMAGENET.mean)[:, None, None]) / np.array(IMAGENET.std)[:, None, None]
+    torch.testing.assert_close(IMAGENET.normalize(pixels), torch.from_numpy(expected).float(), rtol=0, atol=1e-6)
     assert torch.equal(pixels, kept)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torchvision import models
 
 from transferkit import cli
@@ -62,7 +63,6 @@ def test_the_python_runs(photo_folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.chdir(photo_folder.parent)
     (block,) = blocks("python")
     exec(compile(block, "README.md", "exec"), {})
-    from safetensors.torch import load_file
 
     model = models.resnet18()
     model.fc = torch.nn.Identity()

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -102,9 +102,7 @@ class TransferModule(LightningModule):
     def as_extractor(self) -> Extractor:
         """The extractor as it stands, in eval mode, sharing its weights with this module."""
         record = self.describe()
-        return Extractor(
-            self.backbone, self.preprocessing, self.head, self.class_names, self.l2_normalize, record
-        )
+        return Extractor(self.backbone, self.preprocessing, self.head, self.class_names, self.l2_normalize, record)
 
     def set_classes(self, names: list[str]) -> None:
         """Make a new head for the given classes; its weights depend on the seed alone."""
@@ -257,9 +255,7 @@ class TransferModule(LightningModule):
             self.backbone, self.head, h["lr_head"], h["lr_backbone"], h["layer_decay"], h["weight_decay"]
         )
         optimizer = make_optimizer(h["optimizer"], groups, h["momentum"])
-        if math.isinf(self.trainer.estimated_stepping_batches):
-            raise UserError("the cosine schedule needs an end; give --trainer.max_epochs or --trainer.max_steps")
-        steps = int(self.trainer.estimated_stepping_batches)
+        steps = optimizer_steps(self.trainer, len(self.trainer.datamodule.train_dataloader()))
         warmup = round(h["warmup_epochs"] * steps / max(1, self.trainer.max_epochs or 1))
         scheduler = cosine_with_warmup(optimizer, steps, min(warmup, steps // 2))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -322,6 +318,23 @@ class TransferModule(LightningModule):
             if trainer is not None:
                 trainer.datamodule.set_class_names(names)
         restore_frozen(checkpoint, self.backbone.state_dict(), self.frozen_keys)
+
+
+def optimizer_steps(trainer: Trainer, batches: int) -> int:
+    """Steps of a whole fit with so many batches an epoch.
+
+    (``trainer.estimated_stepping_batches`` would start the loader, before a resumed fit knows its epoch.)
+
+    Raises:
+        UserError: a fit without an end.
+    """
+    limit = trainer.limit_train_batches
+    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    limits = [-(-batches // trainer.accumulate_grad_batches) * (trainer.max_epochs or 0), trainer.max_steps]
+    limits = [steps for steps, most in zip(limits, (trainer.max_epochs, trainer.max_steps), strict=True) if most != -1]
+    if not limits:
+        raise UserError("the cosine schedule needs an end; give --trainer.max_epochs or --trainer.max_steps")
+    return max(1, min(limits))
 
 
 def learning_rates(optimizer: Any) -> dict[str, float]:

@@ -56,9 +56,7 @@ def make_optimizer(
     return torch.optim.AdamW(groups, lr=0.0, fused=all(p.is_cuda for group in groups for p in group["params"]))
 
 
-def cosine_with_warmup(
-    optimizer: torch.optim.Optimizer, steps: int, warmup: int
-) -> torch.optim.lr_scheduler.LambdaLR:
+def cosine_with_warmup(optimizer: torch.optim.Optimizer, steps: int, warmup: int) -> torch.optim.lr_scheduler.LambdaLR:
     """Linear warm-up over ``warmup`` steps, then a cosine to zero at ``steps`` (arXiv:1608.03983)."""
 
     def factor(step: int) -> float:

@@ -151,9 +151,7 @@ class Preprocessing:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, as JSON and YAML hold them."""
-        return {
-            key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
-        }
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     def replace(
         self,
@@ -229,9 +227,7 @@ class Preprocessing:
             resized: Tensor = F_v2.resize(image, list(size), interpolation=mode, antialias=True)
         else:
             parts = torch.split(image, 1 if image[0].numel() > LARGE_PIXELS else 3)
-            resized = torch.cat(
-                [F_v1.resize(part, list(size), interpolation=mode, antialias=True) for part in parts]
-            )
+            resized = torch.cat([F_v1.resize(part, list(size), interpolation=mode, antialias=True) for part in parts])
         return resized[:, top : top + height, left : left + width].contiguous()  # (3, h, w)
 
     def normalize(self, pixels: Tensor) -> Tensor:
@@ -279,18 +275,14 @@ def _sized(preprocessing: Preprocessing, image_size: Size) -> dict[str, Any]:
 def _size(name: str, value: Any) -> Size:
     numbers = tuple(value) if isinstance(value, list | tuple) else ()
     if len(numbers) != 2 or not all(type(side) is int and side >= 1 for side in numbers):
-        raise UserError(
-            f"{name}: {value!r} is not a size; give (height, width) in whole pixels, 1 or more each"
-        )
+        raise UserError(f"{name}: {value!r} is not a size; give (height, width) in whole pixels, 1 or more each")
     return numbers
 
 
 def _triple(name: str, value: Any) -> tuple[float, float, float]:
     numbers = tuple(value) if isinstance(value, list | tuple) else ()
     if len(numbers) != 3 or not all(type(x) in (int, float) and math.isfinite(x) for x in numbers):
-        raise UserError(
-            f"{name}: {value!r} is not three finite numbers; give one each for red, green and blue"
-        )
+        raise UserError(f"{name}: {value!r} is not three finite numbers; give one each for red, green and blue")
     red, green, blue = map(float, numbers)
     return red, green, blue
 
@@ -308,11 +300,7 @@ def _check(it: Preprocessing) -> None:
         if type(it.resize) is not int or it.resize < 1:
             raise UserError(f"resize: {it.resize!r} is not a side; give 1 or more whole pixels")
         if it.crop is None:
-            raise UserError(
-                f"crop: needed with resize {it.resize}, or pictures would differ in size; give one"
-            )
+            raise UserError(f"crop: needed with resize {it.resize}, or pictures would differ in size; give one")
     height, width = (it.resize, it.resize) if isinstance(it.resize, int) else it.resize
     if it.crop is not None and (it.crop[0] > height or it.crop[1] > width):
-        raise UserError(
-            f"crop: {it.crop} is larger than the resized picture, resize {it.resize}; make it smaller"
-        )
+        raise UserError(f"crop: {it.crop} is larger than the resized picture, resize {it.resize}; make it smaller")

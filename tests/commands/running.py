@@ -28,9 +28,7 @@ def transferkit(*arguments: str) -> Done:
     return Done(status, out.getvalue(), err.getvalue())
 
 
-def write_photos(
-    root: Path, colours: Mapping[str, tuple[int, int, int]], counts: Mapping[str, int]
-) -> None:
+def write_photos(root: Path, colours: Mapping[str, tuple[int, int, int]], counts: Mapping[str, int]) -> None:
     """Write split/class/number.{jpg,png}, 40 x 32 pixels; a class is a colour under noise."""
     noise = np.random.default_rng(0)
     for split, count in counts.items():

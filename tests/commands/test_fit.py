@@ -17,8 +17,8 @@ import yaml
 from safetensors.torch import save_file
 from sklearn.metrics import accuracy_score, f1_score
 
-from tests.tiny import RESNET, VIT, options
 from tests.commands.running import Done, transferkit, write_photos
+from tests.tiny import RESNET, VIT, options
 from transferkit.embeddings import Embeddings
 
 COLOURS = {"apples": (190, 50, 40), "limes": (70, 180, 60), "plums": (90, 40, 130)}
@@ -48,9 +48,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
 
 
 @pytest.fixture
-def work(
-    trained: tuple[Path, Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Path:
+def work(trained: tuple[Path, Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of it to work in."""
     place = tmp_path / "work"
     shutil.copytree(trained[0], place)
@@ -397,9 +395,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_gets_one_line_and_leaves_nothing(
-    empty: Path, monkeypatch: pytest.MonkeyPatch, case: str
-) -> None:
+def test_bad_input_gets_one_line_and_leaves_nothing(empty: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
     prepare, arguments, pattern = BAD[case]
     monkeypatch.setenv("TRANSFERKIT_CACHE", str(empty / "cache"))
     write_photos(empty / "photos", {name: COLOURS[name] for name in ("apples", "limes")}, {"train": 3, "val": 2})

@@ -113,13 +113,18 @@ def interrupt(regime: str, name: str, number: int, monkeypatch: pytest.MonkeyPat
 def kill(regime: str, name: str, moment: str) -> None:
     """Start a fit in another process that kill -9 ends."""
     line = [sys.executable, "-c", KILLER, moment, *command(regime, name)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 
 @pytest.mark.parametrize(
-    ("regime", "number"), [("frozen", signal.SIGINT), ("full", signal.SIGTERM), ("partial", signal.SIGTERM)]
+    ("regime", "number"),
+    [
+        ("frozen", signal.SIGINT),
+        ("full", signal.SIGTERM),
+        pytest.param("partial", signal.SIGTERM, marks=pytest.mark.kill),
+    ],
 )
 def test_interrupted_by_a_signal(regime: str, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert transferkit(*command(regime, "whole")).status == 0

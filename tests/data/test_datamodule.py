@@ -59,9 +59,7 @@ def test_no_data() -> None:
         ready("")
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("batch_size", 0), ("num_workers", -1), ("views", -1), ("n_per_class", 0)]
-)
+@pytest.mark.parametrize(("name", "value"), [("batch_size", 0), ("num_workers", -1), ("views", -1), ("n_per_class", 0)])
 def test_numbers_that_there_cannot_be(name: str, value: int) -> None:
     with pytest.raises(UserError, match=f"--data.{name} is {value}; give"):
         ImageDataModule("digits", **{name: value})  # type: ignore[arg-type]

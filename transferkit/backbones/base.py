@@ -79,13 +79,14 @@ class Backbone(nn.Module, ABC):
             return self.forward_features(pixels)
         kept: list[Tensor] = []
 
-        def keep(module: nn.Module, inputs: Any, output: Any) -> None:
-            kept.append(output[0] if isinstance(output, tuple) else output)
+        def keep(module: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
+            kept.append(inputs[0] if inputs else options["hidden_states"])
 
-        place = self.stage_modules(stage)[-1]
+        after = self.stage_names[self.stage_names.index(stage) + 1]
+        place = self.stage_modules(after)[0]  # what it takes is what this stage puts out
         while isinstance(place, nn.ModuleList):  # it is not called, its parts are
-            place = place[-1]
-        handle = place.register_forward_hook(keep)
+            place = place[0]
+        handle = place.register_forward_pre_hook(keep, with_kwargs=True)
         try:
             self.forward_features(pixels)
         finally:

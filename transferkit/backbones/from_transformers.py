@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from transferkit.backbones.base import Backbone, choose_pooling
-from transferkit.backbones.hub import BROKEN, VIT, load_model, read_config, read_preprocessing
+from transferkit.backbones.hub import VIT, load_model, read_config, read_preprocessing
 from transferkit.backbones.weights import first_line
 from transferkit.errors import UserError
 from transferkit.preprocessing import Preprocessing
@@ -173,7 +173,7 @@ def make_model(
     """
     try:
         model = kind(config, **options)
-    except BROKEN as error:
+    except Exception as error:  # whatever a configuration makes a model raise
         raise UserError(f"{name} cannot be built from its configuration: {first_line(error)}") from error
     nn.Module.float(model)  # a configuration may ask for half precision
     return model

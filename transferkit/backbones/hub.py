@@ -23,7 +23,6 @@ log = logging.getLogger(__name__)
 
 VIT = "google/vit-base-patch16-224-in21k"
 Content = TypeVar("Content")
-BROKEN = (OSError, ValueError, LookupError, TypeError, RuntimeError, ImportError, AttributeError)
 
 
 def read_local_or_hub(name: str, what: str, read: Callable[[bool], Content]) -> Content:
@@ -42,7 +41,7 @@ def read_local_or_hub(name: str, what: str, read: Callable[[bool], Content]) -> 
     except OSError as error:  # not in the cache
         if Path(name).is_dir():
             raise UserError(f"{name} has no usable {what}: {first_line(error)}") from error
-    except BROKEN as error:
+    except Exception as error:  # transformers raises whatever a broken file makes it raise
         raise UserError(f"the {what} of {name} cannot be used: {first_line(error)}") from error
     from huggingface_hub import constants
 
@@ -53,7 +52,7 @@ def read_local_or_hub(name: str, what: str, read: Callable[[bool], Content]) -> 
     require_network(constants.ENDPOINT, f"{name} ({what})", remedy)
     try:
         return read(False)
-    except BROKEN as error:
+    except Exception as error:
         raise UserError(f"the {what} of {name} cannot be had from the hub: {first_line(error)}") from error
 
 
@@ -61,12 +60,14 @@ def read_config(name: str, weights: str, architecture: dict[str, Any] | None) ->
     """The configuration, with changes to the architecture.
 
     Raises:
-        UserError: see :func:`read_local_or_hub`; an option that the configuration does not have.
+        UserError: see :func:`read_local_or_hub`; an option that the architecture does not have.
     """
     from transformers import AutoConfig, ViTConfig
 
     if architecture and weights != "none":
         raise UserError(f"architecture changes of {name} need --model.weights none; its weights fit only as it is")
+    if Path(name).is_dir() and not Path(name, "config.json").is_file():
+        raise UserError(f"{name} is no model directory (it has no config.json); give one that has")
     config: PreTrainedConfig
     if weights == "none" and name == VIT:  # transformers' defaults are this very model's: no hub needed
         config = ViTConfig()
@@ -86,7 +87,7 @@ def read_config(name: str, weights: str, architecture: dict[str, Any] | None) ->
             raise UserError(f"architecture: a {config.model_type} model has no option {option!r}{hint}")
     try:
         return type(config).from_dict(known | architecture)
-    except BROKEN as error:
+    except Exception as error:  # as above
         raise UserError(f"architecture: {architecture} does not fit {name}: {first_line(error)}") from error
 
 

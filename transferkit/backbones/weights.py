@@ -28,11 +28,8 @@ def read_tensors(path: str | Path) -> Any:
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # both raise whatever a broken or hostile file makes them raise
-        reason = first_line(error)
-        if isinstance(error, pickle.UnpicklingError):  # torch would advise to run the code in it
-            reason = "broken, or more than plain tensors in it"
         raise UserError(
-            f"{path} is not a weights file ({reason}); "
+            f"{path} is not a weights file ({first_line(error)}); "
             "give a .safetensors file or a state dict saved with torch.save(model.state_dict(), FILE)"
         ) from error
 
@@ -108,4 +105,6 @@ def require_network(url: str, what: str, remedy: str) -> None:
 
 def first_line(error: BaseException) -> str:
     """The first line of an exception's text, at most 160 characters."""
+    if isinstance(error, pickle.UnpicklingError):  # torch's text advises to run the code in the file
+        return "broken, or more than plain tensors in it"
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

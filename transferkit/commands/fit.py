@@ -88,7 +88,9 @@ def prepare(verb: str, arguments: list[str]) -> tuple[Path | None, list[str]]:
     saved = read_yaml(run / "config.yaml") if run else {}
     if verb == "fit":
         if not run:
-            raise UserError(f"{checkpoint} lies in no run to resume; start a new fit with --model.backbone {checkpoint}")
+            raise UserError(
+                f"{checkpoint} lies in no run to resume; start a new fit with --model.backbone {checkpoint}"
+            )
         return run, [*as_config(saved), *configs, *explicit, "--ckpt_path", str(checkpoint)]
     for option in ("backbone", "weights", "architecture"):
         if all_options(explicit, f"--model.{option}"):

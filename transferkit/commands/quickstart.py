@@ -38,10 +38,11 @@ def quickstart(
     folder = Path(out)
     rows = quickstart.run(folder, n_per_class, seeds, {"ResNet18": resnet_epochs, "ViT": vit_epochs})
     print_table(rows, n_per_class, seeds)
-    print(f"written: {folder}/{{resnet18,vit}}-extractor, {folder}/table.csv; per approach: metrics.json, "
-          "predictions.parquet, embeddings.parquet, similarity.json")  # fmt: skip
-    print("next: transferkit fit --config resnet18.yaml --data.root YOUR_FOLDER_OF_CLASS_FOLDERS\n"
-          f"  or, with no network: transferkit fit --data.root digits --model.backbone {folder}/resnet18-extractor")  # fmt: skip
+    print(f"extractors: {folder}/resnet18-extractor {folder}/vit-extractor")
+    print(f"table: {folder}/table.csv")
+    print(f"embeddings, predictions and similarity metrics of each draw: {folder}/BACKBONE-APPROACH/DRAW/")
+    print("next: transferkit fit --config resnet18.yaml --data.root YOUR_FOLDER_OF_CLASS_FOLDERS")
+    print(f"  without a network: transferkit fit --data.root digits --model.backbone {folder}/resnet18-extractor")
     return 0
 
 

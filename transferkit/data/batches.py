@@ -47,9 +47,7 @@ class EpochBatches(DistributedSampler[Item]):
         if self.shuffle and len(starts) > 1 and self.rows - starts[-1] <= self.num_replicas:
             starts.pop()  # BatchNorm cannot train on a lone row: it joins the batch before
         ends = [*starts[1:], self.rows]
-        shares = (
-            order[start:end][self.rank :: self.num_replicas] for start, end in zip(starts, ends, strict=True)
-        )
+        shares = (order[start:end][self.rank :: self.num_replicas] for start, end in zip(starts, ends, strict=True))
         return [share for share in shares if share]
 
     def __iter__(self) -> Iterator[Item]:

@@ -98,9 +98,7 @@ class ImageDataModule(LightningDataModule):
         if not self.tables.keys() - {"predict"}:
             table = self.read_splits() if stage == "fit" or self.splits else self.read_all(stage)
             self.table = table
-            self.tables |= {
-                name: self.union([name]) for name in ("train", "val", "test") if name in table.splits
-            }
+            self.tables |= {name: self.union([name]) for name in ("train", "val", "test") if name in table.splits}
             self.class_names = table.class_names
         self.check_stage(stage)
 
@@ -205,9 +203,7 @@ class ImageDataModule(LightningDataModule):
     def targets(self, name: str) -> Tensor:
         """Class index of each row of a split, int64 (N,); -1 where there is no (known) label."""
         index = {label: position for position, label in enumerate(self.class_names)}
-        return torch.tensor(
-            [index.get(label or "", -1) for label in self.tables[name].labels], dtype=torch.long
-        )
+        return torch.tensor([index.get(label or "", -1) for label in self.tables[name].labels], dtype=torch.long)
 
     def loss_weights(self) -> Tensor | None:
         """Weight of each class in the loss, float32 (classes,), mean 1 over the training images; None for equal.

@@ -1,8 +1,9 @@
-"""The feature cache: an extractor's embeddings of a table, computed once and kept under the five things they depend on."""
+"""The feature cache: an extractor's embeddings of a table, computed once, kept under all that they depend on."""
 
 import json
 from collections.abc import Callable, Mapping
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -77,18 +78,19 @@ def fill_features(
     Raises:
         UserError: unreadable images, all of them named, unless the data says to skip them.
     """
-    processes = {"rank": rank, "world_size": world_size, "barrier": barrier}
+
+    def features(table: ImageTable, view: View | None = None) -> Embeddings:
+        return cached_features(extractor, table, view, rank, world_size, barrier)
+
     augmented = data.augmentation != "none"
     plain = ("val",) if augmented else ("train", "val")
-    sources = data.union(plain)
-    found = cached_features(extractor, sources, **processes)
+    found = features(data.union(plain))
     parts = {name: [found] for name in plain}
     if augmented:
         transform = Augmentation(data.augmentation, extractor.preprocessing)
         train = data.tables["train"]
         parts["train"] = [
-            cached_features(extractor, train, make_view(transform, data.seed, number), **processes)
-            for number in range(data.views)
+            features(train, make_view(transform, data.seed, number)) for number in range(data.views)
         ]
     broken = {path: why for views in parts.values() for path, why in views[0].metadata["broken"].items()}
     data.check_broken(broken)
@@ -105,7 +107,7 @@ def make_view(transform: Augmentation, seed: int, number: int) -> View:
     return View(name, lambda image, row: transform(image, view_seed(seed, number, row)))
 
 
-def read_cached(path: Any) -> Embeddings | None:
+def read_cached(path: Path) -> Embeddings | None:
     """A table of the cache, or None if it is not there or damaged."""
     try:
         return Embeddings.load(path)

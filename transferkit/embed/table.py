@@ -12,7 +12,7 @@ import torch
 from transferkit.data.decoding import raise_broken, remember
 from transferkit.data.sources import ImageTable, open_images
 from transferkit.embed.stream import Batch, stream
-from transferkit.embeddings import KEY, Embeddings, to_arrow
+from transferkit.embeddings import KEY, Embeddings
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 from transferkit.files import atomic_path, discard
@@ -168,7 +168,7 @@ def merge(files: list[Path], out: Path, metadata: Mapping[str, Any], expected: i
             last, count = (paths or [last])[-1], count + len(paths)
             writer.write_table(table.replace_schema_metadata(schema.metadata))
         if count + len(broken) != expected:
-            raise UserError(f"{count + len(broken)} of {expected} rows are in {file.parent}; delete it and start again")
+            raise UserError(f"{count + len(broken)} of {expected} rows are in {file.parent}; delete it, start again")
 
 
 def batch_ranges(rows: int, batch_size: int) -> list[range]:

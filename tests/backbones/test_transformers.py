@@ -1,0 +1,309 @@
+"""Backbones from transformers against plain transformers code with the same weights."""
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tests.backbones.families import BLOCKS, CONFIGS, PATCHES, save
+from transferkit import backbones
+from transferkit.backbones.from_transformers import VIT, TransformersBackbone, count_prefix
+from transferkit.errors import UserError
+
+# Tokens before the patches (None: a map), the poolings (default first), and the stages.
+EXPECTED = {
+    "vit": (1, "cls mean cls+mean pooler", "embeddings, block 0, block 1"),
+    "dinov2": (1, "cls mean cls+mean pooler", "embeddings, block 0, block 1"),
+    "dinov2_with_registers": (5, "cls mean cls+mean pooler", "embeddings, block 0, block 1"),
+    "dinov3_vit": (5, "cls mean cls+mean pooler", "embeddings, block 0, block 1"),
+    "dinov3_convnext": (1, "cls mean cls+mean pooler", "block 0, block 1, block 2, block 3"),
+    "deit": (2, "cls mean cls+mean pooler", "embeddings, block 0, block 1"),
+    "beit": (1, "cls mean cls+mean pooler", "embeddings, block 0, block 1"),
+    "convnext": (None, "pooler mean", "embeddings, block 0, block 1, block 2, block 3"),
+    "swin": (0, "mean pooler", "embeddings, block 0, block 1"),
+    "resnet": (None, "pooler mean", "embeddings, block 0, block 1, block 2, block 3"),
+    "clip_vision": (1, "cls mean cls+mean pooler", "embeddings, block 0, block 1"),
+    "siglip_vision": (0, "pooler mean", "embeddings, block 0, block 1"),
+    "aimv2_vision": (0, "pooler mean", "embeddings, block 0, block 1"),
+    "pvt": (1, "cls mean cls+mean", "block 0, block 1, block 2, block 3"),
+    "poolformer": (None, "mean", "block 0, block 1, block 2, block 3"),
+    "segformer": (None, "mean", "block 0, block 1, block 2, block 3"),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """These models are so small that threads only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one directory a family."""
+    root = tmp_path_factory.mktemp("families")
+    for family in CONFIGS:
+        save(family, root / family)
+    return root
+
+
+def images(size: int = 32) -> Tensor:
+    return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", EXPECTED)
+def test_embeddings_and_features_equal_plain_transformers(saved: Path, family: str) -> None:
+    prefix, poolings, _ = EXPECTED[family]
+    plain = transformers.AutoModel.from_pretrained(saved / family).eval()
+    size = getattr(plain.config, "image_size", 32)
+    output = plain(pixel_values=images(size))
+    hidden = output.last_hidden_state
+    patches = hidden.flatten(2).mT if prefix is None else hidden[:, prefix:]
+    oracle = {"cls": hidden[:, 0], "mean": patches.mean(1), "pooler": output.get("pooler_output")}
+    oracle["cls+mean"] = torch.cat((oracle["cls"].flatten(1), oracle["mean"]), 1)
+    built = backbones.build(str(saved / family))
+    assert built.pooling == poolings.split()[0]
+    features = built.forward_features(images(size))
+    torch.testing.assert_close(features, hidden if prefix is None else patches, atol=1e-5, rtol=0)
+    for pooling in poolings.split():
+        backbone = TransformersBackbone(family, plain, built.preprocessing, pooling)
+        if pooling in (built.pooling, "pooler"):  # a pooler is built only when asked for
+            backbone = backbones.build(str(saved / family), pooling=pooling)
+        assert backbone.poolings == tuple(poolings.split())
+        embedding = backbone(images(size))
+        torch.testing.assert_close(embedding, oracle[pooling].flatten(1), atol=1e-5, rtol=0)
+        assert backbone.embed_dim == embedding.shape[1]
+        assert (embedding[0] - embedding[1]).abs().max() > 1e-3, "a model that says the same of all images"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", EXPECTED)
+def test_every_parameter_has_one_stage_and_the_spec_rebuilds(saved: Path, family: str) -> None:
+    backbone = backbones.build(str(saved / family))
+    assert ", ".join(backbone.stages) == EXPECTED[family][2]
+    for name, _ in backbone.model.named_parameters():
+        owners = [
+            index
+            for index, modules in enumerate(backbone.stages.values())
+            if any(name.startswith(f"{module}.") for module in modules)
+        ]
+        assert owners == [backbone.stage_of(name)], name
+    again = backbones.rebuild(json.loads(json.dumps(backbone.spec())))
+    again.load_state_dict(backbone.state_dict())
+    pixels = images(backbone.preprocessing.image_size[0])
+    assert torch.equal(again(pixels), backbone(pixels))
+    for stage in backbone.stages:
+        assert backbone.forward_stage(pixels, stage).shape[0] == 2
+
+
+@torch.no_grad()
+def test_stages_of_a_vit_put_out_all_tokens_of_each_block(saved: Path) -> None:
+    backbone = backbones.build(str(saved / "vit"))
+    plain = transformers.AutoModel.from_pretrained(saved / "vit").eval()
+    hidden = plain(pixel_values=images(), output_hidden_states=True).hidden_states
+    assert torch.equal(backbone.forward_stage(images(), "embeddings"), hidden[0])
+    assert torch.equal(backbone.forward_stage(images(), "block 0"), hidden[1])
+    with pytest.raises(UserError, match="no stage 'layer1'; its stages: embeddings, block 0, block 1"):
+        backbone.forward_stage(images(), "layer1")
+
+
+def test_the_default_vit_needs_no_hub_and_has_twelve_blocks() -> None:
+    backbone = backbones.build(VIT, "none")
+    assert backbone.embed_dim == 768
+    assert list(backbone.stages) == ["embeddings", *(f"block {index}" for index in range(12))]
+    assert backbone.stage_of("layernorm.weight") == 12
+    assert backbone.stage_of("embeddings.cls_token") == 0
+    assert sum(p.numel() for p in backbone.parameters()) == 85_798_656  # ViT-B/16 without pooler and head
+
+
+@torch.no_grad()
+def test_another_image_size_interpolates_the_positions(saved: Path) -> None:
+    backbone = backbones.build(str(saved / "vit"))
+    plain = transformers.AutoModel.from_pretrained(saved / "vit").eval()
+    oracle = plain(pixel_values=images(48), interpolate_pos_encoding=True).last_hidden_state[:, 0]
+    torch.testing.assert_close(backbone(images(48)), oracle, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "height", "width", "patch", "prefix"),
+    [
+        (197, 224, 224, 16, 1),
+        (198, 224, 224, 16, 2),
+        (261, 224, 224, 14, 5),
+        (196, 224, 224, 16, 0),
+        (16 * 32 + 1, 230, 460, 14, 1),  # an image that is no whole number of patches
+        (49, 224, 224, 4, 0),  # Swin merges its patches
+        (50, 224, 224, None, 1),
+        (7 * 14, 224, 448, 4, 0),
+    ],
+)
+def test_count_prefix(tokens: int, height: int, width: int, patch: int | None, prefix: int) -> None:
+    assert count_prefix(tokens, height, width, patch) == prefix
+
+
+def test_tokens_that_are_no_patches_are_refused() -> None:
+    with pytest.raises(ValueError, match="55 tokens of 224 x 224 pixels are no grid"):
+        count_prefix(55, 224, 224, None)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (transformers.BertConfig(**BLOCKS), "a bert model: it takes input_ids, not images"),
+        (transformers.CLIPConfig(), "a clip model of images and text; save its vision model"),
+        (transformers.ViTMAEConfig(**BLOCKS, **PATCHES), "a vit_mae model, which masks patches at random"),
+        (transformers.YolosConfig(**BLOCKS, image_size=[32, 32]), "mixes detection tokens"),
+        (transformers.VideoMAEConfig(**BLOCKS, **PATCHES), "cannot embed an image of 32 x 32 pixels"),
+        (transformers.BitConfig(embedding_size=8), "cannot be built from its configuration"),
+    ],
+)
+def test_models_that_are_no_image_backbones_get_one_line(
+    tmp_path: Path, config: transformers.PreTrainedConfig, message: str
+) -> None:
+    config.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=message) as caught:
+        backbones.build(str(tmp_path), "none")
+    assert "\n" not in str(caught.value)
+
+
+def test_architecture_changes(saved: Path) -> None:
+    small = {**BLOCKS, **PATCHES}
+    backbone = backbones.build(VIT, "none", architecture=small)
+    assert (backbone.embed_dim, len(backbone.stages), backbone.preprocessing.image_size) == (32, 3, (32, 32))
+    with pytest.raises(UserError, match="no option 'hiden_size'; nearest: hidden_size"):
+        backbones.build(VIT, "none", architecture={"hiden_size": 32})
+    with pytest.raises(UserError, match="does not fit|cannot be built"):
+        backbones.build(VIT, "none", architecture={"hidden_size": "wide"})
+    for weights in ("DEFAULT", str(saved / "vit" / "model.safetensors")):
+        with pytest.raises(UserError, match="need --model.weights none"):
+            backbones.build(str(saved / "vit"), weights, architecture=small)
+
+
+def test_unknown_pooling_names_those_there_are(saved: Path) -> None:
+    with pytest.raises(UserError, match="no pooling 'avg'; it offers cls, mean, cls"):
+        backbones.build(str(saved / "vit"), pooling="avg")
+
+
+@torch.no_grad()
+def test_half_precision_files_become_float32(saved: Path, tmp_path: Path) -> None:
+    plain = transformers.AutoModel.from_pretrained(saved / "vit").half()
+    plain.save_pretrained(tmp_path / "half")
+    backbone = backbones.build(str(tmp_path / "half"))
+    assert {tensor.dtype for tensor in backbone.state_dict().values()} == {torch.float32}
+    oracle = plain.float()(pixel_values=images()).last_hidden_state[:, 0]
+    torch.testing.assert_close(backbone(images()), oracle, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_weights_from_a_file(saved: Path, tmp_path: Path, wrapped: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """A classifier's state dict: the base model is found in it, the rest dropped and said so."""
+    whole = transformers.ViTForImageClassification(CONFIGS["vit"]).eval()
+    state = {key: tensor.clone() for key, tensor in whole.state_dict().items()}
+    if wrapped:
+        path = tmp_path / "model.pt"
+        torch.save({"state_dict": {f"module.{key}": tensor for key, tensor in state.items()}}, path)
+    else:
+        path = tmp_path / "model.safetensors"
+        save_file(state, path)
+    with caplog.at_level(logging.WARNING):
+        backbone = backbones.build(str(saved / "vit"), str(path))
+    assert "dropped classifier.bias, classifier.weight" in caplog.text
+    oracle = whole.base_model(pixel_values=images()).last_hidden_state[:, 0]
+    torch.testing.assert_close(backbone(images()), oracle, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layernorm.weight": None}, "lacks tensors layernorm.weight; is it for another architecture"),
+        ({"layernorm.extra": torch.zeros(1)}, "has unexpected tensors layernorm.extra"),
+        ({"layernorm.weight": torch.zeros(7)}, "has tensors of another shape: layernorm.weight"),
+    ],
+)
+def test_weights_that_do_not_fit_are_named(
+    saved: Path, tmp_path: Path, change: dict[str, Tensor | None], message: str
+) -> None:
+    state = backbones.build(str(saved / "vit")).model.state_dict() | change
+    path = tmp_path / "w.safetensors"
+    save_file({key: value for key, value in state.items() if value is not None}, path)
+    with pytest.raises(UserError, match=message):
+        backbones.build(str(saved / "vit"), str(path))
+
+
+def test_a_directory_that_lacks_tensors_is_refused(saved: Path, tmp_path: Path) -> None:
+    """transformers alone would make them up."""
+    model = transformers.AutoModel.from_pretrained(saved / "vit")
+    state = {key: value for key, value in model.state_dict().items() if "layers.1.mlp" not in key}
+    model.save_pretrained(tmp_path, state_dict=state)
+    with pytest.raises(UserError, match=r"lacks tensors layers\.1\.mlp"):
+        backbones.build(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("README.md", "nothing", "is no model directory .it has no config.json"),
+        ("config.json", "{", "configuration"),
+        ("config.json", '{"model_type": "hamster"}', "configuration"),
+        (
+            "config.json",
+            '{"model_type": "hamster", "auto_map": {"AutoConfig": "evil.Evil"}}',
+            "configuration",
+        ),
+    ],
+)
+def test_directories_that_hold_no_model(tmp_path: Path, name: str, content: str, message: str) -> None:
+    (tmp_path / name).write_text(content)
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'w')")
+    start = time.perf_counter()
+    with pytest.raises(UserError, match=message) as caught:
+        backbones.build(str(tmp_path))
+    assert time.perf_counter() - start < 3
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "mark").exists()
+
+
+def test_a_pickled_model_that_would_run_code_is_refused(saved: Path, tmp_path: Path, hostile: type[object]) -> None:
+    (tmp_path / "config.json").write_text((saved / "vit" / "config.json").read_text())
+    torch.save({"layernorm.weight": hostile()}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError, match="weights"):
+        backbones.build(str(tmp_path))
+    assert not (tmp_path / "mark").exists()
+
+
+@torch.no_grad()
+def test_a_filled_cache_needs_no_network(saved: Path, filled_cache: Path) -> None:
+    """The layout of huggingface_hub: models--OWNER--NAME/refs/main and snapshots/REVISION."""
+    backbone = backbones.build("someone/tiny-vit")
+    plain = transformers.AutoModel.from_pretrained(filled_cache).eval()
+    oracle = plain(pixel_values=images()).last_hidden_state[:, 0]
+    torch.testing.assert_close(backbone(images()), oracle, atol=1e-5, rtol=0)
+    assert backbone.preprocessing.image_size == (32, 32)
+    assert backbone.name == "someone/tiny-vit"
+
+
+@pytest.mark.parametrize("lost", ["preprocessor_config.json", "model.safetensors", "config.json"])
+def test_no_network_is_said_at_once_whatever_lacks(filled_cache: Path, lost: str) -> None:
+    (filled_cache / lost).unlink()
+    start = time.perf_counter()
+    with pytest.raises(UserError, match="cannot be reached; give a local directory.*HF_HOME.*weights none"):
+        backbones.build("someone/tiny-vit")
+    assert time.perf_counter() - start < 3, "transformers' retries take 25 s"
+
+
+def test_a_model_that_is_nowhere(filled_cache: Path) -> None:
+    start = time.perf_counter()
+    with pytest.raises(UserError, match=r"^nobody/nothing \(configuration\) is not in the local cache"):
+        backbones.build("nobody/nothing", "none")
+    assert time.perf_counter() - start < 3
