@@ -17,7 +17,7 @@ from transferkit.data.datamodule import ImageDataModule
 from transferkit.data.sources import ImageTable
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
-from transferkit.module import TransferModule, learning_rates
+from transferkit.module import TransferModule
 from transferkit.training import make_trainer, seed_everything
 
 LOGGED = {"epoch_time", "lr/head", "train/loss", "val/acc", "val/ece", "val/f1_macro", "val/loss"}
@@ -132,14 +132,6 @@ def test_logged_names(tmp_path: Path, photo_folder: Path) -> None:
     assert all(set(row) == LOGGED | {"lr/backbone", "epoch"} for row in rows)
     assert rows[1]["lr/backbone"] / rows[1]["lr/head"] == pytest.approx(1e-4 / 3e-3)  # that of the last stage
     assert all(row["epoch_time"] > 0 for row in rows)
-
-
-def test_learning_rate_of_a_part_is_its_highest() -> None:
-    weight = torch.nn.Parameter(torch.zeros(1))
-    rates = {"head": 1.0, "backbone/layer4": 0.5, "backbone/layer1/no_decay": 0.25}
-    groups = [{"name": name, "params": [weight.clone()], "lr": lr} for name, lr in rates.items()]
-    optimizer = torch.optim.SGD([{**g, "params": [torch.nn.Parameter(g["params"][0])]} for g in groups])
-    assert learning_rates(optimizer) == {"lr/head": 1.0, "lr/backbone": 0.5}
 
 
 class Snapshots(Callback):

@@ -4,12 +4,20 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from torch import nn
 
 from tests.tiny import VIT
 from transferkit.backbones import Backbone, build
+from transferkit.errors import UserError
 from transferkit.freezing import Regime, first_trainable, freeze
-from transferkit.optimizers import cosine_with_warmup, make_optimizer, parameter_groups
+from transferkit.optimizers import (
+    cosine_with_warmup,
+    learning_rates,
+    make_optimizer,
+    optimizer_steps,
+    parameter_groups,
+)
 
 
 @pytest.fixture(scope="module", params=["resnet", "vit"])
@@ -100,3 +108,31 @@ def test_sgd_has_nesterov_momentum() -> None:
     optimizer.step()
     assert weight.item() == pytest.approx(-1.5)  # gradient + momentum x velocity
     assert not make_optimizer("sgd", [{"params": [weight], "lr": 1.0}], 0.0).defaults["nesterov"]
+
+
+def test_learning_rate_of_a_part_is_its_highest() -> None:
+    rates = {"head": 1.0, "backbone/layer4": 0.5, "backbone/layer1/no_decay": 0.25}
+    groups = [{"name": name, "params": [nn.Parameter(torch.zeros(1))], "lr": lr} for name, lr in rates.items()]
+    assert learning_rates(torch.optim.SGD(groups)) == {"lr/head": 1.0, "lr/backbone": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        ({"max_epochs": 3}, 21),
+        ({"max_epochs": 3, "max_steps": 10}, 10),
+        ({"max_epochs": -1, "max_steps": 10}, 10),
+        ({"max_epochs": 3, "accumulate_grad_batches": 2}, 12),
+        ({"max_epochs": 3, "limit_train_batches": 0.5}, 9),
+        ({"max_epochs": 3, "limit_train_batches": 2}, 6),
+        ({"max_epochs": 0}, 1),
+    ],
+)
+def test_steps_of_a_fit(options: dict[str, Any], steps: int) -> None:
+    trainer = Trainer(**options, logger=False, accelerator="cpu", enable_checkpointing=False)
+    assert optimizer_steps(trainer, batches=7) == steps
+
+
+def test_steps_of_a_fit_without_an_end() -> None:
+    with pytest.raises(UserError, match=r"give --trainer.max_epochs or --trainer.max_steps"):
+        optimizer_steps(Trainer(max_epochs=-1, logger=False, accelerator="cpu"), batches=7)

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,7 +25,13 @@ from transferkit.extractor import Extractor
 from transferkit.extractor.checkpoint import FORMAT, KEY
 from transferkit.freezing import Regime, first_trainable, freeze, frozen_keys, set_mode
 from transferkit.metrics import classification_metrics
-from transferkit.optimizers import cosine_with_warmup, make_optimizer, parameter_groups
+from transferkit.optimizers import (
+    cosine_with_warmup,
+    learning_rates,
+    make_optimizer,
+    optimizer_steps,
+    parameter_groups,
+)
 from transferkit.versions import versions
 
 log = logging.getLogger(__name__)
@@ -119,9 +125,7 @@ class TransferModule(LightningModule):
         Raises:
             UserError: the data does not suit the classes of a trained head; broken images.
         """
-        data: Any = self.trainer.datamodule
-        if not isinstance(data, ImageDataModule):
-            raise UserError("TransferModule needs transferkit's ImageDataModule: trainer.fit(module, datamodule)")
+        data = self.data
         data.seed = self.seed
         self.meet(data, stage)
         if stage == "fit" and self.regime == "frozen" and data.caches_features:
@@ -136,6 +140,18 @@ class TransferModule(LightningModule):
             self.class_weights = data.loss_weights()
             labels = data.tables["train"].labels
             self.class_counts = {name: labels.count(name) for name in self.class_names}
+
+    @property
+    def data(self) -> ImageDataModule:
+        """What the Trainer was given to train on or evaluate.
+
+        Raises:
+            UserError: something else than our DataModule.
+        """
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, ImageDataModule):
+            raise UserError("TransferModule needs transferkit's ImageDataModule: trainer.fit(module, datamodule)")
+        return data
 
     def meet(self, data: ImageDataModule, stage: str) -> None:
         """Exchange classes and preprocessing with the data, checking what can be checked without decoding."""
@@ -255,7 +271,7 @@ class TransferModule(LightningModule):
             self.backbone, self.head, h["lr_head"], h["lr_backbone"], h["layer_decay"], h["weight_decay"]
         )
         optimizer = make_optimizer(h["optimizer"], groups, h["momentum"])
-        steps = optimizer_steps(self.trainer, len(self.trainer.datamodule.train_dataloader()))
+        steps = optimizer_steps(self.trainer, len(self.data.train_dataloader()))
         warmup = round(h["warmup_epochs"] * steps / max(1, self.trainer.max_epochs or 1))
         scheduler = cosine_with_warmup(optimizer, steps, min(warmup, steps // 2))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -316,34 +332,8 @@ class TransferModule(LightningModule):
         if names != self.class_names:
             self.set_classes(names)
             if trainer is not None:
-                trainer.datamodule.set_class_names(names)
+                self.data.set_class_names(names)
         restore_frozen(checkpoint, self.backbone.state_dict(), self.frozen_keys)
-
-
-def optimizer_steps(trainer: Trainer, batches: int) -> int:
-    """Steps of a whole fit with so many batches an epoch.
-
-    (``trainer.estimated_stepping_batches`` would start the loader, before a resumed fit knows its epoch.)
-
-    Raises:
-        UserError: a fit without an end.
-    """
-    limit = trainer.limit_train_batches
-    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-    limits = [-(-batches // trainer.accumulate_grad_batches) * (trainer.max_epochs or 0), trainer.max_steps]
-    limits = [steps for steps, most in zip(limits, (trainer.max_epochs, trainer.max_steps), strict=True) if most != -1]
-    if not limits:
-        raise UserError("the cosine schedule needs an end; give --trainer.max_epochs or --trainer.max_steps")
-    return max(1, min(limits))
-
-
-def learning_rates(optimizer: Any) -> dict[str, float]:
-    """``lr/head`` and ``lr/backbone``, the highest of its stages, from the names of the parameter groups."""
-    rates: dict[str, float] = {}
-    for group in optimizer.param_groups:
-        name = f"lr/{group['name'].split('/')[0]}"
-        rates[name] = max(rates.get(name, 0.0), group["lr"])
-    return rates
 
 
 def check_ranges(options: Mapping[str, Any]) -> None:

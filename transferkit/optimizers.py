@@ -3,9 +3,11 @@
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch import Trainer
 from torch import nn
 
 from transferkit.backbones import Backbone
+from transferkit.errors import UserError
 
 NO_DECAY = ("cls_token", "distillation_token", "register_tokens", "position_embeddings", "pos_embedding", "mask_token")
 
@@ -53,7 +55,8 @@ def make_optimizer(
     """AdamW (arXiv:1711.05101) or SGD with Nesterov momentum over the groups; fused where the device has it."""
     if kind == "sgd":
         return torch.optim.SGD(groups, lr=0.0, momentum=momentum, nesterov=momentum > 0)
-    return torch.optim.AdamW(groups, lr=0.0, fused=all(p.is_cuda for group in groups for p in group["params"]))
+    kinds = {parameter.device.type for group in groups for parameter in group["params"]}
+    return torch.optim.AdamW(groups, lr=0.0, fused=kinds <= {"cpu", "cuda"})
 
 
 def cosine_with_warmup(optimizer: torch.optim.Optimizer, steps: int, warmup: int) -> torch.optim.lr_scheduler.LambdaLR:
@@ -66,3 +69,29 @@ def cosine_with_warmup(optimizer: torch.optim.Optimizer, steps: int, warmup: int
         return 0.5 * (1 + float(torch.cos(torch.tensor(min(1.0, progress) * torch.pi))))
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def optimizer_steps(trainer: Trainer, batches: int) -> int:
+    """Steps of a whole fit with so many batches an epoch.
+
+    (``trainer.estimated_stepping_batches`` would start the loader, before a resumed fit knows its epoch.)
+
+    Raises:
+        UserError: a fit without an end.
+    """
+    limit = trainer.limit_train_batches
+    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    limits = [-(-batches // trainer.accumulate_grad_batches) * (trainer.max_epochs or 0), trainer.max_steps]
+    limits = [steps for steps, most in zip(limits, (trainer.max_epochs, trainer.max_steps), strict=True) if most != -1]
+    if not limits:
+        raise UserError("the cosine schedule needs an end; give --trainer.max_epochs or --trainer.max_steps")
+    return max(1, min(limits))
+
+
+def learning_rates(optimizer: Any) -> dict[str, float]:
+    """``lr/head`` and ``lr/backbone``, the highest of its stages, from the names of the parameter groups."""
+    rates: dict[str, float] = {}
+    for group in optimizer.param_groups:
+        name = f"lr/{group['name'].split('/')[0]}"
+        rates[name] = max(rates.get(name, 0.0), group["lr"])
+    return rates

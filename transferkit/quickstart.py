@@ -20,7 +20,7 @@ from transferkit.training import make_trainer, seed_everything
 log = logging.getLogger(__name__)
 
 SIZE = 32
-EPOCHS = 20  # of the few examples
+EPOCHS = {"frozen": 60, "full": 15, "scratch": 15}  # of the few examples, by regime
 KNOWN, NEW = ["0", "1", "2", "3", "4"], ["5", "6", "7", "8", "9"]
 SMALL_VIT = {
     "hidden_size": 128,
@@ -108,10 +108,10 @@ def learn_new(
     for seed in range(seeds):
         seed_everything(seed)
         data = ImageDataModule(
-            "digits", classes=NEW, n_per_class=n_per_class, split_seed=seed, test_fraction=0.5, batch_size=8
+            "digits", classes=NEW, n_per_class=n_per_class, split_seed=seed, test_fraction=0.5, batch_size=16
         )
         module = TransferModule(**options)
-        accuracies.append(fit_and_test(place / str(seed), module, data, EPOCHS))
+        accuracies.append(fit_and_test(place / str(seed), module, data, EPOCHS[module.regime]))
     return make_row(name, approach, module, accuracies, time.perf_counter() - start)
 
 

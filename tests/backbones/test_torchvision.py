@@ -29,10 +29,11 @@ LAST = {  # what enters these layers is the embedding
 }
 WIDTHS = {"alexnet": 4096, "densenet121": 1024, "resnet50": 2048, "swin_t": 768, "vgg16": 4096, "vit_h_14": 1280}
 WIDTHS |= {"efficientnet_b0": 1280, "googlenet": 1024, "inception_v3": 2048, "squeezenet1_1": 512}
+LIGHT = {*LAST, "googlenet", "inception_v3", "mobilenet_v2", "squeezenet1_1", "vgg16", "vit_h_14"}
 
 
-def images(count: int = 2) -> Tensor:
-    return torch.randn(count, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+def images(count: int = 2, size: int = 64) -> Tensor:
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +106,7 @@ def test_embeddings_are_what_enters_the_last_layer(name: str) -> None:
     kept: list[Tensor] = []
     last = logits.model.get_submodule(LAST[name])
     last.register_forward_pre_hook(lambda module, inputs: kept.append(inputs[0]))
-    pixels = images(1)
+    pixels = images(1, 224 if name == "vit_b_32" else 64)
     scores = logits(pixels)
     torch.testing.assert_close(backbone(pixels), kept[0], atol=1e-5, rtol=0)
     assert scores.shape == (1, 1000)
@@ -114,30 +115,37 @@ def test_embeddings_are_what_enters_the_last_layer(name: str) -> None:
         torch.testing.assert_close(features.mean((2, 3)), kept[0], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", from_torchvision.names())
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=() if n in LIGHT else pytest.mark.slow) for n in from_torchvision.names()],
+)
 def test_every_classification_model_has_stages_and_a_width(name: str) -> None:
-    """On the meta device: shapes without arithmetic."""
-    with torch.device("meta"):
+    """On the meta device: shapes without arithmetic; a RegNet computes its widths with tensors."""
+    with torch.device("cpu" if name.startswith("regnet") else "meta"), torch.no_grad():
         backbone = backbones.build(name, "none")
         pixels = torch.zeros(2, 3, *backbone.preprocessing.image_size)
-        features = backbone.forward_features(pixels)
-        inner = [backbone.forward_stage(pixels, stage) for stage in backbone.stages]
+        chosen = [*list(backbone.stages)[:: len(backbone.stages) // 3], list(backbone.stages)[-1]]
+        outputs = [backbone.forward_stage(pixels, stage) for stage in chosen]
     assert backbone.embed_dim == WIDTHS.get(name, backbone.embed_dim)
     assert 300 < backbone.embed_dim < 8000
-    assert features.ndim in (3, 4)
-    assert all(len(output) == 2 for output in inner)
-    sides = [output.shape[-1] for output in inner if output.ndim == 4]
+    assert {(output.ndim, len(output)) for output in outputs} <= {(3, 2), (4, 2)}
+    sides = [output.shape[-1] for output in outputs if output.ndim == 4]
     assert sides == sorted(sides, reverse=True), "maps shrink from stage to stage, so these are (B, C, h, w)"
     assert 4 < len(backbone.stages) < 50
     assert next(iter(backbone.stages)) == "stem"
-    listed = {
-        key: [i for i, parts in enumerate(backbone.stages.values()) if any(key.startswith(f"{p}.") for p in parts)]
+    owners = {
+        key: [
+            index
+            for index, parts in enumerate(backbone.stages.values())
+            if any(key.startswith(f"{part}.") for part in parts)
+        ]
         for key, _ in backbone.model.named_parameters()
     }
-    assert {key for key, owners in listed.items() if len(owners) != 1} <= {"class_token", "encoder.pos_embedding"}
-    assert {owner for owners in listed.values() for owner in owners} == set(range(len(backbone.stages)))
-    kept_head = [key for key in listed if key.startswith("classifier.")]
-    assert {backbone.stage_of(key) for key in kept_head} <= {len(backbone.stages) - 1}
+    alone = {"class_token", "encoder.pos_embedding"}
+    assert {key for key, stages in owners.items() if len(stages) != 1} <= alone
+    assert {stage for stages in owners.values() for stage in stages} == set(range(len(backbone.stages)))
+    classifier = [key for key in owners if key.startswith("classifier.")]
+    assert {backbone.stage_of(key) for key in classifier} <= {len(backbone.stages) - 1}
 
 
 def test_vgg_keeps_its_first_classifier_layers_in_the_last_stage() -> None:
@@ -230,6 +238,21 @@ def test_googlenet_with_its_weights_scales_its_input_also_when_rebuilt(torch_hom
     assert backbone.model.transform_input
 
 
+def test_a_vit_with_weights_for_another_size_keeps_it_when_rebuilt(torch_home: Path) -> None:
+    """SWAG's weights are for 384 pixels, which torchvision sets when it loads them."""
+    with torch.device("meta"):
+        shapes = {key: value.shape for key, value in models.vit_b_16(image_size=384).state_dict().items()}
+    zeros = {key: torch.zeros(1).expand(shape) for key, shape in shapes.items()}  # a small file
+    torch.save(zeros, torch_home / "vit_b_16_swag-9ac1b537.pth")
+    backbone = backbones.build("vit_b_16", "IMAGENET1K_SWAG_E2E_V1")
+    with torch.device("meta"):
+        again = backbones.rebuild(json.loads(json.dumps(backbone.spec())))
+        plain = backbones.build("vit_b_16", "none")
+    assert backbone.preprocessing.image_size == again.preprocessing.image_size == (384, 384)
+    assert again.model.state_dict()["encoder.pos_embedding"].shape == (1, 577, 768)
+    assert plain.preprocessing.image_size == (224, 224)
+
+
 def test_no_network_is_said_at_once(torch_home: Path) -> None:
     start = time.perf_counter()
     with pytest.raises(
@@ -242,14 +265,14 @@ def test_no_network_is_said_at_once(torch_home: Path) -> None:
 
 def test_a_cached_file_that_would_run_code_is_refused(torch_home: Path, tmp_path: Path, hostile: type[object]) -> None:
     torch.save({"conv1.weight": hostile()}, torch_home / "resnet18-f37072fd.pth")
-    with pytest.raises(UserError, match="is not a weights file .broken, or more than plain tensors"):
+    with pytest.raises(UserError, match=r"is not a weights file .broken, or more than plain tensors"):
         backbones.build("resnet18")
     assert not (tmp_path / "mark").exists()
 
 
 def test_a_cached_file_of_something_else_is_refused(torch_home: Path) -> None:
     torch.save({"weight": torch.zeros(2)}, torch_home / "resnet18-f37072fd.pth")
-    with pytest.raises(UserError, match="weights in .* cannot be loaded"):
+    with pytest.raises(UserError, match=r"weights in .* cannot be loaded"):
         backbones.build("resnet18")
 
 
@@ -259,7 +282,7 @@ def test_architecture_changes_need_random_weights(weights: str) -> None:
     with pytest.raises(UserError, match=r"resnet18 cannot be built with \{'depth': 3\}"):
         backbones.build("resnet18", "none", architecture={"depth": 3})
     for given in ("DEFAULT", weights):
-        with pytest.raises(UserError, match="architecture changes of resnet18 need --model.weights none"):
+        with pytest.raises(UserError, match=r"architecture changes of resnet18 need --model.weights none"):
             backbones.build("resnet18", given, architecture={"num_classes": 3})
     with torch.device("meta"):
         assert backbones.build("vit_b_16", "none", architecture={"image_size": 32}).embed_dim == 768

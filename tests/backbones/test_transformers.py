@@ -3,7 +3,6 @@
 import json
 import logging
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -36,15 +35,6 @@ EXPECTED = {
     "poolformer": (None, "mean", "block 0, block 1, block 2, block 3"),
     "segformer": (None, "mean", "block 0, block 1, block 2, block 3"),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """These models are so small that threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -182,10 +172,10 @@ def test_architecture_changes(saved: Path) -> None:
     assert (backbone.embed_dim, len(backbone.stages), backbone.preprocessing.image_size) == (32, 3, (32, 32))
     with pytest.raises(UserError, match="no option 'hiden_size'; nearest: hidden_size"):
         backbones.build(VIT, "none", architecture={"hiden_size": 32})
-    with pytest.raises(UserError, match="does not fit|cannot be built"):
+    with pytest.raises(UserError, match=r"does not fit|cannot be built"):
         backbones.build(VIT, "none", architecture={"hidden_size": "wide"})
     for weights in ("DEFAULT", str(saved / "vit" / "model.safetensors")):
-        with pytest.raises(UserError, match="need --model.weights none"):
+        with pytest.raises(UserError, match=r"need --model.weights none"):
             backbones.build(str(saved / "vit"), weights, architecture=small)
 
 
@@ -297,7 +287,7 @@ def test_a_filled_cache_needs_no_network(saved: Path, filled_cache: Path) -> Non
 def test_no_network_is_said_at_once_whatever_lacks(filled_cache: Path, lost: str) -> None:
     (filled_cache / lost).unlink()
     start = time.perf_counter()
-    with pytest.raises(UserError, match="cannot be reached; give a local directory.*HF_HOME.*weights none"):
+    with pytest.raises(UserError, match=r"cannot be reached; give a local directory.*HF_HOME.*weights none"):
         backbones.build("someone/tiny-vit")
     assert time.perf_counter() - start < 3, "transformers' retries take 25 s"
 

@@ -83,10 +83,13 @@ def test_a_section_without_options(here: Path) -> None:
     [
         ("unrecognized arguments: --model.backbon x", "unknown option --model.backbon; did you mean --model.backbone?"),
         ("unrecognized arguments: --batch_size=3", "unknown option --batch_size=3; did you mean --data.batch_size?"),
-        ("Subcommand 'fit' does not accept option 'modl.pooling'", "unknown option modl.pooling; did you mean --model.pooling?"),
+        (
+            "Subcommand 'fit' does not accept option 'modl.lr_head'",
+            "unknown option modl.lr_head; did you mean --model.lr_head?",
+        ),
         ("unrecognized arguments: zzz", "unknown option zzz; transferkit fit --help lists them"),
         ("several\n lines", "several lines"),
     ],
-)  # fmt: skip
+)
 def test_what_a_parser_says_in_one_line(message: str, line: str) -> None:
     assert explain(message) == line

@@ -129,13 +129,13 @@ def build(
     scheme = Preprocessing.from_torchvision(entries[chosen].transforms())
     if weights == "none":
         arguments = dict(architecture or {})
-        if "image_size" in arguments:  # of torchvision's ViT
-            scheme = scheme.replace(image_size=arguments["image_size"])
         model = make_model(name, arguments)
     elif weights == chosen:
         model, arguments = load_preset(name, entries[weights])
     else:
         model, arguments = load_file(name, weights, keep_classifier=pooling == "logits")
+    if isinstance(model, models.VisionTransformer):  # takes the one size it was made for
+        scheme = scheme.replace(image_size=model.image_size)
     return TorchvisionBackbone(name, model, scheme, pooling, arguments)
 
 
@@ -181,6 +181,8 @@ def load_preset(name: str, entry: models.WeightsEnum) -> tuple[nn.Module, dict[s
         raise UserError(
             f"{name}'s weights in {cached} cannot be loaded: {first_line(error)}; remove it and try again"
         ) from error
+    if isinstance(model, models.VisionTransformer):  # these arguments follow from the weights
+        return model, {"image_size": model.image_size}
     return model, {"transform_input": True} if name in INCEPTIONS else {}
 
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import yaml
 from jsonargparse import ArgumentError
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from transferkit.checkpoints import AtomicCheckpointIO
 from transferkit.commands import report
 from transferkit.commands.arguments import (
     all_options,
@@ -32,7 +33,6 @@ from transferkit.runs import find_checkpoint, new_run, remove_run, update_metric
 from transferkit.training import (
     MONITOR,
     TRAINER_DEFAULTS,
-    AtomicCheckpointIO,
     best_metrics,
     progress_callback,
     quiet_libraries,

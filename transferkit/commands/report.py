@@ -75,9 +75,8 @@ def interrupted(verb: str, run: Path) -> None:
 def explain(message: str) -> str:
     """A parser's message as one line: the nearest name for an unknown option, the types that a value may have."""
     line = " ".join(message.split())
-    unknown = re.search(
-        r"(?:nrecognized arguments?:|does not accept option|No action for key) ['\"]?(\S+?)['\"]?(?=\s|$)", line
-    )
+    said = r"(?:nrecognized arguments?:|does not accept option|No action for key)"
+    unknown = re.search(said + r" ['\"]?(\S+?)['\"]?(?=\s|$)", line)
     if unknown:
         return f"unknown option {unknown[1]}; {nearest(unknown[1].removeprefix('--').split('=')[0])}"
     wrong = re.search(r"Parser key \"([\w.]+)\":(.*?)(?:Given value:|Got value:) (.*)", line)

@@ -127,7 +127,9 @@ def write_embeddings(
     barrier()
 
 
-def run(extractor: Extractor, table: ImageTable, batches: list[range], view: View | None = None) -> Generator[Batch, None, None]:
+def run(
+    extractor: Extractor, table: ImageTable, batches: list[range], view: View | None = None
+) -> Generator[Batch, None, None]:
     """Stream the batches of a table through an extractor, under a progress bar; remember what could be decoded."""
 
     def read(row: int) -> torch.Tensor:
