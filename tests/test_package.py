@@ -80,14 +80,9 @@ def test_floors_are_those_of_the_dependencies(tmp_path: Path) -> None:
     subprocess.run(command, cwd=tmp_path, check=True)
     constraints = set((tmp_path / ".venv-floor/floors.txt").read_text().splitlines())
     extras = PROJECT["optional-dependencies"]
-    requirements = [
-        Requirement(t) for t in [*PROJECT["dependencies"], *(t for e in extras.values() for t in e)]
-    ]
+    requirements = [Requirement(t) for t in [*PROJECT["dependencies"], *(t for e in extras.values() for t in e)]]
     floors = {
-        f"{each.name}=={spec.version}"
-        for each in requirements
-        for spec in each.specifier
-        if spec.operator == ">="
+        f"{each.name}=={spec.version}" for each in requirements for spec in each.specifier if spec.operator == ">="
     }
     assert constraints == floors
 

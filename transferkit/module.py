@@ -235,7 +235,7 @@ class TransferModule(LightningModule):
         values = metrics.compute()
         self.by_class = {name: value.cpu() for name, value in values.items() if value.ndim}
         scalars = {name: value for name, value in values.items() if not value.ndim}
-        self.log_dict(scalars, prog_bar=False)
+        self.log_dict(scalars, sync_dist=True)  # torchmetrics has joined the processes; Lightning wants it said
         metrics.reset()
 
     def on_validation_epoch_end(self) -> None:
@@ -261,7 +261,7 @@ class TransferModule(LightningModule):
         """Log the loss, the epoch's time in seconds (validation included) and its first learning rates."""
         total: Any = self.trainer.strategy.reduce(self.train_loss, reduce_op="sum")
         seconds = time.perf_counter() - self.epoch_start
-        self.log_dict({"train/loss": total[0] / total[1], "epoch_time": seconds, **self.rates})
+        self.log_dict({"train/loss": total[0] / total[1], "epoch_time": seconds, **self.rates}, sync_dist=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW or SGD over the parameter groups, cosine with warm-up by step."""

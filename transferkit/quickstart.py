@@ -99,9 +99,7 @@ def pretrain(place: Path, name: str, options: dict[str, Any], epochs: int, extra
     return make_row(name, "scratch, digits 0 to 4", module, [accuracy], time.perf_counter() - start)
 
 
-def learn_new(
-    place: Path, name: str, approach: str, options: dict[str, Any], n_per_class: int, seeds: int
-) -> Row:
+def learn_new(place: Path, name: str, approach: str, options: dict[str, Any], n_per_class: int, seeds: int) -> Row:
     """Learn the digits 5 to 9 from a few examples, once for each draw of them."""
     start = time.perf_counter()
     accuracies = []

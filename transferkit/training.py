@@ -63,7 +63,7 @@ class Checkpoints(Checkpoint):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remove what a killed fit left half-written."""
-        for path in self.last.parent.glob(".*.tmp") if trainer.is_global_zero else ():
+        for path in self.last.parents[1].rglob(".*.tmp") if trainer.is_global_zero else ():
             discard(path)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -3,7 +3,9 @@
 import json
 import logging
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +31,13 @@ LAST = {  # what enters these layers is the embedding
 }
 WIDTHS = {"alexnet": 4096, "densenet121": 1024, "resnet50": 2048, "swin_t": 768, "vgg16": 4096, "vit_h_14": 1280}
 WIDTHS |= {"efficientnet_b0": 1280, "googlenet": 1024, "inception_v3": 2048, "squeezenet1_1": 512}
-LIGHT = {*LAST, "googlenet", "inception_v3", "mobilenet_v2", "squeezenet1_1", "vgg16", "vit_h_14"}
+LIGHT = {"efficientnet_b0", "googlenet", "regnet_y_400mf", "shufflenet_v2_x0_5", "squeezenet1_1", "swin_t"}
+LIGHT |= {"alexnet", "vit_b_32"}
+
+
+def light_first(names: Iterable[str], light: Iterable[str]) -> list[Any]:
+    """The names as parameters, all but the light ones marked slow."""
+    return [pytest.param(name, marks=() if name in light else pytest.mark.slow) for name in names]
 
 
 def images(count: int = 2, size: int = 64) -> Tensor:
@@ -98,7 +106,7 @@ def test_the_stages_of_resnet18(resnet18: models.ResNet, weights: str) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", LAST)
+@pytest.mark.parametrize("name", light_first(LAST, {"densenet121", "mobilenet_v3_small", "swin_t"}))
 def test_embeddings_are_what_enters_the_last_layer(name: str) -> None:
     backbone = backbones.build(name, "none")
     logits = backbones.build(name, "none", "logits")
@@ -115,10 +123,7 @@ def test_embeddings_are_what_enters_the_last_layer(name: str) -> None:
         torch.testing.assert_close(features.mean((2, 3)), kept[0], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=() if n in LIGHT else pytest.mark.slow) for n in from_torchvision.names()],
-)
+@pytest.mark.parametrize("name", light_first(from_torchvision.names(), LIGHT))
 def test_every_classification_model_has_stages_and_a_width(name: str) -> None:
     """On the meta device: shapes without arithmetic; a RegNet computes its widths with tensors."""
     with torch.device("cpu" if name.startswith("regnet") else "meta"), torch.no_grad():
@@ -129,6 +134,9 @@ def test_every_classification_model_has_stages_and_a_width(name: str) -> None:
     assert backbone.embed_dim == WIDTHS.get(name, backbone.embed_dim)
     assert 300 < backbone.embed_dim < 8000
     assert {(output.ndim, len(output)) for output in outputs} <= {(3, 2), (4, 2)}
+    if name == "vit_b_32":
+        assert outputs[-1].shape == (2, 7 * 7, 768), "patches alone"
+        assert outputs[0].shape == (2, 7 * 7 + 1, 768), "all tokens"
     sides = [output.shape[-1] for output in outputs if output.ndim == 4]
     assert sides == sorted(sides, reverse=True), "maps shrink from stage to stage, so these are (B, C, h, w)"
     assert 4 < len(backbone.stages) < 50

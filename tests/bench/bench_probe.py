@@ -76,12 +76,10 @@ def compare(options: argparse.Namespace) -> None:
     preds = logits_of(parts[2], best.weight, best.bias, best.standardisation).argmax(1)
     accuracy = (preds == targets[2]).double().mean().item()
     print(
-        f"transferkit   {seconds:8.1f} s  test accuracy {accuracy:.4f}  "
-        f"not converged {int((~found.converged).sum())}"
+        f"transferkit   {seconds:8.1f} s  test accuracy {accuracy:.4f}  not converged {int((~found.converged).sum())}"
     )
     print(
-        f"              {best.standardisation}, C = {best.c:g}; "
-        f"memory beside the features: {extra:.1f} copies of them"
+        f"              {best.standardisation}, C = {best.c:g}; memory beside the features: {extra:.1f} copies of them"
     )
     theirs, their_accuracy, missed = sklearn_sweep(parts, targets, options.tolerance)
     print(f"scikit-learn  {theirs:8.1f} s  test accuracy {their_accuracy:.4f}  not converged {missed}")

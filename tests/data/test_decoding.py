@@ -159,9 +159,7 @@ def test_a_cache_that_cannot_be_written_costs_a_warning(
     assert "will be checked again next time" in caplog.text
 
 
-def test_what_was_found_before_an_interruption_is_kept(
-    table: ImageTable, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_found_before_an_interruption_is_kept(table: ImageTable, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(path: Path) -> object:
         if Path(path).name == "3.jpg":
             raise KeyboardInterrupt

@@ -119,15 +119,11 @@ def test_files_that_are_no_table(tmp_path: Path) -> None:
     assert "rename the nearest one, 'image_path'" in refusal(other)
 
 
-def test_a_parquet_file_that_unpacks_into_gigabytes_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_parquet_file_that_unpacks_into_gigabytes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manifest, "MAX_PARQUET_BYTES", 2**24)
     bomb = tmp_path / "bomb.parquet"
     text = "a" * 2**18
-    with pq.ParquetWriter(
-        bomb, pa.schema([("path", pa.string())]), compression="zstd", use_dictionary=False
-    ) as file:
+    with pq.ParquetWriter(bomb, pa.schema([("path", pa.string())]), compression="zstd", use_dictionary=False) as file:
         file.write_table(pa.table({"path": [text] * 65}))
     assert bomb.stat().st_size < 2**16
     assert "unpack to" in refusal(bomb)

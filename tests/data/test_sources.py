@@ -91,9 +91,7 @@ def test_one_image(tmp_path: Path) -> None:
     table = open_images(make(tmp_path, "a.png", "b.png") / "a.png")
     assert rows(table) == [("a.png", None, None)]
     assert table.root == str(tmp_path.resolve())
-    assert torch.equal(
-        table.read(0), torch.tensor([255, 0, 0], dtype=torch.uint8)[:, None, None].expand(3, 3, 4)
-    )
+    assert torch.equal(table.read(0), torch.tensor([255, 0, 0], dtype=torch.uint8)[:, None, None].expand(3, 3, 4))
 
 
 def test_what_is_no_image_is_left_out(tmp_path: Path) -> None:

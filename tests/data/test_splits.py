@@ -22,9 +22,7 @@ from transferkit.errors import UserError
 
 
 def table_of(counts: dict[str, int], split: str | None = None) -> ImageTable:
-    names = sorted(
-        (f"{label}/{number:03d}.png", label) for label, count in counts.items() for number in range(count)
-    )
+    names = sorted((f"{label}/{number:03d}.png", label) for label, count in counts.items() for number in range(count))
     paths, labels = zip(*names, strict=True)
     return ImageTable("/data", paths, labels, (split,) * len(paths), "photos")
 

@@ -10,9 +10,7 @@ from transferkit.probe.linear import C_GRID, fit_linear, logits_of, sweep
 from transferkit.probe.standardise import KINDS, Kind, Standardisation
 
 
-def blobs(
-    rows: int, width: int, classes: int, *, seed: int = 0, offset: float = 0.5
-) -> tuple[Tensor, Tensor]:
+def blobs(rows: int, width: int, classes: int, *, seed: int = 0, offset: float = 0.5) -> tuple[Tensor, Tensor]:
     """Overlapping classes, features of different scale and mean, as pooled activations have."""
     generator = torch.Generator().manual_seed(seed)
     target = torch.arange(rows) % classes
@@ -60,8 +58,7 @@ def test_two_classes_are_scikit_learns_row_with_c_doubled() -> None:
     features, target = blobs(600, 16, 2)
     model = fit_linear(features, target, 2, standardisation="none", c=0.5, tolerance=2e-7)
     doubled, same = (
-        LogisticRegression(C=c, tol=1e-9, max_iter=20_000).fit(features.numpy(), target.numpy())
-        for c in (1.0, 0.5)
+        LogisticRegression(C=c, tol=1e-9, max_iter=20_000).fit(features.numpy(), target.numpy()) for c in (1.0, 0.5)
     )
     difference = (model.weight[1] - model.weight[0]).numpy()
     bound = 1e-3 * np.linalg.norm(doubled.coef_)

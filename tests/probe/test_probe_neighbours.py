@@ -21,9 +21,7 @@ def test_knn_is_scikit_learns_with_weighted_votes() -> None:
     ours = knn_predictions(query, reference, target, 4)
     assert list(ours) == [1, 5, 10, 20, 100, 200]
     for k, preds in ours.items():
-        oracle = KNeighborsClassifier(
-            k, metric="cosine", weights=lambda distance: np.exp((1 - distance) / 0.07)
-        )
+        oracle = KNeighborsClassifier(k, metric="cosine", weights=lambda distance: np.exp((1 - distance) / 0.07))
         expected = oracle.fit(reference.double(), target).predict(query.double())
         assert (preds.numpy() == expected).all(), k
 

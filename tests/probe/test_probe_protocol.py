@@ -18,9 +18,7 @@ SPLITS = ("train", "train", "val", "test")
 CLASSES = ("ants", "bees", "crabs")
 
 
-def table(
-    per_class: int = 24, splits: tuple[str | None, ...] = SPLITS, width: int = 6, seed: int = 0
-) -> Embeddings:
+def table(per_class: int = 24, splits: tuple[str | None, ...] = SPLITS, width: int = 6, seed: int = 0) -> Embeddings:
     """Three overlapping classes; the splits by turns."""
     generator = torch.Generator().manual_seed(seed)
     target = torch.arange(len(CLASSES)).repeat_interleave(per_class)
@@ -147,9 +145,7 @@ def test_classifier_survives_a_file_and_reads_raw_embeddings(tmp_path: Path) -> 
     names = tuple(loaded.class_names[number] for number in probabilities.argmax(1).tolist())
     assert names == result.predictions.preds
     torch.testing.assert_close(probabilities.amax(1), result.predictions.confidence)
-    assert replace(loaded, weight=loaded.bias) == replace(
-        result.classifier, weight=loaded.bias, bias=loaded.bias
-    )
+    assert replace(loaded, weight=loaded.bias) == replace(result.classifier, weight=loaded.bias, bias=loaded.bias)
     (tmp_path / "other.safetensors").write_bytes(b"no tensors")
     for name in ("other.safetensors", "missing.safetensors"):
         with pytest.raises(UserError, match=f"{name} is not a probe's classifier"):
@@ -159,9 +155,7 @@ def test_classifier_survives_a_file_and_reads_raw_embeddings(tmp_path: Path) -> 
 def test_two_extractors_are_compared_on_the_same_images() -> None:
     first, second = probe(table()).predictions, probe(table(splits=SPLITS, seed=1)).predictions
     result = compare_predictions(first, second)
-    assert result.difference == pytest.approx(
-        (second.correct.double() - first.correct.double()).mean().item()
-    )
+    assert result.difference == pytest.approx((second.correct.double() - first.correct.double()).mean().item())
     with pytest.raises(UserError, match="different images"):
         compare_predictions(first, probe(table(splits=(*SPLITS, "test"))).predictions)
 

@@ -70,9 +70,7 @@ def test_rsa_is_scipys_spearman() -> None:
 def test_knn_overlap_is_that_of_scikit_learns_neighbours() -> None:
     first, second = pair()
     near = [
-        NearestNeighbors(n_neighbors=10, metric="cosine")
-        .fit(table.double())
-        .kneighbors(return_distance=False)
+        NearestNeighbors(n_neighbors=10, metric="cosine").fit(table.double()).kneighbors(return_distance=False)
         for table in (first, second)
     ]
     expected = sum(len(set(a) & set(b)) for a, b in zip(*near, strict=True)) / 600

@@ -34,9 +34,7 @@ def test_names_overall_and_per_class() -> None:
     for metric in RETRIEVAL | {"silhouette_cosine"}:  # means over rows
         mean = sum(values[metric] * values["rows"] for values in per_class.values()) / 90
         assert overall[metric] == pytest.approx(mean), metric
-    assert overall["silhouette_cosine"] == pytest.approx(
-        silhouette_score(table, labels, metric="cosine"), abs=1e-6
-    )
+    assert overall["silhouette_cosine"] == pytest.approx(silhouette_score(table, labels, metric="cosine"), abs=1e-6)
     assert overall["cosine_gap"] == overall["intra_class_cosine"] - overall["inter_class_cosine"]
     assert evaluate(table * 17, labels).overall["map_at_r"] == pytest.approx(overall["map_at_r"])
 

@@ -44,9 +44,7 @@ def by_definition(
                     label = int(reference_class[c])
                     vote[label] = vote.get(label, 0) + math.exp(float(scores[q, c]) / 0.07)
                 best = max(vote.values())
-                winner = min(
-                    label for label, weight in vote.items() if math.isclose(weight, best, rel_tol=1e-9)
-                )
+                winner = min(label for label, weight in vote.items() if math.isclose(weight, best, rel_tol=1e-9))
                 values[f"knn_accuracy@{k}"] = float(winner == query_class[q])
         for name, value in values.items():
             columns.setdefault(name, []).append(value)
@@ -102,9 +100,7 @@ def test_query_against_reference(make: Callable[[int, int], tuple[Tensor, Tensor
     values = retrieval(*sides, int(labels.max()) + 1, ks=KS)
     for name, expected in by_definition(*sides, exclude_self=False).items():
         if values:
-            torch.testing.assert_close(
-                values[name], torch.tensor(expected).double(), equal_nan=True, msg=name
-            )
+            torch.testing.assert_close(values[name], torch.tensor(expected).double(), equal_nan=True, msg=name)
         else:
             assert all(map(math.isnan, expected))
 
@@ -136,9 +132,7 @@ def test_blocks_and_short_lists_change_nothing(monkeypatch: pytest.MonkeyPatch) 
     whole = retrieval(table, labels, table, labels, 60, ks=(1,), exclude_self=True)
     monkeypatch.setattr(neighbours, "BLOCK", 700 * 40)
     for class_sized in (True, False):
-        parts = retrieval(
-            table, labels, table, labels, 60, ks=(1,), exclude_self=True, class_sized=class_sized
-        )
+        parts = retrieval(table, labels, table, labels, 60, ks=(1,), exclude_self=True, class_sized=class_sized)
         assert len(parts) == len(whole) - 2 * (not class_sized)
         for name, value in parts.items():
             torch.testing.assert_close(value, whole[name], msg=name)

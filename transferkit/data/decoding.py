@@ -26,9 +26,7 @@ _ROUND = 16384  # images between two savings: what a killed process has to decod
 _Memory = dict[str, tuple[int, int, str | None]]
 
 
-def verify(
-    table: ImageTable, rows: Sequence[int] | None = None, workers: int | None = None
-) -> dict[str, str]:
+def verify(table: ImageTable, rows: Sequence[int] | None = None, workers: int | None = None) -> dict[str, str]:
     """Decode every image that is not remembered, and name those that cannot be decoded.
 
     Args:
@@ -106,9 +104,7 @@ def raise_broken(bad: Mapping[str, str]) -> None:
     if bad:
         named = "; ".join(f"{name!r}: {reason}" for name, reason in bad.items())
         noun = "image" if len(bad) == 1 else "images"
-        raise UserError(
-            f"{len(bad)} broken {noun}: {named}; repair or delete, or leave out with --data.on_error skip"
-        )
+        raise UserError(f"{len(bad)} broken {noun}: {named}; repair or delete, or leave out with --data.on_error skip")
 
 
 def _decode(table: ImageTable, rows: Sequence[int], workers: int, results: dict[str, str | None]) -> None:

@@ -94,9 +94,7 @@ class _Containment:
         file = self.root / relative
         leaves = relative.split("/", 1)[0] == ".." or not self.inside[folder]
         if leaves or (file.is_symlink() and not _real(file).is_relative_to(self.root)):
-            raise UserError(
-                f"{where}: {path!r} leads out of the manifest's folder; move the image or the manifest"
-            )
+            raise UserError(f"{where}: {path!r} leads out of the manifest's folder; move the image or the manifest")
         return relative
 
 
@@ -149,9 +147,7 @@ def _require_path_column(names: Sequence[str], manifest: Path) -> None:
 
 
 def _likeness_to_path(name: str) -> float:
-    return max(
-        difflib.SequenceMatcher(None, name.strip().lower(), other).ratio() for other in _OTHER_NAMES_OF_PATH
-    )
+    return max(difflib.SequenceMatcher(None, name.strip().lower(), other).ratio() for other in _OTHER_NAMES_OF_PATH)
 
 
 def _split(word: str | None, where: str) -> str | None:

@@ -144,9 +144,7 @@ def open_images(source: str | Path) -> ImageTable:
     else:
         raise UserError(f"{str(source)!r} is no image, .csv or .parquet; give a folder or one of these")
     if not table.paths:
-        raise UserError(
-            f"no images in {str(source)!r}; it needs files such as .jpg or .png, or class folders"
-        )
+        raise UserError(f"no images in {str(source)!r}; it needs files such as .jpg or .png, or class folders")
     return table
 
 

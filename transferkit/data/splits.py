@@ -38,9 +38,7 @@ def stratified_split(
     """
     if any(not 0 <= fraction < 1 for fraction in fractions) or sum(fractions) >= 1:
         given = ", ".join(str(fraction) for fraction in fractions)
-        raise UserError(
-            f"split fractions {given} leave nothing to train on; each in [0, 1), together below 1"
-        )
+        raise UserError(f"split fractions {given} leave nothing to train on; each in [0, 1), together below 1")
     names = [str(row) for row in range(len(labels))] if keys is None else keys
     parts = [0] * len(labels)
     for rows in _rows_by_class(labels, range(len(labels))).values():
@@ -105,9 +103,7 @@ def few_shot(table: ImageTable, n_per_class: int, seed: int) -> tuple[ImageTable
         kept += _shuffled(rows, table.paths, f"few-shot/{seed}")[:n_per_class]
         if len(rows) < n_per_class:
             short.append(f"{label!r} has {len(rows)}")
-    warning = (
-        f"fewer than n_per_class={n_per_class} training images: {', '.join(sorted(short))}; all are used"
-    )
+    warning = f"fewer than n_per_class={n_per_class} training images: {', '.join(sorted(short))}; all are used"
     return table.select(kept), warning if short else None
 
 

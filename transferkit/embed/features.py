@@ -89,9 +89,7 @@ def fill_features(
     if augmented:
         transform = Augmentation(data.augmentation, extractor.preprocessing)
         train = data.tables["train"]
-        parts["train"] = [
-            features(train, make_view(transform, data.seed, number)) for number in range(data.views)
-        ]
+        parts["train"] = [features(train, make_view(transform, data.seed, number)) for number in range(data.views)]
     broken = {path: why for views in parts.values() for path, why in views[0].metadata["broken"].items()}
     data.check_broken(broken)
     for name, views in parts.items():

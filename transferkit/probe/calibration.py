@@ -20,9 +20,7 @@ def expected_calibration_error(logits: Tensor, target: Tensor, *, bins: int = 15
     """
     confidence, preds = logits.double().softmax(1).max(1)
     place = (confidence * bins).ceil().long().clamp(1, bins) - 1
-    excess = torch.zeros(bins, dtype=torch.float64).index_add_(
-        0, place, (preds == target).double() - confidence
-    )
+    excess = torch.zeros(bins, dtype=torch.float64).index_add_(0, place, (preds == target).double() - confidence)
     return float(excess.abs().sum() / len(target))
 
 

@@ -72,6 +72,5 @@ class LinearClassifier:
             return cls(weight=torch.as_tensor(weight), bias=torch.as_tensor(bias), **rest)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise UserError(
-                f"{path} is not a probe's classifier ({type(error).__name__}); "
-                "make one with transferkit probe"
+                f"{path} is not a probe's classifier ({type(error).__name__}); make one with transferkit probe"
             ) from error

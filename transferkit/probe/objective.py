@@ -38,9 +38,7 @@ class Objective:
         standardisation: fitted on the same rows.
     """
 
-    def __init__(
-        self, features: Tensor, target: Tensor, classes: int, standardisation: Standardisation
-    ) -> None:
+    def __init__(self, features: Tensor, target: Tensor, classes: int, standardisation: Standardisation) -> None:
         self.features, self.target, self.classes = features, target, classes
         self.standardisation = standardisation
         self.row_scale = standardisation.row_scale(features)
@@ -56,9 +54,7 @@ class Objective:
         logits += bias.flatten().to(logits.dtype)
         return logits.view(-1, *bias.shape)
 
-    def __call__(
-        self, parameters: Tensor, penalty: Tensor, logits: Tensor, slope: Tensor, step: Tensor
-    ) -> Value:
+    def __call__(self, parameters: Tensor, penalty: Tensor, logits: Tensor, slope: Tensor, step: Tensor) -> Value:
         """Value at `parameters`, whose logits are `logits + step * slope`.
 
         Args:

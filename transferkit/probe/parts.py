@@ -61,9 +61,7 @@ def divide(embeddings: Embeddings, *, val_fraction: float, test_fraction: float,
     origin: dict[str, str | int | float | None] = {"source": "given", "seed": None}
     if None in given and len(given) > 1:
         loose = next(row for row in rows if embeddings.splits[row] is None)
-        raise UserError(
-            f"{embeddings.paths[loose]} has no split but others have; give all of them one or none"
-        )
+        raise UserError(f"{embeddings.paths[loose]} has no split but others have; give all of them one or none")
     if not {"train", "val", "test"} <= given:
         origin = {"source": "drawn", "seed": seed, "val_fraction": val_fraction}
         if given == {None}:
@@ -85,9 +83,7 @@ def divide(embeddings: Embeddings, *, val_fraction: float, test_fraction: float,
             )
     names, known = order_classes([labels[row] for row in train], [labels[row] for row in rows])
     if len(names) > len(train):
-        raise UserError(
-            f"{len(names)} classes but {len(train)} rows to train on; give at least one row a class"
-        )
+        raise UserError(f"{len(names)} classes but {len(train)} rows to train on; give at least one row a class")
     if known < 2:
         raise UserError(f"train has one class, {names[0]!r}; a classifier needs at least two")
     place = {name: number for number, name in enumerate(names)}
@@ -135,8 +131,7 @@ def check_values(embeddings: Embeddings) -> None:
     if bad:
         more = f" (and {len(bad) - 1} more rows)" if len(bad) > 1 else ""
         raise UserError(
-            f"the embedding of {embeddings.paths[bad[0]]} holds NaN or infinity{more}; "
-            "embed it again or leave it out"
+            f"the embedding of {embeddings.paths[bad[0]]} holds NaN or infinity{more}; embed it again or leave it out"
         )
 
 
@@ -153,8 +148,7 @@ def class_warnings(parts: Parts) -> list[str]:
         if len(unknown):
             lacking = [parts.class_names[number] for number in sorted(set(unknown.tolist()))]
             lines.append(
-                f"{len(unknown)} {name} rows are of classes that train lacks and count as wrong: "
-                f"{listed(lacking)}"
+                f"{len(unknown)} {name} rows are of classes that train lacks and count as wrong: {listed(lacking)}"
             )
     return lines
 
@@ -167,9 +161,7 @@ def feature_warnings(features: Tensor) -> list[str]:
     """
     constant = int((features.amax(0) == features.amin(0)).sum())
     if constant == features.shape[1]:
-        raise UserError(
-            f"all {len(features)} training embeddings are equal; check the extractor and its weights"
-        )
+        raise UserError(f"all {len(features)} training embeddings are equal; check the extractor and its weights")
     return [f"{constant} of {features.shape[1]} features are constant over train"] if constant else []
 
 

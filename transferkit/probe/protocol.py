@@ -96,14 +96,10 @@ def probe_embeddings(
     swept = sweep(table[parts.train], train_target, val, val_target, known, fast=fast, **limits)
     best = swept.best
     seen = val_target < known
-    temperature = fit_temperature(
-        logits_of(val, best.weight, best.bias, best.standardisation)[seen], val_target[seen]
-    )
+    temperature = fit_temperature(logits_of(val, best.weight, best.bias, best.standardisation)[seen], val_target[seen])
     fit_rows = torch.cat([parts.train, parts.val[seen]])
     fit_target = parts.target[fit_rows]
-    final = fit_linear(
-        table[fit_rows], fit_target, known, standardisation=best.standardisation, c=best.c, **limits
-    )
+    final = fit_linear(table[fit_rows], fit_target, known, standardisation=best.standardisation, c=best.c, **limits)
     classifier = LinearClassifier(
         weight=final.weight,
         bias=final.bias,
@@ -174,9 +170,7 @@ def few_shot_report(
 ) -> dict[str, Any]:
     """The few-shot curve as plain types."""
     if any(n < 1 for n in shots) or not seeds:
-        raise UserError(
-            f"few-shot of {list(shots)} images a class with {len(seeds)} seeds; give at least 1 of each"
-        )
+        raise UserError(f"few-shot of {list(shots)} images a class with {len(seeds)} seeds; give at least 1 of each")
     curve = few_shot_curve(
         table[parts.train],
         parts.target[parts.train],
@@ -191,12 +185,9 @@ def few_shot_report(
     for shot in curve:
         if shot.short:
             names = [parts.class_names[number] for number in shot.short]
-            warnings.append(
-                f"{shot.n_per_class}-shot: fewer training rows, all of them used, for {listed(names)}"
-            )
+            warnings.append(f"{shot.n_per_class}-shot: fewer training rows, all of them used, for {listed(names)}")
     points = [
-        {"n_per_class": s.n_per_class, "mean": s.mean, "std": s.std, "accuracies": list(s.accuracies)}
-        for s in curve
+        {"n_per_class": s.n_per_class, "mean": s.mean, "std": s.std, "accuracies": list(s.accuracies)} for s in curve
     ]
     return {"seeds": list(seeds), "standardisation": standardisation, "C": c, "curve": points}
 
@@ -227,9 +218,7 @@ def fit_warnings(swept: Sweep, final: Fitted, temperature: float, limits: dict[s
         total = swept.converged.numel()
         lines.append(f"{missed} of the sweep's {total} fits did not converge to {limits['tolerance']:g}")
     if min(temperature / TEMPERATURES[0], TEMPERATURES[1] / temperature) < 1.01:
-        lines.append(
-            f"val does not determine a temperature; the end of its range, {temperature:g}, was taken"
-        )
+        lines.append(f"val does not determine a temperature; the end of its range, {temperature:g}, was taken")
     return lines
 
 

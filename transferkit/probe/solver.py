@@ -50,9 +50,7 @@ class Batch:
     history: deque[Pair]
 
 
-def minimise(
-    objective: Objective, c: Tensor, start: Tensor, *, tolerance: float, max_iterations: int
-) -> Fits:
+def minimise(objective: Objective, c: Tensor, start: Tensor, *, tolerance: float, max_iterations: int) -> Fits:
     """Minimise the objective for each C; a classifier leaves the batch when it is done.
 
     L-BFGS (Nocedal and Wright 2006, algorithm 7.5) whose initial inverse Hessian is the objective's
@@ -137,9 +135,7 @@ def two_loop(objective: Objective, batch: Batch) -> Tensor:
     return result
 
 
-def line_search(
-    objective: Objective, batch: Batch, direction: Tensor, slope: Tensor
-) -> tuple[Tensor, Value, Tensor]:
+def line_search(objective: Objective, batch: Batch, direction: Tensor, slope: Tensor) -> tuple[Tensor, Value, Tensor]:
     """Step lengths that meet the strong Wolfe conditions (c1 = 1e-4, c2 = 0.9), first trial 1.
 
     The objective is convex along the direction, so the slope grows with the step: a secant on the slope,

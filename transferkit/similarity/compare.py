@@ -8,9 +8,7 @@ from transferkit.similarity.neighbours import top_k
 from transferkit.similarity.rows import cosine_matrix, finite_rows, unit_rows
 
 
-def compare(
-    first: Tensor, second: Tensor, *, k: int = 10, rsa_rows: int = 4000, seed: int = 0
-) -> dict[str, float]:
+def compare(first: Tensor, second: Tensor, *, k: int = 10, rsa_rows: int = 4000, seed: int = 0) -> dict[str, float]:
     """How alike two embeddings of the same images are; rows are scaled to length 1 first.
 
     - `rows`: images compared.
@@ -32,9 +30,7 @@ def compare(
     """
     first, second = unit_rows(first, "first"), unit_rows(second, "second")
     _same_rows(first, second)
-    sample = (
-        torch.randperm(len(first), generator=torch.Generator().manual_seed(seed))[:rsa_rows].sort().values
-    )
+    sample = torch.randperm(len(first), generator=torch.Generator().manual_seed(seed))[:rsa_rows].sort().values
     values = {
         "rows": float(len(first)),
         "cka": linear_cka(first, second),
@@ -72,9 +68,7 @@ def linear_cka(first: Tensor, second: Tensor, *, unbiased: bool = False) -> floa
         return torch.nan
     means = [table.mean(0, dtype=torch.float64) for table in (first, second)]
     products: list[Tensor] = []  # X'X, Y'Y, X'Y
-    s_t = torch.zeros(
-        5, dtype=torch.float64
-    )  # sums of ss, tt, st, s, t; s, t squared lengths of centred rows
+    s_t = torch.zeros(5, dtype=torch.float64)  # sums of ss, tt, st, s, t; s, t squared lengths of centred rows
     for x, y in zip(torch.split(first, 4096), torch.split(second, 4096), strict=True):
         x, y = x.double() - means[0], y.double() - means[1]
         s, t = x.square().sum(1), y.square().sum(1)
@@ -144,6 +138,4 @@ def _ranks(values: Tensor) -> Tensor:
 
 def _same_rows(first: Tensor, second: Tensor) -> None:
     if len(first) != len(second):
-        raise UserError(
-            f"compare: {len(first)} rows against {len(second)}; give the same images in the same order"
-        )
+        raise UserError(f"compare: {len(first)} rows against {len(second)}; give the same images in the same order")

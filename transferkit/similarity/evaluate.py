@@ -116,9 +116,7 @@ class _Part(NamedTuple):
 
 def _labelled(rows: Tensor, classes: Tensor, name: str) -> _Labelled:
     if len(rows) != len(classes):
-        raise UserError(
-            f"{name}: {len(classes)} labels for {len(rows)} rows; give one a row, None where unknown"
-        )
+        raise UserError(f"{name}: {len(classes)} labels for {len(rows)} rows; give one a row, None where unknown")
     classes = classes.to(rows.device)
     known = classes >= 0
     return _Labelled(rows, classes) if known.all() else _Labelled(rows[known], classes[known])
@@ -128,21 +126,15 @@ def _defined(values: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in values.items() if not math.isnan(value)}
 
 
-def _retrieval(
-    query: _Labelled, reference: _Labelled, classes: int, ks: Sequence[int], class_sized: bool
-) -> _Part:
+def _retrieval(query: _Labelled, reference: _Labelled, classes: int, ks: Sequence[int], class_sized: bool) -> _Part:
     """Means over the queries that have something to find, and over those of each class."""
-    found = retrieval(
-        *query, *reference, classes, ks=ks, exclude_self=query is reference, class_sized=class_sized
-    )
+    found = retrieval(*query, *reference, classes, ks=ks, exclude_self=query is reference, class_sized=class_sized)
     asked = query.rows.new_zeros(len(query.rows), dtype=torch.bool)
     if found:
         asked = ~found["mrr"].isnan()
     members = query.classes[asked]
     count = members.bincount(minlength=classes)
-    part = _Part(
-        {"queries": float(asked.sum()), "queries_skipped": float((~asked).sum())}, {"queries": count}
-    )
+    part = _Part({"queries": float(asked.sum()), "queries_skipped": float((~asked).sum())}, {"queries": count})
     for name, values in found.items():
         part.overall[name] = float(values[asked].mean())
         part.columns[name] = members.bincount(values[asked], minlength=classes) / count

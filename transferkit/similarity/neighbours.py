@@ -31,9 +31,7 @@ def top_k(
     if k < 1:
         raise UserError(f"k = {k}: ask for at least 1 neighbour")
     if exclude_self and len(query) != len(reference):
-        raise UserError(
-            f"exclude_self: {len(query)} queries against {len(reference)} rows; give one table twice"
-        )
+        raise UserError(f"exclude_self: {len(query)} queries against {len(reference)} rows; give one table twice")
     if normalize:
         same = query is reference
         query = unit_rows(query, "query")

@@ -44,9 +44,7 @@ def finite_rows(embeddings: Tensor, name: str = "embeddings") -> None:
     bad = (~largest.isfinite()).nonzero().flatten().tolist()
     if bad:
         more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
-        raise UserError(
-            f"{name}: row {bad[0]} holds NaN or infinity{more}; leave such rows out or embed again"
-        )
+        raise UserError(f"{name}: row {bad[0]} holds NaN or infinity{more}; leave such rows out or embed again")
 
 
 def zero_rows(embeddings: Tensor) -> Tensor:
