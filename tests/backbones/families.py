@@ -38,11 +38,11 @@ def make(family: str) -> PreTrainedModel:
 
     Weights are spread wide: as initialised, many a small model gives every image the same embedding.
     """
-    model: PreTrainedModel = transformers.AutoModel.from_config(CONFIGS[family]).eval()
-    noise = torch.Generator().manual_seed(sum(family.encode()))
-    with torch.no_grad():
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(sum(family.encode()))
+        model: PreTrainedModel = transformers.AutoModel.from_config(CONFIGS[family]).eval()
         for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=noise))
+            parameter.add_(0.1 * torch.randn_like(parameter))
     return model
 
 

@@ -1,6 +1,7 @@
 """Exported directories, opened with plain torchvision and transformers, and by transferkit again."""
 
 import json
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchvision import models
 
-from tests.extractor.conftest import CLASSES, resnet18, transformer
+from tests.extractor.examples import CLASSES, resnet18, transformer, with_head
+from transferkit import backbones
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 
@@ -29,7 +31,7 @@ CASES = {
     "dinov2-cls": (lambda: transformer("dinov2", "cls"), "base"),
     "dinov2-cls+mean": (lambda: transformer("dinov2", "cls+mean"), "classifier"),
     "beit-pooler": (lambda: transformer("beit", "pooler"), "classifier"),
-    "swin-mean": (lambda: transformer("swin", "mean"), "base"),
+    "swin-mean": (lambda: transformer("swin", "mean"), "classifier"),
     "swin-pooler": (lambda: transformer("swin", "pooler"), "classifier"),
 }
 
@@ -110,7 +112,7 @@ def test_transformers_loads_it_with_no_tensor_missing_or_invented(
     extractor.save_pretrained(tmp_path / "export")
     assert extractor.head is not None
     batch, embedding = pixels(extractor, photos), extractor.embed(photos)
-    pooler = {} if case.startswith("swin") else {"add_pooling_layer": extractor.pooling == "pooler"}
+    pooler = {} if case.startswith("dinov2") else {"add_pooling_layer": extractor.pooling == "pooler"}
     base, report = transformers.AutoModel.from_pretrained(tmp_path / "export", output_loading_info=True, **pooler)
     assert not report["missing_keys"]
     assert set(report["unexpected_keys"]) <= {"classifier.weight", "classifier.bias"}
@@ -155,9 +157,6 @@ def test_an_extractor_without_a_head(photos: list[Tensor], tmp_path: Path) -> No
 
 
 def test_squeezenet_whose_classifier_is_no_linear_layer(photos: list[Tensor], tmp_path: Path) -> None:
-    from tests.extractor.conftest import with_head
-    from transferkit import backbones
-
     backbone = backbones.build("squeezenet1_1", "none")
     extractor = with_head(backbone, backbone.preprocessing.replace(image_size=64))
     extractor.save_pretrained(tmp_path / "export")
@@ -259,13 +258,11 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("family", ["vit", "resnet18"])
 def test_a_full_disk(tmp_path: Path, family: str) -> None:
-    import resource
-
     extractor = resnet18() if family == "resnet18" else transformer("vit", "cls")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
-        with pytest.raises(UserError, match="cannot write .*/export: .*free room"):
+        with pytest.raises(UserError, match=r"cannot write .*/export: .*free room"):
             extractor.save_pretrained(tmp_path / "export")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -277,7 +274,7 @@ def test_options_that_contradict_an_export(tmp_path: Path) -> None:
     folder = str(tmp_path / "export")
     with pytest.raises(UserError, match="was exported with pooling cls, not mean"):
         Extractor.from_pretrained(folder, pooling="mean")
-    with pytest.raises(UserError, match="brings its own weights; leave out --model.weights none"):
+    with pytest.raises(UserError, match=r"brings its own weights; leave out --model.weights none"):
         Extractor.from_pretrained(folder, weights="none")
     with pytest.raises(UserError, match="brings its own architecture"):
         Extractor.from_pretrained(folder, architecture={"hidden_size": 8})

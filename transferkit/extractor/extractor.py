@@ -138,6 +138,8 @@ class Extractor:
             UserError: unknown name, unusable files, no network for a download.
         """
         path = Path(source)
+        if architecture and (path.suffix == ".ckpt" or (path / directory.RECORD).is_file()):
+            raise UserError(f"{path} brings its own architecture; leave out --model.architecture")
         if path.suffix == ".ckpt":
             extractor = cls(**checkpoint.read(path, weights, pooling))
         elif (path / directory.RECORD).is_file():
