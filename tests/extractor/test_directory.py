@@ -1,6 +1,7 @@
 """Exported directories, opened with plain torchvision and transformers, and by transferkit again."""
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -207,7 +208,14 @@ def test_plain_libraries_open_it_where_transferkit_cannot_be_imported(photos: li
     vit.save_pretrained(tmp_path / "vit")
     torch.save(photos[0], tmp_path / "image.pt")
     torch.save(pixels(resnet, photos[:1]), tmp_path / "resnet.pt")
-    subprocess.run([sys.executable, "-c", PLAIN], cwd=tmp_path, check=True, capture_output=True, timeout=120)
+    subprocess.run(
+        [sys.executable, "-c", PLAIN],
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
     out = torch.load(tmp_path / "out.pt")
     assert resnet.head is not None
     assert vit.head is not None
