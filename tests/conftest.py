@@ -40,6 +40,12 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", local_only)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """On the tests' small tensors threads only wait for each other."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def seeds() -> None:
     random.seed(0)

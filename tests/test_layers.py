@@ -9,11 +9,12 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "transferkit"
 FLOORS = (  # from the ground up; a room is a module or a folder of modules
     {"errors"},
-    {"files", "images", "metrics", "processor_config", "progress", "similarity", "versions"},
+    {"files", "images", "metrics", "pictures", "processor_config", "progress", "similarity", "versions"},
     {"preprocessing"},
     {"backbones", "embeddings", "runs"},
     {"data", "extractor", "freezing", "optimizers"},
-    {"checkpoints", "embed", "export", "probe", "regions", "search"},
+    {"checkpoints", "embed"},
+    {"export", "probe", "projector", "regions", "search"},
     {"module"},
     {"results"},
     {"training"},

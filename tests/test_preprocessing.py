@@ -2,7 +2,6 @@
 
 import json
 import warnings
-from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -39,15 +38,6 @@ GOOD = image_corpus.good()
 # sizes whose resized length less the crop is even, odd, 1 and 3 modulo 4
 PHOTOS = [photo(*size) for size in [(150, 225), (187, 141), (61, 43), (225, 224), (9, 60)]]
 IMAGENET, VIT = Preprocessing.imagenet(), Preprocessing.vit()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """As in a loader's worker; on a busy machine two threads wait for each other most of the time."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def tensor(pixels: np.ndarray) -> Tensor:

@@ -4,14 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Trainer
 
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.module import TransferModule
 from transferkit.training import make_trainer, seed_everything
-
-torch.set_num_threads(1)  # on tensors this small threads only wait for each other
 
 RESNET: dict[str, Any] = {
     "backbone": "resnet18",

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import transferkit
+from transferkit.commands.report import harmless
 from transferkit.errors import UserError
 
 VERBS = {
@@ -80,8 +81,7 @@ def interrupt(signum: int, frame: Any) -> NoReturn:
 
 def complain(message: str) -> int:
     """Print one line for bad input; the exit status."""
-    line = " ".join(message.split())
-    print("transferkit: error: " + "".join(c if c.isprintable() else repr(c)[1:-1] for c in line), file=sys.stderr)
+    print(f"transferkit: error: {harmless(' '.join(message.split()))}", file=sys.stderr)
     return 2
 
 

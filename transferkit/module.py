@@ -224,10 +224,11 @@ class TransferModule(LightningModule):
         embedding = self.embed(batch)
         logits, target = self.classify(embedding), batch["target"]
         metrics: MetricCollection = getattr(self, f"{stage}_metrics")
-        metrics.update(logits.softmax(1), target)
+        probability = logits.softmax(1)
+        metrics.update(probability, target)
         loss = self.loss(logits, target)
         self.log(f"{stage}/loss", loss, on_epoch=True, batch_size=len(target), sync_dist=True, prog_bar=True)
-        return {"embedding": embedding, "probability": logits.softmax(1), "row": batch["row"]}
+        return {"embedding": embedding, "probability": probability, "row": batch["row"]}
 
     def log_metrics(self, stage: Literal["val", "test"]) -> None:
         """Log an epoch's scalar metrics; those by class or pair of classes stay for the reports."""

@@ -11,7 +11,8 @@ from transferkit.commands.arguments import (
     setting,
     without_option,
 )
-from transferkit.commands.report import explain
+from transferkit.commands.fit_report import known_options
+from transferkit.commands.parse import explain
 from transferkit.errors import UserError
 
 
@@ -92,4 +93,4 @@ def test_a_section_without_options(here: Path) -> None:
     ],
 )
 def test_what_a_parser_says_in_one_line(message: str, line: str) -> None:
-    assert explain(message) == line
+    assert explain(message, known_options(), "fit") == line

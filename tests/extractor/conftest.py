@@ -1,19 +1,8 @@
-"""Images to embed, and one thread."""
-
-from collections.abc import Iterator
+"""Images to embed."""
 
 import pytest
 import torch
 from torch import Tensor
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """A few small images a test: threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

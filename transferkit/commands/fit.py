@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from transferkit.checkpoints import AtomicCheckpointIO
-from transferkit.commands import report
+from transferkit.commands import fit_report as report
 from transferkit.commands.arguments import (
     all_options,
     as_config,
@@ -23,6 +23,7 @@ from transferkit.commands.arguments import (
     setting,
     without_option,
 )
+from transferkit.commands.parse import explain
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.data.splits import save_splits
 from transferkit.errors import UserError
@@ -54,7 +55,7 @@ def main(arguments: list[str]) -> int:
     try:
         cli = TransferCLI(run, [verb, *prepared])
     except ArgumentError as error:
-        raise UserError(report.explain(str(error))) from error
+        raise UserError(explain(str(error), report.known_options(), verb)) from error
     if cli.interrupted:
         raise KeyboardInterrupt
     return 0

@@ -1,39 +1,84 @@
-"""A function as a command: its signature is the schema, its docstring the help."""
+"""A verb's command line read from its function: the signature is the schema, its docstring the help."""
 
-from collections.abc import Callable
-from typing import Any
+import difflib
+import inspect
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, get_type_hints
 
+import docstring_parser
 from jsonargparse import ArgumentError, ArgumentParser
 
-from transferkit.commands.arguments import find_config
+from transferkit.commands.arguments import all_options, find_config, without_option
 from transferkit.errors import UserError
 
 
 def call(function: Callable[..., int], arguments: list[str]) -> int:
-    """Run a command on the arguments after its verb; the exit status.
+    """Call a function with command-line arguments; what it returns is the exit status.
+
+    A parameter without default is positional; a leading one of type ``list[str]`` takes one or more values.
+    ``-k 5`` is short for ``--k 5``.
+
+    Args:
+        function: the command.
+        arguments: the verb and what follows it.
 
     Raises:
-        UserError: arguments that do not fit the function's signature.
+        UserError: options that do not fit the function's signature.
     """
-    verb, *rest = arguments
-    parser = ArgumentParser(prog=f"transferkit {verb}", description=function.__doc__, exit_on_error=False)
+    verb, *rest = (f"-{argument}" if re.fullmatch("-[a-gi-z]", argument) else argument for argument in arguments)
+    doc = docstring_parser.parse(function.__doc__ or "")
+    parser = ArgumentParser(prog=f"transferkit {verb}", description=doc.description, exit_on_error=False)
     parser.add_argument("--config", action="config", help="a YAML file with any of these options")
-    parser.add_function_arguments(function, as_positional=True)
+    several = [name for name, kind in required(function).items() if kind == list[str]]
+    for name in several:
+        parser.add_argument(name, nargs="+", help=next(p.description for p in doc.params if p.arg_name == name))
+    parser.add_function_arguments(function, as_positional=True, skip=set(several))
+    files = [str(find_config(name)) for name in all_options(rest, "--config")]
+    configs = [argument for file in files for argument in ("--config", file)]
     try:
-        options: dict[str, Any] = parser.parse_args(with_configs(rest)).as_dict()
+        options: dict[str, Any] = parser.parse_args([*configs, *without_option(rest, "--config")]).as_dict()
     except ArgumentError as error:
-        message = " ".join(str(error).split())[:400]
-        raise UserError(f"{message}; transferkit {verb} --help lists the options") from error
+        line = explain(str(error), list(inspect.signature(function).parameters), verb)
+        raise UserError(line if "--help" in line else f"{line}; transferkit {verb} --help lists the options") from error
     options.pop("config")
     return function(**options)
 
 
-def with_configs(arguments: list[str]) -> list[str]:
-    """The arguments with every ``--config`` found: here, in ``configs/``, or among those shipped."""
-    found = list(arguments)
-    for position, argument in enumerate(arguments):
-        if argument == "--config" and position + 1 < len(arguments):
-            found[position + 1] = str(find_config(arguments[position + 1]))
-        elif argument.startswith("--config="):
-            found[position] = f"--config={find_config(argument.split('=', 1)[1])}"
-    return found
+def required(function: Callable[..., int]) -> dict[str, Any]:
+    """Name and type of the parameters without default."""
+    kinds = get_type_hints(function)
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: kinds[p.name] for p in parameters if p.default is p.empty}
+
+
+def explain(message: str, known: Sequence[str], verb: str) -> str:
+    """A parser's message as one line: the nearest name for an unknown option, the types that a value may have.
+
+    Args:
+        message: of the parser.
+        known: names of the options, with their sections.
+        verb: whose help lists them.
+    """
+    line = " ".join(message.split())
+    said = r"(?:nrecognized arguments?:|does not accept option|No action for key)"
+    unknown = re.search(said + r" ['\"]?(\S+?)['\"]?(?=\s|$)", line)
+    if unknown:
+        near = nearest(unknown[1].removeprefix("--").split("=")[0], known)
+        advice = f"did you mean --{near}?" if near else f"transferkit {verb} --help lists them"
+        return f"unknown option {unknown[1]}; {advice}"
+    wrong = re.search(r"Parser key \"([\w.]+)\":(.*?)(?:Given value:|Got value:) (.*)", line)
+    if wrong:
+        option, expected, value = wrong.groups()
+        kinds = re.findall(r"Literal\[(.*?)\]", expected) or re.findall(r"Expected an? <class '(\w+)'>", expected)
+        wanted = " or ".join(dict.fromkeys(kinds)).replace("NoneType", "null")
+        return f"--{option} is {value[:80]!r}; give {wanted or 'a value of another type'}"
+    return line[:400]
+
+
+def nearest(name: str, known: Sequence[str]) -> str | None:
+    """The option nearest to a name that is none, by the whole name or its last part."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    last = {option.split(".")[-1]: option for option in known}
+    near = near or [last[end] for end in difflib.get_close_matches(name.split(".")[-1], last, n=1, cutoff=0.6)]
+    return near[0] if near else None

@@ -1,7 +1,6 @@
 """The DataModule: images from a source, split, preprocessed and batched."""
 
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -13,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from transferkit.data.augmentation import Augmentation, Preset
 from transferkit.data.batches import Batch, EpochBatches, FeatureBatches, ImageBatches
-from transferkit.data.decoding import raise_broken, verify
+from transferkit.data.decoding import cores, raise_broken, verify
 from transferkit.data.sources import ImageTable, check_trainable, open_images
 from transferkit.data.splits import assign_splits, few_shot, load_splits, select_classes
 from transferkit.errors import UserError
@@ -270,8 +269,7 @@ class ImageDataModule(LightningDataModule):
             return self.num_workers
         if all(table.root == "digits" for table in self.tables.values()):
             return 0
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return max(1, min(8, cores - 1))
+        return max(1, min(8, cores() - 1))
 
 
 def check_counts(batch_size: int, num_workers: int | None, views: int, n_per_class: int | None) -> None:

@@ -41,9 +41,14 @@ def verify(table: ImageTable, rows: Sequence[int] | None = None, workers: int | 
     results = recall(table, rows)
     pending = [row for row in rows if table.paths[row] not in results]
     if pending:
-        _decode(table, pending, workers or _cores(), results)
+        _decode(table, pending, workers or cores(), results)
     names = (table.paths[row] for row in rows)
     return {name: reason for name in names if (reason := results[name]) is not None}
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def recall(table: ImageTable, rows: Sequence[int] | None = None) -> dict[str, str | None]:
@@ -158,7 +163,3 @@ def _size_and_time(root: str, name: str) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_size, status.st_mtime_ns
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -51,7 +51,7 @@ def cached_features(
     features = read_cached(path)
     barrier()  # every process looks before one of them writes
     if features is None:
-        write_embeddings(extractor, table, path, view=view, rank=rank, world_size=world_size, barrier=barrier)
+        write_embeddings(extractor, table, path, metadata, view=view, rank=rank, world_size=world_size, barrier=barrier)
         features = Embeddings.load(path)
     row_of = {name: row for row, name in enumerate(table.paths)}
     rows = [row_of[name] for name in features.paths]

@@ -4,7 +4,6 @@ Decoding, resizing and the forward pass all release the interpreter's lock, so t
 overlap them without copying pixels between processes.
 """
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from transferkit.data.decoding import cores
 from transferkit.images import ImageError
 
 
@@ -59,7 +59,7 @@ def stream(
 
     batches = iter(rows_of_batches)
     pending: deque[tuple[range, list[Future[Tensor | str]]]] = deque()
-    with ThreadPoolExecutor(workers or decoding_threads(), "decode") as pool:
+    with ThreadPoolExecutor(workers or min(8, cores()), "decode") as pool:
         try:
             while True:
                 while len(pending) < ahead and (rows := next(batches, None)) is not None:
@@ -82,8 +82,3 @@ def run_batch(rows: range, results: list[Tensor | str], forward: Callable[[Tenso
     embedding = forward(torch.stack([blank if isinstance(result, str) else result for result in results])).cpu()
     kept = [position for position, row in enumerate(rows) if row not in broken]
     return Batch([rows[position] for position in kept], embedding[kept] if broken else embedding, broken)
-
-
-def decoding_threads() -> int:
-    """Threads for decoding: the cores this process may use, 8 at most."""
-    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)

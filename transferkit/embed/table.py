@@ -78,6 +78,7 @@ def write_embeddings(
     extractor: Extractor,
     table: ImageTable,
     out: Path,
+    metadata: Mapping[str, Any],
     batch_size: int = 32,
     view: View | None = None,
     rank: int = 0,
@@ -94,6 +95,7 @@ def write_embeddings(
         extractor: the extractor, on the device to use.
         table: images in path order.
         out: the Parquet file; shards stand in ``.<name>.parts`` beside it until it is whole.
+        metadata: what :func:`describe` says of them.
         batch_size: images a forward pass.
         view: a random view of the images instead of their preprocessing.
         rank: number of this process.
@@ -103,10 +105,9 @@ def write_embeddings(
     Raises:
         UserError: the place cannot be written.
     """
-    metadata = describe(extractor, table, view.name if view else "none")
     batches = batch_ranges(len(table), batch_size)
     shards = [batches[i : i + SHARD_BATCHES] for i in range(0, len(batches), SHARD_BATCHES)]
-    key = sha256(json.dumps([metadata, batch_size], sort_keys=True).encode()).hexdigest()
+    key = sha256(json.dumps([dict(metadata), batch_size], sort_keys=True).encode()).hexdigest()
     folder = out.with_name(f".{out.name}.{key[:16]}.parts")  # other inputs, other folder: never a stale shard
     files = [folder / f"{number:06d}.parquet" for number in range(len(shards))]
     mine = [number for number in range(rank, len(shards), world_size) if not files[number].is_file()]
@@ -118,7 +119,7 @@ def write_embeddings(
         broken = {table.paths[row]: reason for part in parts for row, reason in part.broken.items()}
         kept = [part.embedding for part in parts if part.rows]
         values = torch.cat(kept) if kept else torch.empty(0, extractor.embed_dim)
-        make_table(table, rows, values, metadata | {"broken": broken}).save(files[number])
+        make_table(table, rows, values, {**metadata, "broken": broken}).save(files[number])
     results.close()
     barrier()
     if rank == 0:

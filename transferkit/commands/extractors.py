@@ -1,0 +1,25 @@
+"""The extractor that ``--extractor`` names, on the device to use."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transferkit.extractor import Extractor
+
+
+def open_extractor(name: str, weights: str = "DEFAULT", pooling: str | None = None) -> "Extractor":
+    """Open an extractor on the GPU if there is one, else on the CPU.
+
+    Args:
+        name: torchvision name, Hugging Face id or directory, exported directory, or checkpoint.
+        weights: ``DEFAULT``, ``none`` (random) or a path.
+        pooling: ``None`` is the extractor's own.
+
+    Raises:
+        UserError: see :meth:`Extractor.from_pretrained`.
+    """
+    import torch
+
+    from transferkit.extractor import Extractor
+
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return Extractor.from_pretrained(name, weights, pooling).to(device or "cpu")

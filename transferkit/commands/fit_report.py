@@ -1,0 +1,71 @@
+"""What a user reads of fit, validate, test and predict."""
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow.parquet as pq
+
+from transferkit.commands.report import command, harmless, note
+from transferkit.freezing import count_parameters
+
+if TYPE_CHECKING:
+    from transferkit.data.datamodule import ImageDataModule
+    from transferkit.module import TransferModule
+
+
+def starting(module: "TransferModule", data: "ImageDataModule", run: Path) -> None:
+    """What is about to be trained on what."""
+    total, learning = count_parameters(module)
+    counts = ", ".join(f"{len(table)} {name}" for name, table in data.tables.items())
+    note(f"{module.backbone.name} ({module.backbone.pooling}, {module.backbone.embed_dim}-d), regime {module.regime}: "
+         f"{total:,} parameters, {learning:,} learn")  # fmt: skip
+    note(f"{data.root}: {len(data.class_names)} classes, {counts} images; run {run}")
+
+
+def metrics(values: Mapping[str, float], source: str) -> None:
+    """Metrics by their names, one a line."""
+    note(source)
+    for name, value in sorted(values.items()):
+        print(f"{name} {value:.4f}" if abs(value) >= 1e-3 or value == 0 else f"{name} {value:.3e}")
+
+
+def paths(run: Path) -> None:
+    """The run's path and what lies in it."""
+    print(f"run {run}")
+    note("written: " + ", ".join(sorted(path.name for path in run.iterdir() if not path.name.startswith("."))))
+
+
+def next_step(verb: str, checkpoint: Path) -> None:
+    """The next command to try."""
+    note(f"next: {command(verb, '--ckpt_path', checkpoint)}")
+
+
+def predictions(path: Path, most: int = 10) -> None:
+    """The first predictions, one a line."""
+    table = pq.read_table(path).slice(0, most).to_pylist()
+    for row in table:
+        print(harmless(f"{row['path']} {row['prediction']} {row['probability']:.3f}"))
+    note(f"all of them: {path}")
+
+
+def interrupted(verb: str, run: Path) -> None:
+    """How to go on."""
+    last = run / "checkpoints" / "last.ckpt"
+    if verb == "fit" and last.is_file():
+        note(f"interrupted; resume with: {command('fit', '--ckpt_path', last)}")
+    elif verb == "fit":
+        note("interrupted before the first checkpoint; start the same command again, what was embedded is kept")
+
+
+def known_options() -> list[str]:
+    """Names of the options of fit, with their sections."""
+    from lightning.pytorch import Trainer
+
+    from transferkit.data.datamodule import ImageDataModule
+    from transferkit.module import TransferModule
+
+    sections = {"model": TransferModule, "data": ImageDataModule, "trainer": Trainer}
+    names = [f"{key}.{name}" for key, kind in sections.items() for name in inspect.signature(kind).parameters]
+    return [*names, "seed_everything", "name", "config", "ckpt_path", *sections]
