@@ -14,7 +14,7 @@ FLOORS = (  # from the ground up; a room is a module or a folder of modules
     {"backbones", "embeddings", "runs"},
     {"data", "extractor", "freezing", "optimizers"},
     {"checkpoints", "embed"},
-    {"export", "probe", "projector", "regions", "search"},
+    {"evaluation", "export", "probe", "projector", "regions", "search"},
     {"module"},
     {"results"},
     {"training"},

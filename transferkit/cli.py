@@ -22,6 +22,8 @@ VERBS = {
     "validate": ("fit", "metrics of a checkpoint on the validation split"),
     "test": ("fit", "metrics, predictions and embeddings of the test split"),
     "predict": ("fit", "classify images that need no labels"),
+    "evaluate": ("evaluate", "similarity metrics of embeddings, and pictures"),
+    "compare": ("compare", "two extractors on the same images: CKA, RSA, shared neighbours"),
     "quickstart": ("quickstart", "transfer learning on built-in digits, start to end, no network"),
 }
 
