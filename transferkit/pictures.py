@@ -9,6 +9,7 @@ import torch
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from PIL import Image
 from torch import Tensor
 
@@ -89,16 +90,16 @@ def scatter(points: Tensor, classes: Tensor, names: Sequence[str], title: str, l
     """
     figure = Figure(figsize=(8, 6), layout="constrained")
     axes = figure.subplots()
-    palette = colormaps["tab20"]
     size = max(2.0, min(30.0, 6000 / len(points)))
-    for code in range(-1, len(names)):
-        x, y = points[classes == code].T.numpy()
-        if len(x):
-            colour = "lightgrey" if code < 0 else palette(code % COLOURS)
-            name = f" {printable(names[code])}" if code >= 0 else "no label"  # "_name" would not get into the legend
-            axes.scatter(x, y, s=size, color=colour, linewidths=0, label=name)
+    codes = sorted(set(classes.tolist()))
+    colours = {code: colormaps["tab20"](code % COLOURS) if code >= 0 else (0.8, 0.8, 0.8, 1.0) for code in codes}
+    x, y = points.T.numpy()
+    axes.scatter(x, y, s=size, c=[colours[code] for code in classes.tolist()], linewidths=0)
     if 0 < len(names) <= COLOURS:
-        legend = axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), markerscale=max(1.0, (20 / size) ** 0.5))
+        handles = [Line2D([], [], marker="o", linestyle="", color=colours[code]) for code in codes]
+        # A space first: matplotlib leaves "_name" out of a legend.
+        entries = [f" {printable(names[code])}" if code >= 0 else "no label" for code in codes]
+        legend = axes.legend(handles, entries, loc="center left", bbox_to_anchor=(1, 0.5))
         for text in legend.get_texts():
             text.set_parse_math(False)
     axes.set(title=title, xlabel=labels[0], ylabel=labels[1])
