@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from matplotlib import colormaps
@@ -36,7 +35,7 @@ def confusion(counts: Tensor, names: Sequence[str], title: str) -> Figure:
     """
     share = counts / counts.sum(1, keepdim=True).clamp(min=1)
     cells = [[f"{value:g}" for value in row] for row in counts.tolist()]
-    figure, axes = _matrix(share, names, names, cells, vmin=0, vmax=1, cmap="Blues")
+    figure, axes = _matrix(share, names, names, cells, lowest=0)
     axes.set(xlabel="predicted", ylabel="true", title=title)
     return figure
 
@@ -51,8 +50,7 @@ def class_cosines(cosine: Tensor, rows: Sequence[str], columns: Sequence[str], t
         title: above it.
     """
     cells = [[f"{value:.2f}" for value in row] for row in cosine.tolist()]
-    lowest = min(0.0, float(cosine.min()))
-    figure, axes = _matrix(cosine, rows, columns, cells, vmin=lowest, vmax=1, cmap="Blues")
+    figure, axes = _matrix(cosine, rows, columns, cells, lowest=float(cosine.min()))
     figure.colorbar(axes.images[0], ax=axes, shrink=0.8)
     axes.set(title=title)
     return figure
@@ -140,13 +138,13 @@ def save(picture: Figure | Tensor, path: Path) -> None:
 
 
 def _matrix(
-    values: Tensor, rows: Sequence[str], columns: Sequence[str], cells: list[list[str]], **look: Any
+    values: Tensor, rows: Sequence[str], columns: Sequence[str], cells: list[list[str]], lowest: float
 ) -> tuple[Figure, Axes]:
-    """A matrix in colours, with names and numbers where there is room for them."""
+    """A matrix in colours from the lowest value to 1, with names and numbers where there is room for them."""
     size = min(12.0, 3 + 0.3 * len(values))
     figure = Figure(figsize=(size, size), layout="constrained")
     axes: Axes = figure.subplots()
-    axes.imshow(values.numpy(), **look)
+    axes.imshow(values.numpy(), vmin=lowest, vmax=1, cmap="Blues")
     if max(values.shape) <= NAMED:
         axes.set_xticks(range(len(columns)), [printable(name) for name in columns], rotation=90)
         axes.set_yticks(range(len(rows)), [printable(name) for name in rows])
@@ -155,5 +153,6 @@ def _matrix(
     if max(values.shape) <= 15:
         for row, texts in enumerate(cells):
             for column, cell in enumerate(texts):
-                axes.text(column, row, cell, ha="center", va="center", fontsize=8)
+                dark = float(values[row, column]) > 0.4 * lowest + 0.6
+                axes.text(column, row, cell, ha="center", va="center", fontsize=8, color="white" if dark else "black")
     return figure, axes

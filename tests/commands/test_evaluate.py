@@ -34,7 +34,7 @@ def table(rows: int = 60, width: int = 8, **metadata: Any) -> Embeddings:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    table().save(tmp_path / "photos.parquet")
+    table(shape=[8]).save(tmp_path / "photos.parquet")
     return tmp_path / "photos.parquet"
 
 
@@ -120,6 +120,7 @@ def test_reference_file(file: Path, tmp_path: Path) -> None:
             r"photos.parquet \(resnet18\) and .*o.parquet \(vit\).*extra",
         ),
         ({"weights_sha256": "b" * 64}, r"photos.parquet \(aaaaaaaaaaaa\) and .*\(bbbbbbbbbbbb\) differ in weights"),
+        ({"extractor": "vit", "weights_sha256": None}, r"photos.parquet \(resnet18\) and .*o.parquet \(vit\)"),
         ({"pooling": "logits"}, r"photos.parquet \(avg\) and .*o.parquet \(logits\) differ in pooling"),
         ({"layer": "layer3"}, r"photos.parquet \(None\) and .*o.parquet \(layer3\) differ in layer"),
         ({"preprocessing": {"crop": 32}}, r"differ in preprocessing"),

@@ -23,8 +23,8 @@ def open_table(path: str | Path, split: str | None = None) -> Embeddings:
         UserError: as :meth:`Embeddings.load`; tokens or feature maps; no rows; NaN or infinity (row and path named).
     """
     table = Embeddings.load(path)
-    shape = table.metadata.get("shape")
-    if shape:
+    shape = table.metadata.get("shape") or ()
+    if len(shape) > 1:
         raise UserError(f"{path} holds features of shape {tuple(shape)}; embed again without --features")
     if split is not None:
         rows = [row for row, name in enumerate(table.splits) if name == split]
@@ -50,6 +50,8 @@ def check_alike(first: Embeddings, second: Embeddings, names: tuple[str, str]) -
         UserError: another extractor, pooling or width.
     """
     sides = [{**table.metadata, "width": table.embedding.shape[1]} for table in (first, second)]
+    for side in sides:
+        side["weights_sha256"] = side.get("weights_sha256") or side.get("extractor")  # a name, for want of better
     differ = next((key for key in ("width", *MADE_BY) if sides[0].get(key) != sides[1].get(key)), None)
     if differ is None:
         return
