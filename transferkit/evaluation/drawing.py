@@ -47,7 +47,7 @@ def draw(
     labels = [str(name) for name in names]
     sides = [Side(similarity.unit_rows(side.embedding), classes) for side, classes in zip(tables, codes, strict=True)]
     query, other = sides[0], sides[-1]
-    known = [side.at(side.classes >= 0) for side in sides]
+    known = [side if side.classes.min() >= 0 else side.at(side.classes >= 0) for side in sides]
     figures = {"map_pca": principal_map(query, labels, seed)}
     if tsne and len(table) > 3:
         figures["map_tsne"] = neighbour_map(query, labels, seed)

@@ -68,11 +68,14 @@ def principal_axes(rows: Tensor) -> tuple[Tensor, Tensor]:
         `(N, 2)` float32, zeros on an axis that the data do not have; each axis's largest value is positive.
         `(2,)` float32: its share of the variance, zeros where all rows are equal.
     """
-    centred = unit_rows(rows).double()
-    centred -= centred.mean(0)
-    variance, axes = torch.linalg.eigh(centred.T @ centred)  # (D,) ascending, (D, D)
+    blocks = torch.split(unit_rows(rows), 4096)
+    mean = sum(block.sum(0, dtype=torch.float64) for block in blocks) / len(rows)
+    covariance = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64, device=rows.device)
+    for block in blocks:
+        covariance += (block - mean).T @ (block - mean)
+    variance, axes = torch.linalg.eigh(covariance)  # (D,) ascending, (D, D)
     variance = variance.clamp(min=0).flip(0)
-    points = centred @ axes.flip(1)[:, :2]
+    points = torch.cat([(block - mean) @ axes.flip(1)[:, :2] for block in blocks])
     share = variance[:2] / variance.sum() if variance.sum() > 1e-12 * len(rows) else torch.zeros_like(variance[:2])
     points *= (share > 0).double()
     points *= points.gather(0, points.abs().argmax(0, keepdim=True)).sign()
