@@ -1,13 +1,17 @@
-"""Images to embeddings, batch by batch: threads decode ahead while the network runs.
+"""Images to embeddings, batch by batch, on all cores.
 
-Decoding, resizing and the forward pass all release the interpreter's lock, so threads
-overlap them without copying pixels between processes.
+Decoding, resizing and the forward pass all release the interpreter's lock, so threads overlap them without
+copying pixels between processes. On a CPU a thread takes a batch from its files to its embedding, each on
+one core: threads that share one batch wait for each other at every layer, and the more so while others
+decode. That also makes an embedding independent of the number of cores.
 """
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Event
 
 import torch
 from torch import Tensor
@@ -38,7 +42,7 @@ def stream(
     workers: int | None = None,
     ahead: int = 3,
 ) -> Iterator[Batch]:
-    """Embed batches of rows in order.
+    """Embed batches of rows in order: threads decode ahead while the network runs in this one.
 
     A row that cannot be read takes part in the forward pass as a black image and is left out of the
     result, so that the other rows' last bits do not depend on it.
@@ -51,25 +55,91 @@ def stream(
         ahead: batches being decoded while one is in the network.
     """
 
-    def attempt(row: int) -> Tensor | str:
-        try:
-            return read(row)
-        except ImageError as error:
-            return str(error)
+    def submit(pool: ThreadPoolExecutor, rows: range) -> list[Future[Tensor | str]]:
+        return [pool.submit(attempt, read, row) for row in rows]
 
-    batches = iter(rows_of_batches)
-    pending: deque[tuple[range, list[Future[Tensor | str]]]] = deque()
+    def finish(rows: range, futures: list[Future[Tensor | str]]) -> Batch:
+        return run_batch(rows, [future.result() for future in futures], forward)
+
     with ThreadPoolExecutor(workers or min(8, cores()), "decode") as pool:
+        yield from in_order(pool, rows_of_batches, submit, finish, ahead)
+
+
+def stream_batches(
+    rows_of_batches: Iterable[range],
+    read: Callable[[int], Tensor],
+    forward: Callable[[Tensor], Tensor],
+    workers: int | None = None,
+    stop: Callable[[], None] = lambda: None,
+) -> Iterator[Batch]:
+    """As :func:`stream`, each thread decoding and embedding whole batches on one core.
+
+    Args:
+        rows_of_batches: the rows of each batch.
+        read: as of :func:`stream`; called from several threads at once.
+        forward: likewise.
+        workers: threads; by default one a core.
+        stop: ends the passes under way, when nobody waits for them any more.
+    """
+    stopped = Event()
+
+    def whole(rows: range) -> Batch:
+        results: list[Tensor | str] = []
+        for row in rows:
+            if stopped.is_set():
+                return Batch([], torch.empty(0, 0), {})
+            results.append(attempt(read, row))
+        return run_batch(rows, results, forward)
+
+    threads = workers or cores()
+    with one_core_each(), ThreadPoolExecutor(threads, "embed") as pool:
         try:
-            while True:
-                while len(pending) < ahead and (rows := next(batches, None)) is not None:
-                    pending.append((rows, [pool.submit(attempt, row) for row in rows]))
-                if not pending:
-                    return
-                rows, futures = pending.popleft()
-                yield run_batch(rows, [future.result() for future in futures], forward)
+            yield from in_order(
+                pool, rows_of_batches, lambda p, rows: p.submit(whole, rows), lambda _, f: f.result(), 2 * threads
+            )
         finally:
-            pool.shutdown(cancel_futures=True)
+            stopped.set()
+            stop()
+
+
+def in_order[Job](
+    pool: ThreadPoolExecutor,
+    rows_of_batches: Iterable[range],
+    submit: Callable[[ThreadPoolExecutor, range], Job],
+    finish: Callable[[range, Job], Batch],
+    ahead: int,
+) -> Iterator[Batch]:
+    """The batches in order, some of them ahead in the pool's threads."""
+    batches = iter(rows_of_batches)
+    pending: deque[tuple[range, Job]] = deque()
+    try:
+        while True:
+            while len(pending) < ahead and (rows := next(batches, None)) is not None:
+                pending.append((rows, submit(pool, rows)))
+            if not pending:
+                return
+            yield finish(*pending.popleft())
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def one_core_each() -> Iterator[None]:
+    """Let threads that start meanwhile compute on one core each."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def attempt(read: Callable[[int], Tensor], row: int) -> Tensor | str:
+    """The pixels of a row, or why there are none."""
+    try:
+        return read(row)
+    except ImageError as error:
+        return str(error)
 
 
 def run_batch(rows: range, results: list[Tensor | str], forward: Callable[[Tensor], Tensor]) -> Batch:
