@@ -7,17 +7,20 @@ decode. That also makes an embedding independent of the number of cores.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Event
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from transferkit.data.decoding import cores
 from transferkit.images import ImageError
+
+Job = TypeVar("Job")
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ def stream(
     forward: Callable[[Tensor], Tensor],
     workers: int | None = None,
     ahead: int = 3,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Embed batches of rows in order: threads decode ahead while the network runs in this one.
 
     A row that cannot be read takes part in the forward pass as a black image and is left out of the
@@ -55,72 +58,57 @@ def stream(
         ahead: batches being decoded while one is in the network.
     """
 
-    def submit(pool: ThreadPoolExecutor, rows: range) -> list[Future[Tensor | str]]:
-        return [pool.submit(attempt, read, row) for row in rows]
-
-    def finish(rows: range, futures: list[Future[Tensor | str]]) -> Batch:
-        return run_batch(rows, [future.result() for future in futures], forward)
-
     with ThreadPoolExecutor(workers or min(8, cores()), "decode") as pool:
-        yield from in_order(pool, rows_of_batches, submit, finish, ahead)
+        try:
+            for rows, futures in ahead_of(
+                rows_of_batches, lambda rows: [pool.submit(attempt, read, row) for row in rows], ahead
+            ):
+                yield run_batch(rows, [future.result() for future in futures], forward)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def stream_batches(
     rows_of_batches: Iterable[range],
     read: Callable[[int], Tensor],
-    forward: Callable[[Tensor], Tensor],
+    forward: Callable[[Tensor, Event], Tensor],
     workers: int | None = None,
-    stop: Callable[[], None] = lambda: None,
-) -> Iterator[Batch]:
-    """As :func:`stream`, each thread decoding and embedding whole batches on one core.
+) -> Generator[Batch, None, None]:
+    """As :func:`stream`, but each thread reads and embeds whole batches, on one core.
 
     Args:
         rows_of_batches: the rows of each batch.
         read: as of :func:`stream`; called from several threads at once.
-        forward: likewise.
+        forward: likewise; its second argument is set when nobody waits for the result any more.
         workers: threads; by default one a core.
-        stop: ends the passes under way, when nobody waits for them any more.
     """
     stopped = Event()
 
     def whole(rows: range) -> Batch:
-        results: list[Tensor | str] = []
-        for row in rows:
-            if stopped.is_set():
-                return Batch([], torch.empty(0, 0), {})
-            results.append(attempt(read, row))
-        return run_batch(rows, results, forward)
+        return run_batch(rows, [attempt(read, row, stopped) for row in rows], lambda pixels: forward(pixels, stopped))
 
     threads = workers or cores()
     with one_core_each(), ThreadPoolExecutor(threads, "embed") as pool:
         try:
-            yield from in_order(
-                pool, rows_of_batches, lambda p, rows: p.submit(whole, rows), lambda _, f: f.result(), 2 * threads
-            )
+            for _, future in ahead_of(rows_of_batches, lambda rows: pool.submit(whole, rows), 2 * threads):
+                yield future.result()
         finally:
             stopped.set()
-            stop()
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
-def in_order[Job](
-    pool: ThreadPoolExecutor,
-    rows_of_batches: Iterable[range],
-    submit: Callable[[ThreadPoolExecutor, range], Job],
-    finish: Callable[[range, Job], Batch],
-    ahead: int,
-) -> Iterator[Batch]:
-    """The batches in order, some of them ahead in the pool's threads."""
+def ahead_of(
+    rows_of_batches: Iterable[range], submit: Callable[[range], Job], ahead: int
+) -> Iterator[tuple[range, Job]]:
+    """Batches with their jobs, in order, the jobs submitted some batches ahead."""
     batches = iter(rows_of_batches)
     pending: deque[tuple[range, Job]] = deque()
-    try:
-        while True:
-            while len(pending) < ahead and (rows := next(batches, None)) is not None:
-                pending.append((rows, submit(pool, rows)))
-            if not pending:
-                return
-            yield finish(*pending.popleft())
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    while True:
+        while len(pending) < ahead and (rows := next(batches, None)) is not None:
+            pending.append((rows, submit(rows)))
+        if not pending:
+            return
+        yield pending.popleft()
 
 
 @contextmanager
@@ -134,8 +122,10 @@ def one_core_each() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def attempt(read: Callable[[int], Tensor], row: int) -> Tensor | str:
+def attempt(read: Callable[[int], Tensor], row: int, stopped: Event | None = None) -> Tensor | str:
     """The pixels of a row, or why there are none."""
+    if stopped and stopped.is_set():
+        return "nobody waits for it any more"
     try:
         return read(row)
     except ImageError as error:

@@ -68,27 +68,29 @@ class Forward:
         self.precision, self.features, self.normalize = precision, features, normalize
         self.backbone = for_inference(backbone, DTYPES[precision])
         self.device = next(backbone.parameters()).device
-        mean, std = (torch.tensor(x, dtype=torch.float64)[:, None, None] for x in (preprocessing.mean, preprocessing.std))
+        mean, std = torch.tensor([preprocessing.mean, preprocessing.std], dtype=torch.float64)[:, :, None, None]
         self.scale, self.shift = (1 / (255 * std)).float().to(self.device), (-mean / std).float().to(self.device)
-        self.local, self.stopped = threading.local(), threading.Event()
-        self.pooling, self.shape = backbone.pooling, (backbone.embed_dim,)
-        if self.layer or features != "pooled":
-            self.pooling, self.shape = self.look(preprocessing.image_size)
+        self.local = threading.local()
+        ends = self.layer is None and features == "pooled"
+        plain = (backbone.pooling, (backbone.embed_dim,))
+        self.pooling, self.shape = plain if ends else self.look(preprocessing.image_size)
 
     @torch.inference_mode()
-    def __call__(self, pixels: Tensor) -> Tensor:
+    def __call__(self, pixels: Tensor, stopped: threading.Event | None = None) -> Tensor:
         """The pass over one batch.
 
         Args:
             pixels: uint8 (B, 3, h, w), as :meth:`Preprocessing.resize_crop` gives.
+            stopped: ends the pass at the next layer once it is set.
 
         Returns:
             float32 (B, *shape) on the backbone's device.
 
         Raises:
-            Stopped: :meth:`stop` was called.
+            Stopped: ``stopped`` was set.
         """
         backbone = self.own_modules()
+        self.local.stopped = stopped
         if self.device.type == "cuda":
             pixels = pixels.pin_memory().to(self.device, non_blocking=True)
         normalised = pixels.to(self.device).float().mul_(self.scale).add_(self.shift)
@@ -146,14 +148,10 @@ class Forward:
             "dtype": str(DTYPES[self.precision]).removeprefix("torch."),
         }
 
-    def stop(self) -> None:
-        """Let the passes that are under way in other threads end at their next layer."""
-        self.stopped.set()
-
     def own_modules(self) -> Backbone:
         """The calling thread's modules: hooks, and what else a pass leaves in a module, stay in its thread."""
         if not hasattr(self.local, "backbone"):
-            self.local.backbone = replica(self.backbone)
+            self.local.backbone, self.local.stopped = replica(self.backbone), None
             for module in self.local.backbone.modules():
                 if next(module.parameters(recurse=False), None) is not None:
                     module.register_forward_pre_hook(self.check)
@@ -161,8 +159,8 @@ class Forward:
         return own
 
     def check(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        """Give the pass up if it is to stop."""
-        if self.stopped.is_set():
+        """Give the pass up if nobody waits for it any more."""
+        if self.local.stopped and self.local.stopped.is_set():
             raise Stopped
 
 
