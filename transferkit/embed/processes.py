@@ -52,7 +52,8 @@ def start(devices: int | None = None, num_nodes: int | None = None, accelerator:
     from lightning.fabric import Fabric
     from lightning.fabric.strategies.ddp import DDPStrategy
 
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for library in ("lightning.pytorch", "lightning.fabric"):  # the one brings the other
+        logging.getLogger(library).setLevel(logging.WARNING)
     # gloo: nothing but a yes or no is ever sent, and a dead process is noticed at once. One process may have
     # hours of work left where another has none.
     ddp = DDPStrategy(process_group_backend="gloo", timeout=timedelta(days=30))

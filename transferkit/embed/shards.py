@@ -23,6 +23,7 @@ from transferkit.files import atomic_path, discard
 
 SHARD_BATCHES = 8  # a killed run repeats at most this many batches
 SHARD_BYTES = 2**26  # fewer batches a shard where an image gives many numbers
+SKIP = "leave out with --on_error skip, which keeps what is done"
 
 
 class Written(NamedTuple):
@@ -104,8 +105,10 @@ def write_embeddings(
     metadata = {**metadata, "batch_size": batch_size}
     check_place(out, as_folder)
     found = written_before(out, table, metadata)
-    if agree(found is not None and not (found.broken and on_error == "fail")):
+    if agree(found is not None):
         assert found is not None
+        if on_error == "fail":
+            raise_broken(found.broken, SKIP)
         return found
     shards = plan(out, table, metadata, batch_size)
     missing = shards.missing()
@@ -174,8 +177,8 @@ def finish(
         broken |= facts.metadata["broken"]
     if sorted([*paths, *broken]) != list(table.paths) or paths != sorted(paths):
         raise UserError(f"{shards.folder} does not hold every row exactly once; delete it and start again")
-    if broken and on_error == "fail":
-        raise_broken(broken, "leave out with --on_error skip, which keeps what is done")
+    if on_error == "fail":
+        raise_broken(broken, SKIP)
     if not paths and on_error == "skip":
         raise UserError(f"none of the {len(table)} images can be read; see transferkit scan {table.source}")
     whole = {**metadata, "broken": broken}

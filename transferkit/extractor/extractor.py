@@ -118,7 +118,7 @@ class Extractor:
     ) -> Forward:
         """The forward pass for many batches, as fast as it can be had; arguments as of :class:`Forward`.
 
-        It keeps the weights of this moment: make it anew after training.
+        It may keep the weights of this moment: make it anew after training.
 
         Raises:
             UserError: no such stage, or features that the network does not have.

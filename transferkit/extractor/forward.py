@@ -32,8 +32,8 @@ class Stopped(Exception):
 class Forward:
     """What is kept of preprocessed pixels: uint8 (B, 3, h, w) -> float32 (B, *shape).
 
-    It may be called from several threads at once: each has modules of its own over the same weights. The
-    weights are those at the time it was made.
+    It may be called from several threads at once: each has modules of its own over the same weights. Make it
+    anew when the weights have changed.
 
     Args:
         backbone: the network, its pooling chosen, on the device to use.
