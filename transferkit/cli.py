@@ -22,6 +22,7 @@ VERBS = {
     "validate": ("fit", "metrics of a checkpoint on the validation split"),
     "test": ("fit", "metrics, predictions and embeddings of the test split"),
     "predict": ("fit", "classify images that need no labels"),
+    "export": ("export", "hand an extractor over: a directory that other tools load, and ONNX"),
     "quickstart": ("quickstart", "transfer learning on built-in digits, start to end, no network"),
 }
 

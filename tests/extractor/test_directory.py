@@ -19,7 +19,7 @@ from transferkit import backbones
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 
-FILES = {"config.json", "model.safetensors", "preprocessor_config.json", "transferkit.json"}
+FILES = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json", "transferkit.json"}
 CASES = {
     "resnet18-avg": (lambda: resnet18(), "classifier"),
     "resnet18-logits": (lambda: resnet18("logits"), "base"),
