@@ -58,7 +58,6 @@ def export(
         require_onnx()
     if checkpoint in ("best", "last"):
         checkpoint = str(find_checkpoint(Path(), name, checkpoint)[1])
-        report.note(f"checkpoint {checkpoint}")
     extractor = Extractor.from_pretrained(checkpoint, weights, pooling)
     extractor.record.setdefault("weights", f"{checkpoint} ({weights})")  # of a name, nothing else is known
     difference = export(extractor, folder, onnx, overwrite)
@@ -71,6 +70,7 @@ def export(
     if difference is not None:
         same = ", top class the same" if extractor.head else ""
         report.note(f"model.onnx equals PyTorch to {difference:.1e} on batches of 1, 3 and 17 random images{same}")
+    report.note(f"exported: {checkpoint}")
     report.written(folder)
     report.next_command("embed", "IMAGES", "--extractor", folder, "--out", "embeddings.parquet")
     return 0

@@ -221,6 +221,8 @@ def read_model(path: Path, record: dict[str, Any]) -> tuple[backbones.Backbone, 
     else:
         if found := [key for key in FOREIGN if key in read_json(path / "config.json")]:
             raise UserError(f"{path}/config.json has {found[0]}, which no export has; export the extractor again")
+        if not weights.is_file():  # transformers would look for others, and follow an index out of the directory
+            raise UserError(f"{weights} does not exist; export the extractor again")
         backbone = backbones.from_transformers.build(str(path), pooling=spec["pooling"])
         backbone.name, place = str(spec["name"]), "classifier"
         state = read_state_dict(weights) if classifier else {}
