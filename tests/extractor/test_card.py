@@ -104,9 +104,11 @@ def test_the_front_matter_is_the_hubs(tmp_path: Path) -> None:
     bare.head, bare.class_names = None, []
     for extractor, library, task in (
         (transformer("vit", "cls"), "transformers", "image-classification"),
+        (transformer("vit", "mean"), "transformers", "image-feature-extraction"),
+        (resnet18(), "torchvision", "image-classification"),
         (bare, "torchvision", "image-feature-extraction"),
     ):
-        card = card_of(extractor, tmp_path / library)
+        card = card_of(extractor, tmp_path / f"{library}-{extractor.pooling}-{extractor.head is None}")
         fields = yaml.safe_load(card.split("---")[1])
         assert card.startswith("---\n")
         assert (fields["library_name"], fields["pipeline_tag"]) == (library, task)

@@ -56,7 +56,7 @@ def card(extractor: "Extractor", layout: str, hashes: dict[str, str]) -> str:
     """
     code = snippets(extractor, layout, "model.onnx" in hashes)
     parts = [
-        front_matter(extractor),
+        front_matter(extractor, layout),
         f"# {escape(short(extractor.name))}",
         introduction(extractor),
         "## Training",
@@ -76,12 +76,15 @@ def card(extractor: "Extractor", layout: str, hashes: dict[str, str]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def front_matter(extractor: "Extractor") -> str:
-    """The metadata that the Hugging Face hub reads; JSON values, which YAML takes."""
+def front_matter(extractor: "Extractor", layout: str) -> str:
+    """The metadata that the Hugging Face hub reads; JSON values, which YAML takes.
+
+    A classifier only where the library opens it as one: transformers would invent a head for the base layout.
+    """
     library = "torchvision" if isinstance(extractor.backbone, TorchvisionBackbone) else "transformers"
     fields = {
         "library_name": library,
-        "pipeline_tag": "image-classification" if extractor.head else "image-feature-extraction",
+        "pipeline_tag": "image-classification" if layout == "classifier" else "image-feature-extraction",
         "tags": ["transferkit", "transfer-learning", "image-embeddings"],
     }
     return "\n".join(["---", *(f"{key}: {json.dumps(value)}" for key, value in fields.items()), "---"])

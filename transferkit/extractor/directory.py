@@ -83,6 +83,8 @@ def fill(extractor: "Extractor", folder: Path) -> str:
         "training": {key: extractor.record[key] for key in TRAINING if key in extractor.record},
     }
     write_json(folder / RECORD, record)
+    for path in folder.glob("*.safetensors"):  # which safetensors writes for the owner alone
+        path.chmod((folder / RECORD).stat().st_mode)
     card.write(extractor, layout, folder)
     return layout
 
