@@ -205,14 +205,17 @@ def test_a_process_that_dies_leaves_none_waiting(victim: str) -> None:
 def test_killed_at_random_moments_it_ends_with_the_same_bytes() -> None:
     many_photos(1500)
     arguments = ["embed", "many", "--extractor", "vit", "--batch-size", "4", "--out"]
-    start = time.monotonic()
-    assert program(*arguments, "whole.parquet").wait() == 0
-    length, draw = time.monotonic() - start, random.Random(0)
+    whole = program(*arguments, "whole.parquet", "--json")
+    seconds, draw = json.loads(whole.communicate()[0])["seconds"], random.Random(0)
     for moment in range(20):
         process = program(*arguments, f"{moment}.parquet")
-        time.sleep(draw.uniform(0, length))
+        while not any(Path().glob(f".{moment}.parquet.*.parts")):  # not while it still imports torch
+            time.sleep(0.01)
+            assert process.poll() is None, process.communicate()
+        time.sleep(draw.uniform(0, seconds))
         process.kill()
         process.communicate()
         again = program(*arguments, f"{moment}.parquet")
-        assert again.wait() == 0, again.communicate()
+        _, errors = again.communicate()
+        assert again.returncode == 0, errors
         assert Path(f"{moment}.parquet").read_bytes() == Path("whole.parquet").read_bytes()
