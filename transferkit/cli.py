@@ -4,6 +4,7 @@ Nothing heavy is imported here: ``transferkit --help`` answers before torch is.
 """
 
 import difflib
+import gc
 import importlib
 import logging
 import os
@@ -33,7 +34,9 @@ VERBS = {
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit: 0 done, 1 a fault of ours, 2 bad input, 130 interrupted."""
-    sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
+    status = run(list(sys.argv[1:] if arguments is None else arguments))
+    gc.freeze()  # else the interpreter spends a second on looking for garbage among torch's modules
+    sys.exit(status)
 
 
 def run(arguments: list[str]) -> int:
