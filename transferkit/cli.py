@@ -22,6 +22,8 @@ VERBS = {
     "validate": ("fit", "metrics of a checkpoint on the validation split"),
     "test": ("fit", "metrics, predictions and embeddings of the test split"),
     "predict": ("fit", "classify images that need no labels"),
+    "probe": ("probe", "linear, kNN and few-shot accuracy of an extractor on labelled images"),
+    "benchmark": ("benchmark", "probes over extractors x datasets: a table, resumable"),
     "quickstart": ("quickstart", "transfer learning on built-in digits, start to end, no network"),
 }
 
