@@ -59,9 +59,7 @@ def probe(
     other = load_predictions(compare) if compare else None
     opened = None if is_embeddings(images) and not export else open_extractor(extractor, weights, pooling)
     embeddings = read_embeddings(images, opened, on_error)
-    result = probe_embeddings(
-        embeddings, fast=fast, seed=seed, val_fraction=val_fraction, test_fraction=test_fraction
-    )
+    result = probe_embeddings(embeddings, fast=fast, seed=seed, val_fraction=val_fraction, test_fraction=test_fraction)
     more: dict[str, Any] = {}
     if other:
         more["comparison"] = {"with": compare, **asdict(compare_predictions(other, result.predictions))}
