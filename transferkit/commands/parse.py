@@ -38,7 +38,8 @@ def call(function: Callable[..., int], arguments: list[str]) -> int:
     files = [str(find_config(name)) for name in all_options(rest, "--config")]
     configs = [argument for file in files for argument in ("--config", file)]
     try:
-        options: dict[str, Any] = parser.parse_args([*configs, *arranged(function, rest)]).as_dict()
+        parsed = parser.parse_args([*configs, *arranged(function, rest)])
+        options: dict[str, Any] = parser.instantiate_classes(parsed).as_dict()  # dataclasses, where a type is one
     except ArgumentError as error:
         line = explain(str(error), list(inspect.signature(function).parameters), verb)
         raise UserError(line if "--help" in line else f"{line}; transferkit {verb} --help lists the options") from error
