@@ -152,13 +152,18 @@ def picture(cells: Sequence[Cell]) -> bytes:
         places = [datasets.index(cell.dataset) + (number - (len(approaches) - 1) / 2) * width for cell in shown]
         heights = [100 * (cell.top1 or 0) for cell in shown]
         ends = [[100 * end for end in cell.top1_interval or ()] for cell in shown]
-        error = [[h - low for h, (low, _) in zip(heights, ends, strict=True)]]
-        error += [[high - h for h, (_, high) in zip(heights, ends, strict=True)]]
-        axes.bar(places, heights, 0.9 * width, yerr=error, capsize=3, label=approach.replace("$", r"\$"))
+        below = [max(0, height - low) for height, (low, _) in zip(heights, ends, strict=True)]  # rounding only
+        above = [max(0, high - height) for height, (_, high) in zip(heights, ends, strict=True)]
+        axes.bar(places, heights, 0.9 * width, yerr=[below, above], capsize=3, label=caption(approach))
     axes.set(ylabel="linear probe, top-1 (%) with 95 % interval", ylim=(0, 100))
-    axes.set_xticks(range(len(datasets)), [name.replace("$", r"\$") for name in datasets])
+    axes.set_xticks(range(len(datasets)), [caption(name) for name in datasets])
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=150)
     return file.getvalue()
+
+
+def caption(name: str) -> str:
+    """A name in a picture: no control characters, and no formula between dollar signs."""
+    return "".join(c for c in name if c.isprintable()).replace("$", r"\$")

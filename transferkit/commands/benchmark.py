@@ -1,7 +1,8 @@
 """``benchmark``: probes over extractors x datasets, stopped and continued at will."""
 
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from transferkit.benchmark.cells import Approach
 from transferkit.commands import report
@@ -16,7 +17,7 @@ def main(arguments: list[str]) -> int:
 
 
 def benchmark(
-    extractors: dict[str, Approach] | None = None,
+    extractors: dict[str, dict[str, Any]] | None = None,
     datasets: dict[str, str] | None = None,
     out: str = "runs/benchmark",
     resume: bool = True,
@@ -46,16 +47,15 @@ def benchmark(
         on_error: unreadable images: ``fail`` fails the cell, ``skip`` leaves them out.
         json: print the cells as one JSON object.
     """
-    from dataclasses import asdict
-
     from transferkit.benchmark import grid, table
 
     if not extractors or not datasets:
         missing = "extractors" if not extractors else "datasets"
         raise UserError(f"no {missing} to benchmark; name them in a config, as --config benchmark.yaml does")
+    approaches = {name: read_approach(name, entry) for name, entry in extractors.items()}
     options = {"fast": fast, "seed": seed, "val_fraction": val_fraction, "test_fraction": test_fraction}
     place = Path(out)
-    cells = grid.run(place, extractors, datasets, open_extractor, resume=resume, on_error=on_error, options=options)
+    cells = grid.run(place, approaches, datasets, open_extractor, resume=resume, on_error=on_error, options=options)
     if json:
         report.as_json({"cells": [asdict(cell) for cell in cells]})
     else:
@@ -67,6 +67,23 @@ def benchmark(
         )
     report.written(*(place / name for name in (table.MARKDOWN, table.CSV, table.PICTURE) if (place / name).is_file()))
     return 0
+
+
+def read_approach(name: str, entry: dict[str, Any]) -> Approach:
+    """An entry of the config's ``extractors``.
+
+    Raises:
+        UserError: options that an extractor does not have, or no ``extractor``.
+    """
+    takes = [field.name for field in fields(Approach)]
+    unknown = sorted(set(entry) - set(takes))
+    if unknown or "extractor" not in entry:
+        fault = f"has no option {unknown[0]!r}" if unknown else "has no 'extractor'"
+        raise UserError(f"extractors: {name!r} {fault}; it takes {', '.join(takes)}")
+    for option, value in entry.items():
+        if not isinstance(value, str) and (value is not None or option != "pooling"):
+            raise UserError(f"extractors: {option} of {name!r} is {value!r}; give text")
+    return Approach(**entry)
 
 
 def print_table(rows: list[dict[str, str]]) -> None:

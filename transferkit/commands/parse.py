@@ -38,8 +38,7 @@ def call(function: Callable[..., int], arguments: list[str]) -> int:
     files = [str(find_config(name)) for name in all_options(rest, "--config")]
     configs = [argument for file in files for argument in ("--config", file)]
     try:
-        parsed = parser.parse_args([*configs, *arranged(function, rest)])
-        options: dict[str, Any] = parser.instantiate_classes(parsed).as_dict()  # dataclasses, where a type is one
+        options: dict[str, Any] = parser.parse_args([*configs, *arranged(function, rest)]).as_dict()
     except ArgumentError as error:
         line = explain(str(error), list(inspect.signature(function).parameters), verb)
         raise UserError(line if "--help" in line else f"{line}; transferkit {verb} --help lists the options") from error

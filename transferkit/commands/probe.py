@@ -9,6 +9,7 @@ from transferkit.commands.extractors import open_extractor
 from transferkit.commands.parse import call
 
 if TYPE_CHECKING:
+    from transferkit.data.sources import ImageTable
     from transferkit.embeddings import Embeddings
     from transferkit.extractor import Extractor
 
@@ -54,11 +55,14 @@ def probe(
         export: directory for the extractor with the classifier as its head.
         json: print probe.json instead of the table.
     """
+    from transferkit.data.sources import open_images
+    from transferkit.embeddings import Embeddings
     from transferkit.probe import compare_predictions, load_predictions, probe_embeddings, save_probe
 
     other = load_predictions(compare) if compare else None
-    opened = None if is_embeddings(images) and not export else open_extractor(extractor, weights, pooling)
-    embeddings = read_embeddings(images, opened, on_error)
+    table = None if is_embeddings(images) else open_images(images)
+    opened = open_extractor(extractor, weights, pooling) if table or export else None
+    embeddings = extract(opened, table, on_error) if opened and table else Embeddings.load(images)
     result = probe_embeddings(embeddings, fast=fast, seed=seed, val_fraction=val_fraction, test_fraction=test_fraction)
     more: dict[str, Any] = {}
     if other:
@@ -74,7 +78,7 @@ def probe(
     for line in content["warnings"]:
         report.note(f"warning: {line}")
     report.written(*files)
-    if is_embeddings(images):
+    if table is None:
         report.next_command("probe", "OTHER.parquet", "--out", f"{out}-other", "--compare", out)
     else:
         how = ["--model.backbone", extractor, *(["--model.weights", weights] if weights != "DEFAULT" else [])]
@@ -98,20 +102,16 @@ def is_embeddings(images: str) -> bool:
         return False  # said when it is read as a manifest
 
 
-def read_embeddings(images: str, extractor: "Extractor | None", on_error: str) -> "Embeddings":
-    """A saved table, or the extractor's embeddings of images, from the cache where they are.
+def extract(extractor: "Extractor", table: "ImageTable", on_error: str) -> "Embeddings":
+    """The embeddings of images, from the cache where they are.
 
     Raises:
-        UserError: unreadable files; unreadable images with ``fail``.
+        UserError: unreadable images with ``fail``.
     """
     from transferkit.data.decoding import raise_broken
-    from transferkit.data.sources import open_images
     from transferkit.embed import cached_features
-    from transferkit.embeddings import Embeddings
 
-    if is_embeddings(images) or extractor is None:
-        return Embeddings.load(images)
-    features = cached_features(extractor, open_images(images))
+    features = cached_features(extractor, table)
     broken = features.metadata["broken"]
     if broken and on_error == "fail":
         raise_broken(broken)
