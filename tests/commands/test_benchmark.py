@@ -10,7 +10,7 @@ from tests.commands.running import transferkit
 
 CONFIG = {
     "extractors": {
-        "random": {"extractor": "resnet18", "weights": "none"},
+        "random": {"extractor": "shufflenet_v2_x0_5", "weights": "none"},
         "pretrained": {"extractor": "resnet18"},
     },
     "datasets": {"photos": "photos"},

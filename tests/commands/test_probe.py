@@ -16,7 +16,9 @@ from transferkit.extractor import Extractor
 from transferkit.probe import LinearClassifier, compare_predictions, load_predictions, probe_embeddings
 
 COLOURS = {"apples": (190, 50, 40), "limes": (70, 180, 60)}
-WEIGHTS = ("--weights", "weights.safetensors")
+NAME = "shufflenet_v2_x0_5"
+RANDOM = ("--extractor", NAME, "--weights", "none")
+WEIGHTS = ("--extractor", NAME, "--weights", "weights.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +27,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shared")
     write_photos(folder / "photos", COLOURS, {"train": 6, "val": 6})
     torch.manual_seed(0)
-    save_file(models.resnet18(num_classes=2).state_dict(), folder / "weights.safetensors")
+    save_file(models.shufflenet_v2_x0_5(num_classes=2).state_dict(), folder / "weights.safetensors")
     return folder
 
 
@@ -51,7 +53,7 @@ def test_images_are_embedded_once_and_probed(monkeypatch: pytest.MonkeyPatch) ->
     assert "warning: 8-shot: fewer training rows, all of them used, for 'apples', 'limes'" in done.err
     assert "next: transferkit fit --data.root photos" in done.err and "--model.head probe/classifier" in done.err
     saved = json.loads(Path("probe/probe.json").read_text())
-    table = embed("photos", Extractor.from_pretrained("resnet18", "weights.safetensors"))
+    table = embed("photos", Extractor.from_pretrained(NAME, "weights.safetensors"))
     assert saved["linear"]["top1"] == probe_embeddings(table).report["linear"]["top1"]
     for part in ("weights_sha256", "preprocessing", "pooling", "dtype", "data_fingerprint"):
         assert saved["embeddings"][part] == table.metadata[part]
@@ -69,20 +71,20 @@ def test_images_are_embedded_once_and_probed(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_saved_embeddings_need_no_images_and_no_weights() -> None:
-    embed("photos", Extractor.from_pretrained("resnet18", "weights.safetensors")).save("photos.parquet")
+    embed("photos", Extractor.from_pretrained(NAME, "weights.safetensors")).save("photos.parquet")
     probe("photos.parquet", "--out", "saved", "--fast")
     assert load_predictions("saved").paths == tuple(path for path in open_images("photos").paths if "val" in path)
 
 
 def test_two_extractors_are_compared_on_the_same_images() -> None:
     probe("photos", *WEIGHTS, "--out", "a", "--fast")
-    done = probe("photos", "--weights", "none", "--out", "b", "--fast", "--compare", "a")
+    done = probe("photos", *RANDOM, "--out", "b", "--fast", "--compare", "a")
     assert "difference to a" in done.out and "McNemar p =" in done.out
     comparison = json.loads(Path("b/probe.json").read_text())["comparison"]
     expected = compare_predictions(load_predictions("a"), load_predictions("b"))
     assert comparison["difference"] == expected.difference and comparison["mcnemar_p"] == expected.mcnemar_p
     assert comparison["with"] == "a"
-    done = transferkit("probe", "digits", "--weights", "none", "--compare", "nowhere")
+    done = transferkit("probe", "digits", *RANDOM, "--compare", "nowhere")
     assert done.status == 2 and "nowhere holds no predictions.parquet of a probe" in done.err
 
 
@@ -90,7 +92,7 @@ def test_random_weights_are_the_same_each_time() -> None:
     digests = []
     for out in ("a", "b"):
         torch.rand(3)
-        probe("photos", "--weights", "none", "--out", out, "--fast")
+        probe("photos", *RANDOM, "--out", out, "--fast")
         digests.append(json.loads(Path(out, "probe.json").read_text())["embeddings"]["weights_sha256"])
     assert digests[0] == digests[1]
 
@@ -100,7 +102,7 @@ def test_export_and_fit_from_the_head() -> None:
     exported = Extractor.from_pretrained("exported")
     classifier = LinearClassifier.load("probe/classifier.safetensors")
     assert exported.class_names == list(classifier.class_names) == ["apples", "limes"]
-    options = ["--model.backbone", "resnet18", "--model.weights", "weights.safetensors", "--trainer.accelerator", "cpu"]
+    options = ["--model.backbone", NAME, "--model.weights", "weights.safetensors", "--trainer.accelerator", "cpu"]
     options += ["--data.root", "photos", "--data.num_workers", "0", "--trainer.max_epochs", "1"]
     head = ["--model.head", "probe/classifier.safetensors", "--model.lr_head", "0", "--model.weight_decay", "0"]
     done = transferkit("fit", *options, *head, "--name", "from-probe")

@@ -33,7 +33,9 @@ def reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 def tiny(seed: int = 0, pooling: str | None = None, size: int = 32) -> Extractor:
     torch.manual_seed(seed)
-    return Extractor.from_pretrained("resnet18", "none", pooling, {"resize": [size, size], "crop": [size, size]})
+    return Extractor.from_pretrained(
+        "shufflenet_v2_x0_5", "none", pooling, {"resize": [size, size], "crop": [size, size]}
+    )
 
 
 @pytest.mark.parametrize("part", ["weights", "preprocessing", "pooling", "image", "one weight"])

@@ -20,7 +20,7 @@ from transferkit.probe import LinearClassifier, ProbeResult, probe_embeddings
 @pytest.fixture
 def extractor() -> Extractor:
     torch.manual_seed(0)
-    return Extractor.from_pretrained("resnet18", "none", preprocessing=RESNET["preprocessing"])
+    return Extractor.from_pretrained("shufflenet_v2_x0_5", "none", preprocessing=RESNET["preprocessing"])
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_torchvision_alone_reads_the_exported_head(
     features, result = probed
     classifier = replace(result.classifier, standardisation="none")
     classifier.on(extractor).save_pretrained(tmp_path / "export")
-    model = models.resnet18(num_classes=2).eval()
+    model = models.shufflenet_v2_x0_5(num_classes=2).eval()
     model.load_state_dict(load_file(tmp_path / "export" / "model.safetensors"))
     image = open_images(photo_folder).read(0)
     with torch.inference_mode():
@@ -67,8 +67,8 @@ def test_another_extractor_is_refused(extractor: Extractor, probed: tuple[Embedd
     classifier = probed[1].classifier
     torch.manual_seed(1)
     for other, what in (
-        (Extractor.from_pretrained("resnet18", "none"), "weights_sha256"),
-        (Extractor.from_pretrained("resnet18", "none", "logits"), "embed_dim 512"),
+        (Extractor.from_pretrained("shufflenet_v2_x0_5", "none"), "weights_sha256"),
+        (Extractor.from_pretrained("shufflenet_v2_x0_5", "none", "logits"), "embed_dim 1024"),
     ):
         with pytest.raises(UserError, match=rf"fitted on embeddings with {what}"):
             classifier.on(other)
