@@ -4,6 +4,7 @@ import difflib
 import inspect
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import is_dataclass
 from typing import Any, get_type_hints
 
 import docstring_parser
@@ -17,7 +18,8 @@ def call(function: Callable[..., int], arguments: list[str]) -> int:
     """Call a function with command-line arguments; what it returns is the exit status.
 
     A parameter without default is positional; one of type ``list[str]`` takes one or more values where it comes
-    first, else any number. ``-k 5`` is short for ``--k 5``, and a ``bool`` option alone means true.
+    first, else any number. ``-k 5`` is short for ``--k 5``, a ``bool`` option alone means true, and
+    ``--batch-size`` is ``--batch_size``. A dataclass is a section: ``--trainer.devices``.
 
     Args:
         function: the command.
@@ -26,7 +28,7 @@ def call(function: Callable[..., int], arguments: list[str]) -> int:
     Raises:
         UserError: options that do not fit the function's signature.
     """
-    verb, *rest = (f"-{argument}" if re.fullmatch("-[a-gi-z]", argument) else argument for argument in arguments)
+    verb, *rest = map(spelled, arguments)
     doc = docstring_parser.parse(function.__doc__ or "")
     parser = ArgumentParser(prog=f"transferkit {verb}", description=doc.description, exit_on_error=False)
     parser.add_argument("--config", action="config", help="a YAML file with any of these options")
@@ -43,7 +45,18 @@ def call(function: Callable[..., int], arguments: list[str]) -> int:
         line = explain(str(error), list(inspect.signature(function).parameters), verb)
         raise UserError(line if "--help" in line else f"{line}; transferkit {verb} --help lists the options") from error
     options.pop("config")
+    for name, kind in get_type_hints(function).items():
+        if is_dataclass(kind):
+            options[name] = kind(**options[name])  # type: ignore[operator]  # a class, not an instance
     return function(**options)
+
+
+def spelled(argument: str) -> str:
+    """An option as the parser knows it: ``-k`` is ``--k``, ``--batch-size`` is ``--batch_size``."""
+    name, equals, value = argument.partition("=")
+    if re.fullmatch("-[a-gi-z]", name):
+        return f"-{argument}"
+    return f"--{name[2:].replace('-', '_')}{equals}{value}" if name.startswith("--") else argument
 
 
 def arranged(function: Callable[..., int], arguments: Sequence[str]) -> list[str]:

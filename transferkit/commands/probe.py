@@ -89,15 +89,16 @@ def probe(
 
 
 def is_embeddings(images: str) -> bool:
-    """Whether this names an embeddings table; a manifest of images may be Parquet, too."""
+    """Whether this names an embeddings table or a folder of its shards; a manifest of images may be Parquet, too."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     path = Path(images)
-    if path.suffix.lower() != ".parquet" or not path.is_file():
+    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    if not files or files[0].suffix.lower() != ".parquet" or not files[0].is_file():
         return False
     try:
-        return "embedding" in pq.read_schema(path).names
+        return "embedding" in pq.read_schema(files[0]).names
     except (OSError, pa.ArrowException):
         return False  # said when it is read as a manifest
 
@@ -114,7 +115,7 @@ def extract(extractor: "Extractor", table: "ImageTable", on_error: str) -> "Embe
     features = cached_features(extractor, table)
     broken = features.metadata["broken"]
     if broken and on_error == "fail":
-        raise_broken(broken)
+        raise_broken(broken, "leave out with --on_error skip")
     if broken:
         report.note(f"{len(broken)} unreadable images were left out")
     return features
