@@ -72,6 +72,24 @@ def test_another_extractor_is_refused(extractor: Extractor, probed: tuple[Embedd
     ):
         with pytest.raises(UserError, match=rf"fitted on embeddings with {what}"):
             classifier.on(other)
+    inner = replace(classifier, metadata={**classifier.metadata, "layer": "stage2"})
+    with pytest.raises(UserError, match="fitted on embeddings with layer stage2"):
+        inner.on(extractor)
+
+
+def test_a_classifier_of_unit_embeddings_reads_unit_embeddings(
+    extractor: Extractor, probed: tuple[Embeddings, ProbeResult]
+) -> None:
+    features, _ = probed
+    unit = replace(
+        features,
+        embedding=torch.nn.functional.normalize(features.embedding),
+        metadata={**features.metadata, "normalize": True},
+    )
+    classifier = probe_embeddings(unit, fast=True, shots=(1,), few_shot_seeds=(0,)).classifier
+    placed = classifier.on(extractor)
+    assert placed.l2_normalize and placed.head
+    torch.testing.assert_close(placed.head(unit.embedding).softmax(1), classifier.probabilities(unit.embedding))
 
 
 def test_a_fit_starts_from_the_head(

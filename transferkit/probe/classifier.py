@@ -63,6 +63,8 @@ class LinearClassifier:
             "embed_dim": extractor.embed_dim,
             "pooling": extractor.pooling,
             "weights_sha256": extractor.weights_sha256(),
+            "layer": None,
+            "features": "pooled",
         }
         for what, value in given.items():
             fitted = width if what == "embed_dim" else self.metadata.get(what, value)
@@ -74,7 +76,7 @@ class LinearClassifier:
         head = nn.Linear(width, classes, device=extractor.device)
         scale = 1 / self.temperature
         head.load_state_dict({"weight": self.weight * scale, "bias": self.bias * scale})
-        unit = self.standardisation == "l2"
+        unit = self.standardisation == "l2" or self.metadata.get("normalize", False)
         return Extractor(
             extractor.backbone, extractor.preprocessing, head, self.class_names, unit, {"regime": "frozen"}
         )
