@@ -27,6 +27,8 @@ VERBS = {
     "evaluate": ("evaluate", "similarity metrics of embeddings, and pictures"),
     "compare": ("compare", "two extractors on the same images: CKA, RSA, shared neighbours"),
     "similarity": ("similarity", "cosine similarity of two or more images"),
+    "probe": ("probe", "linear, kNN and few-shot accuracy of an extractor on labelled images"),
+    "benchmark": ("benchmark", "probes over extractors x datasets: a table, resumable"),
     "export": ("export", "hand an extractor over: a directory that other tools load, and ONNX"),
     "quickstart": ("quickstart", "transfer learning on built-in digits, start to end, no network"),
 }

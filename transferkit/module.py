@@ -32,6 +32,7 @@ from transferkit.optimizers import (
     optimizer_steps,
     parameter_groups,
 )
+from transferkit.probe import LinearClassifier
 from transferkit.versions import versions
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,8 @@ class TransferModule(LightningModule):
         label_smoothing: in [0, 1).
         dropout: on the embedding before the head, in [0, 1).
         l2_normalize: give the head L2-normalised embeddings.
+        head: ``classifier.safetensors`` of a probe of the same extractor, to start from; the data must have its
+            classes, and ``l2_normalize`` comes from it (probe, then fine-tune: Kumar et al. 2022, arXiv:2202.10054).
         preprocessing: fields to override, such as ``{image_size: 160}``; ``None`` is the weights' own.
         architecture: changes to the architecture, for random weights only.
     """
@@ -78,6 +81,7 @@ class TransferModule(LightningModule):
         label_smoothing: float = 0.0,
         dropout: float = 0.0,
         l2_normalize: bool = False,
+        head: str | None = None,
         preprocessing: dict[str, Any] | None = None,
         architecture: dict[str, Any] | None = None,
     ) -> None:
@@ -98,6 +102,10 @@ class TransferModule(LightningModule):
             self.set_classes(extractor.class_names)
             self.head = extractor.head  # kept where the data has the same classes
         self.regime, self.l2_normalize, self.dropout = regime, l2_normalize, dropout
+        if head:
+            probed = LinearClassifier.load(head).on(extractor)
+            self.set_classes(probed.class_names)
+            self.head, self.l2_normalize = probed.head, probed.l2_normalize
         self.first_trainable = first_trainable(self.backbone, regime, unfreeze_last)
         freeze(self.backbone, self.first_trainable)
         self.class_weights: Tensor | None = None
@@ -156,12 +164,21 @@ class TransferModule(LightningModule):
         return data
 
     def meet(self, data: ImageDataModule, stage: str) -> None:
-        """Exchange classes and preprocessing with the data, checking what can be checked without decoding."""
+        """Exchange classes and preprocessing with the data, checking what can be checked without decoding.
+
+        Raises:
+            UserError: the head to start from knows other classes than the data.
+        """
         data.preprocessing = self.preprocessing
         data.setup(stage)
         if stage != "fit":
             data.set_class_names(self.class_names)
         elif self.class_names != data.class_names:
+            if self.hparams["head"]:
+                raise UserError(
+                    f"the classes of {self.hparams['head']} are {', '.join(self.class_names)}, the data has "
+                    f"{', '.join(data.class_names)}; probe this data, or leave out --model.head"
+                )
             self.set_classes(data.class_names)
         if stage == "fit":
             data.loss_weights()  # refused now rather than after an hour of embedding

@@ -143,3 +143,12 @@ def test_a_tolerance_out_of_reach_ends_unconverged() -> None:
     model = fit_linear(features, target, 3, standardisation="none", c=1.0, tolerance=1e-14)
     assert not model.converged
     assert model.weight.isfinite().all()
+
+
+def test_features_that_hardly_vary_end_soon() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = 1 + 1.26e-4 * torch.randn(10, 1000, generator=generator)  # rounded by a thousandth of a deviation
+    model = fit_linear(features, torch.arange(10) % 2, 2, standardisation="zscore", c=1e-2)
+    assert not model.converged
+    assert model.iterations <= 200, "iterations without progress"
+    assert model.weight.isfinite().all()

@@ -11,7 +11,7 @@ def open_extractor(name: str, weights: str = "DEFAULT", pooling: str | None = No
 
     Args:
         name: torchvision name, Hugging Face id or directory, exported directory, or checkpoint.
-        weights: ``DEFAULT``, ``none`` (random) or a path.
+        weights: ``DEFAULT``, ``none`` (random, the same each time) or a path.
         pooling: ``None`` is the extractor's own.
 
     Raises:
@@ -21,5 +21,6 @@ def open_extractor(name: str, weights: str = "DEFAULT", pooling: str | None = No
 
     from transferkit.extractor import Extractor
 
+    torch.manual_seed(0)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return Extractor.from_pretrained(name, weights, pooling).to(device or "cpu")

@@ -102,6 +102,7 @@ def prepare(verb: str, arguments: list[str]) -> tuple[Path | None, list[str]]:
         "regime": "frozen",
         "pooling": None,
         "l2_normalize": record["l2_normalize"],
+        "head": None,
         "preprocessing": None,
         "architecture": None,
     }

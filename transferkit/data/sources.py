@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from transferkit.data.manifest import MANIFEST_SUFFIXES, SPLIT_WORDS, read_manifest
+from transferkit.data.named import manifest_of, plain_name
 from transferkit.errors import UserError
 from transferkit.images import read_image
 
@@ -114,8 +115,9 @@ def open_images(source: str | Path) -> ImageTable:
     Args:
         source: a folder of class folders; a folder with ``train`` and ``val`` and/or ``test`` (class
             folders in each, or flat: then labelless); a flat folder; one image; a CSV or Parquet manifest;
-            or the word ``digits``, scikit-learn's 1,797 handwritten digits (a folder of that name in the
-            current directory wins). Folders below a class folder belong to the class. Hidden files,
+            the word ``digits``, scikit-learn's 1,797 handwritten digits; or a dataset of torchvision's by
+            name (``cifar10``; ``named.NAMED`` lists them), downloaded when it is first asked for. A folder of
+            such a name in the current directory wins. Folders below a class folder belong to the class. Hidden files,
             ``__MACOSX`` and files without an image's extension are left out; links are followed, loops not.
 
     Raises:
@@ -124,6 +126,9 @@ def open_images(source: str | Path) -> ImageTable:
     """
     try:
         place = Path(source).expanduser()
+        name = plain_name(str(source))
+        if name and not place.exists():
+            place = manifest_of(name)
         is_folder = place.is_dir()
         if not is_folder and str(source) != DIGITS:
             place.stat()

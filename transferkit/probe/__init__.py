@@ -1,14 +1,18 @@
 """Linear, kNN and few-shot probes on embeddings: `probe_embeddings` runs them all."""
 
 from transferkit.probe.classifier import LinearClassifier
-from transferkit.probe.protocol import Predictions, ProbeResult, compare_predictions, probe_embeddings
+from transferkit.probe.directory import load_predictions, save_probe
+from transferkit.probe.protocol import PROTOCOL, Predictions, ProbeResult, compare_predictions, probe_embeddings
 from transferkit.probe.statistics import PairedComparison
 
 __all__ = [
+    "PROTOCOL",
     "LinearClassifier",
     "PairedComparison",
     "Predictions",
     "ProbeResult",
     "compare_predictions",
+    "load_predictions",
     "probe_embeddings",
+    "save_probe",
 ]

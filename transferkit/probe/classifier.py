@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from transferkit.errors import UserError
+from transferkit.extractor import Extractor
 from transferkit.files import atomic_path
 from transferkit.probe.linear import logits_of
 from transferkit.probe.standardise import Kind
@@ -48,6 +49,37 @@ class LinearClassifier:
     def probabilities(self, embedding: Tensor) -> Tensor:
         """Calibrated class probabilities `(N, K)` of raw embeddings `(N, D)`."""
         return (self.logits(embedding) / self.temperature).softmax(1)
+
+    def on(self, extractor: Extractor) -> Extractor:
+        """The extractor with this classifier as its head, to be exported or fine-tuned.
+
+        The head's weights are divided by the temperature, so that its softmax is calibrated.
+
+        Raises:
+            UserError: the classifier was fitted on embeddings of another extractor.
+        """
+        classes, width = self.weight.shape
+        given = {
+            "embed_dim": extractor.embed_dim,
+            "pooling": extractor.pooling,
+            "weights_sha256": extractor.weights_sha256(),
+            "layer": None,
+            "features": "pooled",
+        }
+        for what, value in given.items():
+            fitted = width if what == "embed_dim" else self.metadata.get(what, value)
+            if fitted != value:
+                raise UserError(
+                    f"the probe's classifier was fitted on embeddings with {what} {fitted}, "
+                    f"{extractor.name} has {value}; give the extractor that was probed, or probe this one"
+                )
+        head = nn.Linear(width, classes, device=extractor.device)
+        scale = 1 / self.temperature
+        head.load_state_dict({"weight": self.weight * scale, "bias": self.bias * scale})
+        unit = self.standardisation == "l2" or self.metadata.get("normalize", False)
+        return Extractor(
+            extractor.backbone, extractor.preprocessing, head, self.class_names, unit, {"regime": "frozen"}
+        )
 
     def save(self, path: str | Path) -> None:
         """Write tensors `weight` and `bias`, the rest as JSON under the metadata key `transferkit`."""

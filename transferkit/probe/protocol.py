@@ -20,6 +20,9 @@ from transferkit.probe.standardise import Kind
 from transferkit.probe.statistics import PairedComparison, compare_paired
 from transferkit.versions import versions
 
+PROTOCOL = 1
+"""Raised when the same embeddings would give other numbers."""
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -96,7 +99,8 @@ def probe_embeddings(
     swept = sweep(table[parts.train], train_target, val, val_target, known, fast=fast, **limits)
     best = swept.best
     seen = val_target < known
-    temperature = fit_temperature(logits_of(val, best.weight, best.bias, best.standardisation)[seen], val_target[seen])
+    on_val = logits_of(val, best.weight, best.bias, best.standardisation)
+    temperature = determined(fit_temperature(on_val[seen], val_target[seen]))
     fit_rows = torch.cat([parts.train, parts.val[seen]])
     fit_target = parts.target[fit_rows]
     final = fit_linear(table[fit_rows], fit_target, known, standardisation=best.standardisation, c=best.c, **limits)
@@ -112,7 +116,10 @@ def probe_embeddings(
     test, test_target = table[parts.test], parts.target[parts.test]
     logits = classifier.logits(test)
     warnings = parts.warnings + fit_warnings(swept, final, temperature, limits)
+    options = {"fast": fast, "seed": seed, "val_fraction": val_fraction, "test_fraction": test_fraction}
     report = {
+        "protocol": PROTOCOL,
+        "options": options,
         "embeddings": dict(embeddings.metadata),
         "versions": versions(),
         "splits": {**parts.origin, "train": len(parts.train), "val": len(parts.val), "test": len(parts.test)},
@@ -217,9 +224,14 @@ def fit_warnings(swept: Sweep, final: Fitted, temperature: float, limits: dict[s
     if missed:
         total = swept.converged.numel()
         lines.append(f"{missed} of the sweep's {total} fits did not converge to {limits['tolerance']:g}")
-    if min(temperature / TEMPERATURES[0], TEMPERATURES[1] / temperature) < 1.01:
-        lines.append(f"val does not determine a temperature; the end of its range, {temperature:g}, was taken")
+    if temperature == 1.0:
+        lines.append("val does not determine a temperature (all of its rows are right, or none); 1 was taken")
     return lines
+
+
+def determined(temperature: float) -> float:
+    """The temperature, or 1 in the place of an end of the fit's range, where the rows do not tell."""
+    return temperature if 1.01 * TEMPERATURES[0] < temperature < TEMPERATURES[1] / 1.01 else 1.0
 
 
 def predictions(embeddings: Embeddings, parts: Parts, logits: Tensor) -> Predictions:

@@ -11,6 +11,8 @@ from transferkit.probe.objective import Objective, Value
 
 MEMORY = 10
 TRIALS = 20
+PATIENCE = 50
+"""Iterations in which the loss must fall by more than the rounding of the features' precision."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Batch:
     logits: Tensor  # (N, M, K)
     value: Value
     history: deque[Pair]
+    milestone: Tensor  # (M,) loss when it was last looked at
 
 
 def minimise(objective: Objective, c: Tensor, start: Tensor, *, tolerance: float, max_iterations: int) -> Fits:
@@ -73,7 +76,10 @@ def minimise(objective: Objective, c: Tensor, start: Tensor, *, tolerance: float
     iterations = torch.zeros(len(c), dtype=torch.long)
     stuck = torch.zeros(len(c), dtype=torch.bool)
     for iteration in range(max_iterations + 1):
-        largest = batch.value.gradient.abs().amax((1, 2))
+        largest, loss = batch.value.gradient.abs().amax((1, 2)), batch.value.loss
+        if iteration % PATIENCE == 0:
+            stuck |= batch.milestone - loss <= torch.finfo(batch.logits.dtype).eps * loss.abs()
+            batch.milestone = loss
         done = (largest <= tolerance) | stuck | (iteration == max_iterations)
         if done.any():
             leaving = batch.number[done]
@@ -90,7 +96,15 @@ def begin(objective: Objective, penalty: Tensor, start: Tensor) -> Batch:
     """The batch of all classifiers at their start."""
     logits = objective.logits(start)
     value = objective(start, penalty, logits, logits, torch.zeros_like(penalty))
-    return Batch(torch.arange(len(start)), penalty, start, logits, value, deque(maxlen=MEMORY))
+    return Batch(
+        torch.arange(len(start)),
+        penalty,
+        start,
+        logits,
+        value,
+        deque(maxlen=MEMORY),
+        torch.full_like(penalty, torch.inf),
+    )
 
 
 def keep(batch: Batch, rows: Tensor) -> Batch:
@@ -103,6 +117,7 @@ def keep(batch: Batch, rows: Tensor) -> Batch:
         parameters=batch.parameters[rows],
         logits=batch.logits[:, rows],
         value=Value(value.loss[rows], value.gradient[rows], value.curvature[rows]),
+        milestone=batch.milestone[rows],
         history=deque((Pair(*(part[rows] for part in pair)) for pair in batch.history), maxlen=MEMORY),
     )
 

@@ -38,8 +38,9 @@ class Standardisation:
         if kind != "zscore":
             return centred
         deviation = (sum_rows(rows.square() for rows in centred.chunks(features)) / len(features)).sqrt()
-        # What rounding leaves of a constant feature is not a deviation.
-        flat = deviation <= 4 * torch.finfo(features.dtype).eps * mean.abs()
+        # A layer on raw float32 rows cannot tell such a feature from a constant: its products are rounded by more
+        # than a thousandth of its deviation.
+        flat = deviation <= 1000 * torch.finfo(features.dtype).eps * mean.abs()
         return cls(kind, mean, deviation.masked_fill(flat, 1))
 
     def row_scale(self, features: Tensor) -> Tensor | None:

@@ -1,0 +1,94 @@
+"""``benchmark``: probes over extractors x datasets, stopped and continued at will."""
+
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from transferkit.benchmark.cells import Approach
+from transferkit.commands import report
+from transferkit.commands.extractors import open_extractor
+from transferkit.commands.parse import call
+from transferkit.errors import UserError
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command; the exit status."""
+    return call(benchmark, arguments)
+
+
+def benchmark(
+    extractors: dict[str, dict[str, Any]] | None = None,
+    datasets: dict[str, str] | None = None,
+    out: str = "runs/benchmark",
+    resume: bool = True,
+    fast: bool = False,
+    seed: int = 0,
+    val_fraction: float = 0.15,
+    test_fraction: float = 0.2,
+    on_error: Literal["fail", "skip"] = "fail",
+    json: bool = False,
+) -> int:
+    """Probe several extractors on several datasets: a table, a CSV file and a picture.
+
+    Each cell is kept as soon as it is measured; run again, only what is missing, failed or no longer valid is
+    measured. The protocol is that of ``transferkit probe``.
+
+    Args:
+        extractors: name in the table -> extractor, weights, pooling; the others are compared with the first.
+        datasets: name in the table -> folder, manifest, ``digits``, or a dataset of torchvision's by name
+            (cifar10, cifar100, country211, dtd, eurosat, fashionmnist, fgvcaircraft, flowers102, food101, mnist,
+            oxfordiiitpet, stl10, svhn), which is downloaded.
+        out: directory for cells, benchmark.md, benchmark.csv and benchmark.png.
+        resume: keep the cells that are there and still valid; false measures all of them again.
+        fast: sweep C coarse to fine.
+        seed: of the parts that are drawn.
+        val_fraction: share of train to select on, where no val is given beside a test.
+        test_fraction: share of all to report on, where no splits are given.
+        on_error: unreadable images: ``fail`` fails the cell, ``skip`` leaves them out.
+        json: print the cells as one JSON object.
+    """
+    from transferkit.benchmark import grid, table
+
+    if not extractors or not datasets:
+        missing = "extractors" if not extractors else "datasets"
+        raise UserError(f"no {missing} to benchmark; name them in a config, as --config benchmark.yaml does")
+    approaches = {name: read_approach(name, entry) for name, entry in extractors.items()}
+    options = {"fast": fast, "seed": seed, "val_fraction": val_fraction, "test_fraction": test_fraction}
+    place = Path(out)
+    cells = grid.run(place, approaches, datasets, open_extractor, resume=resume, on_error=on_error, options=options)
+    if json:
+        report.as_json({"cells": [asdict(cell) for cell in cells]})
+    else:
+        print_table(table.rows_of(cells, table.comparisons(place, cells)))
+    failed = [cell for cell in cells if cell.error]
+    if failed:
+        report.note(
+            f"{len(failed)} of {len(cells)} cells could not be measured; their reasons are in {out}/{table.MARKDOWN}"
+        )
+    report.written(*(place / name for name in (table.MARKDOWN, table.CSV, table.PICTURE) if (place / name).is_file()))
+    return 0
+
+
+def read_approach(name: str, entry: dict[str, Any]) -> Approach:
+    """An entry of the config's ``extractors``.
+
+    Raises:
+        UserError: options that an extractor does not have, or no ``extractor``.
+    """
+    takes = [field.name for field in fields(Approach)]
+    unknown = sorted(set(entry) - set(takes))
+    if unknown or "extractor" not in entry:
+        fault = f"has no option {unknown[0]!r}" if unknown else "has no 'extractor'"
+        raise UserError(f"extractors: {name!r} {fault}; it takes {', '.join(takes)}")
+    for option, value in entry.items():
+        if not isinstance(value, str) and (value is not None or option != "pooling"):
+            raise UserError(f"extractors: {option} of {name!r} is {value!r}; give text")
+    return Approach(**entry)
+
+
+def print_table(rows: list[dict[str, str]]) -> None:
+    """What fits on a screen; the files hold the rest."""
+    hidden = ("library", "2-shot", "8-shot")
+    kept = [{name: text for name, text in row.items() if name not in hidden} for row in rows]
+    if kept:
+        report.table(list(kept[0]), [list(row.values()) for row in kept])
