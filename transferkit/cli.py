@@ -22,6 +22,10 @@ VERBS = {
     "validate": ("fit", "metrics of a checkpoint on the validation split"),
     "test": ("fit", "metrics, predictions and embeddings of the test split"),
     "predict": ("fit", "classify images that need no labels"),
+    "index": ("index", "a directory of embeddings to search in"),
+    "search": ("search", "the images of an index nearest to a query"),
+    "regions": ("regions", "one embedding a box, from boxes in a CSV or COCO file"),
+    "duplicates": ("duplicates", "near-duplicates, and those that leak between splits"),
     "quickstart": ("quickstart", "transfer learning on built-in digits, start to end, no network"),
 }
 
