@@ -77,12 +77,14 @@ def report(embeddings: "Embeddings", found: "Duplicates", same: dict[str, str], 
         content = {"images": len(paths), "threshold": threshold, "groups": groups}
         as_json({**content, "leaks": leaks, "leak_count": found.leak_count})
         return
-    rows = [[number, *identical(group, paths, same, row), paths[row], labels[row], splits[row]]
+    rows = [[number, paths[row], labels[row], splits[row], identical(group, paths, same, row)]
             for number, group in enumerate(found.groups, 1) for row in group]  # fmt: skip
     if rows:
         images = sum(map(len, found.groups))
         title = f"{len(found.groups)} groups of {images} images with cosine {threshold:g} or more"
-        table(["group", "same file as", "path", "label", "split"], rows[:SHOWN], title)
+        columns = ["group", "path", "label", "split", "same file as"]
+        width = len(columns) - all(row[-1] is None for row in rows)  # a column only where it says something
+        table(columns[:width], [row[:width] for row in rows[:SHOWN]], title)
         more(len(rows))
     if found.leaks:
         shown = [[leak.cosine, splits[leak.first], paths[leak.first], splits[leak.second], paths[leak.second]]
@@ -94,10 +96,10 @@ def report(embeddings: "Embeddings", found: "Duplicates", same: dict[str, str], 
         print(f"no two of {len(paths):,} images have a cosine of {threshold:g} or more")
 
 
-def identical(group: list[int], paths: Any, same: dict[str, str], row: int) -> list[str | None]:
+def identical(group: list[int], paths: Any, same: dict[str, str], row: int) -> str | None:
     """Path of the first file of a group with the same bytes, if that is another."""
     first = next((other for other in group if same and same[paths[other]] == same[paths[row]]), row)
-    return [None if first == row else paths[first]]
+    return None if first == row else str(paths[first])
 
 
 def more(count: int) -> None:

@@ -135,7 +135,7 @@ def as_map(features: Tensor, height: int, width: int) -> Tensor:
         (rows for rows in range(1, tokens + 1) if tokens % rows == 0),
         key=lambda rows: abs(torch.tensor(rows * rows * width / (tokens * height)).log().item()),
     )
-    return features.transpose(1, 2).unflatten(2, (rows, tokens // rows))
+    return features.transpose(1, 2).reshape(len(features), -1, rows, tokens // rows)  # (B, C, h, w)
 
 
 def spans_of(boxes: Sequence[Box]) -> list[range]:

@@ -112,12 +112,13 @@ def csv_boxes(file: Path) -> Iterator[Box | str]:
 def coco_boxes(file: Path) -> Iterator[Box | str]:
     """A box or a fault for each annotation of a COCO file."""
     content = json.loads(file.read_text(encoding="utf-8"))
-    parts = [content.get(name) if isinstance(content, dict) else None for name in ("images", "annotations")]
-    if not all(isinstance(part, list) for part in parts):
+    content = content if isinstance(content, dict) else {}
+    images, annotations = content.get("images"), content.get("annotations")
+    if not isinstance(images, list) or not isinstance(annotations, list):
         raise ValueError("no lists images and annotations, as COCO files have them")
-    names = by_id(parts[0], "file_name")
+    names = by_id(images, "file_name")
     classes = by_id(content.get("categories"), "name")
-    for position, record in enumerate(parts[1]):
+    for position, record in enumerate(annotations):
         number = record.get("id", position) if isinstance(record, dict) else position
         if not isinstance(record, dict) or type(number) is not int:
             yield f"annotation at position {position}: no record with a whole number as its id"
@@ -143,11 +144,11 @@ def box(number: int, path: Any, corners: Sequence[Any], label: str | None) -> Bo
     path = path.removeprefix("./") if isinstance(path, str) else path
     if not path:
         return f"row {number}: it names no image"
-    found = [as_number(corner) for corner in corners]
+    found = [value for corner in corners if (value := as_number(corner)) is not None]
     shown = ", ".join(str(corner)[:20] for corner in corners)
-    if any(corner is None for corner in found):
+    if len(found) < 4:
         return f"row {number}: {shown} are not four finite numbers"
-    made = Box(number, path, *[corner or 0.0 for corner in found], label=label)
+    made = Box(number, path, found[0], found[1], found[2], found[3], label)
     return f"row {number}: the box {shown} is empty (x1 < x2 and y1 < y2 are wanted)" if made.is_empty else made
 
 

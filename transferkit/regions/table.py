@@ -75,7 +75,7 @@ def embed_regions(
         raise UserError(f"{len(broken)} boxes have no pixels: {named}{more}; correct them, or --on_error skip")
     given = [boxes[row] for row in rows]
     inside = [box.clip(*sizes[box.path]) for box in given]
-    used = set(box.path for box in given)
+    used = {box.path for box in given}
     splits = dict(zip(images.paths, images.splits, strict=True))
     metadata = metadata_of(extractor, images.select([i for i, path in enumerate(images.paths) if path in used]), method)
     values = torch.cat(parts)

@@ -66,11 +66,11 @@ def build_index(
     before = [known.get((path, now)) if now else None for path, now in zip(images.paths, stamps, strict=True)]
     pending = [row for row, previous in enumerate(before) if previous is None]
     fresh = cached_features(extractor, images.select(pending)) if pending else None
-    row_in_fresh = {path: row for row, path in enumerate(fresh.paths)} if fresh else {}
+    row_in_fresh = {path: row for row, path in enumerate(fresh.paths)} if fresh is not None else {}
     rows = [row for row, path in enumerate(images.paths) if before[row] is not None or path in row_in_fresh]
     if not rows:
         raise UserError(f"none of the {len(images)} images can be read; see transferkit scan {images.source}")
-    kept_images, broken = images.select(rows), dict(fresh.metadata["broken"]) if fresh else {}
+    kept_images, broken = images.select(rows), dict(fresh.metadata["broken"]) if fresh is not None else {}
     kind = kind or (old.kind if old else "exact")
     if kind == "auto":
         kind = approximate.choose(len(rows), extractor.embed_dim)
@@ -80,7 +80,7 @@ def build_index(
     embedding = torch.empty(len(rows), extractor.embed_dim)
     if old and (previous >= 0).any():
         embedding[previous >= 0] = old.embedding()[previous[previous >= 0]]
-    if fresh:
+    if fresh is not None:
         added = [row_in_fresh[images.paths[row]] for row in rows if before[row] is None]
         embedding[previous < 0] = fresh.embedding[torch.tensor(added, dtype=torch.long)]
 

@@ -64,7 +64,7 @@ class ImageIndex:
         path = self.folder / TABLE
         if rows is None:
             return Embeddings.load(path).embedding
-        groups, place_of_group = (rows // GROUP_ROWS).unique(return_inverse=True)
+        groups, place_of_group = torch.unique(rows // GROUP_ROWS, return_inverse=True)
         with pq.ParquetFile(path) as file:
             column = file.read_row_groups(groups.tolist(), columns=["embedding"])["embedding"]
         chunks = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
@@ -89,8 +89,8 @@ class ImageIndex:
         for part, what in (("weights_sha256", "weights"), ("pooling", "pooling"), ("preprocessing", "preprocessing")):
             if recorded[part] != given[part]:
                 raise UserError(
-                    f"{self.folder} was built with {recorded['source']} ({recorded['pooling']}), and the {what} of "
-                    f"{extractor.name} ({extractor.pooling}) differ; use that extractor, or index anew with --overwrite"
+                    f"{self.folder} was built with {recorded['source']} ({recorded['pooling']}); {extractor.name} "
+                    f"({extractor.pooling}) has other {what}; use the former, or index anew with --overwrite"
                 )
 
 
@@ -120,8 +120,8 @@ def open_index(folder: str | Path) -> ImageIndex:
             raise UserError(f"{folder} has format {record['format']}, this version reads {FORMAT}; update transferkit")
         columns = ["path", "label", "split", "size", "mtime_ns", "place"]
         table = pq.read_table(folder / TABLE, columns=columns).to_pydict()
-        texts = (tuple(table[name]) for name in ("path", "label", "split"))
-        images = ImageTable(record["images"], *texts, source=record["images"])
+        paths, labels, splits = (tuple(table[name]) for name in ("path", "label", "split"))
+        images = ImageTable(record["images"], paths, labels, splits, source=record["images"])
         width = pq.read_schema(folder / TABLE).field("embedding").type.list_size
         if len(images) != record["rows"] or width != record["extractor"]["embed_dim"]:
             raise ValueError(f"{TABLE} is {len(images)} x {width}, {RECORD} says otherwise")

@@ -76,10 +76,12 @@ def find_duplicates(embeddings: Embeddings, threshold: float = 0.97) -> Duplicat
     if len(members) and len(names) > 1:
         for first, second, cosine in similar_pairs(values[members], threshold):
             across = (codes[first] != codes[second]) & (codes[first] >= 0) & (codes[second] >= 0)
-            pair = (members[first[across]].tolist(), members[second[across]].tolist(), cosine[across].tolist())
-            found = [Leak(*leak) for leak in zip(*pair, strict=True)]
-            count += len(found)
-            leaks = sorted([*leaks, *found], key=lambda leak: (-leak.cosine, leak))[:MOST_LEAKS]
+            count += int(across.sum())
+            first, second, cosine = members[first[across]], members[second[across]], cosine[across]
+            best = cosine.argsort(descending=True, stable=True)[:MOST_LEAKS]  # millions where many images are blank
+            parts = (part[best].tolist() for part in (first, second, cosine))
+            leaks += [Leak(*leak) for leak in zip(*parts, strict=True)]
+            leaks = sorted(leaks, key=lambda leak: (-leak.cosine, leak))[:MOST_LEAKS]
     return Duplicates(groups, leaks, count, len(zero_rows(values)))
 
 

@@ -26,18 +26,15 @@ h1 { font-size: 1.4rem; margin: 0 0 .25rem }
 h2 { font-size: 1rem; margin: 1.75rem 0 .75rem }
 p { color: var(--soft); margin: 0; overflow-wrap: anywhere }
 ol { list-style: none; margin: 0; padding: 0; display: grid; gap: 1rem;
-  grid-template-columns: repeat(auto-fill, minmax(min(100%, 9.5rem), 1fr)) }
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 10.5rem), 1fr)) }
 li { border: 1px solid var(--line); border-radius: .5rem; overflow: hidden; background: var(--card) }
 .picture { aspect-ratio: 1; display: grid; place-items: center; color: var(--soft); text-align: center;
   padding: .25rem; background: light-dark(#e9ebee, #101216) }
 img { display: block; width: 100%; height: 100%; object-fit: contain; min-height: 0 }
-dl { margin: 0; padding: .5rem .65rem .65rem; font-size: .85rem; display: grid; grid-template-columns: auto 1fr;
-  gap: 0 .5rem }
-dt { color: var(--soft) }
-dd { margin: 0; overflow-wrap: anywhere; min-width: 0 }
-.rank { font-weight: 600 }
-.cosine { font-variant-numeric: tabular-nums; text-align: right }
-.wide { grid-column: 1 / -1 }
+.words { padding: .5rem .65rem .65rem; font-size: .85rem; overflow-wrap: anywhere }
+.first { display: flex; justify-content: space-between; gap: .5rem; white-space: nowrap;
+  font-variant-numeric: tabular-nums }
+.soft { color: var(--soft) }
 """.strip()
 
 
@@ -64,7 +61,7 @@ def write_page(
         asked = list(pool.map(lambda query: picture(query[1], query[0]), queries))
         found = list(pool.map(lambda hit: picture(hit[1], f"result {hit[0].rank}: {hit[0].path}"), hits))
     query_cards = (
-        f'<li>{image}<dl><dd class="wide">{text(name)}</dd></dl></li>'
+        f'<li>{image}<div class="words soft">{breakable(name)}</div></li>'
         for image, (name, _) in zip(asked, queries, strict=True)
     )
     hit_cards = (card(image, hit) for image, (hit, _) in zip(found, hits, strict=True))
@@ -89,10 +86,10 @@ def write_page(
 
 def card(image: str, hit: Hit) -> str:
     """One result: picture, rank, cosine, label and path."""
-    label = f"<dt>label</dt><dd>{text(hit.label)}</dd>" if hit.label is not None else ""
+    label = f'<div><span class="soft">label</span> {text(hit.label)}</div>' if hit.label is not None else ""
     return (
-        f'<li>{image}<dl><dd class="rank">{hit.rank}</dd><dd class="cosine">cosine {hit.cosine:.4f}</dd>'
-        f'{label}<dd class="wide">{text(hit.path)}</dd></dl></li>'
+        f'<li>{image}<div class="words"><div class="first"><b>{hit.rank}</b><span>cosine {hit.cosine:.4f}</span></div>'
+        f'{label}<div class="soft">{breakable(hit.path)}</div></div></li>'
     )
 
 
@@ -117,3 +114,8 @@ def thumbnail(image: Tensor) -> str:
 def text(value: str) -> str:
     """Text for HTML, in an attribute too; control and direction marks of a file name are shown, not obeyed."""
     return escape("".join(c if c.isprintable() else repr(c)[1:-1] for c in value))
+
+
+def breakable(path: str) -> str:
+    """A path as HTML, its lines broken behind slashes first."""
+    return text(path).replace("/", "/<wbr>")
