@@ -23,7 +23,7 @@ def clusters(rows: int, width: int, seed: int = 0) -> Tensor:
     return unit_rows(centres[which] + 0.7 * torch.randn(rows, width, generator=generator))
 
 
-@pytest.mark.parametrize("factory", ["Flat", "HNSW16", "IVF32,Flat", "IVF32,PQ16x4", "PCA16,SQ8"])
+@pytest.mark.parametrize("factory", ["Flat", "HNSW16", "IVF32,Flat", "IVF32,PQ4x4", "PCA16,SQ8"])
 def test_measured_recall_is_the_recall(factory: str) -> None:
     unit = clusters(2000, 32)
     index = approximate.build(unit, factory)
@@ -43,11 +43,19 @@ def test_measured_recall_is_the_recall(factory: str) -> None:
     assert found / (10 * len(queries)) == pytest.approx(tuned.recall, abs=0.03)
 
 
+def test_the_search_is_widened_until_it_finds_enough() -> None:
+    unit = unit_rows(torch.randn(1000, 32))  # no clusters: the nearest rows are spread over many lists
+    index = approximate.build(unit, "IVF64,Flat")
+    tuned = approximate.tune(index, unit, torch.arange(1000))
+    assert tuned.settings["nprobe"] > 8 and tuned.recall >= approximate.TARGET
+    assert index.nprobe == tuned.settings["nprobe"]
+
+
 def test_removed_rows_are_passed_over() -> None:
     unit = clusters(500, 16)
     index = approximate.build(unit, "HNSW32")
     query = unit[0]
-    gone = top_k(query[None], unit, 300)[1][0]  # all that is near
+    gone = top_k(query[None], unit, 60)[1][0]  # all that is near
     row_of_place = torch.arange(500)
     row_of_place[gone] = -1
     rows = approximate.nearest(index, query, row_of_place, 20)
@@ -74,7 +82,7 @@ def test_only_the_file_that_was_written_is_read(tmp_path: Path) -> None:
     digest = approximate.write(approximate.build(unit, "Flat"), file)
     assert approximate.read(file, digest).ntotal == 100
     file.write_bytes(file.read_bytes()[:-1] + b"\0")
-    with pytest.raises(UserError, match="not the file that index.json names"):
+    with pytest.raises(UserError, match="not the file that"):
         approximate.read(file, digest)
     file.write_bytes(b"IxFI" + b"\xff" * 40)
     with pytest.raises(UserError, match="this faiss cannot read"):

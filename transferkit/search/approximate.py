@@ -126,7 +126,7 @@ def widest(index: Any, rows: int) -> tuple[str, int]:
         for found in ranges:
             if found.name == name:
                 values = [found.values.at(number) for number in range(found.values.size())]
-                return name, int(max(values)) if name == "nprobe" else min(1024, rows)
+                return name, int(2 * max(values)) if name == "nprobe" else min(1024, rows)  # all lists; 1024 candidates
     return "", 0
 
 
