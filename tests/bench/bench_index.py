@@ -93,6 +93,7 @@ def main() -> None:
     kinds = options.index or ["Flat", "HNSW32", approximate.choose(max(options.rows, 1_000_000), options.width)]
     first, truth = exact(unit, queries)
     rows = [first]
+    print(*first, flush=True)
     for factory in kinds:
         rows.append(approximately(factory, unit, queries, truth))
         print(*rows[-1], flush=True)

@@ -65,9 +65,9 @@ def test_removed_rows_are_passed_over() -> None:
 def test_choice_by_size() -> None:
     assert approximate.choose(1_000, 512) == "exact"
     assert approximate.choose(200_000, 512).startswith("HNSW")
-    assert approximate.choose(1_000_000, 512) == "IVF4096,PQ64"
-    assert approximate.choose(1_000_000, 1000) == "IVF4096,PQ125"
-    assert approximate.choose(1_000_000, 7) == "IVF4096,PQ1"
+    assert approximate.choose(1_000_000, 512) == "IVF2048,PQ64"
+    assert approximate.choose(1_000_000, 1000) == "IVF2048,PQ125"
+    assert approximate.choose(1_000_000, 7) == "IVF2048,PQ1"
 
 
 @pytest.mark.parametrize("factory", ["nonsense", "IVF64,PQ5", "IVF4096,Flat", "", "PQ64x"])

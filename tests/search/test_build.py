@@ -14,7 +14,9 @@ from transferkit.data.sources import open_images
 from transferkit.embeddings import Embeddings
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
-from transferkit.search import Change, ImageIndex, absolute_source, build_index, find, mean_direction, open_index
+from transferkit.search.build import Change, absolute_source, build_index
+from transferkit.search.directory import ImageIndex, open_index
+from transferkit.search.query import find, mean_direction
 
 SOURCE = {"source": "somewhere", "weights": "DEFAULT"}
 

@@ -9,7 +9,8 @@ import torch
 from transferkit.data.sources import open_images
 from transferkit.embeddings import Embeddings
 from transferkit.errors import UserError
-from transferkit.search import duplicates, find_duplicates, open_embeddings
+from transferkit.search import duplicates
+from transferkit.search.duplicates import find_duplicates, open_embeddings
 
 
 def table(embedding: torch.Tensor, splits: list[str | None]) -> Embeddings:

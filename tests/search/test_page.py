@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from transferkit.images import ImageError
-from transferkit.search import Hit, write_page
+from transferkit.search.page import write_page
+from transferkit.search.query import Hit
 
 NASTY = "a/<script>document.title='owned'</script>\" onerror=\"x\u202egnp.jpg"
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -9,7 +9,9 @@ import torch
 from transferkit.data.sources import open_images
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
-from transferkit.search import ImageIndex, build_index, find, find_row, mean_direction
+from transferkit.search.build import build_index
+from transferkit.search.directory import ImageIndex
+from transferkit.search.query import find, find_row, mean_direction
 
 
 @pytest.fixture

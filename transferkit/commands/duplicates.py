@@ -7,7 +7,7 @@ from transferkit.commands.report import as_json, note, table
 
 if TYPE_CHECKING:
     from transferkit.embeddings import Embeddings
-    from transferkit.search import Duplicates
+    from transferkit.search.duplicates import Duplicates
 
 SHOWN = 50  # rows of a table; --json has all
 
@@ -39,7 +39,7 @@ def duplicates(
         weights: DEFAULT or a weights file, for a torchvision or Hugging Face extractor.
         json: print one JSON object.
     """
-    from transferkit.search import find_duplicates, open_embeddings
+    from transferkit.search.duplicates import find_duplicates, open_embeddings
 
     embeddings = open_embeddings(images)
     same: dict[str, str] = {}

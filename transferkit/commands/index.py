@@ -7,7 +7,8 @@ from transferkit.commands.parse import call
 from transferkit.commands.report import as_json, next_command, note, table, written
 
 if TYPE_CHECKING:
-    from transferkit.search import Change, ImageIndex
+    from transferkit.search.build import Change
+    from transferkit.search.directory import ImageIndex
 
 
 def main(arguments: list[str]) -> int:
@@ -44,7 +45,8 @@ def index(
     """
     from transferkit.commands.extractors import open_extractor
     from transferkit.data.sources import open_images
-    from transferkit.search import absolute_source, build_index, open_index
+    from transferkit.search.build import absolute_source, build_index
+    from transferkit.search.directory import open_index
 
     source = absolute_source(extractor or "resnet18", weights)
     if extractor is None and not overwrite and (Path(out) / "index.json").is_file():

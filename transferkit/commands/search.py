@@ -12,7 +12,7 @@ from transferkit.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from transferkit.search import ImageIndex
+    from transferkit.search.directory import ImageIndex
 
 
 def main(arguments: list[str]) -> int:
@@ -41,7 +41,8 @@ def search(
         html: write the results with thumbnails as one HTML file, too.
         json: print one JSON object.
     """
-    from transferkit.search import find, find_row, mean_direction, open_index
+    from transferkit.search.directory import open_index
+    from transferkit.search.query import find, find_row, mean_direction
 
     if bool(query) == (row is not None):
         raise UserError(f"give images to search for, or --row with an indexed one: transferkit search {index} A.jpg")
@@ -66,7 +67,7 @@ def search(
     else:
         table(["rank", "cosine", "path", "label"], [[hit.rank, hit.cosine, hit.path, hit.label] for hit in hits])
     if html:
-        from transferkit.search import write_page
+        from transferkit.search.page import write_page
 
         summary = f"{len(hits)} of {len(opened):,} images in {opened.images.root}, nearest by cosine first"
         asked = [(name, reader(opened, name, left_out)) for name in names]

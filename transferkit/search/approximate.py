@@ -54,7 +54,7 @@ def choose(rows: int, width: int) -> str:
         return "exact"
     if rows < HNSW_ROWS:
         return "HNSW32"
-    lists = 2 ** round(math.log2(4 * rows**0.5))
+    lists = 2 ** round(math.log2(2 * rows**0.5))
     parts = max(part for part in range(1, max(1, width // 8) + 1) if width % part == 0)  # bytes a row
     return f"IVF{lists},PQ{parts}"
 
