@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -154,6 +155,26 @@ def test_a_damaged_index(build: Callable[..., tuple[ImageIndex, Change]], harm: 
         (folder / "index.json").write_text(harm)
     with pytest.raises(UserError, match=r"damaged index|update transferkit"):
         open_index(folder)
+
+
+def test_an_index_without_images(build: Callable[..., tuple[ImageIndex, Change]]) -> None:
+    folder = build()[0].folder
+    table = pq.read_table(folder / "embeddings.parquet")
+    pq.write_table(table.slice(0, 0), folder / "embeddings.parquet")
+    record = json.loads((folder / "index.json").read_text())
+    (folder / "index.json").write_text(json.dumps(record | {"rows": 0}))
+    with pytest.raises(UserError, match="holds no images"):
+        open_index(folder)
+
+
+def test_embeddings_without_direction_are_counted(pictures: Path, tmp_path: Path) -> None:
+    extractor = transformer("vit", "cls")
+    for parameter in extractor.backbone.model.layernorm.parameters():  # type: ignore[union-attr]
+        torch.nn.init.zeros_(parameter)
+    index, change = build_index(open_images(pictures), tmp_path / "index", extractor, SOURCE)
+    assert change.zero_rows == 12
+    hits = find(index, torch.eye(extractor.embed_dim)[0], 3)
+    assert [(hit.path, hit.cosine) for hit in hits] == [(f"even/{n:02d}.png", 0) for n in (0, 2, 4)]
 
 
 def test_no_index(tmp_path: Path) -> None:

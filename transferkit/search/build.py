@@ -149,7 +149,7 @@ def vectors(
     unit = unit_rows(embedding)
     index, trained = None, len(unit)
     if old and old.kind == kind:
-        index, trained = old.faiss(), old.record["faiss"]["trained_rows"]
+        index, trained = old.faiss, old.record["faiss"]["trained_rows"]
         new = previous < 0
         total = index.ntotal + int(new.sum())
         if len(unit) < (1 - DEAD) * total or len(unit) > GROWTH * trained:

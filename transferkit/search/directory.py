@@ -7,6 +7,7 @@ file when it was embedded, and ``place``, the number of its vector in ``index.fa
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 from transferkit.files import atomic_path
 from transferkit.search import approximate
+from transferkit.similarity import unit_rows
 
 RECORD = "index.json"
 TABLE = "embeddings.parquet"
@@ -71,8 +73,14 @@ class ImageIndex:
         values = torch.from_numpy(np.concatenate(chunks)).reshape(-1, self.record["extractor"]["embed_dim"])
         return values[place_of_group * GROUP_ROWS + rows % GROUP_ROWS]  # only the last group of a file is short
 
+    @cached_property
+    def unit(self) -> Tensor:
+        """All embeddings at unit length, float32 (N, D), kept once read."""
+        return unit_rows(self.embedding())
+
+    @cached_property
     def faiss(self) -> Any:
-        """The approximate index, read only if it is the file that ``index.json`` names by its SHA-256.
+        """The approximate index, kept once read; only the file that ``index.json`` names by its SHA-256 is read.
 
         faiss trusts the files it reads. The hash finds a file that was damaged or exchanged; it is no signature:
         of a directory from somebody else only the Parquet and JSON are safe to read (exact search).

@@ -39,9 +39,9 @@ def find(index: ImageIndex, query: Tensor, k: int, exact: bool = False, leave_ou
         raise UserError(f"k = {k}: ask for at least 1 image")
     wanted = min(k, len(index)) + (leave_out is not None)
     if exact or index.kind == "exact":
-        cosine, rows = (part[0] for part in top_k(query[None], unit_rows(index.embedding()), wanted, normalize=False))
+        cosine, rows = (part[0] for part in top_k(query[None], index.unit, wanted, normalize=False))
     else:
-        faiss_index = index.faiss()
+        faiss_index = index.faiss
         row_of_place = torch.full((faiss_index.ntotal,), -1)
         row_of_place[index.places] = torch.arange(len(index))
         proposed = approximate.nearest(faiss_index, query, row_of_place, approximate.candidates(wanted))
