@@ -74,5 +74,5 @@ def regions(
     else:
         table(list(summary), [list(summary.values())])
     written(Path(out))
-    next_command("duplicates", out)
+    next_command("evaluate", out, "--out", Path(out).with_suffix(""))
     return 0

@@ -205,7 +205,7 @@ def read(path: Path, expected: str) -> Any:
         UserError: faiss is not installed, the file is not there, or is another one.
     """
     faiss = library()
-    remedy = "search with --exact true, or index anew with --overwrite"
+    remedy = "search with --exact, or index anew with --overwrite"
     if not path.is_file():
         raise UserError(f"{path} is missing; {remedy}")
     if sha256(path) != expected:
