@@ -123,7 +123,11 @@ def test_faiss(here: Path, extractors: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert found(transferkit("search", "index", "photos/val/limes/2.jpg", "--exact", "--json")) == approximate
     monkeypatch.setitem(sys.modules, "faiss", None)
     assert "pip install 'transferkit[faiss]'" in refused("search", "index", "photos/val/limes/2.jpg")
-    assert "pip install 'transferkit[faiss]'" in refused("index", "photos", "--index", "Flat", "--out", "new", *one)
+    assert (
+        "pip install 'transferkit[faiss]'"
+        in transferkit("index", "photos", "--index", "auto", "--out", "new", *one).err
+    )
+    assert "pip install 'transferkit[faiss]'" in refused("index", "photos", "--index", "Flat", "--out", "newer", *one)
 
 
 def test_duplicates(here: Path, extractors: Path) -> None:

@@ -94,6 +94,7 @@ def test_only_the_file_that_was_written_is_read(tmp_path: Path) -> None:
 
 def test_without_faiss_the_remedy_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
+    assert approximate.choose(1_000_000, 512) == "exact"
     with pytest.raises(UserError) as error:
         approximate.build(clusters(100, 16), "Flat")
     assert str(error.value) == (

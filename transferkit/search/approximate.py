@@ -6,6 +6,7 @@ code (PQ) costs no order among the rows it proposed.
 
 import hashlib
 import math
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,14 +44,19 @@ def library() -> Any:
     return faiss
 
 
+def is_installed() -> bool:
+    """Whether there is a faiss to import."""
+    return find_spec("faiss") is not None
+
+
 def choose(rows: int, width: int) -> str:
-    """The kind of index for a table: exact, HNSW, or IVF-PQ, by size.
+    """The kind of index for a table: exact, HNSW, or IVF-PQ, by size; exact where faiss is not installed.
 
     Args:
         rows: N.
         width: D.
     """
-    if rows < EXACT_ROWS:
+    if rows < EXACT_ROWS or not is_installed():
         return "exact"
     if rows < HNSW_ROWS:
         return "HNSW32"

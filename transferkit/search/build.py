@@ -50,7 +50,8 @@ def build_index(
         folder: the index directory.
         extractor: the extractor, on the device to use.
         source: ``source`` and ``weights`` that open the extractor again, recorded as they are.
-        kind: ``exact``, ``auto``, or a factory string of faiss; None: as before, at first ``exact``.
+        kind: ``exact``, ``auto`` (exact where faiss is not installed), or a factory string of faiss; None: as
+            before, at first ``exact``.
         overwrite: replace an index of whatever images and extractor.
 
     Raises:
@@ -96,7 +97,7 @@ def build_index(
     }
     metadata = describe(extractor, kept_images) | {"broken": broken}
     table = Embeddings(embedding, kept_images.paths, kept_images.labels, kept_images.splits, metadata)
-    write_index(folder, record, table, [s for row in rows if (s := stamps[row])], places, faiss_index)
+    write_index(folder, record, table, [stamps[row] or (0, 0) for row in rows], places, faiss_index)
     return open_index(folder), compare(old, kept_images, previous, broken, len(zero_rows(embedding)))
 
 
