@@ -118,11 +118,11 @@ def tune(index: Any, unit: Tensor, row_of_place: Tensor, k: int = 10) -> Tuned:
         return Tuned(1.0, 0, {})
     exact = without(sample, top_k(unit[sample], unit, k + 1, normalize=False)[1], k)
     knob, top = widest(index, len(unit))
-    value = {"nprobe": 1, "efSearch": 128}.get(knob, 0)
+    value = {"nprobe": 1, "efSearch": 256}.get(knob, 0)
     while True:
         if knob:
             library().ParameterSpace().set_index_parameter(index, knob, value)
-        found = [nearest(index, unit[row], row_of_place, candidates(k + 1)) for row in sample]
+        found = [nearest(index, unit[row], row_of_place, candidates(k)) for row in sample]
         ranked = [rerank(unit[row], rows, unit[rows], k + 1)[1] for row, rows in zip(sample, found, strict=True)]
         hits = sum(
             len(set(mine[mine != row].tolist()[:k]) & set(theirs.tolist()))
@@ -156,7 +156,7 @@ def without(rows: Tensor, found: Tensor, k: int) -> Tensor:
 
 def candidates(k: int) -> int:
     """How many rows faiss proposes where k are wanted."""
-    return max(100, 10 * k)
+    return max(200, 20 * k)
 
 
 def nearest(index: Any, query: Tensor, row_of_place: Tensor, wanted: int) -> Tensor:

@@ -29,7 +29,7 @@ RECORD = "index.json"
 TABLE = "embeddings.parquet"
 FAISS = "index.faiss"
 FORMAT = 1
-GROUP_ROWS = 1024  # a few rows are read without the rest: 2 MB a group of 512-d embeddings
+GROUP_ROWS = 256  # a few rows are read without the rest: half a MB a group of 512-d embeddings
 
 Stamp = tuple[int, int]
 """Size in bytes and modification time in ns."""
