@@ -30,6 +30,10 @@ VERBS = {
     "probe": ("probe", "linear, kNN and few-shot accuracy of an extractor on labelled images"),
     "benchmark": ("benchmark", "probes over extractors x datasets: a table, resumable"),
     "export": ("export", "hand an extractor over: a directory that other tools load, and ONNX"),
+    "index": ("index", "a directory of embeddings to search in"),
+    "search": ("search", "the images of an index nearest to a query"),
+    "regions": ("regions", "one embedding a box, from boxes in a CSV or COCO file"),
+    "duplicates": ("duplicates", "near-duplicates, and those that leak between splits"),
     "quickstart": ("quickstart", "transfer learning on built-in digits, start to end, no network"),
 }
 
