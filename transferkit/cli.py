@@ -22,6 +22,7 @@ VERBS = {
     "validate": ("fit", "metrics of a checkpoint on the validation split"),
     "test": ("fit", "metrics, predictions and embeddings of the test split"),
     "predict": ("fit", "classify images that need no labels"),
+    "scan": ("scan", "what is wrong with a set of images"),
     "quickstart": ("quickstart", "transfer learning on built-in digits, start to end, no network"),
 }
 

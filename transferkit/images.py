@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -43,6 +43,24 @@ class ImageError(Exception):
     """An image that cannot be used; the message is one short reason, such as ``truncated JPEG``."""
 
 
+class Header(NamedTuple):
+    """What the header of an image says.
+
+    Attributes:
+        format: ``JPEG``, ``PNG``, ...
+        mode: Pillow's name, such as ``RGB``, ``CMYK`` or ``P``; ``RGB;16`` for more bits than are kept.
+        size: (width, height) as stored, before the orientation is applied.
+        frames: pictures in the file.
+        orientation: of EXIF, 1 is upright; one that a PNG brings after its pixels is not seen.
+    """
+
+    format: str
+    mode: str
+    size: tuple[int, int]
+    frames: int
+    orientation: int
+
+
 def read_image(path: str | Path) -> Tensor:
     """Read an image file as RGB pixels.
 
@@ -55,18 +73,44 @@ def read_image(path: str | Path) -> Tensor:
     Raises:
         ImageError: the file cannot be opened (the system's reason) or is no image that ``decode`` accepts.
     """
+    return decode(read_file(path))
+
+
+def read_file(path: str | Path) -> bytes:
+    """Read a regular file of at most ``MAX_FILE_BYTES``.
+
+    Raises:
+        ImageError: the system's reason why not, or the limit.
+    """
     try:
         status = Path(path).stat()
         if not stat.S_ISREG(status.st_mode):  # a pipe would wait for ever
             raise ImageError("not a regular file")
         if status.st_size > MAX_FILE_BYTES:
             raise ImageError(f"file of {status.st_size} bytes, more than the limit of {MAX_FILE_BYTES}")
-        data = Path(path).read_bytes()
+        return Path(path).read_bytes()
     except OSError as error:
         raise ImageError((error.strerror or str(error)).lower()) from error
     except ValueError as error:  # a null byte in the name
         raise ImageError("impossible file name") from error
-    return decode(data)
+
+
+def inspect(data: bytes) -> Header:
+    """Read the header of an image file; no pixel is decoded.
+
+    Raises:
+        ImageError: it is not an image, or its header is broken.
+    """
+    image = _open(data)
+    name = "JPEG" if image.format == "MPO" else str(image.format)
+    deep = ";16" not in image.mode and any(";16" in str(tile.args) for tile in image.tile)
+    mode, size, orientation = f"{image.mode};16" if deep else image.mode, image.size, _orientation(image)
+    try:
+        with _metadata_warnings_settled():
+            frames = int(getattr(image, "n_frames", 1))
+    except Exception:  # a broken index of frames; the first is whole, or decoding says otherwise
+        frames = 1
+    return Header(name, mode, size, frames, orientation)
 
 
 def decode(data: bytes) -> Tensor:
@@ -124,10 +168,11 @@ def _open(data: bytes) -> ImageFile.ImageFile:
             return Image.open(BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise ImageError(f"more pixels than the limit of {MAX_PIXELS}") from error
-    except UnidentifiedImageError as error:
-        raise ImageError("not an image, or its header is broken") from error
     except Exception as error:
-        raise ImageError("broken image header") from error
+        if data[8:12] == b"WEBP" and int.from_bytes(data[4:8], "little") + 8 > len(data):
+            raise ImageError("truncated WEBP") from error  # opening it takes the whole file
+        unknown = isinstance(error, UnidentifiedImageError)
+        raise ImageError("not an image, or its header is broken" if unknown else "broken image header") from error
 
 
 def _check_work(size: tuple[int, int], scans: int) -> None:

@@ -38,7 +38,7 @@ class ManifestRow(NamedTuple):
     split: str | None
 
 
-def read_manifest(manifest: Path) -> list[ManifestRow]:
+def read_manifest(manifest: Path, faults: list[str] | None = None) -> list[ManifestRow]:
     """Read and check a manifest; rows in file order, paths normalised and unique.
 
     Paths are relative to the manifest's folder (absolute ones inside it are accepted) and must stay in it,
@@ -47,6 +47,7 @@ def read_manifest(manifest: Path) -> list[ManifestRow]:
 
     Args:
         manifest: a ``.csv`` (UTF-8, comma) or ``.parquet`` file.
+        faults: takes the lines that a faulty row would raise, so that the others are read.
 
     Raises:
         UserError: unreadable file, no ``path`` column (the nearest one is named), or a row with an empty,
@@ -59,19 +60,30 @@ def read_manifest(manifest: Path) -> list[ManifestRow]:
     try:
         for number, record in enumerate(records, start=1):
             where = f"manifest {str(manifest)!r}, row {number}"
-            if None in record:
-                raise UserError(f"{where}: more cells than columns; put quotes around values with a comma")
-            path = contain(record["path"] or "", where)
-            if path in first_seen:
-                raise UserError(f"{where}: {path!r} is already row {first_seen[path]}; keep one of the two")
-            first_seen[path] = number
-            label = (record.get("label") or "").strip() or None
-            rows.append(ManifestRow(path, label, _split(record.get("split"), where)))
+            try:
+                row = _row(record, contain, where)
+                if row.path in first_seen:
+                    other = first_seen[row.path]
+                    raise UserError(f"{where}: {row.path!r} is already row {other}; keep one of the two")
+            except UserError as error:
+                if faults is None:
+                    raise
+                faults.append(str(error))
+                continue
+            first_seen[row.path] = number
+            rows.append(row)
     except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
         kind = "Parquet file" if manifest.suffix.lower() == ".parquet" else "CSV file in UTF-8"
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"cannot read {str(manifest)!r} as a {kind} ({reason!r}); write it again") from error
     return rows
+
+
+def _row(record: Mapping[str | None, str | None], contain: "_Containment", where: str) -> ManifestRow:
+    if None in record:
+        raise UserError(f"{where}: more cells than columns; put quotes around values with a comma")
+    path = contain(record["path"] or "", where)
+    return ManifestRow(path, (record.get("label") or "").strip() or None, _split(record.get("split"), where))
 
 
 class _Containment:
