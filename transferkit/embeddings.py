@@ -16,6 +16,9 @@ from transferkit.errors import UserError
 from transferkit.files import atomic_path
 
 KEY = b"transferkit"
+TEXTS = ["path", "label", "split"]
+# Floats of embeddings hardly compress: a table that unpacks so far is no honest one.
+MAX_BYTES, MAX_RATIO = 2**30, 100
 
 
 @dataclass(frozen=True)
@@ -60,16 +63,44 @@ class Embeddings:
         """Read a table written by :meth:`save`, or a directory of its shards.
 
         Raises:
-            UserError: not there, not Parquet, truncated, or not an embeddings table.
+            UserError: not there, not Parquet, truncated, not an embeddings table, or a small file that unpacks
+                into gigabytes.
         """
         path = Path(path)
         if not path.exists():
             raise UserError(f"{path} does not exist; write it with: transferkit embed IMAGES --out {path}")
         try:
-            table = pq.read_table(path)
-        except (pa.ArrowException, OSError) as error:
+            files = pq.ParquetDataset(path).files
+            unpacked, packed = sum(map(unpacked_bytes, files)), sum(Path(file).stat().st_size for file in files)
+            if unpacked > max(MAX_BYTES, MAX_RATIO * packed):
+                raise UserError(f"{path} holds {packed} bytes that unpack into {unpacked}; embeddings do not: leave it")
+            table = pq.read_table(path, read_dictionary=TEXTS)
+            table.validate(full=True)  # flipped bits make indices that lead out of their dictionary
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise UserError(f"{path} is not a readable Parquet file: {str(error).splitlines()[0]}") from error
         return from_arrow(table, path)
+
+
+def unpacked_bytes(file: str) -> int:
+    """Bytes that a Parquet file takes in memory, by its own metadata; a text repeated in a column counts once."""
+    metadata = pq.read_metadata(file)
+    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    chunks = [group.column(index) for group in groups for index in range(group.num_columns)]
+    return sum(4 * chunk.num_values + chunk.total_uncompressed_size for chunk in chunks)
+
+
+def texts(column: pa.ChunkedArray) -> list[str | None]:
+    """A column as text; rows with the same text of a dictionary share it, so that it is in memory once.
+
+    Raises:
+        pa.ArrowException: it cannot be read as text.
+    """
+    values: list[str | None] = []
+    for chunk in column.chunks:
+        encoded = chunk if pa.types.is_dictionary(chunk.type) else chunk.cast(pa.string()).dictionary_encode()
+        words: list[str | None] = encoded.dictionary.cast(pa.string()).to_pylist()
+        values += [None if index is None else words[index] for index in encoded.indices.to_pylist()]
+    return values
 
 
 def to_arrow(embeddings: Embeddings) -> pa.Table:
@@ -108,10 +139,16 @@ def from_arrow(table: pa.Table, path: Path) -> Embeddings:
         metadata = json.loads(table.schema.metadata[KEY])
     except ValueError as error:
         raise UserError(f"{path}: its transferkit metadata is no JSON ({error}); write it again") from error
+    try:
+        paths, labels, splits = (texts(table[name]) for name in TEXTS)
+    except pa.ArrowException as error:
+        raise UserError(f"{path}: a column of {', '.join(TEXTS)} holds no text ({error}); write it again") from error
+    if None in paths:
+        raise UserError(f"{path}: {paths.count(None)} rows have no path; write it again")
     return Embeddings(
         embedding=torch.from_numpy(flat).reshape(-1, kind.list_size),
-        paths=table["path"].to_pylist(),
-        labels=table["label"].to_pylist(),
-        splits=table["split"].to_pylist(),
+        paths=[name for name in paths if name is not None],
+        labels=labels,
+        splits=splits,
         metadata=metadata,
     )

@@ -5,6 +5,7 @@ values are shifted to 8, and of several frames the first is taken. Pillow decode
 torchvision's to the bit, in the same time.
 """
 
+import logging
 import os
 import stat
 import threading
@@ -33,6 +34,9 @@ BAND_PIXELS = 2**22
 
 ORIENTATION_TAG = 0x0112  # Exif 2.3, table 4
 _FLIPS = {2: (-1,), 3: (-1, -2), 4: (-2,), 6: (-1,), 7: (-1, -2), 8: (-2,)}  # after the transpose of 5 to 8
+
+# What Pillow logs of a broken file is said by the ImageError, once.
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 # warnings.catch_warnings changes the whole process, so threads take turns; a fork never inherits the turn.
 _turn = threading.Lock()

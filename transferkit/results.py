@@ -128,11 +128,20 @@ def draw_confusion(trainer: Trainer, module: LightningModule, stage: str) -> Non
     axes.imshow((matrix / matrix.sum(1, keepdim=True).clamp(min=1)).numpy(), vmin=0, vmax=1, cmap="Blues")
     axes.set(xlabel="predicted", ylabel="true", title=f"{stage}: {int(matrix.sum())} images")
     if len(matrix) <= 40:
-        axes.set_xticks(range(len(matrix)), module.class_names, rotation=90)
-        axes.set_yticks(range(len(matrix)), module.class_names)
+        names = [drawable(name) for name in module.class_names]
+        axes.set_xticks(range(len(matrix)), names, rotation=90, parse_math=False)
+        axes.set_yticks(range(len(matrix)), names, parse_math=False)
     if len(matrix) <= 15:
         for row, values in enumerate(matrix.tolist()):
             for column, value in enumerate(values):
                 axes.text(column, row, value, ha="center", va="center", fontsize=8)
     for logger in loggers:
         logger.experiment.add_figure(f"{stage}/confusion", figure, trainer.current_epoch)
+
+
+def drawable(name: str) -> str:
+    """A class name with a box for each character that the font of our pictures does not have."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    glyphs = get_font(findfont(FontProperties())).get_charmap()
+    return "".join(character if ord(character) in glyphs else "□" for character in name)

@@ -137,6 +137,7 @@ def _parquet_records(manifest: Path) -> Iterator[Mapping[str | None, str | None]
     # Dictionaries are kept, so that a long text repeated a million times is one Python object.
     with pq.ParquetFile(manifest, read_dictionary=columns) as file:
         for batch in file.iter_batches(batch_size=1024, columns=columns):
+            batch.validate(full=True)  # flipped bits make indices that lead out of their dictionary
             for values in zip(*(_texts(batch.column(name)) for name in columns), strict=True):
                 yield dict(zip(columns, values, strict=True))
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 IMAGE_SUFFIXES = tuple(
     f".{kind}"
-    for kinds in ("jpg jpeg jpe jfif png gif bmp webp tif tiff", "ppm pgm pbm pnm jp2 avif heic heif")
+    for kinds in ("jpg jpeg jpe jfif mpo png gif bmp webp tif tiff", "ppm pgm pbm pnm jp2 avif heic heif")
     for kind in kinds.split()
 )
 

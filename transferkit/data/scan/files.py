@@ -11,7 +11,7 @@ TINY = 32  # shorter side in pixels: below it, upscaling to a backbone's usual 2
 
 PLAIN_MODES = ("RGB", "L")
 _ENDINGS = {
-    "JPEG": ("jpg", "jpeg", "jpe", "jfif"),
+    "JPEG": ("jpg", "jpeg", "jpe", "jfif", "mpo"),
     "PNG": ("png",),
     "GIF": ("gif",),
     "BMP": ("bmp",),

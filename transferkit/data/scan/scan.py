@@ -1,7 +1,6 @@
 """The scan itself: list everything, look at every image once, ask every rule."""
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 from transferkit.data.decoding import each, recall
