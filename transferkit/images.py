@@ -5,6 +5,7 @@ values are shifted to 8, and of several frames the first is taken. Pillow decode
 torchvision's to the bit, in the same time.
 """
 
+import errno
 import logging
 import os
 import stat
@@ -53,7 +54,7 @@ class Header(NamedTuple):
     Attributes:
         format: ``JPEG``, ``PNG``, ...
         mode: Pillow's name, such as ``RGB``, ``CMYK`` or ``P``; ``RGB;16`` for more bits than are kept.
-        size: (width, height) as stored, before the orientation is applied.
+        size: (width, height): upright in a TIFF, else as stored.
         frames: pictures in the file.
         orientation: of EXIF, 1 is upright; one that a PNG brings after its pixels is not seen.
     """
@@ -148,6 +149,8 @@ def decode(data: bytes) -> Tensor:
         pixels, orientation = _pixels(image), _orientation(image)
     except ImageError:
         raise
+    except MemoryError as error:
+        raise ImageError(os.strerror(errno.ENOMEM).lower()) from error
     except Exception as error:  # decoders raise whatever they like on broken data
         early = any(words in str(error).lower() for words in ("truncated", "end of file", "not enough"))
         raise ImageError(f"{'truncated' if early else 'corrupt'} {name}") from error

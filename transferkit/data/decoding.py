@@ -1,5 +1,6 @@
 """Which images are broken: each is decoded in full once, and that is remembered by path, size and time."""
 
+import errno
 import hashlib
 import logging
 import os
@@ -22,6 +23,8 @@ from transferkit.progress import progress_bar
 
 _log = logging.getLogger(__name__)
 _ROUND = 16384  # images between two savings: what a killed process has to decode again, at most
+
+_PASSING = {os.strerror(number).lower() for number in errno.errorcode}
 
 Seen = TypeVar("Seen")
 
@@ -73,7 +76,7 @@ def recall(table: ImageTable, rows: Sequence[int] | None = None) -> dict[str, st
 def remember(table: ImageTable, results: Mapping[str, str | None]) -> None:
     """Keep what was found by decoding, for ``recall`` and ``verify`` in this and in later processes.
 
-    A file that may not be opened now is not remembered as broken: its rights can change without a trace.
+    What the system says of a file is not remembered: rights, a network drive, or memory change without a trace.
     Where two processes write at once, one of the additions is lost and decoded again some day.
 
     Args:
@@ -86,7 +89,7 @@ def remember(table: ImageTable, results: Mapping[str, str | None]) -> None:
     memory = _load(target)
     for name, reason in results.items():
         key = _size_and_time(table.root, name)
-        if key is not None and (reason is None or os.access(Path(table.root, name), os.R_OK)):
+        if key is not None and reason not in _PASSING:
             memory[name] = (*key, reason)
     sizes, times, reasons = zip(*memory.values(), strict=True) if memory else ((), (), ())
     columns = {
