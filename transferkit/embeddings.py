@@ -71,6 +71,8 @@ class Embeddings:
             raise UserError(f"{path} does not exist; write it with: transferkit embed IMAGES --out {path}")
         try:
             files = pq.ParquetDataset(path).files
+            for file in files:
+                check_schema(pq.read_schema(file), path)
             unpacked, packed = sum(map(unpacked_bytes, files)), sum(Path(file).stat().st_size for file in files)
             if unpacked > max(MAX_BYTES, MAX_RATIO * packed):
                 raise UserError(f"{path} holds {packed} bytes that unpack into {unpacked}; embeddings do not: leave it")
@@ -82,11 +84,11 @@ class Embeddings:
 
 
 def unpacked_bytes(file: str) -> int:
-    """Bytes that a Parquet file takes in memory, by its own metadata; a text repeated in a column counts once."""
+    """Bytes that an embeddings table takes in memory at most, by its own metadata; a repeated text counts once."""
     metadata = pq.read_metadata(file)
+    width = metadata.schema.to_arrow_schema().field("embedding").type.list_size
     groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
-    chunks = [group.column(index) for group in groups for index in range(group.num_columns)]
-    return sum(4 * chunk.num_values + chunk.total_uncompressed_size for chunk in chunks)
+    return int(sum(group.total_byte_size for group in groups) + 4 * metadata.num_rows * width)
 
 
 def texts(column: pa.ChunkedArray) -> list[str | None]:
@@ -118,27 +120,36 @@ def to_arrow(embeddings: Embeddings) -> pa.Table:
     return pa.table(columns).replace_schema_metadata({KEY: text.encode()})
 
 
+def check_schema(schema: pa.Schema, path: Path) -> None:
+    """Refuse what is no embeddings table.
+
+    Raises:
+        UserError: columns or metadata of one are missing.
+    """
+    missing = {*TEXTS, "embedding"} - set(schema.names)
+    if missing or KEY not in (schema.metadata or {}):
+        what = f"no column {', '.join(sorted(missing))}" if missing else "no transferkit metadata"
+        raise UserError(f"{path} is not an embeddings table ({what}); write one with transferkit embed")
+    kind = schema.field("embedding").type
+    if not pa.types.is_fixed_size_list(kind) or not pa.types.is_float32(kind.value_type):
+        raise UserError(f"{path}: column embedding is {kind}, a fixed-size list of float32 was expected")
+
+
 def from_arrow(table: pa.Table, path: Path) -> Embeddings:
     """The inverse of :func:`to_arrow`; ``path`` is for messages.
 
     Raises:
         UserError: columns or metadata of an embeddings table are missing.
     """
-    missing = {"path", "label", "split", "embedding"} - set(table.column_names)
-    if missing or KEY not in (table.schema.metadata or {}):
-        what = f"no column {', '.join(sorted(missing))}" if missing else "no transferkit metadata"
-        raise UserError(f"{path} is not an embeddings table ({what}); write one with transferkit embed")
-    kind = table.schema.field("embedding").type
-    if not pa.types.is_fixed_size_list(kind) or not pa.types.is_float32(kind.value_type):
-        raise UserError(f"{path}: column embedding is {kind}, a fixed-size list of float32 was expected")
+    check_schema(table.schema, path)
     if table["embedding"].null_count:
         raise UserError(f"{path}: {table['embedding'].null_count} rows have no embedding; write it again")
     chunks = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in table["embedding"].chunks]
     flat = np.concatenate([np.empty(0, np.float32), *chunks])
     try:
-        metadata = json.loads(table.schema.metadata[KEY])
-    except ValueError as error:
-        raise UserError(f"{path}: its transferkit metadata is no JSON ({error}); write it again") from error
+        metadata = dict(json.loads(table.schema.metadata[KEY]))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{path}: its transferkit metadata is no JSON object ({error}); write it again") from error
     try:
         paths, labels, splits = (texts(table[name]) for name in TEXTS)
     except pa.ArrowException as error:
@@ -146,7 +157,7 @@ def from_arrow(table: pa.Table, path: Path) -> Embeddings:
     if None in paths:
         raise UserError(f"{path}: {paths.count(None)} rows have no path; write it again")
     return Embeddings(
-        embedding=torch.from_numpy(flat).reshape(-1, kind.list_size),
+        embedding=torch.from_numpy(flat).reshape(len(table), table.schema.field("embedding").type.list_size),
         paths=[name for name in paths if name is not None],
         labels=labels,
         splits=splits,

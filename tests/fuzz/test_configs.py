@@ -76,28 +76,36 @@ def answered(verb: str, *arguments: str) -> None:
     assert not Path("it-ran").exists()
 
 
-@pytest.mark.parametrize("verb", ["fit", "scan"])
 @pytest.mark.parametrize("text", [*texts, laughs], ids=lambda text: text[:20].encode("unicode_escape").decode())
+@pytest.mark.parametrize("verb", ["scan", pytest.param("fit", marks=pytest.mark.slow)])
 def test_yaml_that_is_not_what_it_seems(here: Path, verb: str, text: str) -> None:
     (here / "c.yaml").write_bytes(text.encode())
     answered(verb, *(["--data.root", "absent"] if verb == "fit" else ["absent"]))
 
 
-@settings(slow, max_examples=60)
+@pytest.mark.parametrize(
+    "text", ["a: &a [*a]", laughs, "trainer: {callbacks: {class_path: os.system}}"], ids=["loop", "laughs", "class"]
+)
+def test_yaml_that_would_do_harm_to_fit(here: Path, text: str) -> None:
+    (here / "c.yaml").write_text(text)
+    answered("fit", "--data.root", "absent")
+
+
+@settings(slow, max_examples=40)
 @given(content=configs)
 def test_configs_of_scan(here: Path, content: dict[str, Any]) -> None:
     (here / "c.yaml").write_text(yaml.safe_dump(content))
     answered("scan", "absent")
 
 
-@settings(slow, max_examples=6)
+@settings(slow, max_examples=3)
 @given(content=configs)
 def test_a_share_of_the_configs_of_fit(here: Path, content: dict[str, Any]) -> None:
     fit_with(here, content)
 
 
 @pytest.mark.fuzz
-@settings(slow, max_examples=1000)
+@settings(slow, max_examples=500)
 @given(content=configs)
 def test_configs_of_fit(here: Path, content: dict[str, Any]) -> None:
     fit_with(here, content)

@@ -42,12 +42,14 @@ def test_all_mutants_in_processes_of_their_own(tmp_path: Path) -> None:
     assert faults == []
 
 
+@pytest.mark.fuzz
 def test_a_process_that_dies_names_its_mutant(tmp_path: Path) -> None:
     faults, _ = try_chunk(3, 9, tmp_path, "import os; decoding.try_one = lambda data: os.abort()")
     assert faults == [f"3: the process died with status -6; see {tmp_path}/3.bin"]
     assert (tmp_path / "3.bin").read_bytes() == mutant(3)
 
 
+@pytest.mark.fuzz
 def test_what_is_wrong_with_a_mutant_is_said(tmp_path: Path) -> None:
     spoil = "decoding.try_one = lambda data: 1 / 0; decoding.SECONDS = -1"
     faults, _ = try_chunk(3, 5, tmp_path, spoil)

@@ -145,3 +145,17 @@ def test_paths_that_are_none(here: Path, kind: str) -> None:
     else:
         with pytest.raises(UserError, match=r"e\.parquet: .* write it again"):
             Embeddings.load(path)
+
+
+@pytest.mark.parametrize("text", [b"[1]", b"null", b"3", b"[" * 100_000, b"\xff", b""])
+def test_metadata_that_is_no_object(here: Path, text: bytes) -> None:
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array([0.0] * 4, pa.float32()), 2)
+    path = embeddings_file(here / "e.parquet", vectors)
+    pq.write_table(pq.read_table(path).replace_schema_metadata({KEY: text}), path)
+    with pytest.raises(UserError, match=r"e\.parquet: its transferkit metadata is no JSON object"):
+        Embeddings.load(path)
+
+
+def test_vectors_without_numbers(here: Path) -> None:
+    path = embeddings_file(here / "e.parquet", pa.array([[], []], pa.list_(pa.float32(), 0)))
+    assert Embeddings.load(path).embedding.shape == (2, 0)

@@ -75,7 +75,7 @@ ENTRANCES: dict[str, Callable[[str], list[str]]] = {
 }  # a new option that takes weights is one more line
 
 
-@pytest.mark.parametrize("way", ["zip", "legacy", "pickle"])
+@pytest.mark.parametrize("way", ["zip", *(pytest.param(way, marks=pytest.mark.slow) for way in ("legacy", "pickle"))])
 @pytest.mark.parametrize("entrance", ENTRANCES)
 def test_files_given_on_the_command_line(here: Path, photos: Path, entrance: str, way: str) -> None:
     file = bomb(here / "evil.ckpt", way)

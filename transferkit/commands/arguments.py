@@ -85,6 +85,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"config {path} holds no options (key: value)")
     check_values(path, content)
+    if "config" in content:
+        raise UserError(f"config {path} names another one; give both: --config ONE --config OTHER")
     return content
 
 
