@@ -14,11 +14,9 @@ from torch import Tensor
 
 from transferkit.errors import UserError
 from transferkit.files import atomic_path
+from transferkit.parquet import read_table
 
 KEY = b"transferkit"
-TEXTS = ["path", "label", "split"]
-# Floats of embeddings hardly compress: a table that unpacks so far is no honest one.
-MAX_BYTES, MAX_RATIO = 2**30, 100
 
 
 @dataclass(frozen=True)
@@ -63,46 +61,17 @@ class Embeddings:
         """Read a table written by :meth:`save`, or a directory of its shards.
 
         Raises:
-            UserError: not there, not Parquet, truncated, not an embeddings table, or a small file that unpacks
-                into gigabytes.
+            UserError: not there, not Parquet, truncated, or not an embeddings table.
         """
         path = Path(path)
         if not path.exists():
             raise UserError(f"{path} does not exist; write it with: transferkit embed IMAGES --out {path}")
         try:
             files = pq.ParquetDataset(path).files
-            for file in files:
-                check_schema(pq.read_schema(file), path)
-            unpacked, packed = sum(map(unpacked_bytes, files)), sum(Path(file).stat().st_size for file in files)
-            if unpacked > max(MAX_BYTES, MAX_RATIO * packed):
-                raise UserError(f"{path} holds {packed} bytes that unpack into {unpacked}; embeddings do not: leave it")
-            table = pq.read_table(path, read_dictionary=TEXTS)
-            table.validate(full=True)  # flipped bits make indices that lead out of their dictionary
-        except (pa.ArrowException, OSError, ValueError) as error:
+            table = pa.concat_tables(map(read_table, files)) if files else pq.read_table(path)
+        except (pa.ArrowException, OSError) as error:
             raise UserError(f"{path} is not a readable Parquet file: {str(error).splitlines()[0]}") from error
         return from_arrow(table, path)
-
-
-def unpacked_bytes(file: str) -> int:
-    """Bytes that an embeddings table takes in memory at most, by its own metadata; a repeated text counts once."""
-    metadata = pq.read_metadata(file)
-    width = metadata.schema.to_arrow_schema().field("embedding").type.list_size
-    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
-    return int(sum(group.total_byte_size for group in groups) + 4 * metadata.num_rows * width)
-
-
-def texts(column: pa.ChunkedArray) -> list[str | None]:
-    """A column as text; rows with the same text of a dictionary share it, so that it is in memory once.
-
-    Raises:
-        pa.ArrowException: it cannot be read as text.
-    """
-    values: list[str | None] = []
-    for chunk in column.chunks:
-        encoded = chunk if pa.types.is_dictionary(chunk.type) else chunk.cast(pa.string()).dictionary_encode()
-        words: list[str | None] = encoded.dictionary.cast(pa.string()).to_pylist()
-        values += [None if index is None else words[index] for index in encoded.indices.to_pylist()]
-    return values
 
 
 def to_arrow(embeddings: Embeddings) -> pa.Table:
@@ -120,46 +89,36 @@ def to_arrow(embeddings: Embeddings) -> pa.Table:
     return pa.table(columns).replace_schema_metadata({KEY: text.encode()})
 
 
-def check_schema(schema: pa.Schema, path: Path) -> None:
-    """Refuse what is no embeddings table.
-
-    Raises:
-        UserError: columns or metadata of one are missing.
-    """
-    missing = {*TEXTS, "embedding"} - set(schema.names)
-    if missing or KEY not in (schema.metadata or {}):
-        what = f"no column {', '.join(sorted(missing))}" if missing else "no transferkit metadata"
-        raise UserError(f"{path} is not an embeddings table ({what}); write one with transferkit embed")
-    kind = schema.field("embedding").type
-    if not pa.types.is_fixed_size_list(kind) or not pa.types.is_float32(kind.value_type):
-        raise UserError(f"{path}: column embedding is {kind}, a fixed-size list of float32 was expected")
-
-
 def from_arrow(table: pa.Table, path: Path) -> Embeddings:
     """The inverse of :func:`to_arrow`; ``path`` is for messages.
 
     Raises:
         UserError: columns or metadata of an embeddings table are missing.
     """
-    check_schema(table.schema, path)
+    missing = {"path", "label", "split", "embedding"} - set(table.column_names)
+    if missing or KEY not in (table.schema.metadata or {}):
+        what = f"no column {', '.join(sorted(missing))}" if missing else "no transferkit metadata"
+        raise UserError(f"{path} is not an embeddings table ({what}); write one with transferkit embed")
+    kind = table.schema.field("embedding").type
+    if not pa.types.is_fixed_size_list(kind) or not pa.types.is_float32(kind.value_type):
+        raise UserError(f"{path}: column embedding is {kind}, a fixed-size list of float32 was expected")
     if table["embedding"].null_count:
         raise UserError(f"{path}: {table['embedding'].null_count} rows have no embedding; write it again")
+    for name in ("path", "label", "split"):
+        if not (pa.types.is_string(table[name].type) or pa.types.is_null(table[name].type)):
+            raise UserError(f"{path}: column {name} is {table[name].type}, text was expected; write it again")
+    if table["path"].null_count:
+        raise UserError(f"{path}: {table['path'].null_count} rows have no path; write it again")
     chunks = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in table["embedding"].chunks]
     flat = np.concatenate([np.empty(0, np.float32), *chunks])
     try:
         metadata = dict(json.loads(table.schema.metadata[KEY]))
     except (ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: its transferkit metadata is no JSON object ({error}); write it again") from error
-    try:
-        paths, labels, splits = (texts(table[name]) for name in TEXTS)
-    except pa.ArrowException as error:
-        raise UserError(f"{path}: a column of {', '.join(TEXTS)} holds no text ({error}); write it again") from error
-    if None in paths:
-        raise UserError(f"{path}: {paths.count(None)} rows have no path; write it again")
     return Embeddings(
-        embedding=torch.from_numpy(flat).reshape(len(table), table.schema.field("embedding").type.list_size),
-        paths=[name for name in paths if name is not None],
-        labels=labels,
-        splits=splits,
+        embedding=torch.from_numpy(flat).reshape(-1, kind.list_size),
+        paths=table["path"].to_pylist(),
+        labels=table["label"].to_pylist(),
+        splits=table["split"].to_pylist(),
         metadata=metadata,
     )

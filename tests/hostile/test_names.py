@@ -11,7 +11,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.commands.running import Done, transferkit, write_photos
 from tests.hostile.entrances import SMALL, parquet
 from transferkit.commands.report import command, harmless, table
-from transferkit.results import drawable
 
 CLASSES = {
     "<script>alert(1)<": (190, 50, 40),
@@ -86,11 +85,6 @@ def in_tensorboard_are_pictures_and_no_text_of_theirs(events: Path) -> None:
     assert all(harmless(name) == name for name in names)
     assert not any(label in name for name in names for label in CLASSES)
     assert not any(word in events.read_bytes() for word in (b"<script>", b"\x1b[31m"))
-
-
-def test_a_box_stands_for_what_the_font_lacks() -> None:
-    assert drawable("ab ü$\\x") == "ab ü$\\x"
-    assert drawable("猫\n\x1b") == "□□□"
 
 
 @pytest.mark.parametrize("name", [*CLASSES, FILE, "\udc80", "\x9b31m", "\u2028"])

@@ -19,11 +19,12 @@ def find_config(name: str) -> Path:
     """The file a ``--config`` means: as given, in ``configs/``, or among those shipped; ``.yaml`` may be left out.
 
     Raises:
-        UserError: there is none; the shipped ones are named.
+        UserError: there is none (the shipped ones are named), or it cannot be used.
     """
     for folder in (Path(), Path("configs"), *SHIPPED):
         for candidate in (folder / name, folder / f"{name}.yaml"):
             if candidate.is_file():
+                read_yaml(candidate)  # says more clearly than the parser what is wrong with it
                 return candidate
     names = sorted({path.name for folder in SHIPPED for path in folder.glob("*.yaml")})
     raise UserError(f"no config {name!r} here, in configs/ or shipped; the shipped ones: {', '.join(names)}")

@@ -4,13 +4,12 @@ import difflib
 import inspect
 import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, get_type_hints
 
 import docstring_parser
 from jsonargparse import ArgumentError, ArgumentParser
 
-from transferkit.commands.arguments import all_options, find_config, read_yaml, without_option
+from transferkit.commands.arguments import all_options, find_config, without_option
 from transferkit.errors import UserError
 
 
@@ -36,8 +35,6 @@ def call(function: Callable[..., int], arguments: list[str]) -> int:
         parser.add_argument(name, nargs="+", help=next(p.description for p in doc.params if p.arg_name == name))
     parser.add_function_arguments(function, as_positional=True, skip=set(several))
     files = [str(find_config(name)) for name in all_options(rest, "--config")]
-    for file in files:
-        read_yaml(Path(file))  # says more clearly than the parser what is wrong with it
     configs = [argument for file in files for argument in ("--config", file)]
     try:
         options: dict[str, Any] = parser.parse_args([*configs, *without_option(rest, "--config")]).as_dict()
