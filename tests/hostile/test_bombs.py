@@ -132,7 +132,7 @@ def test_a_text_that_a_dictionary_repeats_is_counted_for_each_row(here: Path) ->
     rows = 20_000
     names = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array(["a" * 2**18]))
     vectors = pa.FixedSizeListArray.from_arrays(pa.array([0.0] * rows, pa.float32()), 1)
-    with pytest.raises(UserError, match=r"its \d+ bytes unpack into 5242880000"):
+    with pytest.raises(UserError, match=r"its \d+ bytes unpack into 52429\d{5}"):
         Embeddings.load(embeddings_file(here / "e.parquet", vectors, names))
 
 
