@@ -10,12 +10,14 @@ import resource
 import sys
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 from tests.fuzz.mutants import mutant
-from transferkit.images import ImageError, decode
+from transferkit.data.scan.files import oddities
+from transferkit.images import ImageError, decode, inspect
 from transferkit.preprocessing import Preprocessing
 
 SECONDS = 5.0  # of processor time, for one image
@@ -25,13 +27,16 @@ SCHEMES = (Preprocessing.imagenet(), Preprocessing.vit())
 
 
 def try_one(data: bytes) -> bool:
-    """Decode and preprocess; whether it was accepted. Any exception but ImageError is a fault."""
+    """Inspect, decode and preprocess; whether it was accepted. Any exception but ImageError is a fault."""
+    with suppress(ImageError):
+        oddities("a.png", inspect(data))
     try:
         pixels = decode(data)
     except ImageError as error:
         if not 0 < len(str(error)) < 100 or not str(error).isprintable():
             raise AssertionError(f"no short reason: {str(error)!r}") from error
         return False
+    assert sorted(inspect(data).size) == sorted(pixels.shape[1:])
     assert pixels.dtype == torch.uint8 and pixels.ndim == 3 and pixels.shape[0] == 3 and pixels.is_contiguous()
     for scheme in SCHEMES:
         tensor = scheme(pixels)
