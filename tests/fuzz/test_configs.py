@@ -83,9 +83,17 @@ def test_yaml_that_is_not_what_it_seems(here: Path, verb: str, text: str) -> Non
     answered(verb, *(["--data.root", "absent"] if verb == "fit" else ["absent"]))
 
 
-@pytest.mark.parametrize(
-    "text", ["a: &a [*a]", laughs, "trainer: {callbacks: {class_path: os.system}}"], ids=["loop", "laughs", "class"]
-)
+HARM = {
+    "a loop": "a: &a [*a]",
+    "laughs": laughs,
+    "a class": "trainer: {callbacks: {class_path: os.system}}",
+    "a long checkpoint": f"ckpt_path: {'a' * 3000}",
+    "a long backbone": f"model: {{backbone: {'a' * 3000}}}",
+    "another config": "config: {}",
+}
+
+
+@pytest.mark.parametrize("text", HARM.values(), ids=HARM)
 def test_yaml_that_would_do_harm_to_fit(here: Path, text: str) -> None:
     (here / "c.yaml").write_text(text)
     answered("fit", "--data.root", "absent")
@@ -105,7 +113,7 @@ def test_a_share_of_the_configs_of_fit(here: Path, content: dict[str, Any]) -> N
 
 
 @pytest.mark.fuzz
-@settings(slow, max_examples=500)
+@settings(slow, max_examples=300)
 @given(content=configs)
 def test_configs_of_fit(here: Path, content: dict[str, Any]) -> None:
     fit_with(here, content)
