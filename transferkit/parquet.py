@@ -24,7 +24,10 @@ def read_table(file: str | Path, columns: Sequence[str] | None = None) -> pa.Tab
             of any length, whose size cannot be known beforehand.
         OSError: it cannot be opened, or is damaged.
     """
-    metadata = pq.read_metadata(file)
+    try:
+        metadata = pq.read_metadata(file)
+    except UnicodeDecodeError as error:
+        raise pa.ArrowInvalid("a column has a name that is not UTF-8") from error
     schema: pa.Schema = metadata.schema.to_arrow_schema()
     fields = [field for field in schema if columns is None or field.name in columns]
     for field in fields:
