@@ -9,12 +9,12 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "transferkit"
 FLOORS = (  # from the ground up; a room is a module or a folder of modules
     {"errors"},
-    {"files", "images", "metrics", "parquet", "pictures", "processor_config", "progress", "similarity", "versions"},
-    {"preprocessing"},
+    {"files", "images", "metrics", "parquet", "processor_config", "progress", "similarity", "versions"},
+    {"pictures", "preprocessing"},
     {"backbones", "embeddings", "runs"},
     {"data", "extractor", "freezing", "optimizers"},
     {"checkpoints", "embed"},
-    {"export", "probe", "projector", "regions", "search"},
+    {"evaluation", "export", "probe", "projector", "regions", "search"},
     {"module"},
     {"results"},
     {"training"},

@@ -23,6 +23,10 @@ VERBS = {
     "validate": ("fit", "metrics of a checkpoint on the validation split"),
     "test": ("fit", "metrics, predictions and embeddings of the test split"),
     "predict": ("fit", "classify images that need no labels"),
+    "embed": ("embed", "turn images into a Parquet table of embeddings"),
+    "evaluate": ("evaluate", "similarity metrics of embeddings, and pictures"),
+    "compare": ("compare", "two extractors on the same images: CKA, RSA, shared neighbours"),
+    "similarity": ("similarity", "cosine similarity of two or more images"),
     "scan": ("scan", "what is wrong with a set of images"),
     "quickstart": ("quickstart", "transfer learning on built-in digits, start to end, no network"),
 }

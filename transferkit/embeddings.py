@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,7 @@ from transferkit.files import atomic_path
 from transferkit.parquet import read_table
 
 KEY = b"transferkit"
+TEXTS = ["path", "label", "split"]
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,9 @@ class Embeddings:
         paths: path of each image relative to its root, N of them.
         labels: class name of each row, or None.
         splits: ``train``, ``val``, ``test`` or None for each row.
-        metadata: extractor, weights_sha256, preprocessing, pooling, embed_dim, dtype, versions,
-            data_fingerprint.
+        metadata: extractor, weights_sha256, preprocessing, pooling, layer, features, embed_dim, shape,
+            normalize, dtype (of the computation), augmentation, batch_size, versions, data_fingerprint,
+            broken (path -> why it is left out).
     """
 
     embedding: Tensor
@@ -53,8 +55,9 @@ class Embeddings:
 
     def save(self, path: str | Path) -> None:
         """Write one Parquet file, whole or not at all."""
-        with atomic_path(path) as temporary:
-            pq.write_table(to_arrow(self), temporary)
+        table = to_arrow(self)
+        with atomic_path(path) as temporary, writer(temporary, table.schema) as parquet:
+            parquet.write_table(table)
 
     @classmethod
     def load(cls, path: str | Path) -> "Embeddings":
@@ -64,14 +67,99 @@ class Embeddings:
             UserError: not there, not Parquet, truncated, or not an embeddings table.
         """
         path = Path(path)
-        if not path.exists():
-            raise UserError(f"{path} does not exist; write it with: transferkit embed IMAGES --out {path}")
-        try:
-            files = pq.ParquetDataset(path).files
-            table = pa.concat_tables(map(read_table, files)) if files else pq.read_table(path)
-        except (pa.ArrowException, OSError) as error:
-            raise UserError(f"{path} is not a readable Parquet file: {str(error).splitlines()[0]}") from error
-        return from_arrow(table, path)
+        return from_arrow(read(path), path)
+
+
+class Facts(NamedTuple):
+    """An embeddings table without its embeddings; fields as of :class:`Embeddings`."""
+
+    paths: list[str]
+    labels: list[str | None]
+    splits: list[str | None]
+    metadata: dict[str, Any]
+
+
+def read_facts(path: str | Path) -> Facts:
+    """Read all but the embeddings of a table or of a directory of shards.
+
+    Raises:
+        UserError: as of :meth:`Embeddings.load`.
+    """
+    path = Path(path)
+    table = read(path, TEXTS)
+    metadata = metadata_of(table.schema, path)
+    check_texts(table, path)
+    return Facts(table["path"].to_pylist(), table["label"].to_pylist(), table["split"].to_pylist(), metadata)
+
+
+def read(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """Read a Parquet file or a directory of shards; of these, ``broken`` in the metadata is joined.
+
+    Raises:
+        UserError: not there, not readable, or shards that do not belong together.
+    """
+    if not path.exists():
+        raise UserError(f"{path} does not exist; write it with: transferkit embed IMAGES --out {path}")
+    try:
+        if path.is_file():
+            return read_table(path, columns)
+        files = sorted(path.glob("*.parquet"))
+        if not files:
+            raise UserError(f"{path} is a folder without .parquet files; give an embeddings file or folder of shards")
+        parts = [read_table(file, columns) for file in files]
+        found = [metadata_of(part.schema, file) for part, file in zip(parts, files, strict=True)]
+        for file, one in zip(files, found, strict=True):
+            differing = [key for key in one.keys() | found[0].keys() if one.get(key) != found[0].get(key)]
+            if set(differing) - {"broken"}:
+                raise UserError(
+                    f"{file} differs from {files[0].name} in {min(differing)}; they are shards of two tables"
+                )
+        broken = {name: why for one in found for name, why in one.get("broken", {}).items()}
+        metadata = found[0] | ({"broken": broken} if "broken" in found[0] else {})
+        bare = pa.concat_tables([part.replace_schema_metadata(None) for part in parts])
+        return bare.replace_schema_metadata({KEY: json.dumps(metadata, sort_keys=True).encode()})
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path} is not a readable Parquet file: {str(error).splitlines()[0]}") from error
+
+
+def with_metadata(schema: pa.Schema, metadata: Mapping[str, Any]) -> pa.Schema:
+    """A schema with other metadata under the key ``transferkit``."""
+    return schema.with_metadata({KEY: json.dumps(dict(metadata), sort_keys=True).encode()})
+
+
+def writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """A Parquet writer; a dictionary of floats that hardly repeat would only cost time."""
+    return pq.ParquetWriter(path, schema, use_dictionary=["label", "split"])
+
+
+def metadata_of(schema: pa.Schema, path: Path) -> dict[str, Any]:
+    """The metadata under the key ``transferkit``; ``path`` is for messages.
+
+    Raises:
+        UserError: there is none, or it is no JSON.
+    """
+    if KEY not in (schema.metadata or {}):
+        raise UserError(
+            f"{path} is not an embeddings table (no transferkit metadata); write one with transferkit embed"
+        )
+    try:
+        return dict(json.loads(schema.metadata[KEY]))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{path}: its transferkit metadata is no JSON object ({error}); write it again") from error
+
+
+def check_texts(table: pa.Table, path: Path) -> None:
+    """Refuse columns that hold no text.
+
+    Raises:
+        UserError: naming the column.
+    """
+    for name in TEXTS:
+        kind = table.schema.field(name).type if name in table.column_names else None
+        if kind is None or not (pa.types.is_string(kind) or pa.types.is_null(kind)):
+            raise UserError(f"{path}: column {name} is {kind or 'missing'}, text was expected; write it again")
+    if table["path"].null_count:
+        raise UserError(f"{path}: {table['path'].null_count} rows have no path; write it again")
 
 
 def to_arrow(embeddings: Embeddings) -> pa.Table:
@@ -85,8 +173,8 @@ def to_arrow(embeddings: Embeddings) -> pa.Table:
         "split": pa.array(embeddings.splits, pa.string()),
         "embedding": column,
     }
-    text = json.dumps(dict(embeddings.metadata), sort_keys=True)
-    return pa.table(columns).replace_schema_metadata({KEY: text.encode()})
+    bare = pa.table(columns)
+    return bare.cast(with_metadata(bare.schema, embeddings.metadata))
 
 
 def from_arrow(table: pa.Table, path: Path) -> Embeddings:
@@ -96,25 +184,18 @@ def from_arrow(table: pa.Table, path: Path) -> Embeddings:
         UserError: columns or metadata of an embeddings table are missing.
     """
     missing = {"path", "label", "split", "embedding"} - set(table.column_names)
-    if missing or KEY not in (table.schema.metadata or {}):
-        what = f"no column {', '.join(sorted(missing))}" if missing else "no transferkit metadata"
+    if missing:
+        what = f"no column {', '.join(sorted(missing))}"
         raise UserError(f"{path} is not an embeddings table ({what}); write one with transferkit embed")
+    metadata = metadata_of(table.schema, path)
     kind = table.schema.field("embedding").type
     if not pa.types.is_fixed_size_list(kind) or not pa.types.is_float32(kind.value_type):
         raise UserError(f"{path}: column embedding is {kind}, a fixed-size list of float32 was expected")
     if table["embedding"].null_count:
         raise UserError(f"{path}: {table['embedding'].null_count} rows have no embedding; write it again")
-    for name in ("path", "label", "split"):
-        if not (pa.types.is_string(table[name].type) or pa.types.is_null(table[name].type)):
-            raise UserError(f"{path}: column {name} is {table[name].type}, text was expected; write it again")
-    if table["path"].null_count:
-        raise UserError(f"{path}: {table['path'].null_count} rows have no path; write it again")
+    check_texts(table, path)
     chunks = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in table["embedding"].chunks]
     flat = np.concatenate([np.empty(0, np.float32), *chunks])
-    try:
-        metadata = dict(json.loads(table.schema.metadata[KEY]))
-    except (ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"{path}: its transferkit metadata is no JSON object ({error}); write it again") from error
     return Embeddings(
         embedding=torch.from_numpy(flat).reshape(-1, kind.list_size),
         paths=table["path"].to_pylist(),

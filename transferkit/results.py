@@ -1,6 +1,6 @@
-"""What a run leaves behind: predictions, embeddings, similarity metrics and the confusion matrix."""
+"""What a run leaves behind: predictions, embeddings, similarity metrics, and what TensorBoard shows of them."""
 
-import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,15 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, distributed
 
-from transferkit import similarity
+from transferkit import evaluation, pictures, projector
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.data.sources import ImageTable
 from transferkit.embed import describe
 from transferkit.embeddings import Embeddings
 from transferkit.files import atomic_path
 from transferkit.module import TransferModule
+
+_log = logging.getLogger(__name__)
 
 
 class Results(Callback):
@@ -77,10 +79,19 @@ class Results(Callback):
         write_predictions(self.written[0], embeddings, merged["probability"][order], module.class_names)
         embeddings.save(self.written[1])
         if with_similarity:
-            values = similarity.evaluate(embeddings.embedding, embeddings.labels).overall
-            self.written.append(self.run / "similarity.json")
-            with atomic_path(self.written[-1]) as temporary:
-                temporary.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            self.written += [self.run / "similarity.json", self.run / projector.CONFIG]
+            found = evaluation.measure(embeddings)
+            evaluation.save_overall(found, self.written[2])
+            for line in evaluation.remarks(embeddings, None, found):
+                _log.info("similarity.json: %s", line)
+            self.fill_projector(embeddings, table)
+
+    def fill_projector(self, embeddings: Embeddings, table: ImageTable) -> None:
+        """Show the rows in TensorBoard's projector, with thumbnails."""
+        row_of = {path: row for row, path in enumerate(table.paths)}
+        shown = projector.fill_projector(self.run, "test", embeddings, lambda path: table.read(row_of[path]))
+        if shown < len(embeddings):
+            _log.info("TensorBoard's projector shows %d of %d rows, drawn by chance", shown, len(embeddings))
 
 
 def gather(local: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -117,31 +128,9 @@ def draw_confusion(trainer: Trainer, module: LightningModule, stage: str) -> Non
     loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
     if not (loggers and trainer.is_global_zero and isinstance(module, TransferModule)):
         return
-    if f"{stage}/confusion" not in module.by_class:
+    counts = module.by_class.get(f"{stage}/confusion")
+    if counts is None:
         return
-    from matplotlib.figure import Figure
-
-    matrix = module.by_class[f"{stage}/confusion"]
-    size = min(12.0, 3 + 0.3 * len(matrix))
-    figure = Figure(figsize=(size, size), layout="constrained")
-    axes = figure.subplots()
-    axes.imshow((matrix / matrix.sum(1, keepdim=True).clamp(min=1)).numpy(), vmin=0, vmax=1, cmap="Blues")
-    axes.set(xlabel="predicted", ylabel="true", title=f"{stage}: {int(matrix.sum())} images")
-    if len(matrix) <= 40:
-        names = [drawable(name) for name in module.class_names]
-        axes.set_xticks(range(len(matrix)), names, rotation=90, parse_math=False)
-        axes.set_yticks(range(len(matrix)), names, parse_math=False)
-    if len(matrix) <= 15:
-        for row, values in enumerate(matrix.tolist()):
-            for column, value in enumerate(values):
-                axes.text(column, row, value, ha="center", va="center", fontsize=8)
+    figure = pictures.confusion(counts, module.class_names, f"{stage}: {int(counts.sum())} images")
     for logger in loggers:
         logger.experiment.add_figure(f"{stage}/confusion", figure, trainer.current_epoch)
-
-
-def drawable(name: str) -> str:
-    """A class name with a box for each character that the font of our pictures does not have."""
-    from matplotlib.font_manager import FontProperties, findfont, get_font
-
-    glyphs = get_font(findfont(FontProperties())).get_charmap()
-    return "".join(character if ord(character) in glyphs else "□" for character in name)

@@ -37,7 +37,7 @@ def test_a_table_of_what_was_found_and_2(spoilt: Path) -> None:
 
 
 def test_json_is_one_object(spoilt: Path) -> None:
-    done = transferkit("scan", str(spoilt), "--json=true")
+    done = transferkit("scan", str(spoilt), "--json")
     assert done.status == 2
     content = json.loads(done.out)
     assert done.out.isascii() and "\x1b" not in done.out

@@ -71,6 +71,11 @@ ENTRANCES: dict[str, Callable[[str], list[str]]] = {
     "test --ckpt_path": lambda file: ["test", "--ckpt_path", file],
     "predict --ckpt_path": lambda file: ["predict", "--ckpt_path", file],
     "fit --data.splits": lambda file: ["fit", *SMALL, *TRAIN, "--data.splits", file],
+    "embed --extractor": lambda file: ["embed", "--extractor", file],
+    "embed --weights": lambda file: ["embed", "--weights", file],
+    "similarity --extractor": lambda file: ["similarity", "--extractor", file],
+    "evaluate": lambda file: ["evaluate", file],
+    "compare": lambda file: ["compare", file, file],
     "scan": lambda file: ["scan", file],
 }  # a new option that takes weights is one more line
 
@@ -80,8 +85,10 @@ ENTRANCES: dict[str, Callable[[str], list[str]]] = {
 def test_files_given_on_the_command_line(here: Path, photos: Path, entrance: str, way: str) -> None:
     file = bomb(here / "evil.ckpt", way)
     arguments = ENTRANCES[entrance](str(file))
-    root = [] if arguments[0] == "scan" else ["--data.root", str(photos)]
-    done = transferkit(*arguments, *root)
+    verb, *options = arguments
+    images = {"embed": [str(photos)], "similarity": [str(photos / f"val/limes/{n}") for n in ("0.jpg", "1.png")]}
+    root = ["--data.root", str(photos)] if verb in ("fit", "validate", "test", "predict") else []
+    done = transferkit(verb, *images.get(verb, []), *options, *root)
     assert refused(done), done.err
     assert "evil.ckpt" in done.err
 

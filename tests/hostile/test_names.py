@@ -73,7 +73,7 @@ def test_scan_prints_and_writes_them_escaped(hostile: Path, here: Path) -> None:
     with (here / "report.csv").open(newline="") as file:
         (row,) = [row for row in csv.DictReader(file) if row["severity"] == "error"]
     assert row["path"] == f"train/{harmless('a' + chr(9) + 'b' + chr(10) + 'c' + chr(27) + '[31m')}/{harmless(FILE)}"
-    done = transferkit("scan", "photos", "--json=true")
+    done = transferkit("scan", "photos", "--json")
     assert printed_harmlessly(done)
     assert set(json.loads(done.out)["classes"]) == set(CLASSES)
 

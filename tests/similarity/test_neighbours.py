@@ -1,4 +1,4 @@
-"""Top-k against a full stable sort, at sizes where the selection in groups is and is not taken."""
+"""Top-k against a full stable sort, at sizes where groups of columns are and are not left out."""
 
 import pytest
 import torch
@@ -30,6 +30,16 @@ def test_ties_go_to_the_smaller_row(columns: int, k: int) -> None:
     expected, expected_index = ranked(query, reference, min(k, columns))
     assert torch.equal(index, expected_index)
     torch.testing.assert_close(cosine, expected / 16)
+
+
+def test_queries_with_nothing_but_ties_among_others() -> None:
+    k = 5
+    query, reference = corners(30), corners(3001)
+    query[::7] = 0  # all its scores are 0
+    index = top_k(query, reference, k)[1]
+    assert torch.equal(index, ranked(query, reference, k)[1])
+    reference[:2990] = reference[0]  # nearly all rows are the same
+    assert torch.equal(top_k(query, reference, k)[1], ranked(query, reference, k)[1])
 
 
 @pytest.mark.parametrize("k", [1, 10, 300, 1500])

@@ -4,6 +4,7 @@ import difflib
 import inspect
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import is_dataclass
 from typing import Any, get_type_hints
 
 import docstring_parser
@@ -16,8 +17,9 @@ from transferkit.errors import UserError
 def call(function: Callable[..., int], arguments: list[str]) -> int:
     """Call a function with command-line arguments; what it returns is the exit status.
 
-    A parameter without default is positional; a leading one of type ``list[str]`` takes one or more values.
-    ``-k 5`` is short for ``--k 5``.
+    A parameter without default is positional; one of type ``list[str]`` takes one or more values where it comes
+    first, else any number. ``-k 5`` is short for ``--k 5``, a ``bool`` option alone means true, and
+    ``--batch-size`` is ``--batch_size``. A dataclass is a section: ``--trainer.devices``.
 
     Args:
         function: the command.
@@ -26,23 +28,55 @@ def call(function: Callable[..., int], arguments: list[str]) -> int:
     Raises:
         UserError: options that do not fit the function's signature.
     """
-    verb, *rest = (f"-{argument}" if re.fullmatch("-[a-gi-z]", argument) else argument for argument in arguments)
+    verb, *rest = map(spelled, arguments)
     doc = docstring_parser.parse(function.__doc__ or "")
     parser = ArgumentParser(prog=f"transferkit {verb}", description=doc.description, exit_on_error=False)
     parser.add_argument("--config", action="config", help="a YAML file with any of these options")
-    several = [name for name, kind in required(function).items() if kind == list[str]]
-    for name in several:
-        parser.add_argument(name, nargs="+", help=next(p.description for p in doc.params if p.arg_name == name))
-    parser.add_function_arguments(function, as_positional=True, skip=set(several))
+    positional = required(function)
+    for number, (name, kind) in enumerate(positional.items()):
+        several: dict[str, Any] = {"nargs": "*" if number else "+"} if kind == list[str] else {"type": kind}
+        parser.add_argument(name, help=next(p.description for p in doc.params if p.arg_name == name), **several)
+    parser.add_function_arguments(function, skip=set(positional))
     files = [str(find_config(name)) for name in all_options(rest, "--config")]
     configs = [argument for file in files for argument in ("--config", file)]
     try:
-        options: dict[str, Any] = parser.parse_args([*configs, *without_option(rest, "--config")]).as_dict()
+        options: dict[str, Any] = parser.parse_args([*configs, *arranged(function, rest)]).as_dict()
     except ArgumentError as error:
         line = explain(str(error), list(inspect.signature(function).parameters), verb)
         raise UserError(line if "--help" in line else f"{line}; transferkit {verb} --help lists the options") from error
     options.pop("config")
+    for name, kind in get_type_hints(function).items():
+        if is_dataclass(kind):
+            options[name] = kind(**options[name])  # type: ignore[operator]  # a class, not an instance
     return function(**options)
+
+
+def spelled(argument: str) -> str:
+    """An option as the parser knows it: ``-k`` is ``--k``, ``--batch-size`` is ``--batch_size``."""
+    name, equals, value = argument.partition("=")
+    if re.fullmatch("-[a-gi-z]", name):
+        return f"-{argument}"
+    return f"--{name[2:].replace('-', '_')}{equals}{value}" if name.startswith("--") else argument
+
+
+def arranged(function: Callable[..., int], arguments: Sequence[str]) -> list[str]:
+    """The arguments without ``--config``, positional ones first, and ``true`` written behind a lone ``bool`` option.
+
+    argparse gives all positional parameters what the first run of values holds, even if that leaves one empty.
+    """
+    flags = {f"--{name}" for name, kind in get_type_hints(function).items() if kind is bool}
+    alone = {*flags, "-h", "--help", "--print_config"}
+    positional, options, rest = [], [], without_option(arguments, "--config")
+    while rest:
+        argument = rest.pop(0)
+        if argument in flags and not (rest and rest[0] in ("true", "false")):
+            options.append(f"{argument}=true")
+        elif argument.startswith("-"):
+            takes = "=" not in argument and (argument not in alone or argument in flags)
+            options += [argument, *([rest.pop(0)] if takes and rest and not rest[0].startswith("--") else [])]
+        else:
+            positional.append(argument)
+    return positional + options
 
 
 def required(function: Callable[..., int]) -> dict[str, Any]:

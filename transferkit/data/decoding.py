@@ -105,8 +105,12 @@ def remember(table: ImageTable, results: Mapping[str, str | None]) -> None:
         _log.warning("images will be checked again next time: %s", error)
 
 
-def raise_broken(bad: Mapping[str, str]) -> None:
+def raise_broken(bad: Mapping[str, str], remedy: str = "leave out with --data.on_error skip") -> None:
     """Stop if there are broken images, naming all of them in one line.
+
+    Args:
+        bad: path -> reason.
+        remedy: what else than repairing or deleting them helps.
 
     Raises:
         UserError: ``bad`` is not empty.
@@ -114,7 +118,7 @@ def raise_broken(bad: Mapping[str, str]) -> None:
     if bad:
         named = "; ".join(f"{name!r}: {reason}" for name, reason in bad.items())
         noun = "image" if len(bad) == 1 else "images"
-        raise UserError(f"{len(bad)} broken {noun}: {named}; repair or delete, or leave out with --data.on_error skip")
+        raise UserError(f"{len(bad)} broken {noun}: {named}; repair or delete, or {remedy}")
 
 
 def each(

@@ -11,17 +11,21 @@ import torch
 from transferkit.data.augmentation import Augmentation, view_seed
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.data.sources import ImageTable
-from transferkit.embed.table import View, describe, write_embeddings
+from transferkit.embed.shards import write_embeddings
+from transferkit.embed.table import View, describe
 from transferkit.embeddings import Embeddings
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 from transferkit.files import cache_dir
 
-KEY_PARTS = ("weights_sha256", "preprocessing", "augmentation", "pooling", "dtype", "data_fingerprint")
+KEY_PARTS = (
+    "weights_sha256", "preprocessing", "augmentation", "pooling", "layer", "features", "normalize", "dtype",
+    "data_fingerprint",
+)  # fmt: skip
 
 
 def feature_key(metadata: Mapping[str, Any]) -> str:
-    """SHA-256 over weights, preprocessing, pooling, dtype and data: the name of a table in the cache."""
+    """SHA-256 over weights, preprocessing, what is kept, dtype and data: the name of a table in the cache."""
     return sha256(json.dumps([metadata[part] for part in KEY_PARTS], sort_keys=True).encode()).hexdigest()
 
 
@@ -51,7 +55,12 @@ def cached_features(
     features = read_cached(path)
     barrier()  # every process looks before one of them writes
     if features is None:
-        write_embeddings(extractor, table, path, metadata, view=view, rank=rank, world_size=world_size, barrier=barrier)
+
+        def agree(done: bool) -> bool:
+            barrier()
+            return done
+
+        write_embeddings(extractor, table, path, metadata, view=view, rank=rank, world_size=world_size, agree=agree)
         features = Embeddings.load(path)
     row_of = {name: row for row, name in enumerate(table.paths)}
     rows = [row_of[name] for name in features.paths]

@@ -1,19 +1,26 @@
-"""Images to embeddings, batch by batch: threads decode ahead while the network runs.
+"""Images to embeddings, batch by batch, on all cores.
 
-Decoding, resizing and the forward pass all release the interpreter's lock, so threads
-overlap them without copying pixels between processes.
+Decoding, resizing and the forward pass all release the interpreter's lock, so threads overlap them without
+copying pixels between processes. On a CPU a thread takes a batch from its files to its embedding, each on
+one core: threads that share one batch wait for each other at every layer, and the more so while others
+decode. That also makes an embedding independent of the number of cores.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Event
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from transferkit.data.decoding import cores
 from transferkit.images import ImageError
+
+Job = TypeVar("Job")
 
 
 @dataclass(frozen=True)
@@ -37,8 +44,8 @@ def stream(
     forward: Callable[[Tensor], Tensor],
     workers: int | None = None,
     ahead: int = 3,
-) -> Iterator[Batch]:
-    """Embed batches of rows in order.
+) -> Generator[Batch, None, None]:
+    """Embed batches of rows in order: threads decode ahead while the network runs in this one.
 
     A row that cannot be read takes part in the forward pass as a black image and is left out of the
     result, so that the other rows' last bits do not depend on it.
@@ -51,25 +58,78 @@ def stream(
         ahead: batches being decoded while one is in the network.
     """
 
-    def attempt(row: int) -> Tensor | str:
-        try:
-            return read(row)
-        except ImageError as error:
-            return str(error)
-
-    batches = iter(rows_of_batches)
-    pending: deque[tuple[range, list[Future[Tensor | str]]]] = deque()
     with ThreadPoolExecutor(workers or min(8, cores()), "decode") as pool:
         try:
-            while True:
-                while len(pending) < ahead and (rows := next(batches, None)) is not None:
-                    pending.append((rows, [pool.submit(attempt, row) for row in rows]))
-                if not pending:
-                    return
-                rows, futures = pending.popleft()
+            for rows, futures in ahead_of(
+                rows_of_batches, lambda rows: [pool.submit(attempt, read, row) for row in rows], ahead
+            ):
                 yield run_batch(rows, [future.result() for future in futures], forward)
         finally:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def stream_batches(
+    rows_of_batches: Iterable[range],
+    read: Callable[[int], Tensor],
+    forward: Callable[[Tensor, Event], Tensor],
+    workers: int | None = None,
+) -> Generator[Batch, None, None]:
+    """As :func:`stream`, but each thread reads and embeds whole batches, on one core.
+
+    Args:
+        rows_of_batches: the rows of each batch.
+        read: as of :func:`stream`; called from several threads at once.
+        forward: likewise; its second argument is set when nobody waits for the result any more.
+        workers: threads; by default one a core.
+    """
+    stopped = Event()
+
+    def whole(rows: range) -> Batch:
+        return run_batch(rows, [attempt(read, row, stopped) for row in rows], lambda pixels: forward(pixels, stopped))
+
+    threads = workers or cores()
+    with one_core_each(), ThreadPoolExecutor(threads, "embed") as pool:
+        try:
+            for _, future in ahead_of(rows_of_batches, lambda rows: pool.submit(whole, rows), 2 * threads):
+                yield future.result()
+        finally:
+            stopped.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def ahead_of(
+    rows_of_batches: Iterable[range], submit: Callable[[range], Job], ahead: int
+) -> Iterator[tuple[range, Job]]:
+    """Batches with their jobs, in order, the jobs submitted some batches ahead."""
+    batches = iter(rows_of_batches)
+    pending: deque[tuple[range, Job]] = deque()
+    while True:
+        while len(pending) < ahead and (rows := next(batches, None)) is not None:
+            pending.append((rows, submit(rows)))
+        if not pending:
+            return
+        yield pending.popleft()
+
+
+@contextmanager
+def one_core_each() -> Iterator[None]:
+    """Let threads that start meanwhile compute on one core each."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def attempt(read: Callable[[int], Tensor], row: int, stopped: Event | None = None) -> Tensor | str:
+    """The pixels of a row, or why there are none."""
+    if stopped and stopped.is_set():
+        return "nobody waits for it any more"
+    try:
+        return read(row)
+    except ImageError as error:
+        return str(error)
 
 
 def run_batch(rows: range, results: list[Tensor | str], forward: Callable[[Tensor], Tensor]) -> Batch:

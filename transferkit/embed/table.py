@@ -1,25 +1,22 @@
-"""Embedding a table of images into a Parquet file: shards as it goes, merged at the end, resumable."""
+"""A table of images to a table of embeddings, in memory."""
 
-import json
 from collections.abc import Callable, Generator, Mapping
-from hashlib import sha256
+from contextlib import closing, nullcontext
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple
 
-import pyarrow.parquet as pq
 import torch
 
 from transferkit.data.decoding import raise_broken, remember
 from transferkit.data.sources import ImageTable, open_images
-from transferkit.embed.stream import Batch, stream
-from transferkit.embeddings import KEY, Embeddings
+from transferkit.embed.stream import Batch, stream, stream_batches
+from transferkit.embeddings import Embeddings
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
-from transferkit.files import atomic_path, discard
+from transferkit.extractor.forward import Forward
 from transferkit.progress import progress_bar
 from transferkit.versions import versions
-
-SHARD_BATCHES = 16  # a killed run repeats at most this many batches
 
 
 class View(NamedTuple):
@@ -30,7 +27,11 @@ class View(NamedTuple):
 
 
 def embed(
-    images: str | Path | ImageTable, extractor: Extractor, batch_size: int = 32, on_error: str = "fail"
+    images: str | Path | ImageTable,
+    extractor: Extractor,
+    batch_size: int = 32,
+    on_error: str = "fail",
+    forward: Forward | None = None,
 ) -> Embeddings:
     """Embed a folder, manifest or file into a table in memory.
 
@@ -39,109 +40,96 @@ def embed(
         extractor: the extractor, on the device to use.
         batch_size: images a forward pass.
         on_error: ``fail`` names every unreadable image after the pass, ``skip`` leaves them out.
+        forward: what is kept of each image; by default the extractor's embedding in float32.
 
     Raises:
         UserError: no images, or unreadable ones with ``fail``.
     """
     table = images if isinstance(images, ImageTable) else open_images(images)
-    metadata = describe(extractor, table)
+    forward = forward or extractor.forward()
     broken: dict[str, str] = {}
     rows: list[int] = []
     parts = []
-    for batch in run(extractor, table, batch_ranges(len(table), batch_size)):
-        rows += batch.rows
-        parts.append(batch.embedding)
-        broken |= {table.paths[row]: reason for row, reason in batch.broken.items()}
+    with closing(run(extractor, table, batch_ranges(len(table), batch_size), forward)) as batches:
+        for batch in batches:
+            rows += batch.rows
+            parts.append(batch.embedding)
+            broken |= {table.paths[row]: reason for row, reason in batch.broken.items()}
     if broken and on_error == "fail":
-        raise_broken(broken)
+        raise_broken(broken, 'leave out with on_error="skip"')
     if not rows:
         raise UserError(f"none of the {len(table)} images can be read; see transferkit scan {table.source}")
-    return make_table(table, rows, torch.cat([part for part in parts if len(part)]), metadata | {"broken": broken})
+    metadata = describe(extractor, table, forward=forward) | {"batch_size": batch_size, "broken": broken}
+    return make_table(table, rows, torch.cat([part for part in parts if len(part)]), metadata)
 
 
-def describe(extractor: Extractor, table: ImageTable, augmentation: str = "none") -> dict[str, Any]:
-    """Metadata of the embeddings that an extractor gives for a table: all that their values depend on."""
+def describe(
+    extractor: Extractor, table: ImageTable, augmentation: str = "none", forward: Forward | None = None
+) -> dict[str, Any]:
+    """Metadata of the embeddings that an extractor gives for a table: all that their values depend on.
+
+    Args:
+        extractor: the extractor.
+        table: images in path order.
+        augmentation: name of the random view, if it is one.
+        forward: what is kept of each image; by default the extractor's embedding in float32.
+    """
+    kept = {
+        "pooling": extractor.pooling,
+        "layer": None,
+        "features": "pooled",
+        "embed_dim": extractor.embed_dim,
+        "shape": [extractor.embed_dim],
+        "normalize": False,
+        "dtype": "float32",
+    }
     return {
         "extractor": extractor.name,
         "weights_sha256": extractor.weights_sha256(),
         "preprocessing": extractor.preprocessing.to_dict(),
-        "pooling": extractor.pooling,
-        "embed_dim": extractor.embed_dim,
+        **(forward.describe() if forward else kept),
         "augmentation": augmentation,
-        "dtype": "float32",
         "versions": versions(),
         "data_fingerprint": table.fingerprint(),
     }
 
 
-def write_embeddings(
+def run(
     extractor: Extractor,
     table: ImageTable,
-    out: Path,
-    metadata: Mapping[str, Any],
-    batch_size: int = 32,
+    batches: list[range],
+    forward: Forward,
     view: View | None = None,
-    rank: int = 0,
-    world_size: int = 1,
-    barrier: Callable[[], None] = lambda: None,
-) -> None:
-    """Embed a table into one Parquet file, its rows in path order; started again, it does only what is missing.
-
-    Batches are cut from the sorted paths at fixed places and shards from the batches, and each process
-    takes whole shards, so neither an interruption nor the number of processes changes a bit of the result.
-    Unreadable images are left out and named in the metadata under ``broken``.
+    workers: int | None = None,
+    show: bool = True,
+) -> Generator[Batch, None, None]:
+    """Stream the batches of a table through an extractor; remember what could be decoded.
 
     Args:
-        extractor: the extractor, on the device to use.
+        extractor: the extractor.
         table: images in path order.
-        out: the Parquet file; shards stand in ``.<name>.parts`` beside it until it is whole.
-        metadata: what :func:`describe` says of them.
-        batch_size: images a forward pass.
+        batches: rows of each batch.
+        forward: the extractor's forward pass.
         view: a random view of the images instead of their preprocessing.
-        rank: number of this process.
-        world_size: how many processes share the work.
-        barrier: waits for all of them.
-
-    Raises:
-        UserError: the place cannot be written.
+        workers: threads; by default one a core.
+        show: whether under a progress bar.
     """
-    batches = batch_ranges(len(table), batch_size)
-    shards = [batches[i : i + SHARD_BATCHES] for i in range(0, len(batches), SHARD_BATCHES)]
-    key = sha256(json.dumps([dict(metadata), batch_size], sort_keys=True).encode()).hexdigest()
-    folder = out.with_name(f".{out.name}.{key[:16]}.parts")  # other inputs, other folder: never a stale shard
-    files = [folder / f"{number:06d}.parquet" for number in range(len(shards))]
-    mine = [number for number in range(rank, len(shards), world_size) if not files[number].is_file()]
-    wanted = [rows for number in mine for rows in shards[number]]
-    results = run(extractor, table, wanted, view)
-    for number in mine:
-        parts = [next(results) for _ in shards[number]]
-        rows = [row for part in parts for row in part.rows]
-        broken = {table.paths[row]: reason for part in parts for row, reason in part.broken.items()}
-        kept = [part.embedding for part in parts if part.rows]
-        values = torch.cat(kept) if kept else torch.empty(0, extractor.embed_dim)
-        make_table(table, rows, values, {**metadata, "broken": broken}).save(files[number])
-    results.close()
-    barrier()
-    if rank == 0:
-        merge(files, out, metadata, len(table))
-        discard(folder)
-    barrier()
-
-
-def run(
-    extractor: Extractor, table: ImageTable, batches: list[range], view: View | None = None
-) -> Generator[Batch, None, None]:
-    """Stream the batches of a table through an extractor, under a progress bar; remember what could be decoded."""
+    one_at_a_time = Lock()  # augmentation draws from the process's generator
 
     def read(row: int) -> torch.Tensor:
         image = table.read(row)
-        return view.transform(image, row) if view else extractor.preprocessing.resize_crop(image)
+        if view is None:
+            return extractor.preprocessing.resize_crop(image)
+        with one_at_a_time:
+            return view.transform(image, row)
 
+    source = stream_batches if forward.device.type == "cpu" else stream
+    total = sum(map(len, batches))
+    bar = progress_bar(f"embedding with {extractor.name}", total) if show else nullcontext(lambda steps: None)
     decoded: dict[str, str | None] = {}
     try:
-        with progress_bar(f"embedding with {extractor.name}", sum(map(len, batches))) as advance:
-            # augmentation draws from the process's generator: one thread
-            for batch in stream(batches, read, extractor, workers=1 if view else None):
+        with bar as advance, closing(source(batches, read, forward, workers)) as results:
+            for batch in results:
                 decoded |= {table.paths[row]: None for row in batch.rows}
                 decoded |= {table.paths[row]: reason for row, reason in batch.broken.items()}
                 advance(len(batch.rows) + len(batch.broken))
@@ -150,39 +138,15 @@ def run(
         remember(table, decoded)
 
 
-def merge(files: list[Path], out: Path, metadata: Mapping[str, Any], expected: int) -> None:
-    """Join shards in order into one file, one shard in memory at a time.
-
-    Raises:
-        UserError: a row is missing or there twice.
-    """
-    broken: dict[str, str] = {}
-    for file in files:
-        broken |= json.loads(pq.read_schema(file).metadata[KEY])["broken"]
-    text = json.dumps(dict(metadata) | {"broken": broken}, sort_keys=True)
-    schema = pq.read_schema(files[0]).with_metadata({KEY: text.encode()})
-    last, count = "", 0
-    with atomic_path(out) as temporary, pq.ParquetWriter(temporary, schema) as writer:
-        for file in files:
-            table = pq.read_table(file)
-            paths = table["path"].to_pylist()
-            if any(a >= b for a, b in zip([last, *paths], paths, strict=False)):
-                raise UserError(f"{file} does not follow the shard before it; delete {file.parent} and start again")
-            last, count = (paths or [last])[-1], count + len(paths)
-            writer.write_table(table.replace_schema_metadata(schema.metadata))
-        if count + len(broken) != expected:
-            raise UserError(f"{count + len(broken)} of {expected} rows are in {file.parent}; delete it, start again")
-
-
 def batch_ranges(rows: int, batch_size: int) -> list[range]:
     """Rows cut into batches at fixed places."""
     return [range(start, min(start + batch_size, rows)) for start in range(0, rows, batch_size)]
 
 
 def make_table(table: ImageTable, rows: list[int], embedding: torch.Tensor, metadata: Mapping[str, Any]) -> Embeddings:
-    """Embeddings of some rows of a table of images."""
+    """Embeddings (N, *shape) of some rows of a table of images, flattened to (N, D)."""
     return Embeddings(
-        embedding=embedding,
+        embedding=embedding.flatten(1),
         paths=[table.paths[row] for row in rows],
         labels=[table.labels[row] for row in rows],
         splits=[table.splits[row] for row in rows],

@@ -13,6 +13,7 @@ from transferkit.backbones import Backbone
 from transferkit.backbones.weights import state_sha256
 from transferkit.errors import UserError
 from transferkit.extractor import checkpoint, directory
+from transferkit.extractor.forward import Features, Forward, Precision
 from transferkit.images import ImageError, read_image
 from transferkit.preprocessing import Preprocessing
 
@@ -101,11 +102,28 @@ class Extractor:
         if isinstance(images, (str, Path)):
             raise UserError(f"embed takes a list of images, not {images!r}; for a folder use transferkit embed")
         batches = [torch.empty(0, self.embed_dim)]
+        forward = self.forward() if len(images) > batch_size else self  # making it takes as long as a few images
         for start in range(0, len(images), batch_size):
             batch = images[start : start + batch_size]
             pixels = torch.stack([self.preprocessing.resize_crop(open_image(image)) for image in batch])
-            batches.append(self(pixels).cpu())
+            batches.append(forward(pixels).cpu())
         return torch.cat(batches)
+
+    def forward(
+        self,
+        precision: Precision = "32",
+        layer: str | None = None,
+        features: Features = "pooled",
+        normalize: bool = False,
+    ) -> Forward:
+        """The forward pass for many batches, as fast as it can be had; arguments as of :class:`Forward`.
+
+        It may keep the weights of this moment: make it anew after training.
+
+        Raises:
+            UserError: no such stage, or features that the network does not have.
+        """
+        return Forward(self.backbone, self.preprocessing, precision, layer, features, normalize)
 
     def weights_sha256(self) -> str:
         """SHA-256 over the backbone's tensors."""

@@ -6,20 +6,27 @@ from transferkit.similarity.duplicates import near_duplicates, similar_pairs
 from transferkit.similarity.evaluate import Evaluation, evaluate
 from transferkit.similarity.geometry import uniformity
 from transferkit.similarity.neighbours import top_k
+from transferkit.similarity.overview import class_means, cosine_counts, neighbour_map, principal_axes
 from transferkit.similarity.retrieval import votes
-from transferkit.similarity.rows import class_codes, cosine_matrix, unit_rows, zero_rows
+from transferkit.similarity.rows import class_codes, cosine_matrix, drawn_rows, finite_rows, unit_rows, zero_rows
 
 __all__ = [
     "Evaluation",
     "class_codes",
+    "class_means",
     "compare",
+    "cosine_counts",
     "cosine_matrix",
+    "drawn_rows",
     "evaluate",
+    "finite_rows",
     "k_means",
     "knn_overlap",
     "linear_cka",
     "near_duplicates",
+    "neighbour_map",
     "nmi",
+    "principal_axes",
     "rsa",
     "similar_pairs",
     "top_k",

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from transferkit.errors import UserError
 from transferkit.similarity.neighbours import top_k
-from transferkit.similarity.rows import cosine_matrix, finite_rows, unit_rows
+from transferkit.similarity.rows import cosine_matrix, drawn_rows, finite_rows, unit_rows
 
 
 def compare(first: Tensor, second: Tensor, *, k: int = 10, rsa_rows: int = 4000, seed: int = 0) -> dict[str, float]:
@@ -30,13 +30,13 @@ def compare(first: Tensor, second: Tensor, *, k: int = 10, rsa_rows: int = 4000,
     """
     first, second = unit_rows(first, "first"), unit_rows(second, "second")
     _same_rows(first, second)
-    sample = torch.randperm(len(first), generator=torch.Generator().manual_seed(seed))[:rsa_rows].sort().values
+    sample = drawn_rows(len(first), rsa_rows, seed).to(first.device)
     values = {
-        "rows": float(len(first)),
+        "rows": len(first),
         "cka": linear_cka(first, second),
         "cka_unbiased": linear_cka(first, second, unbiased=True),
         "rsa": rsa(first[sample], second[sample]),
-        "rsa_rows": float(len(sample)),
+        "rsa_rows": len(sample),
         f"knn_overlap@{k}": knn_overlap(first, second, k),
     }
     return {name: value for name, value in values.items() if value == value}  # NaN: undefined

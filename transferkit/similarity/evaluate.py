@@ -11,11 +11,11 @@ from transferkit.errors import UserError
 from transferkit.similarity.clustering import k_means, nmi
 from transferkit.similarity.geometry import class_sums, pair_means, silhouette, uniformity
 from transferkit.similarity.retrieval import retrieval
-from transferkit.similarity.rows import Labels, class_codes, same_width, unit_rows, zero_rows
+from transferkit.similarity.rows import Labels, class_codes, drawn_rows, same_width, unit_rows, zero_rows
 
 
 class Evaluation(NamedTuple):
-    """Metrics by name; what is undefined for the data is left out, so every value is a number."""
+    """Metrics by name, counts as integers; what is undefined for the data is left out, so every value is a number."""
 
     overall: dict[str, float]
     per_class: dict[str, dict[str, float]]
@@ -70,9 +70,9 @@ def evaluate(
     unit = unit_rows(embeddings)
     other = unit if reference is None else unit_rows(reference, "reference")
     same_width(unit, other)
-    overall = {"rows": float(len(unit)), "zero_norm_rows": float(len(zero_rows(unit)))}
+    overall: dict[str, float] = {"rows": len(unit), "zero_norm_rows": len(zero_rows(unit))}
     if reference is not None:
-        overall["reference_rows"] = float(len(other))
+        overall["reference_rows"] = len(other)
         overall["zero_norm_rows"] += len(zero_rows(other))
     if len(unit) > 1:
         overall["uniformity"] = uniformity(unit)
@@ -82,12 +82,12 @@ def evaluate(
     names, codes = class_codes(labels, [None] * len(other) if reference_labels is None else reference_labels)
     query = _labelled(unit, codes[0], "labels")
     against = query if reference is None else _labelled(other, codes[1], "reference_labels")
-    overall["unlabelled_rows"] = float(len(unit) - len(query.rows))
+    overall["unlabelled_rows"] = len(unit) - len(query.rows)
     if reference is not None:
         overall["unlabelled_rows"] += len(other) - len(against.rows)
     available = len(against.rows) - (reference is None)
     if max(ks) > available:
-        overall["k_clamped"] = float(available)
+        overall["k_clamped"] = available
 
     columns: dict[str, Tensor] = {"rows": query.classes.bincount(minlength=len(names))}
     for part in (
@@ -98,7 +98,7 @@ def evaluate(
         columns |= part.columns
     overall |= _clusters(query, sample_rows, seed)
     per_class = {
-        str(name): _defined({metric: float(column[row]) for metric, column in columns.items()})
+        str(name): _defined({metric: column[row].item() for metric, column in columns.items()})
         for row, name in enumerate(names)
     }
     return Evaluation(_defined(overall), per_class)
@@ -134,7 +134,7 @@ def _retrieval(query: _Labelled, reference: _Labelled, classes: int, ks: Sequenc
         asked = ~found["mrr"].isnan()
     members = query.classes[asked]
     count = members.bincount(minlength=classes)
-    part = _Part({"queries": float(asked.sum()), "queries_skipped": float((~asked).sum())}, {"queries": count})
+    part = _Part({"queries": int(asked.sum()), "queries_skipped": int((~asked).sum())}, {"queries": count})
     for name, values in found.items():
         part.overall[name] = float(values[asked].mean())
         part.columns[name] = members.bincount(values[asked], minlength=classes) / count
@@ -165,10 +165,9 @@ def _geometry(query: _Labelled, reference: _Labelled, classes: int) -> _Part:
 
 def _clusters(query: _Labelled, sample_rows: int, seed: int) -> dict[str, float]:
     """NMI of the classes and as many clusters, of a sample where there are many rows."""
-    drawn = torch.randperm(len(query.rows), generator=torch.Generator().manual_seed(seed))[:sample_rows]
-    drawn = drawn.sort().values.to(query.rows.device)
+    drawn = drawn_rows(len(query.rows), sample_rows, seed).to(query.rows.device)
     names, classes = torch.unique(query.classes[drawn], return_inverse=True)
     if len(names) < 2:
         return {}
     clusters = k_means(query.rows[drawn], len(names), seed=seed)
-    return {"nmi": nmi(classes, clusters), "nmi_rows": float(len(drawn))}
+    return {"nmi": nmi(classes, clusters), "nmi_rows": len(drawn)}

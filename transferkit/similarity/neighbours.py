@@ -78,9 +78,8 @@ class Scorer:
 def select(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k highest columns of each row, ties to the smaller column.
 
-    The k best columns lie in the k groups of adjacent columns that have the highest maxima (a group left
-    out has k groups before it, each with a column that is better, or equal and further left). So only the
-    maxima and the members of k groups are ranked, not all N columns; the members in the same way.
+    Of the maxima of groups of adjacent columns the k-th highest is reached by k columns at least, so only the
+    few columns that reach it are ranked, not all N.
 
     Args:
         scores: `(B, N)` float32 without NaN.
@@ -89,22 +88,26 @@ def select(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     Returns:
         Scores `(B, k)` descending and columns `(B, k)` int64.
     """
-    columns = scores.shape[1]
+    rows, columns = scores.shape
     column = torch.arange(columns, device=scores.device)
-    # N / width maxima and k * width members are fewest at the root of N / k; torch reduces runs of 32
-    # floats five times faster than runs of 16 or 24, so only short rows are cut finer.
-    width = max(32, round((columns / k) ** 0.5 / 32) * 32)
-    if 2 * k * width > columns:
-        width = 8
-    if 2 * k * width > columns:
-        return _unkey(_key(scores, column).topk(k).values)
+    # torch reduces runs of 32 floats five times faster than runs of 16 or 24: only short rows are cut finer.
+    width = next((width for width in (32, 8) if 2 * k * width <= columns), columns)
     groups = columns // width
-    grouped = scores[:, : groups * width].view(-1, groups, width)  # (B, G, W)
-    best = _key(grouped.amax(2), column[:groups]).topk(k, sorted=False).indices.sort(1).values  # (B, k)
-    members = grouped.gather(1, best[:, :, None].expand(-1, -1, width)).flatten(1)  # (B, kW), left to right
-    score, place = select(torch.cat([members, scores[:, groups * width :]], 1), k)
-    best = torch.nn.functional.pad(best, (0, 1), value=groups)  # the columns after the last whole group
-    return score, best.gather(1, place // width) * width + place % width
+    grouped = scores[:, : groups * width].view(rows, groups, width)
+    best = grouped.amax(2)  # (B, G)
+    least = best.topk(min(k, groups), sorted=False).values.amin(1)  # (B,)
+    row, group = (best >= least[:, None]).nonzero(as_tuple=True)  # (P,)
+    if 2 * len(row) > rows * groups:  # k is large, or nearly all scores are equal
+        return _unkey(_key(scores, column).topk(k).values)
+    members = grouped[row, group]  # (P, W)
+    pair, place = (members >= least[row, None]).nonzero(as_tuple=True)  # (M,)
+    row, member = row[pair], group[pair] * width + place
+    count = row.bincount(minlength=rows)
+    place_in_row = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
+    keys = row.new_full((rows, int(count.max())), torch.iinfo(torch.int64).min)
+    keys[row, place_in_row] = _key(scores[row, member], member)
+    rest = _key(scores[:, groups * width :], column[groups * width :])  # after the last whole group
+    return _unkey(torch.cat([keys, rest], 1).topk(k).values)
 
 
 def _key(score: Tensor, column: Tensor) -> Tensor:

@@ -32,8 +32,13 @@ def unit_rows(embeddings: Tensor, name: str = "embeddings") -> Tensor:
     return rows.div_(length.masked_fill_(length == 0, 1))
 
 
-def finite_rows(embeddings: Tensor, name: str = "embeddings") -> None:
+def finite_rows(embeddings: Tensor, name: str = "embeddings", paths: Sequence[str] = ()) -> None:
     """Refuses what is not a table of finite float32 numbers.
+
+    Args:
+        embeddings: `(N, D)`.
+        name: what the table is called in an error.
+        paths: N names of the rows, where they have some.
 
     Raises:
         UserError: not `(N, D)`, empty, or a row holds NaN or infinity (the row is named, from 0).
@@ -43,8 +48,9 @@ def finite_rows(embeddings: Tensor, name: str = "embeddings") -> None:
     largest = torch.linalg.vector_norm(embeddings.detach(), ord=torch.inf, dim=1).float()
     bad = (~largest.isfinite()).nonzero().flatten().tolist()
     if bad:
+        row = f"row {bad[0]}, {paths[bad[0]]!r}," if paths else f"row {bad[0]}"
         more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
-        raise UserError(f"{name}: row {bad[0]} holds NaN or infinity{more}; leave such rows out or embed again")
+        raise UserError(f"{name}: {row} holds NaN or infinity{more}; leave such rows out or embed again")
 
 
 def zero_rows(embeddings: Tensor) -> Tensor:
@@ -58,6 +64,11 @@ def zero_rows(embeddings: Tensor) -> Tensor:
     """
     largest: Tensor = torch.linalg.vector_norm(embeddings, ord=torch.inf, dim=1)
     return (largest == 0).nonzero().flatten()
+
+
+def drawn_rows(count: int, most: int, seed: int) -> Tensor:
+    """Numbers of at most `most` of `count` rows, drawn with a seed, `(min(most, count),)` int64, ascending."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:most].sort().values
 
 
 def same_width(first: Tensor, second: Tensor) -> None:
