@@ -27,6 +27,7 @@ VERBS = {
     "evaluate": ("evaluate", "similarity metrics of embeddings, and pictures"),
     "compare": ("compare", "two extractors on the same images: CKA, RSA, shared neighbours"),
     "similarity": ("similarity", "cosine similarity of two or more images"),
+    "export": ("export", "hand an extractor over: a directory that other tools load, and ONNX"),
     "scan": ("scan", "what is wrong with a set of images"),
     "quickstart": ("quickstart", "transfer learning on built-in digits, start to end, no network"),
 }

@@ -102,6 +102,7 @@ class TransferModule(LightningModule):
         freeze(self.backbone, self.first_trainable)
         self.class_weights: Tensor | None = None
         self.class_counts: dict[str, int] = {}
+        self.image_counts: dict[str, int] = {}
         self.by_class: dict[str, Tensor] = {}
         self.train_loss = torch.zeros(2)  # sums of loss and of images over the epoch
 
@@ -140,6 +141,7 @@ class TransferModule(LightningModule):
             self.class_weights = data.loss_weights()
             labels = data.tables["train"].labels
             self.class_counts = {name: labels.count(name) for name in self.class_names}
+            self.image_counts = {name: len(table) for name, table in data.tables.items()}
 
     @property
     def data(self) -> ImageDataModule:
@@ -303,6 +305,7 @@ class TransferModule(LightningModule):
             "backbone": spec,
             "class_names": self.class_names,
             "class_counts": self.class_counts,
+            "images": self.image_counts,
             "l2_normalize": self.l2_normalize,
             "regime": self.regime,
             "weights": f"{self.hparams['backbone']} ({self.hparams['weights']})",

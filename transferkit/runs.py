@@ -52,7 +52,7 @@ def newest_run(root: Path, name: str | None) -> Path:
     found = [run for run in found if any((run / "checkpoints").glob("*.ckpt"))]
     if not found:
         wanted = root / "runs" / (name or "*")
-        raise UserError(f"no run with a checkpoint in {wanted}; run transferkit fit first, or give --ckpt_path FILE")
+        raise UserError(f"no run with a checkpoint in {wanted}; run transferkit fit first, or give a checkpoint file")
     return max(found, key=lambda run: ((run / "checkpoints").stat().st_mtime_ns, int(run.name)))
 
 

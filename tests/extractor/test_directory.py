@@ -19,7 +19,7 @@ from transferkit import backbones
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 
-FILES = {"config.json", "model.safetensors", "preprocessor_config.json", "transferkit.json"}
+FILES = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json", "transferkit.json"}
 CASES = {
     "resnet18-avg": (lambda: resnet18(), "classifier"),
     "resnet18-logits": (lambda: resnet18("logits"), "base"),
@@ -60,6 +60,7 @@ def test_round_trip(case: str, photos: list[Tensor], tmp_path: Path) -> None:
     assert (before[0] - before[1]).abs().max() > 1e-3, "a model that says the same of all images"
     files = {path.name for path in (tmp_path / "export").iterdir()}
     assert files == FILES | ({"head.safetensors"} if layout == "base" else set())
+    assert len({path.stat().st_mode for path in (tmp_path / "export").iterdir()}) == 1, "all for the same readers"
     record = json.loads((tmp_path / "export" / "transferkit.json").read_text())
     assert record["layout"] == layout
     assert record["training"] == {

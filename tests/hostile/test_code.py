@@ -74,6 +74,8 @@ ENTRANCES: dict[str, Callable[[str], list[str]]] = {
     "embed --extractor": lambda file: ["embed", "--extractor", file],
     "embed --weights": lambda file: ["embed", "--weights", file],
     "similarity --extractor": lambda file: ["similarity", "--extractor", file],
+    "export": lambda file: ["export", file, "--out", "exported"],
+    "export --weights": lambda file: ["export", "resnet18", "--weights", file, "--out", "exported"],
     "evaluate": lambda file: ["evaluate", file],
     "compare": lambda file: ["compare", file, file],
     "scan": lambda file: ["scan", file],

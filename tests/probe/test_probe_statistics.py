@@ -7,8 +7,9 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import binomtest
 from torchmetrics.functional.classification import multiclass_calibration_error
 
+from transferkit.intervals import wilson
 from transferkit.probe.calibration import TEMPERATURES, expected_calibration_error, fit_temperature
-from transferkit.probe.statistics import compare_paired, mcnemar, wilson
+from transferkit.probe.statistics import compare_paired, mcnemar
 
 
 @pytest.mark.parametrize(("right", "total"), [(0, 10), (3, 10), (10, 10), (146, 153), (9_311, 10_000)])

@@ -1,5 +1,6 @@
 """Reading a training checkpoint without knowing the LightningModule that wrote it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,10 @@ from transferkit.preprocessing import Preprocessing
 
 KEY = "transferkit"
 FORMAT = 1
+# What is told of the training, and of which type: name -> number in the dictionaries.
+TRAINING: Mapping[str, type] = {"regime": str, "weights": str, "class_counts": dict, "images": dict, "metrics": dict}
+# What a record of other types or tensors of other shapes raise.
+BROKEN = (KeyError, TypeError, AttributeError, ValueError, RuntimeError)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -36,34 +41,60 @@ def read(path: Path, weights: str, pooling: str | None) -> dict[str, Any]:
     """Arguments of an Extractor, from a checkpoint.
 
     Raises:
-        UserError: see :func:`load`; also options that contradict it, or a fit that has not ended.
+        UserError: see :func:`load`; also options that contradict it, a broken record, or a fit that has not ended.
     """
     content = load(path)
-    record, state = content[KEY], content["state_dict"]
+    record = content[KEY]
     if weights != "DEFAULT":
         raise UserError(f"{path} brings its own weights; leave out --model.weights {weights}")
-    if pooling not in (None, record["backbone"]["pooling"]):
-        raise UserError(f"{path} was trained with pooling {record['backbone']['pooling']}, not {pooling}")
-    if not record["complete"]:
-        raise UserError(f"{path} is of a fit that has not ended; resume it with transferkit fit --ckpt_path {path}")
-    backbone = backbones.rebuild(record["backbone"])
-    own = {key.removeprefix("backbone."): tensor for key, tensor in state.items() if key.startswith("backbone.")}
     try:
-        backbone.load_state_dict(own)
-    except RuntimeError as error:
-        raise UserError(f"{path} does not fit its own architecture here: {first_line(error)}") from error
-    return {
-        "backbone": backbone,
-        "preprocessing": Preprocessing.from_dict(record["backbone"]["preprocessing"]),
-        "head": linear(state["head.weight"], state["head.bias"]),
-        "class_names": record["class_names"],
-        "l2_normalize": record["l2_normalize"],
-        "record": record,
-    }
+        if pooling not in (None, record["backbone"]["pooling"]):
+            raise UserError(f"{path} was trained with pooling {record['backbone']['pooling']}, not {pooling}")
+        if not record["complete"]:
+            raise UserError(f"{path} is of a fit that has not ended; resume it with transferkit fit --ckpt_path {path}")
+        check_training(record)
+        backbone = backbones.rebuild(record["backbone"])
+        state = {key.removeprefix("backbone."): tensor for key, tensor in content["state_dict"].items()}
+        head = linear(state.pop("head.weight"), state.pop("head.bias"), backbone.embed_dim, record["class_names"])
+        try:
+            backbone.load_state_dict(state)
+        except RuntimeError as error:
+            raise UserError(f"{path} does not fit its own architecture here: {first_line(error)}") from error
+        return {
+            "backbone": backbone,
+            "preprocessing": Preprocessing.from_dict(record["backbone"]["preprocessing"]),
+            "head": head,
+            "class_names": record["class_names"],
+            "l2_normalize": record["l2_normalize"],
+            "record": record,
+        }
+    except BROKEN as error:
+        raise UserError(f"{path} is broken or of another version ({first_line(error)}); fit again") from error
 
 
-def linear(weight: torch.Tensor, bias: torch.Tensor) -> nn.Linear:
-    """A linear layer that holds the given tensors."""
-    layer = nn.Linear(weight.shape[1], weight.shape[0])
+def linear(weight: torch.Tensor, bias: torch.Tensor, embed_dim: int, class_names: list[str]) -> nn.Linear:
+    """A linear layer that holds the given tensors.
+
+    Raises:
+        ValueError: they are no head for such an embedding and such classes.
+    """
+    named = isinstance(class_names, list) and all(isinstance(name, str) for name in class_names)
+    classes = len(class_names) if named and class_names else len(bias)
+    if not named or weight.shape != (classes, embed_dim) or bias.shape != (classes,):
+        raise ValueError(f"a head of {tuple(weight.shape)} is none for {embed_dim} numbers and the class names")
+    layer = nn.Linear(embed_dim, classes)
     layer.load_state_dict({"weight": weight, "bias": bias})
     return layer
+
+
+def check_training(record: Mapping[str, Any]) -> None:
+    """Check the types of what a record tells of the training.
+
+    Raises:
+        ValueError: naming the first field that is something else.
+    """
+    for name, kind in TRAINING.items():
+        value = record.get(name, kind())
+        numbers = value.values() if isinstance(value, dict) else ()
+        if not isinstance(value, kind) or not all(isinstance(number, int | float) for number in numbers):
+            raise ValueError(f"{name} is {str(value)[:40]!r}")

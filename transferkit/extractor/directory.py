@@ -1,6 +1,8 @@
 """The extractor directory: a layout that transformers and torchvision load without transferkit."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,8 @@ from transferkit.backbones.from_transformers import TransformersBackbone
 from transferkit.backbones.hub import quiet
 from transferkit.backbones.weights import check_keys, first_line, read_state_dict
 from transferkit.errors import UserError
-from transferkit.extractor.checkpoint import linear
+from transferkit.extractor import card
+from transferkit.extractor.checkpoint import BROKEN, TRAINING, check_training, linear
 from transferkit.files import atomic_path
 from transferkit.preprocessing import Preprocessing
 from transferkit.versions import versions
@@ -25,18 +28,51 @@ if TYPE_CHECKING:
 
 RECORD = "transferkit.json"
 FORMAT = 1
-TRAINING = ("regime", "class_counts", "metrics", "weights")  # what is told of the training
+# What write() never writes into a config.json and transformers would follow: code, and memory without bound.
+FOREIGN = ("auto_map", "custom_pipelines", "num_labels", "attn_implementation", "_attn_implementation")
 
 
 def write(extractor: "Extractor", path: Path, overwrite: bool) -> None:
     """Write the directory, whole or not at all; see :meth:`Extractor.save_pretrained`."""
+    with replacing(path, overwrite) as folder:
+        fill(extractor, folder)
+
+
+@contextmanager
+def replacing(path: Path, overwrite: bool) -> Iterator[Path]:
+    """Yield an empty directory that takes the place of ``path`` on success.
+
+    Raises:
+        UserError: see :func:`check_place`; it cannot be written.
+    """
+    check_place(path, overwrite)
+    with atomic_path(path) as temporary:
+        temporary.mkdir()
+        try:
+            yield temporary
+        except SafetensorError as error:  # a full disk, for one
+            raise UserError(f"cannot write {path}: {first_line(error)}; free room") from error
+
+
+def check_place(path: Path, overwrite: bool) -> None:
+    """Refuse a place that is taken.
+
+    Raises:
+        UserError: it exists and ``overwrite`` is false, or it is no export.
+    """
     if path.exists() and not overwrite:
         raise UserError(f"{path} exists; choose another directory or add --overwrite")
     if path.exists() and not (path / RECORD).is_file():  # never wipe out somebody's pictures
         raise UserError(f"{path} exists and is no export, so it is not overwritten; choose another directory")
-    training = {key: extractor.record[key] for key in TRAINING if key in extractor.record}
+
+
+def fill(extractor: "Extractor", folder: Path) -> str:
+    """Write model, preprocessing, record and model card; the layout, see :func:`write_model`."""
+    layout = write_model(extractor, folder)
+    write_json(folder / "preprocessor_config.json", extractor.preprocessing.to_hf())
     record = {
         "format": FORMAT,
+        "layout": layout,
         "backbone": extractor.spec(),
         "pooling": extractor.pooling,
         "embed_dim": extractor.embed_dim,
@@ -44,16 +80,13 @@ def write(extractor: "Extractor", path: Path, overwrite: bool) -> None:
         "l2_normalize": extractor.l2_normalize,
         "weights_sha256": extractor.weights_sha256(),
         "versions": versions(),
-        "training": training,
+        "training": {key: extractor.record[key] for key in TRAINING if key in extractor.record},
     }
-    with atomic_path(path) as temporary:
-        temporary.mkdir()
-        try:
-            record["layout"] = write_model(extractor, temporary)
-        except SafetensorError as error:  # a full disk, for one
-            raise UserError(f"cannot write {path}: {first_line(error)}; free room") from error
-        write_json(temporary / "preprocessor_config.json", extractor.preprocessing.to_hf())
-        write_json(temporary / RECORD, record)
+    write_json(folder / RECORD, record)
+    for path in folder.glob("*.safetensors"):  # which safetensors writes for the owner alone
+        path.chmod((folder / RECORD).stat().st_mode)
+    card.write(extractor, layout, folder)
+    return layout
 
 
 def write_model(extractor: "Extractor", path: Path) -> str:
@@ -70,6 +103,8 @@ def write_model(extractor: "Extractor", path: Path) -> str:
         model: Any = classifier or backbone.model
         with quiet():
             model.save_pretrained(path)
+        config = read_json(path / "config.json")  # the hub's may name code, which has no place in an export
+        write_json(path / "config.json", {key: value for key, value in config.items() if key not in FOREIGN})
         holds_head = classifier is not None
     if head and not holds_head:
         state = {"weight": head.weight.detach().contiguous(), "bias": head.bias.detach().contiguous()}
@@ -149,7 +184,8 @@ def read(path: Path, weights: str, pooling: str | None) -> dict[str, Any]:
     try:
         if pooling not in (None, record["pooling"]):
             raise UserError(f"{path} was exported with pooling {record['pooling']}, not {pooling}")
-        backbone, head = read_model(path, record["backbone"], record["layout"])
+        check_training(record["training"])
+        backbone, head = read_model(path, record)
         return {
             "backbone": backbone,
             "preprocessing": Preprocessing.from_dict(record["backbone"]["preprocessing"]),
@@ -158,39 +194,46 @@ def read(path: Path, weights: str, pooling: str | None) -> dict[str, Any]:
             "l2_normalize": record["l2_normalize"],
             "record": record["training"] | {"weights_sha256": record["weights_sha256"]},
         }
-    except KeyError as error:
-        raise UserError(f"{path} is incomplete: no {error}; export the extractor again") from error
+    except BROKEN as error:
+        lack = f"incomplete: no {error}" if isinstance(error, KeyError) else f"broken: {first_line(error)}"
+        raise UserError(f"{path} is {lack}; export the extractor again") from error
 
 
-def read_model(path: Path, spec: dict[str, Any], layout: str) -> tuple[backbones.Backbone, nn.Linear | None]:
+def read_model(path: Path, record: dict[str, Any]) -> tuple[backbones.Backbone, nn.Linear | None]:
     """The backbone and the head of a directory.
 
     Raises:
-        UserError: weights that do not fit the configuration.
-        KeyError: the head or a part of the specification is not there.
+        UserError: weights that do not fit the configuration, or a configuration that asks for more than weights.
+        KeyError: the head or a part of the record is not there.
+        ValueError: a head for something else.
     """
+    spec, classifier = record["backbone"], record["layout"] == "classifier"
     backbone: TorchvisionBackbone | TransformersBackbone
     weights = path / "model.safetensors"
     if spec["source"] == "torchvision":
         backbone = backbones.from_torchvision.rebuild(spec)
         place = backbone.last_layer
         own, state = backbone.model.state_dict(), read_state_dict(weights)
-        inner = {k: v for k, v in state.items() if layout == "base" or not k.startswith(f"{place}.")}
+        inner = {k: v for k, v in state.items() if not (classifier and k.startswith(f"{place}."))}
         check_keys(weights, own.keys() - inner.keys(), inner.keys() - own.keys())
         try:
             backbone.model.load_state_dict(inner)
         except RuntimeError as error:
             raise UserError(f"{weights} does not fit: {first_line(error)}") from error
     else:
+        if found := [key for key in FOREIGN if key in read_json(path / "config.json")]:
+            raise UserError(f"{path}/config.json has {found[0]}, which no export has; export the extractor again")
+        if not weights.is_file():  # transformers would look for others, and follow an index out of the directory
+            raise UserError(f"{weights} does not exist; export the extractor again")
         backbone = backbones.from_transformers.build(str(path), pooling=spec["pooling"])
-        backbone.name, place = spec["name"], "classifier"
-        state = read_state_dict(weights) if layout == "classifier" else {}
-    if layout == "classifier":
-        return backbone, linear(state[f"{place}.weight"], state[f"{place}.bias"])
-    if (path / "head.safetensors").is_file():
-        state = read_state_dict(path / "head.safetensors")
-        return backbone, linear(state["weight"], state["bias"])
-    return backbone, None
+        backbone.name, place = str(spec["name"]), "classifier"
+        state = read_state_dict(weights) if classifier else {}
+    if not classifier:
+        if not (path / "head.safetensors").is_file():
+            return backbone, None
+        state, place = read_state_dict(path / "head.safetensors"), ""
+    weight, bias = (state[f"{place}.{name}".removeprefix(".")] for name in ("weight", "bias"))
+    return backbone, linear(weight, bias, backbone.embed_dim, record["class_names"])
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

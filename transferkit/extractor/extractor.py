@@ -184,7 +184,8 @@ class Extractor:
         """Write a directory that transformers or torchvision, and transferkit, load.
 
         Files: ``config.json``, ``model.safetensors``, ``preprocessor_config.json``, ``transferkit.json``,
-        and ``head.safetensors`` where the library's own classifier cannot hold the head.
+        ``README.md`` (the model card), and ``head.safetensors`` where the library's own classifier cannot
+        hold the head.
 
         Raises:
             UserError: the directory exists and ``overwrite`` is false, it holds something else than an

@@ -1,0 +1,135 @@
+"""The code blocks of written cards, run where transferkit cannot be imported, on a photograph of a file."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from tests.extractor.examples import resnet18, transformer, with_head
+from transferkit import backbones
+from transferkit.export import export
+from transferkit.extractor import Extractor
+
+
+def at_another_size(family: str) -> Extractor:
+    extractor = transformer(family, "cls")
+    extractor.override({"image_size": 42 if family == "dinov2" else 48})
+    return extractor
+
+
+def squeezenet() -> Extractor:
+    backbone = backbones.build("squeezenet1_1", "none")
+    return with_head(backbone, backbone.preprocessing.replace(image_size=64))
+
+
+def mobilenet() -> Extractor:
+    backbone = backbones.build("mobilenet_v3_small", "none", architecture={"dropout": 0.0})
+    return with_head(backbone, backbone.preprocessing.replace(image_size=(64, 96)))
+
+
+def without_head(extractor: Extractor) -> Extractor:
+    extractor.head, extractor.class_names = None, []
+    return extractor
+
+
+CASES: dict[str, Callable[[], Extractor]] = {
+    "resnet18": resnet18,
+    "resnet18-logits": lambda: resnet18("logits"),
+    "resnet18-l2": lambda: resnet18(l2_normalize=True),
+    "resnet18-bare": lambda: without_head(resnet18()),
+    "squeezenet": squeezenet,
+    "mobilenet": mobilenet,
+    "vit-cls": lambda: transformer("vit", "cls"),
+    "vit-cls+mean": lambda: transformer("vit", "cls+mean"),
+    "vit-pooler": lambda: transformer("vit", "pooler"),
+    "vit-l2": lambda: transformer("vit", "cls", l2_normalize=True),
+    "vit-bare": lambda: without_head(transformer("vit", "mean")),
+    "vit-other-size": lambda: at_another_size("vit"),
+    "dinov2": lambda: transformer("dinov2", "cls"),
+    "dinov2-other-size": lambda: at_another_size("dinov2"),
+    "swin": lambda: transformer("swin", "mean"),
+}
+WITH_ONNX = ("resnet18", "vit-l2")
+
+# A process of its own: no transferkit, each block in names of its own, in the directory.
+HARNESS = """
+import json, os, sys
+
+class Blocked:
+    def find_spec(self, name, *_):
+        if name.split(".")[0] == "transferkit":
+            raise ImportError("blocked")
+
+sys.meta_path.insert(0, Blocked())
+import torch
+torch.set_num_threads(1)
+root, found = os.getcwd(), {}
+for case, title, code in json.load(open("blocks.json")):
+    os.chdir(os.path.join(root, case))
+    names = {}
+    exec(compile(code, f"{case}: {title}", "exec"), names)
+    found[f"{case}: {title}"] = {k: torch.as_tensor(names[k]) for k in ("embedding", "logits") if k in names}
+torch.save(found, os.path.join(root, "found.pt"))
+"""
+
+
+def photograph(path: Path) -> None:
+    """A JPEG whose EXIF turns it, with few fine details, so that resizing well is not a matter of luck."""
+    coarse = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    image = Image.fromarray(coarse).resize((160, 120), Image.Resampling.BICUBIC)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees
+    image.save(path, quality=95, exif=exif)
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[str, Tensor], dict[str, Tensor]]]:
+    """Case and title -> what the snippet found, and what the extractor finds."""
+    root = tmp_path_factory.mktemp("cards")
+    torch.manual_seed(0)
+    blocks, oracle = [], {}
+    for case, make in CASES.items():
+        extractor = make()
+        export(extractor, root / case, onnx=case in WITH_ONNX)
+        photograph(root / case / "image.jpg")
+        embedding = extractor.embed([root / case / "image.jpg"])
+        oracle[case] = {"embedding": embedding}
+        if extractor.head:
+            read = torch.nn.functional.normalize(embedding) if extractor.l2_normalize else embedding
+            oracle[case]["logits"] = extractor.head(read).detach()
+        card = (root / case / "README.md").read_text(encoding="utf-8")
+        found = re.findall(r"^### ([^\n]*)\n\n```python\n(.*?)^```", card, flags=re.DOTALL | re.MULTILINE)
+        assert len(found) == card.count("```python"), "a block that this test does not run"
+        blocks += [(case, title, code) for title, code in found]
+    (root / "blocks.json").write_text(json.dumps(blocks))
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", HARNESS], cwd=root, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = torch.load(root / "found.pt")
+    return {name: (values, oracle[name.partition(":")[0]]) for name, values in found.items()}
+
+
+def test_every_snippet_gives_the_extractors_own_numbers(
+    outcome: dict[str, tuple[dict[str, Tensor], dict[str, Tensor]]],
+) -> None:
+    assert len(outcome) == len(CASES) + len(WITH_ONNX) + 2  # vit-cls and swin have a classifier
+    for name, (found, oracle) in outcome.items():
+        assert found, name
+        # Pillow's resize is within a grey level of torch's
+        tolerance = 2e-2 if name.endswith("ONNX Runtime") else 1e-5
+        for kind, value in found.items():
+            torch.testing.assert_close(value, oracle[kind], atol=tolerance, rtol=0, msg=f"{name} {kind}")
+    for case in CASES:  # one snippet or another gives each output
+        kinds = {kind for name, (found, _) in outcome.items() if name.startswith(f"{case}:") for kind in found}
+        assert kinds == set(next(oracle for name, (_, oracle) in outcome.items() if name.startswith(f"{case}:")))

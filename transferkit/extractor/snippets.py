@@ -1,0 +1,193 @@
+"""Python that opens an extractor directory with the libraries people have; it goes into the model card.
+
+Each snippet runs in the directory, reads ``image.jpg`` and leaves ``embedding`` (1, D), or ``logits`` (1, classes),
+or both. Names of classes are read from files at run time: none of them becomes code.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from transferkit.backbones.from_torchvision import INCEPTIONS, TorchvisionBackbone
+from transferkit.backbones.from_transformers import TransformersBackbone, takes_pooler
+
+if TYPE_CHECKING:
+    from transferkit.extractor.extractor import Extractor
+
+TO_READ = ["from PIL import Image, ImageOps"]
+READ = 'image = ImageOps.exif_transpose(Image.open("image.jpg")).convert("RGB")'
+PROCESS = 'pixels = AutoImageProcessor.from_pretrained(".")(image, return_tensors="pt")["pixel_values"]'
+TO_NAME = ["import json", "from pathlib import Path"]
+NAME = """names = json.loads(Path("transferkit.json").read_text(encoding="utf-8"))["class_names"]
+print(names[int(logits.argmax())])"""
+
+
+def snippets(extractor: "Extractor", layout: str, onnx: bool) -> dict[str, str]:
+    """Title -> Python, those that apply.
+
+    Args:
+        extractor: what the directory holds.
+        layout: ``classifier`` where the library's own classifier holds the head, else ``base``.
+        onnx: whether there is a ``model.onnx``.
+    """
+    found = {}
+    if isinstance(extractor.backbone, TorchvisionBackbone):
+        found["torchvision"] = with_torchvision(extractor, extractor.backbone, layout)
+    elif isinstance(extractor.backbone, TransformersBackbone):
+        if layout == "classifier":
+            found["transformers: the classifier"] = with_their_classifier()
+        found["transformers: the embedding"] = with_transformers(extractor, extractor.backbone, layout)
+    if onnx:
+        found["ONNX Runtime"] = with_onnxruntime(extractor)
+    return found
+
+
+def program(imports: list[str], steps: list[str]) -> str:
+    """Imports, an empty line, steps; empty ones left out."""
+    return "\n".join([*imports, "", *filter(None, steps)]) + "\n"
+
+
+def with_their_classifier() -> str:
+    """``AutoModelForImageClassification``."""
+    return program(
+        ["import torch", *TO_READ, "from transformers import AutoImageProcessor, AutoModelForImageClassification"],
+        [
+            READ,
+            PROCESS,
+            'model = AutoModelForImageClassification.from_pretrained(".")',
+            "with torch.inference_mode():",
+            "    logits = model(pixel_values=pixels).logits  # (1, classes)",
+            "print(model.config.id2label[int(logits.argmax())])",
+        ],
+    )
+
+
+def with_transformers(extractor: "Extractor", backbone: TransformersBackbone, layout: str) -> str:
+    """``AutoModel`` and the pooling, with the head where transformers has no classifier for it."""
+    apart = extractor.head is not None and layout == "base"
+    bare = takes_pooler(type(backbone.model)) and backbone.pooling != "pooler"
+    native = getattr(backbone.model.config, "image_size", None)
+    native = (native, native) if isinstance(native, int) else tuple(native or ())
+    interpolates = backbone.takes_interpolation and native != extractor.preprocessing.image_size
+    return program(
+        [
+            *(TO_NAME if apart and extractor.class_names else []),
+            "import torch",
+            *TO_READ,
+            *(["from safetensors.torch import load_file"] if apart else []),
+            "from transformers import AutoImageProcessor, AutoModel",
+        ],
+        [
+            READ,
+            PROCESS,
+            f'model = AutoModel.from_pretrained("."{", add_pooling_layer=False" if bare else ""})',
+            "with torch.inference_mode():",
+            f"    output = model(pixel_values=pixels{', interpolate_pos_encoding=True' if interpolates else ''})",
+            f"    embedding = {pooled(extractor, backbone)}  # (1, {extractor.embed_dim})",
+            head_apart(extractor) if apart else "",
+        ],
+    )
+
+
+@torch.inference_mode()
+def pooled(extractor: "Extractor", backbone: TransformersBackbone) -> str:
+    """The embedding as an expression of transformers' ``output``."""
+    if backbone.pooling == "pooler":
+        return "output.pooler_output.flatten(1)"
+    token = "output.last_hidden_state[:, 0]"
+    blank = torch.zeros(1, 3, *extractor.preprocessing.image_size, device=extractor.device)
+    features: Tensor = backbone.forward_features(blank)  # a map or patch tokens
+    patches = "mean((2, 3))" if features.ndim == 4 else f"[:, {backbone.prefix}:].mean(1)"
+    mean = f"output.last_hidden_state{'.' if features.ndim == 4 else ''}{patches}"
+    return {"cls": token, "mean": mean, "cls+mean": f"torch.cat(({token}, {mean}), 1)"}[backbone.pooling]
+
+
+def head_apart(extractor: "Extractor") -> str:
+    """The head from its own file."""
+    embedding = "torch.nn.functional.normalize(embedding)" if extractor.l2_normalize else "embedding"
+    load = 'head = load_file("head.safetensors")'
+    logits = f'logits = {embedding} @ head["weight"].T + head["bias"]  # (1, classes)'
+    return "\n".join(filter(None, [load, logits, NAME if extractor.class_names else ""]))
+
+
+def with_torchvision(extractor: "Extractor", backbone: TorchvisionBackbone, layout: str) -> str:
+    """``torchvision.models``, its state dict loaded strictly."""
+    options: dict[str, Any] = {"init_weights": True, "aux_logits": False} if backbone.name in INCEPTIONS else {}
+    options |= backbone.architecture
+    if extractor.head and layout == "classifier":
+        options["num_classes"] = extractor.head.out_features
+    arguments = ", ".join(f"{name}={value!r}" for name, value in options.items())
+    without = f'model.set_submodule("{backbone.last_layer}", torch.nn.Identity())'
+    load = 'model.load_state_dict(load_file("model.safetensors"))'
+    name = NAME if extractor.class_names else ""
+    grad, logits = "with torch.inference_mode():", "    logits = model(pixels)  # (1, classes)"
+    embed = f"    embedding = model(pixels).flatten(1)  # (1, {extractor.embed_dim})"
+    if layout == "classifier":
+        steps = [load, grad, logits, f"    {without}", embed, name]
+    else:
+        bare = without if backbone.pooling == "avg" else ""
+        steps = [bare, load, grad, embed, head_apart(extractor) if extractor.head else ""]
+    its_own = extractor.preprocessing.arithmetic == "torchvision"
+    return program(
+        [
+            *(TO_NAME if extractor.head and extractor.class_names else []),
+            "import torch",
+            *TO_READ,
+            "from safetensors.torch import load_file",
+            f"from torchvision import models{', transforms' if its_own else ''}",
+            *([] if its_own else ["from transformers import AutoImageProcessor"]),
+        ],
+        [
+            READ,
+            torchvision_transforms(extractor) if its_own else PROCESS,
+            f"model = models.{backbone.name}({arguments}).eval()",
+            *steps,
+        ],
+    )
+
+
+def torchvision_transforms(extractor: "Extractor") -> str:
+    """The preprocessing as torchvision's transforms."""
+    it = extractor.preprocessing
+    mode = it.interpolation.replace("nearest", "nearest_exact").upper()
+    return f"""transform = transforms.Compose(
+    [
+        transforms.PILToTensor(),
+        transforms.Resize({it.resize}, transforms.InterpolationMode.{mode}),
+        transforms.CenterCrop({it.image_size}),
+        transforms.ConvertImageDtype(torch.float32),
+        transforms.Normalize({it.mean}, {it.std}),
+    ]
+)
+pixels = transform(image)[None]  # (1, 3, {it.image_size[0]}, {it.image_size[1]})"""
+
+
+def with_onnxruntime(extractor: "Extractor") -> str:
+    """ONNX Runtime, NumPy and Pillow; the names of the classes from the file's metadata."""
+    it = extractor.preprocessing
+    height, width = it.image_size
+    size = f"[int({it.resize} * side / min(image.size)) for side in image.size]"
+    if not isinstance(it.resize, int):
+        size = str((it.resize[1], it.resize[0]))
+    offset = "round((side - part) / 2)" if it.arithmetic == "torchvision" else "(side - part) // 2"
+    crop = f"""left, top = ({offset} for side, part in zip(image.size, ({width}, {height})))
+image = image.crop((left, top, left + {width}, top + {height}))"""
+    outputs = "embedding, logits" if extractor.head else "(embedding,)"
+    named = extractor.head is not None and bool(extractor.class_names)
+    return program(
+        [*(["import json"] if named else []), "import numpy as np", "import onnxruntime", *TO_READ],
+        [
+            READ,
+            f"image = image.resize({size}, Image.Resampling.{it.interpolation.upper()})",
+            crop if it.crop else "",
+            f"mean = np.array({list(it.mean)}, np.float32)",
+            f"std = np.array({list(it.std)}, np.float32)",
+            "pixels = (np.asarray(image, np.float32) / 255 - mean) / std",
+            f"pixels = pixels.transpose(2, 0, 1)[None]  # (1, 3, {height}, {width})",
+            'session = onnxruntime.InferenceSession("model.onnx")',
+            f'{outputs} = session.run(None, {{"pixel_values": pixels}})',
+            'names = json.loads(session.get_modelmeta().custom_metadata_map["class_names"])' if named else "",
+            "print(names[int(logits.argmax())])" if named else "",
+        ],
+    )
