@@ -49,6 +49,10 @@ def test_every_verb_prints_them_escaped_and_keeps_them_exact(hostile: Path) -> N
         done = transferkit(verb, *end)
         assert done.status == 0, done.err
         assert printed_harmlessly(done), verb
+    done = transferkit("export", "runs/tiny/0/checkpoints/best.ckpt", "--out", "exported")
+    assert done.status == 0 and printed_harmlessly(done), done.err
+    card = Path("exported/README.md").read_text()
+    assert "<script>" not in card and all(character.isprintable() or character == "\n" for character in card)
     rows = parquet("runs/tiny/0/predictions.parquet")
     assert sum(row["path"].endswith(f"/{FILE}") for row in rows) == len(CLASSES)
     assert {row["path"].split("/")[1] for row in rows} == set(CLASSES)
