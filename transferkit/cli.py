@@ -4,6 +4,7 @@ Nothing heavy is imported here: ``transferkit --help`` answers before torch is.
 """
 
 import difflib
+import errno
 import gc
 import importlib
 import logging
@@ -34,6 +35,7 @@ VERBS = {
     "search": ("search", "the images of an index nearest to a query"),
     "regions": ("regions", "one embedding a box, from boxes in a CSV or COCO file"),
     "duplicates": ("duplicates", "near-duplicates, and those that leak between splits"),
+    "scan": ("scan", "what is wrong with a set of images"),
     "quickstart": ("quickstart", "transfer learning on built-in digits, start to end, no network"),
 }
 
@@ -72,6 +74,10 @@ def run(arguments: list[str]) -> int:
     except BrokenPipeError:  # the reader of our output left, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:  # whatever option held it: asking for it is all it takes
+            raise
+        return complain(f"no file or folder can have the name {str(error.filename)[:80]!r}...; give a shorter one")
 
 
 def execute(arguments: list[str]) -> int:
