@@ -4,7 +4,7 @@ import csv
 import logging
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from transferkit.training import make_trainer, seed_everything
 log = logging.getLogger(__name__)
 
 SIZE = 32
-EPOCHS = {"frozen": 60, "full": 15, "scratch": 15}  # of the few examples, by regime
+EPOCHS = {"frozen": 60, "full": 30, "scratch": 30}  # of the few examples, by regime
 KNOWN, NEW = ["0", "1", "2", "3", "4"], ["5", "6", "7", "8", "9"]
+PRETRAINING = "scratch, digits 0 to 4"
 SMALL_VIT = {
     "hidden_size": 128,
     "num_hidden_layers": 4,
@@ -88,15 +89,28 @@ def run(out: Path, n_per_class: int, seeds: int, epochs: Mapping[str, int]) -> l
     return rows
 
 
+def bought(rows: Sequence[Row]) -> dict[str, float]:
+    """What transfer bought each backbone: accuracy of the best transferred approach less that of the best other.
+
+    In [-1, 1]; the training on the digits 0 to 4 is none of them.
+    """
+    best: dict[tuple[str, bool], float] = {}
+    for row in rows:
+        if row.approach != PRETRAINING:
+            key = row.backbone, row.approach.startswith("transferred")
+            best[key] = max(best.get(key, 0.0), row.accuracy)
+    return {name: best[name, True] - best[name, False] for name, transferred in best if transferred}
+
+
 def pretrain(place: Path, name: str, options: dict[str, Any], epochs: int, extractor: Path) -> Row:
     """Train from scratch on the digits 0 to 4, test, and export the extractor."""
     start = time.perf_counter()
     seed_everything(0)
-    data = ImageDataModule("digits", classes=KNOWN, test_fraction=0.2, batch_size=64)
-    module = TransferModule(**options, regime="scratch", lr_head=1e-3, lr_backbone=1e-3, weight_decay=0.05)
+    data = ImageDataModule("digits", classes=KNOWN, test_fraction=0.2, augmentation="light")
+    module = TransferModule(**options, regime="scratch", lr_head=1e-3, lr_backbone=1e-3, weight_decay=0.05, dropout=0.5)
     accuracy = fit_and_test(place, module, data, epochs)
     module.as_extractor().save_pretrained(extractor)
-    return make_row(name, "scratch, digits 0 to 4", module, [accuracy], time.perf_counter() - start)
+    return make_row(name, PRETRAINING, module, [accuracy], time.perf_counter() - start)
 
 
 def learn_new(place: Path, name: str, approach: str, options: dict[str, Any], n_per_class: int, seeds: int) -> Row:

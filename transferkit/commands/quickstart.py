@@ -1,9 +1,9 @@
 """``quickstart``: transfer learning on built-in digits, start to end."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from transferkit.commands import report
 from transferkit.commands.parse import call
 
 if TYPE_CHECKING:
@@ -16,13 +16,16 @@ def main(arguments: list[str]) -> int:
 
 
 def quickstart(
-    out: str = "runs/quickstart", n_per_class: int = 5, seeds: int = 3, resnet_epochs: int = 4, vit_epochs: int = 15
+    out: str = "runs/quickstart", n_per_class: int = 5, seeds: int = 3, resnet_epochs: int = 8, vit_epochs: int = 40
 ) -> int:
     """Show what transfer buys, on scikit-learn's handwritten digits, without a network.
 
     A ResNet18 and a small ViT learn the digits 0 to 4 from scratch and are exported as extractors; the digits
     5 to 9 are then learnt from a few examples each: from scratch, on random frozen features, on the transferred
     features, and by fine-tuning. The table gives the accuracy on held-out digits.
+
+    Features of a network that was taught five digits know those five: frozen, they need not beat random ones,
+    which keep the pixels, on pictures as simple as these. Fine-tuning is where the transfer pays.
 
     Args:
         out: directory for runs, extractors, embeddings and the table.
@@ -38,6 +41,8 @@ def quickstart(
     folder = Path(out)
     rows = quickstart.run(folder, n_per_class, seeds, {"ResNet18": resnet_epochs, "ViT": vit_epochs})
     print_table(rows, n_per_class, seeds)
+    for name, gain in quickstart.bought(rows).items():
+        print(f"{name}: the best transferred approach is {100 * gain:+.1f} points from the best without transfer")
     print(f"extractors: {folder}/resnet18-extractor {folder}/vit-extractor")
     print(f"table: {folder}/table.csv")
     print(f"embeddings, predictions and similarity metrics of each draw: {folder}/BACKBONE-APPROACH/DRAW/")
@@ -48,18 +53,10 @@ def quickstart(
 
 def print_table(rows: list["Row"], n_per_class: int, seeds: int) -> None:
     """The results, one approach a line."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"Digits 5 to 9 from {n_per_class} examples each, {seeds} draws", title_justify="left")
-    for column in ("backbone", "approach"):
-        table.add_column(column)
-    for column in ("width", "parameters", "learn", "accuracy", "seconds"):
-        table.add_column(column, justify="right")
-    for row in rows:
-        accuracy = f"{row.accuracy:.3f} ± {row.std:.3f}"
-        table.add_row(
-            row.backbone, row.approach, f"{row.embed_dim}", f"{row.parameters:,}", f"{row.learning:,}", accuracy,
-            f"{row.seconds:.1f}",
-        )  # fmt: skip
-    Console(file=sys.stdout, width=110).print(table)
+    columns = ("backbone", "approach", "width", "parameters", "learn", "accuracy", "seconds")
+    cells = [
+        (r.backbone, r.approach, r.embed_dim, r.parameters, r.learning)
+        + (f"{r.accuracy:.3f} ± {r.std:.3f}", f"{r.seconds:.1f}")
+        for r in rows
+    ]
+    report.table(columns, cells, f"Digits 5 to 9 from {n_per_class} examples each, {seeds} draws")

@@ -1,11 +1,14 @@
 """What a user reads: results on stdout, everything else on stderr; names from data are made harmless."""
 
 import json
+import re
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+NUMBER = re.compile(r"–|[-+−]?[\d.,]+(e[-+]?\d+)?( ± [\d.,]+)?")
 
 
 def note(text: str) -> None:
@@ -24,13 +27,13 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | No
     from rich.table import Table
     from rich.text import Text
 
-    cells = [list(row) for row in rows]
+    cells = [[harmless(cell(value)) for value in row] for row in rows]
     drawn = Table(title=title and Text(title), title_justify="left")
     for number, name in enumerate(columns):
-        numeric = any(isinstance(row[number], int | float) for row in cells)
+        numeric = all(NUMBER.fullmatch(row[number]) for row in cells)
         drawn.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
     for row in cells:
-        drawn.add_row(*(Text(harmless(cell(value))) for value in row))
+        drawn.add_row(*map(Text, row))
     console = Console(file=sys.stdout)
     if not console.is_terminal:  # a log or a pipe folds its lines itself
         console.width = 160
