@@ -54,9 +54,8 @@ def quickstart(
 def print_table(rows: list["Row"], n_per_class: int, seeds: int) -> None:
     """The results, one approach a line."""
     columns = ("backbone", "approach", "width", "parameters", "learn", "accuracy", "seconds")
-    cells = [
-        (r.backbone, r.approach, r.embed_dim, r.parameters, r.learning)
-        + (f"{r.accuracy:.3f} ± {r.std:.3f}", f"{r.seconds:.1f}")
-        for r in rows
-    ]
+    cells = []
+    for r in rows:
+        accuracy = f"{r.accuracy:.3f} ± {r.std:.3f}"
+        cells.append([r.backbone, r.approach, r.embed_dim, r.parameters, r.learning, accuracy, f"{r.seconds:.1f}"])
     report.table(columns, cells, f"Digits 5 to 9 from {n_per_class} examples each, {seeds} draws")
