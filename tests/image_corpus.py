@@ -276,7 +276,7 @@ def _truncated() -> list[Case]:
         ("half.jpg", encode(image, "JPEG", quality=98), "truncated JPEG"),
         ("half.png", encode(image, "PNG"), "truncated PNG"),
         ("half.gif", encode(image, "GIF"), "truncated GIF"),
-        ("half.webp", encode(image, "WEBP"), "header"),
+        ("half.webp", encode(image, "WEBP"), "truncated WEBP"),
         ("half.bmp", encode(image, "BMP"), "truncated BMP"),
         ("half.tif", encode(image, "TIFF"), "truncated TIFF"),
         ("half.ppm", encode(image, "PPM"), "truncated PPM"),

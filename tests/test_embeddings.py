@@ -96,7 +96,7 @@ def test_unreadable_files_get_one_line(table: Embeddings, tmp_path: Path) -> Non
     [
         (lambda t: t.drop_columns(["split", "label"]), "is not an embeddings table .no column label, split"),
         (lambda t: t.replace_schema_metadata({}), "is not an embeddings table .no transferkit metadata"),
-        (lambda t: t.replace_schema_metadata({"transferkit": "{"}), "its transferkit metadata is no JSON"),
+        (lambda t: t.replace_schema_metadata({"transferkit": "{"}), "its transferkit metadata is no JSON object"),
         (lambda t: t.set_column(3, "embedding", t["embedding"].cast(pa.list_(pa.float64()))), "list<.*double"),
         (lambda t: t.set_column(3, "embedding", t["path"]), "embedding is string, a fixed-size list"),
         (

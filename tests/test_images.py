@@ -205,6 +205,25 @@ def test_files_that_cannot_be_read_say_why(tmp_path: Path, monkeypatch: pytest.M
             read_image(tmp_path / name)
 
 
+def test_too_little_memory_is_no_fault_of_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(images, "_pixels", fails)
+    with pytest.raises(ImageError, match="cannot allocate memory"):
+        decode(GOOD[0].data)
+
+
+@pytest.mark.parametrize("case", GOOD, ids=lambda case: case.name)
+def test_headers_say_what_decoding_gives(case: Case) -> None:
+    assert case.pixels is not None
+    header = images.inspect(case.data)
+    height, width = case.pixels.shape[:2]
+    lies = 5 <= header.orientation <= 8 and header.format != "TIFF"
+    assert header.size == ((height, width) if lies else (width, height))
+    assert header.frames == (2 if "animated" in case.name or case.name in ("pages.tif", "two-pictures.mpo") else 1)
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_file_without_permission(tmp_path: Path) -> None:
     (tmp_path / "locked.jpg").write_bytes(GOOD[0].data)

@@ -4,6 +4,8 @@ Nothing heavy is imported here: ``transferkit --help`` answers before torch is.
 """
 
 import difflib
+import errno
+import gc
 import importlib
 import logging
 import os
@@ -29,13 +31,20 @@ VERBS = {
     "probe": ("probe", "linear, kNN and few-shot accuracy of an extractor on labelled images"),
     "benchmark": ("benchmark", "probes over extractors x datasets: a table, resumable"),
     "export": ("export", "hand an extractor over: a directory that other tools load, and ONNX"),
+    "index": ("index", "a directory of embeddings to search in"),
+    "search": ("search", "the images of an index nearest to a query"),
+    "regions": ("regions", "one embedding a box, from boxes in a CSV or COCO file"),
+    "duplicates": ("duplicates", "near-duplicates, and those that leak between splits"),
+    "scan": ("scan", "what is wrong with a set of images"),
     "quickstart": ("quickstart", "transfer learning on built-in digits, start to end, no network"),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit: 0 done, 1 a fault of ours, 2 bad input, 130 interrupted."""
-    sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
+    status = run(list(sys.argv[1:] if arguments is None else arguments))
+    gc.freeze()  # else the interpreter spends a second on looking for garbage among torch's modules
+    sys.exit(status)
 
 
 def run(arguments: list[str]) -> int:
@@ -65,6 +74,10 @@ def run(arguments: list[str]) -> int:
     except BrokenPipeError:  # the reader of our output left, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:  # whatever option held it: asking for it is all it takes
+            raise
+        return complain(f"no file or folder can have the name {str(error.filename)[:80]!r}...; give a shorter one")
 
 
 def execute(arguments: list[str]) -> int:

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from transferkit.errors import UserError
 from transferkit.files import atomic_path
+from transferkit.parquet import read_table
 
 KEY = b"transferkit"
+TEXTS = ["path", "label", "split"]
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,9 @@ def read_facts(path: str | Path) -> Facts:
         UserError: as of :meth:`Embeddings.load`.
     """
     path = Path(path)
-    table = read(path, ["path", "label", "split"])
+    table = read(path, TEXTS)
     metadata = metadata_of(table.schema, path)
+    check_texts(table, path)
     return Facts(table["path"].to_pylist(), table["label"].to_pylist(), table["split"].to_pylist(), metadata)
 
 
@@ -99,11 +102,11 @@ def read(path: Path, columns: list[str] | None = None) -> pa.Table:
         raise UserError(f"{path} does not exist; write it with: transferkit embed IMAGES --out {path}")
     try:
         if path.is_file():
-            return pq.read_table(path, columns=columns)
+            return read_table(path, columns)
         files = sorted(path.glob("*.parquet"))
         if not files:
             raise UserError(f"{path} is a folder without .parquet files; give an embeddings file or folder of shards")
-        parts = [pq.read_table(file, columns=columns) for file in files]
+        parts = [read_table(file, columns) for file in files]
         found = [metadata_of(part.schema, file) for part, file in zip(parts, files, strict=True)]
         for file, one in zip(files, found, strict=True):
             differing = [key for key in one.keys() | found[0].keys() if one.get(key) != found[0].get(key)]
@@ -141,8 +144,22 @@ def metadata_of(schema: pa.Schema, path: Path) -> dict[str, Any]:
         )
     try:
         return dict(json.loads(schema.metadata[KEY]))
-    except ValueError as error:
-        raise UserError(f"{path}: its transferkit metadata is no JSON ({error}); write it again") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{path}: its transferkit metadata is no JSON object ({error}); write it again") from error
+
+
+def check_texts(table: pa.Table, path: Path) -> None:
+    """Refuse columns that hold no text.
+
+    Raises:
+        UserError: naming the column.
+    """
+    for name in TEXTS:
+        kind = table.schema.field(name).type if name in table.column_names else None
+        if kind is None or not (pa.types.is_string(kind) or pa.types.is_null(kind)):
+            raise UserError(f"{path}: column {name} is {kind or 'missing'}, text was expected; write it again")
+    if table["path"].null_count:
+        raise UserError(f"{path}: {table['path'].null_count} rows have no path; write it again")
 
 
 def to_arrow(embeddings: Embeddings) -> pa.Table:
@@ -176,6 +193,7 @@ def from_arrow(table: pa.Table, path: Path) -> Embeddings:
         raise UserError(f"{path}: column embedding is {kind}, a fixed-size list of float32 was expected")
     if table["embedding"].null_count:
         raise UserError(f"{path}: {table['embedding'].null_count} rows have no embedding; write it again")
+    check_texts(table, path)
     chunks = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in table["embedding"].chunks]
     flat = np.concatenate([np.empty(0, np.float32), *chunks])
     return Embeddings(

@@ -5,6 +5,8 @@ values are shifted to 8, and of several frames the first is taken. Pillow decode
 torchvision's to the bit, in the same time.
 """
 
+import errno
+import logging
 import os
 import stat
 import threading
@@ -13,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,6 +36,9 @@ BAND_PIXELS = 2**22
 ORIENTATION_TAG = 0x0112  # Exif 2.3, table 4
 _FLIPS = {2: (-1,), 3: (-1, -2), 4: (-2,), 6: (-1,), 7: (-1, -2), 8: (-2,)}  # after the transpose of 5 to 8
 
+# What Pillow logs of a broken file is said by the ImageError, once.
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
+
 # warnings.catch_warnings changes the whole process, so threads take turns; a fork never inherits the turn.
 _turn = threading.Lock()
 os.register_at_fork(before=_turn.acquire, after_in_parent=_turn.release, after_in_child=_turn.release)
@@ -41,6 +46,24 @@ os.register_at_fork(before=_turn.acquire, after_in_parent=_turn.release, after_i
 
 class ImageError(Exception):
     """An image that cannot be used; the message is one short reason, such as ``truncated JPEG``."""
+
+
+class Header(NamedTuple):
+    """What the header of an image says.
+
+    Attributes:
+        format: ``JPEG``, ``PNG``, ...
+        mode: Pillow's name, such as ``RGB``, ``CMYK`` or ``P``; ``RGB;16`` for more bits than are kept.
+        size: (width, height): upright in a TIFF, else as stored.
+        frames: pictures in the file.
+        orientation: of EXIF, 1 is upright; one that a PNG brings after its pixels is not seen.
+    """
+
+    format: str
+    mode: str
+    size: tuple[int, int]
+    frames: int
+    orientation: int
 
 
 def read_image(path: str | Path) -> Tensor:
@@ -55,18 +78,44 @@ def read_image(path: str | Path) -> Tensor:
     Raises:
         ImageError: the file cannot be opened (the system's reason) or is no image that ``decode`` accepts.
     """
+    return decode(read_file(path))
+
+
+def read_file(path: str | Path) -> bytes:
+    """Read a regular file of at most ``MAX_FILE_BYTES``.
+
+    Raises:
+        ImageError: the system's reason why not, or the limit.
+    """
     try:
         status = Path(path).stat()
         if not stat.S_ISREG(status.st_mode):  # a pipe would wait for ever
             raise ImageError("not a regular file")
         if status.st_size > MAX_FILE_BYTES:
             raise ImageError(f"file of {status.st_size} bytes, more than the limit of {MAX_FILE_BYTES}")
-        data = Path(path).read_bytes()
+        return Path(path).read_bytes()
     except OSError as error:
         raise ImageError((error.strerror or str(error)).lower()) from error
     except ValueError as error:  # a null byte in the name
         raise ImageError("impossible file name") from error
-    return decode(data)
+
+
+def inspect(data: bytes) -> Header:
+    """Read the header of an image file; no pixel is decoded.
+
+    Raises:
+        ImageError: it is not an image, or its header is broken.
+    """
+    image = _open(data)
+    name = "JPEG" if image.format == "MPO" else str(image.format)
+    deep = ";16" not in image.mode and any(";16" in str(tile.args) for tile in image.tile)
+    mode, size, orientation = f"{image.mode};16" if deep else image.mode, image.size, _orientation(image)
+    try:
+        with _metadata_warnings_settled():
+            frames = int(getattr(image, "n_frames", 1))
+    except Exception:  # a broken index of frames; the first is whole, or decoding says otherwise
+        frames = 1
+    return Header(name, mode, size, frames, orientation)
 
 
 def decode(data: bytes) -> Tensor:
@@ -100,6 +149,8 @@ def decode(data: bytes) -> Tensor:
         pixels, orientation = _pixels(image), _orientation(image)
     except ImageError:
         raise
+    except MemoryError as error:
+        raise ImageError(os.strerror(errno.ENOMEM).lower()) from error
     except Exception as error:  # decoders raise whatever they like on broken data
         early = any(words in str(error).lower() for words in ("truncated", "end of file", "not enough"))
         raise ImageError(f"{'truncated' if early else 'corrupt'} {name}") from error
@@ -124,10 +175,11 @@ def _open(data: bytes) -> ImageFile.ImageFile:
             return Image.open(BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise ImageError(f"more pixels than the limit of {MAX_PIXELS}") from error
-    except UnidentifiedImageError as error:
-        raise ImageError("not an image, or its header is broken") from error
     except Exception as error:
-        raise ImageError("broken image header") from error
+        if data[8:12] == b"WEBP" and int.from_bytes(data[4:8], "little") + 8 > len(data):
+            raise ImageError("truncated WEBP") from error  # opening it takes the whole file
+        unknown = isinstance(error, UnidentifiedImageError)
+        raise ImageError("not an image, or its header is broken" if unknown else "broken image header") from error
 
 
 def _check_work(size: tuple[int, int], scans: int) -> None:

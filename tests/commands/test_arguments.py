@@ -34,7 +34,7 @@ def test_configs_are_found_here_then_in_configs_then_among_those_shipped(here: P
 
 
 def test_an_unknown_config_names_those_shipped() -> None:
-    with pytest.raises(UserError, match=r"no config 'vti'.*the shipped ones: finetune.yaml, .*vit.yaml"):
+    with pytest.raises(UserError, match=r"no config 'vti'.*the shipped ones: benchmark.yaml, .*vit.yaml"):
         find_config("vti")
 
 

@@ -122,6 +122,12 @@ def test_callers_that_decoded_can_tell(table: ImageTable, decoded: Decoded) -> N
     assert sorted(decoded) == ["2.jpg", "3.jpg"]
 
 
+def test_what_the_system_says_is_not_remembered(table: ImageTable) -> None:
+    reasons = ("permission denied", "input/output error", "too many open files", "cannot allocate memory")
+    remember(table, {f"a/{number}.jpg": reason for number, reason in enumerate(reasons)})
+    assert recall(table) == {}
+
+
 def test_folders_are_remembered_apart(table: ImageTable, tmp_path: Path, decoded: Decoded) -> None:
     verify(table)
     decoded.clear()

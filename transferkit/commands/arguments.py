@@ -1,5 +1,6 @@
 """Reading a few options before the parser does: which configs, which run, which checkpoint."""
 
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,16 +12,19 @@ from transferkit.errors import UserError
 
 SHIPPED = (Path(__file__).parents[1] / "configs", Path(__file__).parents[2] / "configs")  # wheel; source tree
 
+MAX_DEPTH, MAX_VALUES = 30, 100_000  # of a config
+
 
 def find_config(name: str) -> Path:
     """The file a ``--config`` means: as given, in ``configs/``, or among those shipped; ``.yaml`` may be left out.
 
     Raises:
-        UserError: there is none; the shipped ones are named.
+        UserError: there is none (the shipped ones are named), or it cannot be used.
     """
     for folder in (Path(), Path("configs"), *SHIPPED):
         for candidate in (folder / name, folder / f"{name}.yaml"):
             if candidate.is_file():
+                read_yaml(candidate)  # says more clearly than the parser what is wrong with it
                 return candidate
     names = sorted({path.name for folder in SHIPPED for path in folder.glob("*.yaml")})
     raise UserError(f"no config {name!r} here, in configs/ or shipped; the shipped ones: {', '.join(names)}")
@@ -71,17 +75,42 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read a config file.
 
     Raises:
-        UserError: it is not YAML, or no mapping.
+        UserError: it is not YAML, no mapping, or more than a config can be.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"config {path} cannot be read: {' '.join(str(error).split())[:200]}") from error
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise UserError(f"config {path} holds no options (key: value)")
+    check_values(path, content)
+    if "config" in content:
+        raise UserError(f"config {path} names another one; give both: --config ONE --config OTHER")
     return content
+
+
+def check_values(path: Path, content: dict[str, Any]) -> None:
+    """Refuse what YAML's aliases can make of a few lines: values that hold themselves, or millions of them.
+
+    Raises:
+        UserError: so many or so deep values, or a key that is no text.
+    """
+    pending: list[tuple[Any, int]] = [(content, 0)]
+    for count in itertools.count():
+        if not pending:
+            return
+        value, depth = pending.pop()
+        if depth > MAX_DEPTH or count > MAX_VALUES:
+            raise UserError(f"config {path} is nested too deep, or repeats itself; write it without aliases")
+        if isinstance(value, dict):
+            for key in value:
+                if not isinstance(key, str):
+                    raise UserError(f"config {path}: the key {str(key)[:80]!r} is no text; put quotes around it")
+            pending += [(inner, depth + 1) for inner in value.values()]
+        elif isinstance(value, list | set | tuple):
+            pending += [(inner, depth + 1) for inner in value]
 
 
 def as_config(content: dict[str, Any]) -> list[str]:

@@ -1,1 +1,1 @@
-"""Images on disk to batches: sources, splits, augmentation, decoding, and the data module."""
+"""Images on disk to batches: sources, splits, scanning, augmentation, decoding, and the data module."""

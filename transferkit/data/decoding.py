@@ -1,12 +1,14 @@
 """Which images are broken: each is decoded in full once, and that is remembered by path, size and time."""
 
+import errno
 import hashlib
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import PIL
 import pyarrow as pa
@@ -21,6 +23,10 @@ from transferkit.progress import progress_bar
 
 _log = logging.getLogger(__name__)
 _ROUND = 16384  # images between two savings: what a killed process has to decode again, at most
+
+_PASSING = {os.strerror(number).lower() for number in errno.errorcode}
+
+Seen = TypeVar("Seen")
 
 # Path -> (size in bytes, modification time in ns, reason why it cannot be decoded or None).
 _Memory = dict[str, tuple[int, int, str | None]]
@@ -40,8 +46,7 @@ def verify(table: ImageTable, rows: Sequence[int] | None = None, workers: int | 
     rows = range(len(table)) if rows is None else sorted(rows)
     results = recall(table, rows)
     pending = [row for row in rows if table.paths[row] not in results]
-    if pending:
-        _decode(table, pending, workers or cores(), results)
+    results |= each(table, pending, partial(_fault, table), lambda fault: fault, workers)
     names = (table.paths[row] for row in rows)
     return {name: reason for name in names if (reason := results[name]) is not None}
 
@@ -71,7 +76,7 @@ def recall(table: ImageTable, rows: Sequence[int] | None = None) -> dict[str, st
 def remember(table: ImageTable, results: Mapping[str, str | None]) -> None:
     """Keep what was found by decoding, for ``recall`` and ``verify`` in this and in later processes.
 
-    A file that may not be opened now is not remembered as broken: its rights can change without a trace.
+    What the system says of a file is not remembered: rights, a network drive, or memory change without a trace.
     Where two processes write at once, one of the additions is lost and decoded again some day.
 
     Args:
@@ -84,7 +89,7 @@ def remember(table: ImageTable, results: Mapping[str, str | None]) -> None:
     memory = _load(target)
     for name, reason in results.items():
         key = _size_and_time(table.root, name)
-        if key is not None and (reason is None or os.access(Path(table.root, name), os.R_OK)):
+        if key is not None and reason not in _PASSING:
             memory[name] = (*key, reason)
     sizes, times, reasons = zip(*memory.values(), strict=True) if memory else ((), (), ())
     columns = {
@@ -116,22 +121,41 @@ def raise_broken(bad: Mapping[str, str], remedy: str = "leave out with --data.on
         raise UserError(f"{len(bad)} broken {noun}: {named}; repair or delete, or {remedy}")
 
 
-def _decode(table: ImageTable, rows: Sequence[int], workers: int, results: dict[str, str | None]) -> None:
-    """Decode rows in threads (the decoders release the interpreter's lock), adding to ``results``."""
-    with progress_bar("checking images", len(rows)) as advance, ThreadPoolExecutor(workers) as pool:
+def each(
+    table: ImageTable,
+    rows: Sequence[int],
+    see: Callable[[int], Seen],
+    reason: Callable[[Seen], str | None],
+    workers: int | None = None,
+) -> dict[str, Seen]:
+    """See to rows in threads (the decoders release the interpreter's lock) and remember what was decoded.
+
+    Args:
+        table: images.
+        rows: those to look at.
+        see: what to do with a row.
+        reason: of its result: why the image cannot be decoded, or ``None`` for a good one.
+        workers: threads; one a core if ``None``.
+
+    Returns:
+        Path -> result, in the order of ``rows``.
+    """
+    results: dict[str, Seen] = {}
+    with progress_bar("checking images", len(rows)) as advance, ThreadPoolExecutor(workers or cores()) as pool:
         try:
             for start in range(0, len(rows), _ROUND):
                 block = rows[start : start + _ROUND]
-                found: dict[str, str | None] = {}
+                found: dict[str, Seen] = {}
                 try:
-                    for row, reason in zip(block, pool.map(partial(_fault, table), block), strict=True):
-                        found[table.paths[row]] = reason
+                    for row, seen in zip(block, pool.map(see, block), strict=True):
+                        found[table.paths[row]] = seen
                         advance(1)
                 finally:
-                    remember(table, found)
+                    remember(table, {path: reason(seen) for path, seen in found.items()})
                 results |= found
         finally:
             pool.shutdown(cancel_futures=True)  # Ctrl-C must not wait for the images that are queued
+    return results
 
 
 def _fault(table: ImageTable, row: int) -> str | None:

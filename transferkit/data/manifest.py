@@ -38,7 +38,7 @@ class ManifestRow(NamedTuple):
     split: str | None
 
 
-def read_manifest(manifest: Path) -> list[ManifestRow]:
+def read_manifest(manifest: Path, faults: list[str] | None = None) -> list[ManifestRow]:
     """Read and check a manifest; rows in file order, paths normalised and unique.
 
     Paths are relative to the manifest's folder (absolute ones inside it are accepted) and must stay in it,
@@ -47,6 +47,7 @@ def read_manifest(manifest: Path) -> list[ManifestRow]:
 
     Args:
         manifest: a ``.csv`` (UTF-8, comma) or ``.parquet`` file.
+        faults: takes the lines that a faulty row would raise, so that the others are read.
 
     Raises:
         UserError: unreadable file, no ``path`` column (the nearest one is named), or a row with an empty,
@@ -59,19 +60,30 @@ def read_manifest(manifest: Path) -> list[ManifestRow]:
     try:
         for number, record in enumerate(records, start=1):
             where = f"manifest {str(manifest)!r}, row {number}"
-            if None in record:
-                raise UserError(f"{where}: more cells than columns; put quotes around values with a comma")
-            path = contain(record["path"] or "", where)
-            if path in first_seen:
-                raise UserError(f"{where}: {path!r} is already row {first_seen[path]}; keep one of the two")
-            first_seen[path] = number
-            label = (record.get("label") or "").strip() or None
-            rows.append(ManifestRow(path, label, _split(record.get("split"), where)))
+            try:
+                row = _row(record, contain, where)
+                if row.path in first_seen:
+                    other = first_seen[row.path]
+                    raise UserError(f"{where}: {row.path!r} is already row {other}; keep one of the two")
+            except UserError as error:
+                if faults is None:
+                    raise
+                faults.append(str(error))
+                continue
+            first_seen[row.path] = number
+            rows.append(row)
     except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
         kind = "Parquet file" if manifest.suffix.lower() == ".parquet" else "CSV file in UTF-8"
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"cannot read {str(manifest)!r} as a {kind} ({reason!r}); write it again") from error
     return rows
+
+
+def _row(record: Mapping[str | None, str | None], contain: "_Containment", where: str) -> ManifestRow:
+    if None in record:
+        raise UserError(f"{where}: more cells than columns; put quotes around values with a comma")
+    path = contain(record["path"] or "", where)
+    return ManifestRow(path, (record.get("label") or "").strip() or None, _split(record.get("split"), where))
 
 
 class _Containment:
@@ -112,19 +124,21 @@ def _csv_records(manifest: Path) -> Iterator[Mapping[str | None, str | None]]:
 def _parquet_records(manifest: Path) -> Iterator[Mapping[str | None, str | None]]:
     """Stream the three columns as text; a small file that unpacks into gigabytes is refused."""
     metadata = pq.read_metadata(manifest)
-    names = metadata.schema.to_arrow_schema().names
-    _require_path_column(names, manifest)
-    columns = [name for name in _COLUMNS if name in names]
+    schema = metadata.schema.to_arrow_schema()
+    _require_path_column(schema.names, manifest)
+    columns = [name for name in _COLUMNS if name in schema.names]
     if not {metadata.schema.column(index).path for index in range(metadata.num_columns)}.issuperset(columns):
         raise ValueError("a column holds lists or records in the place of text")
+    # Asking each column for its size would be exact, but where metadata is damaged pyarrow then ends the process.
+    vectors = sum(4 * field.type.list_size for field in schema if pa.types.is_fixed_size_list(field.type))
     groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
-    chunks = [group.column(index) for group in groups for index in range(group.num_columns)]
-    unpacked = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema in columns)
+    unpacked = sum(group.total_byte_size for group in groups) - metadata.num_rows * vectors
     if unpacked > MAX_PARQUET_BYTES:
         raise ValueError(f"its paths and labels unpack to {unpacked} bytes, more than {MAX_PARQUET_BYTES}")
     # Dictionaries are kept, so that a long text repeated a million times is one Python object.
     with pq.ParquetFile(manifest, read_dictionary=columns) as file:
         for batch in file.iter_batches(batch_size=1024, columns=columns):
+            batch.validate(full=True)  # flipped bits make indices that lead out of their dictionary
             for values in zip(*(_texts(batch.column(name)) for name in columns), strict=True):
                 yield dict(zip(columns, values, strict=True))
 

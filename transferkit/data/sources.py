@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import os
-import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +13,11 @@ from torch import Tensor
 
 from transferkit.data.manifest import MANIFEST_SUFFIXES, SPLIT_WORDS, read_manifest
 from transferkit.data.named import manifest_of, plain_name
+from transferkit.data.walk import IMAGE_SUFFIXES, walk
 from transferkit.errors import UserError
 from transferkit.images import read_image
 
 DIGITS = "digits"
-
-IMAGE_SUFFIXES = tuple(
-    f".{kind}"
-    for kinds in ("jpg jpeg jpe jfif png gif bmp webp tif tiff", "ppm pgm pbm pnm jp2 avif heic heif")
-    for kind in kinds.split()
-)
 
 
 @dataclass(frozen=True)
@@ -136,16 +130,19 @@ def open_images(source: str | Path) -> ImageTable:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"no such folder or file: {str(source)!r} ({reason}); check the path") from error
     if is_folder:
-        table = _open_folder(place)
+        found = walk(place)
+        for name, reason in found.closed:
+            raise UserError(f"cannot read the folder {str(place / name)!r}: {reason}; change its rights or move it")
+        table = arrange(place, found.images, found.folders)
     elif str(source) == DIGITS:
         labels = [str(label) for label in _digits()[1]]
-        table = _table(DIGITS, [(f"{row:04d}.png", label, None) for row, label in enumerate(labels)], DIGITS)
+        table = table_of(DIGITS, [(f"{row:04d}.png", label, None) for row, label in enumerate(labels)], DIGITS)
     elif not place.is_file():  # a pipe would be waited for
         raise UserError(f"{str(source)!r} is neither a folder nor a regular file; give one of these")
     elif place.suffix.lower() in MANIFEST_SUFFIXES:
-        table = _table(str(place.parent.resolve()), read_manifest(place), str(source))
+        table = table_of(str(place.parent.resolve()), read_manifest(place), str(source))
     elif place.suffix.lower() in IMAGE_SUFFIXES:
-        table = _table(str(place.parent.resolve()), [(place.name, None, None)], str(source))
+        table = table_of(str(place.parent.resolve()), [(place.name, None, None)], str(source))
     else:
         raise UserError(f"{str(source)!r} is no image, .csv or .parquet; give a folder or one of these")
     if not table.paths:
@@ -209,9 +206,14 @@ def _digits() -> tuple[Tensor, list[int]]:
     return torch.from_numpy(pixels), bunch.target.tolist()
 
 
-def _table(
+def table_of(
     root: str, rows: Iterable[tuple[str, str | None, str | None]], source: str, empty: Sequence[str] = ()
 ) -> ImageTable:
+    """A table of rows (path, label, split) in any order; see :class:`ImageTable`.
+
+    Raises:
+        UserError: a name that is not UTF-8.
+    """
     rows = sorted(rows, key=lambda row: row[0])
     for path, _, _ in rows:
         try:
@@ -222,8 +224,12 @@ def _table(
     return ImageTable(root, paths, labels, splits, source, tuple(empty))
 
 
-def _open_folder(folder: Path) -> ImageTable:
-    images, folders = _walk(folder)
+def arrange(folder: Path, images: Sequence[str], folders: Sequence[str]) -> ImageTable:
+    """Labels and splits of what :func:`~transferkit.data.walk.walk` found, by the folders it lies in.
+
+    Raises:
+        UserError: a name that is not UTF-8, or a mixture of class and split folders.
+    """
     tops = {path.split("/", 1)[0] for path in images if "/" in path}
     split_folders = {top for top in tops if top.lower() in SPLIT_WORDS}
     words = {SPLIT_WORDS[top.lower()] for top in split_folders}
@@ -247,49 +253,7 @@ def _open_folder(folder: Path) -> ImageTable:
         if name.count("/") < depth and (not is_split or name.split("/", 1)[0].lower() in SPLIT_WORDS)
     ]
     empty = sorted(name for name in expected if name not in filled)
-    return _table(str(folder.resolve()), rows, str(folder), empty)
-
-
-def _walk(root: Path) -> tuple[list[str], list[str]]:
-    """Relative posix paths of all images and all folders below ``root``, in no particular order."""
-    images: list[str] = []
-    folders: list[str] = []
-    pending: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
-    while pending:
-        name, above = pending.pop()
-        place = root / name
-        try:
-            status = place.stat()
-            identity = (status.st_dev, status.st_ino)
-            if identity in above:  # a link to a folder that it lies in
-                continue
-            folders.append(name)
-            with os.scandir(place) as entries:
-                for entry in entries:
-                    path = f"{name}/{entry.name}" if name else entry.name
-                    if entry.name.startswith(".") or entry.name == "__MACOSX":
-                        continue
-                    kind = _kind(entry)
-                    if kind == stat.S_IFDIR:
-                        pending.append((path, above | {identity}))
-                    elif kind == stat.S_IFREG and entry.name.lower().endswith(IMAGE_SUFFIXES):
-                        images.append(path)
-        except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise UserError(f"cannot read the folder {str(place)!r}: {reason}; change its rights") from error
-    return images, folders[1:]
-
-
-def _kind(entry: os.DirEntry[str]) -> int:
-    """File type of what an entry leads to; a link to nowhere counts as a file, and so as a broken image."""
-    if entry.is_dir(follow_symlinks=False):  # known from the scan: no further call per file
-        return stat.S_IFDIR
-    if entry.is_file(follow_symlinks=False):
-        return stat.S_IFREG
-    try:
-        return stat.S_IFMT(entry.stat().st_mode)
-    except OSError:
-        return stat.S_IFREG
+    return table_of(str(folder.resolve()), rows, str(folder), empty)
 
 
 def _some(names: Sequence[str], most: int = 5) -> str:

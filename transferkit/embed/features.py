@@ -4,12 +4,11 @@ import json
 from collections.abc import Callable, Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from transferkit.data.augmentation import Augmentation, view_seed
-from transferkit.data.datamodule import ImageDataModule
 from transferkit.data.sources import ImageTable
 from transferkit.embed.shards import write_embeddings
 from transferkit.embed.table import View, describe
@@ -17,6 +16,9 @@ from transferkit.embeddings import Embeddings
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 from transferkit.files import cache_dir
+
+if TYPE_CHECKING:  # embedding does without Lightning, which takes seconds to import
+    from transferkit.data.datamodule import ImageDataModule
 
 KEY_PARTS = (
     "weights_sha256", "preprocessing", "augmentation", "pooling", "layer", "features", "normalize", "dtype",
@@ -75,7 +77,7 @@ def cached_features(
 
 def fill_features(
     extractor: Extractor,
-    data: ImageDataModule,
+    data: "ImageDataModule",
     rank: int = 0,
     world_size: int = 1,
     barrier: Callable[[], None] = lambda: None,

@@ -1,0 +1,74 @@
+"""Every verb that takes images, one entry each: a new verb is one more."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from tests.commands.running import Done
+from tests.tiny import RESNET, options
+
+SMALL = [*options("model", RESNET), "--data.num_workers", "0", "--trainer.accelerator", "cpu"]
+
+
+@dataclass(frozen=True)
+class Entrance:
+    """A verb that takes images.
+
+    Attributes:
+        arguments: of the verb, for a folder of class folders and a checkpoint.
+        values: what it made of the images, from what it printed and left in the working directory, as plain types;
+            it must not depend on the format that their pixels are stored in.
+        names_all: whether it names every broken image, or stops at the first.
+    """
+
+    verb: str
+    arguments: Callable[[Path, Path], list[str]]
+    values: Callable[[Done], Any]
+    names_all: bool = True
+
+
+def parquet(pattern: str) -> list[dict[str, Any]]:
+    """The rows of a Parquet file that was written here."""
+    (file,) = Path().glob(pattern)
+    return list(pq.read_table(file).to_pylist())
+
+
+def metrics(_: Done) -> dict[str, float]:
+    """The metrics of a fit, without its times."""
+    (file,) = Path().glob("runs/fit/*/metrics.json")
+    return {name: value for name, value in json.loads(file.read_text()).items() if "time" not in name}
+
+
+def errors(_: Done) -> list[str]:
+    """The errors of a scan, but for copies: some cases of the corpus have the same pixels."""
+    lines = [line for line in Path("report.csv").read_text().splitlines() if ",error," in line]
+    return [line for line in lines if ",leak," not in line and ",label-conflict," not in line]
+
+
+ENTRANCES = (
+    Entrance("fit", lambda root, _: ["--data.root", str(root), *SMALL, "--trainer.max_epochs", "1"], metrics),
+    Entrance(
+        "predict",
+        lambda root, checkpoint: [
+            *("--data.root", str(root), "--ckpt_path", str(checkpoint)),
+            *("--data.num_workers", "0", "--trainer.accelerator", "cpu"),
+        ],
+        lambda _: parquet("**/predictions.parquet"),
+    ),
+    Entrance(
+        "embed",
+        lambda root, checkpoint: [str(root), "--extractor", str(checkpoint), "--out", "e.parquet"],
+        lambda _: parquet("e.parquet"),
+    ),
+    Entrance(
+        "similarity",
+        lambda root, checkpoint: [*map(str, sorted(root.glob("*/*"))), "--extractor", str(checkpoint), "--json"],
+        lambda done: json.loads(done.out)["cosine"],
+        names_all=False,
+    ),
+    Entrance("scan", lambda root, _: [str(root), "--out", "report.csv"], errors),
+)

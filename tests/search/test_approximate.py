@@ -1,0 +1,102 @@
+"""Approximate indexes against exact search."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from transferkit.errors import UserError
+from transferkit.search import approximate
+from transferkit.similarity import top_k, unit_rows
+
+pytest.importorskip("faiss")
+
+
+def clusters(rows: int, width: int, seed: int = 0) -> Tensor:
+    """Unit rows around as many centres as the root of their number."""
+    generator = torch.Generator().manual_seed(seed)
+    count = round(rows**0.5)
+    centres = torch.randn(count, width, generator=generator)
+    which = torch.randint(count, (rows,), generator=generator)
+    return unit_rows(centres[which] + 0.7 * torch.randn(rows, width, generator=generator))
+
+
+@pytest.mark.parametrize("factory", ["Flat", "HNSW16", "IVF32,Flat", "IVF32,PQ4x4", "PCA16,SQ8"])
+def test_measured_recall_is_the_recall(factory: str) -> None:
+    unit = clusters(2000, 32)
+    index = approximate.build(unit, factory)
+    everything = torch.arange(len(unit))
+    tuned = approximate.tune(index, unit, everything)
+    assert tuned.sample == 200
+    assert tuned.recall == 1 if factory == "Flat" else tuned.recall >= approximate.TARGET
+
+    queries = torch.arange(0, 2000, 10)  # other ones than the sample
+    found = 0
+    for row in queries:
+        rows = approximate.nearest(index, unit[row], everything, approximate.candidates(11))
+        cosine, mine = approximate.rerank(unit[row], rows, unit[rows], 11)
+        assert torch.allclose(cosine, unit[mine] @ unit[row], atol=1e-6)
+        exact = (unit @ unit[row]).argsort(descending=True)[:11]
+        found += len(set(mine.tolist()) & set(exact.tolist()) - {int(row)})
+    assert found / (10 * len(queries)) == pytest.approx(tuned.recall, abs=0.03)
+
+
+def test_the_search_is_widened_until_it_finds_enough() -> None:
+    unit = unit_rows(torch.randn(1000, 32))  # no clusters: the nearest rows are spread over many lists
+    index = approximate.build(unit, "IVF64,Flat")
+    tuned = approximate.tune(index, unit, torch.arange(1000))
+    assert tuned.settings["nprobe"] > 8 and tuned.recall >= approximate.TARGET
+    assert index.nprobe == tuned.settings["nprobe"]
+
+
+def test_removed_rows_are_passed_over() -> None:
+    unit = clusters(500, 16)
+    index = approximate.build(unit, "HNSW32")
+    query = unit[0]
+    gone = top_k(query[None], unit, 60)[1][0]  # all that is near
+    row_of_place = torch.arange(500)
+    row_of_place[gone] = -1
+    rows = approximate.nearest(index, query, row_of_place, 20)
+    assert len(rows) == 20 and not set(rows.tolist()) & set(gone.tolist())
+
+
+def test_choice_by_size() -> None:
+    assert approximate.choose(1_000, 512) == "exact"
+    assert approximate.choose(200_000, 512).startswith("HNSW")
+    assert approximate.choose(1_000_000, 512) == "IVF2048,PQ64"
+    assert approximate.choose(1_000_000, 1000) == "IVF2048,PQ125"
+    assert approximate.choose(1_000_000, 7) == "IVF2048,PQ1"
+
+
+@pytest.mark.parametrize("factory", ["nonsense", "IVF64,PQ5", "IVF4096,Flat", "", "PQ64x"])
+def test_refused_by_faiss(factory: str) -> None:
+    with pytest.raises(UserError, match="faiss makes no index"):
+        approximate.build(clusters(100, 16), factory)
+
+
+def test_only_the_file_that_was_written_is_read(tmp_path: Path) -> None:
+    unit = clusters(100, 16)
+    file = tmp_path / "index.faiss"
+    digest = approximate.write(approximate.build(unit, "Flat"), file)
+    assert approximate.read(file, digest).ntotal == 100
+    file.write_bytes(file.read_bytes()[:-1] + b"\0")
+    with pytest.raises(UserError, match="not the file that"):
+        approximate.read(file, digest)
+    file.write_bytes(b"IxFI" + b"\xff" * 40)
+    with pytest.raises(UserError, match="this faiss cannot read"):
+        approximate.read(file, approximate.sha256(file))
+    file.unlink()
+    with pytest.raises(UserError, match="is missing"):
+        approximate.read(file, digest)
+
+
+def test_without_faiss_the_remedy_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    assert approximate.choose(1_000_000, 512) == "exact"
+    with pytest.raises(UserError) as error:
+        approximate.build(clusters(100, 16), "Flat")
+    assert str(error.value) == (
+        "an approximate index needs faiss: pip install 'transferkit[faiss]', or use --index exact"
+    )

@@ -1,0 +1,108 @@
+"""``duplicates``: near-duplicates, and those that leak from one split into another."""
+
+from typing import TYPE_CHECKING, Any
+
+from transferkit.commands.parse import call
+from transferkit.commands.report import as_json, note, table
+
+if TYPE_CHECKING:
+    from transferkit.embeddings import Embeddings
+    from transferkit.search.duplicates import Duplicates
+
+SHOWN = 50  # rows of a table; --json has all
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command; the exit status."""
+    return call(duplicates, arguments)
+
+
+def duplicates(
+    images: str,
+    threshold: float = 0.97,
+    extractor: str = "resnet18",
+    pooling: str | None = None,
+    weights: str = "DEFAULT",
+    json: bool = False,
+) -> int:
+    """List groups of images that are almost the same, and pairs of them in different splits (leakage).
+
+    The exit status is 2 if there are any, 0 if not. A group holds all images that are linked by pairs whose
+    cosine reaches the threshold; two of its images may be less alike.
+
+    Args:
+        images: a folder, manifest or image, or an embeddings table (.parquet).
+        threshold: cosine from which two images count as the same, above 0 and at most 1.
+        extractor: torchvision name, Hugging Face id or directory, exported directory or checkpoint; not used
+            for an embeddings table.
+        pooling: how features become one embedding; by default the extractor's own.
+        weights: DEFAULT or a weights file, for a torchvision or Hugging Face extractor.
+        json: print one JSON object.
+    """
+    from transferkit.search.duplicates import find_duplicates, open_embeddings
+
+    embeddings = open_embeddings(images)
+    same: dict[str, str] = {}
+    if embeddings is not None:
+        found = find_duplicates(embeddings, threshold)
+    else:
+        from transferkit.commands.extractors import open_extractor
+        from transferkit.data.sources import open_images
+        from transferkit.embed import cached_features
+        from transferkit.search.duplicates import content_hashes
+
+        opened = open_images(images)
+        embeddings = cached_features(open_extractor(extractor, weights, pooling), opened)
+        for path, reason in embeddings.metadata["broken"].items():
+            note(f"left out: {path} ({reason})")
+        found = find_duplicates(embeddings, threshold)
+        same = content_hashes(opened, [embeddings.paths[row] for group in found.groups for row in group])
+    if found.zero_rows:
+        note(f"{found.zero_rows} images have an embedding of zeros and are in no group")
+    report(embeddings, found, same, threshold, json)
+    return 2 if found.groups else 0
+
+
+def report(embeddings: "Embeddings", found: "Duplicates", same: dict[str, str], threshold: float, json: bool) -> None:
+    """Groups, then leaking pairs."""
+    paths, labels, splits = embeddings.paths, embeddings.labels, embeddings.splits
+
+    def member(row: int) -> dict[str, Any]:
+        digest = same.get(paths[row])
+        return {"path": paths[row], "label": labels[row], "split": splits[row], "sha256": digest}
+
+    if json:
+        leaks = [{"cosine": leak.cosine, "a": member(leak.first), "b": member(leak.second)} for leak in found.leaks]
+        groups = [[member(row) for row in group] for group in found.groups]
+        content = {"images": len(paths), "threshold": threshold, "groups": groups}
+        as_json({**content, "leaks": leaks, "leak_count": found.leak_count})
+        return
+    rows = [[number, paths[row], labels[row], splits[row], identical(group, paths, same, row)]
+            for number, group in enumerate(found.groups, 1) for row in group]  # fmt: skip
+    if rows:
+        images = sum(map(len, found.groups))
+        title = f"{len(found.groups)} groups of {images} images with cosine {threshold:g} or more"
+        columns = ["group", "path", "label", "split", "same file as"]
+        width = len(columns) - all(row[-1] is None for row in rows)  # a column only where it says something
+        table(columns[:width], [row[:width] for row in rows[:SHOWN]], title)
+        more(len(rows))
+    if found.leaks:
+        shown = [[leak.cosine, splits[leak.first], paths[leak.first], splits[leak.second], paths[leak.second]]
+                 for leak in found.leaks]  # fmt: skip
+        title = f"Leakage: {found.leak_count} pairs in different splits"
+        table(["cosine", "split", "path", "split", "path"], shown[:SHOWN], title)
+        more(found.leak_count)
+    if not rows:
+        print(f"no two of {len(paths):,} images have a cosine of {threshold:g} or more")
+
+
+def identical(group: list[int], paths: Any, same: dict[str, str], row: int) -> str | None:
+    """Path of the first file of a group with the same bytes, if that is another."""
+    first = next((other for other in group if same and same[paths[other]] == same[paths[row]]), row)
+    return None if first == row else str(paths[first])
+
+
+def more(count: int) -> None:
+    """Say what a table leaves out."""
+    if count > SHOWN:
+        note(f"{count - SHOWN} more; --json lists them")

@@ -1,0 +1,78 @@
+"""``regions``: one embedding a box."""
+
+from pathlib import Path
+from typing import Literal
+
+from transferkit.commands.parse import call
+from transferkit.commands.report import as_json, next_command, note, table, written
+from transferkit.errors import UserError
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command; the exit status."""
+    return call(regions, arguments)
+
+
+def regions(
+    images: str,
+    boxes: str = "boxes.csv",
+    extractor: str = "resnet18",
+    out: str = "regions.parquet",
+    method: Literal["crop", "roi_align"] = "crop",
+    pooling: str | None = None,
+    weights: str = "DEFAULT",
+    on_error: Literal["fail", "skip"] = "fail",
+    overwrite: bool = False,
+    json: bool = False,
+) -> int:
+    """Embed boxes in images into a Parquet table: path, label, split, embedding, box, x1, y1, x2, y2.
+
+    Rows are sorted by path, then by box: the row of the CSV (from 1, without the header) or COCO's annotation id.
+    Boxes are in pixels of the upright image (after its EXIF orientation); what reaches out of it is clipped.
+
+    Args:
+        images: a folder, manifest or image; only images with boxes are read.
+        boxes: a .csv with path,x1,y1,x2,y2[,label], paths relative to the images' folder, or a COCO .json.
+        extractor: torchvision name, Hugging Face id or directory, exported directory or checkpoint.
+        out: the Parquet file.
+        method: crop puts each box through the preprocessing as an image of its own; roi_align runs each image
+            once, without its centre crop, and averages the features in each box.
+        pooling: how features become one embedding (crop); by default the extractor's own.
+        weights: DEFAULT or a weights file, for a torchvision or Hugging Face extractor.
+        on_error: boxes outside of their image and unreadable images: fail names them, skip leaves them out.
+        overwrite: replace the file if it is there.
+        json: print one JSON object.
+    """
+    from transferkit.commands.extractors import open_extractor
+    from transferkit.data.sources import open_images
+    from transferkit.regions import embed_regions, match_boxes, read_boxes, save_regions
+
+    if Path(out).exists() and not overwrite:
+        raise UserError(f"{out} exists; choose another file or add --overwrite")
+    opened, found = open_images(images), read_boxes(boxes)
+    match_boxes(boxes, found, opened)
+    result = embed_regions(open_extractor(extractor, weights, pooling), opened, found, method, on_error)
+    for box in result.clipped[:5]:
+        note(f"clipped to its image: row {box.number}, {box.path} {', '.join(f'{value:g}' for value in box[2:6])}")
+    if len(result.clipped) > 5:
+        note(f"clipped: {len(result.clipped) - 5} more")
+    for number, reason in list(result.broken.items())[:5]:
+        note(f"left out: row {number}, {reason}")
+    if len(result.broken) > 5:
+        note(f"left out: {len(result.broken) - 5} more")
+    save_regions(result, out)
+    summary = {
+        "boxes": len(result.boxes),
+        "images": len(set(result.embeddings.paths)),
+        "clipped": len(result.clipped),
+        "left out": len(result.broken),
+        "embed_dim": result.embeddings.embedding.shape[1],
+        "method": method,
+    }
+    if json:
+        as_json({key.replace(" ", "_"): value for key, value in summary.items()} | {"out": out})
+    else:
+        table(list(summary), [list(summary.values())])
+    written(Path(out))
+    next_command("evaluate", out, "--out", Path(out).with_suffix(""))
+    return 0

@@ -1,0 +1,108 @@
+"""``scan``: what is wrong with a set of images."""
+
+import csv
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from transferkit.commands.parse import call
+from transferkit.commands.report import as_json, harmless, next_command, note, table, written
+
+if TYPE_CHECKING:
+    from transferkit.data.scan import Finding, Report
+
+EXAMPLES = 3
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command; the exit status."""
+    return call(scan, arguments)
+
+
+def scan(images: str, out: str | None = None, json: bool = False) -> int:
+    """Find out what is wrong with a set of images, in one pass.
+
+    An error would stop training or spoil it: images that cannot be read or are cut short, the same bytes under
+    two labels or in two splits, empty classes. A note is handled or harmless, but worth knowing: animations,
+    odd modes, EXIF rotation, copies in one split. The exit status is 2 if there is an error, else 0.
+
+    Args:
+        images: class folders, a folder with train/val[/test], a flat folder, a CSV or Parquet manifest, or one image.
+        out: a CSV file, one line a finding: path, finding, severity, detail.
+        json: print everything as one JSON object.
+    """
+    from transferkit.data.scan import scan as scan_images
+
+    report = scan_images(images)
+    if out is not None:
+        write_csv(report, Path(out))
+    if json:
+        as_json(as_dict(report, images))
+    else:
+        print_report(report)
+    if out is not None:
+        written(Path(out))
+    if report.errors:
+        note(f"{report.errors} of {len(report.findings)} findings would stop or spoil training")
+    elif len(report.table.class_names) > 1:
+        next_command("fit", "--data.root", images)
+    return 2 if report.errors else 0
+
+
+def print_report(report: "Report") -> None:
+    """How many images of what, and a table of the findings."""
+    from transferkit.data.scan import KINDS
+
+    splits = sorted({split for split in report.table.splits if split is not None})
+    counts = "".join(f", {report.table.splits.count(split):,} {split}" for split in splits)
+    title = f"{report.table.source}: {len(report.table):,} images, {len(report.table.class_names):,} classes{counts}"
+    if not report.findings:
+        print(harmless(f"{title}; nothing found"))
+        return
+    rows = [
+        (kind, KINDS[kind].severity, len(findings), examples(findings), KINDS[kind].remedy)
+        for kind, findings in report.by_kind().items()
+    ]
+    table(("finding", "severity", "count", "examples", "what to do"), rows, title=harmless(title))
+
+
+def examples(findings: list["Finding"]) -> str:
+    """The first few findings of one kind, one a line; the last line counts the others."""
+    lines = [harmless(f"{f.path} ({f.detail})" if f.detail else f.path) for f in findings[:EXAMPLES]]
+    more = [f"and {len(findings) - EXAMPLES:,} more"] if len(findings) > EXAMPLES else []
+    return "; ".join([*lines, *more])
+
+
+def as_dict(report: "Report", source: str) -> dict[str, object]:
+    """The report as plain types."""
+    from transferkit.data.scan import KINDS
+
+    images, labels = report.table, report.table.labels
+    splits = sorted({split for split in images.splits if split is not None})
+    return {
+        "source": source,
+        "images": len(images),
+        "classes": {name: labels.count(name) for name in images.class_names},
+        "splits": {split: images.splits.count(split) for split in splits},
+        "errors": report.errors,
+        "notes": len(report.findings) - report.errors,
+        "findings": [
+            {
+                "finding": kind,
+                "severity": KINDS[kind].severity,
+                "count": len(findings),
+                "remedy": KINDS[kind].remedy,
+                "found": [{"path": finding.path, "detail": finding.detail} for finding in findings],
+            }
+            for kind, findings in report.by_kind().items()
+        ],
+    }
+
+
+def write_csv(report: "Report", path: Path) -> None:
+    """One line a finding; what could steer a terminal, or break the line, is escaped."""
+    from transferkit.files import atomic_path
+
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("path", "finding", "severity", "detail"))
+        writer.writerows((harmless(f.path), f.kind, f.severity, harmless(f.detail)) for f in report.findings)

@@ -1,0 +1,89 @@
+"""Faults that no single file has: copies, classes and names, as pure functions of the table and what was seen."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
+
+from transferkit.data.scan.findings import Finding
+from transferkit.data.sources import ImageTable, check_trainable
+from transferkit.errors import UserError
+
+IMBALANCE = 10  # times more training images in the largest class than in a smaller one
+
+
+def copies(table: ImageTable, sha256: Mapping[str, str]) -> Iterator[Finding]:
+    """Images with the same bytes: with two labels, in two splits, or in one.
+
+    Without a given split the copies of a labelled image may be drawn to both sides, and count as a leak.
+
+    Args:
+        table: the images.
+        sha256: path -> hash of the bytes of each image that can be decoded.
+    """
+    rows = sorted((sha256[path], row) for row, path in enumerate(table.paths) if path in sha256)
+    for _, group in groupby(rows, key=lambda pair: pair[0]):
+        same = [row for _, row in group]
+        if len(same) == 1:
+            continue
+        labels = {table.labels[row] for row in same} - {None}
+        splits = {table.splits[row] for row in same}
+        for row in same:
+            other = next(table.paths[o] for o in same if o != row)
+            if len(labels) > 1:
+                unlike = next(o for o in same if table.labels[o] not in (None, table.labels[row]))
+                detail = f"{table.labels[row]!r}, but {table.paths[unlike]!r} is {table.labels[unlike]!r}"
+                yield Finding("label-conflict", table.paths[row], detail)
+            if len(splits) > 1:
+                apart = next(o for o in same if table.splits[o] != table.splits[row])
+                yield Finding("leak", table.paths[row], f"the same as {table.paths[apart]!r}")
+            elif splits == {None} and labels:
+                yield Finding("leak", table.paths[row], f"the same as {other!r}, and no split is given")
+            elif len(labels) <= 1:
+                yield Finding("duplicate", table.paths[row], f"the same as {other!r}")
+
+
+def classes(table: ImageTable) -> Iterator[Finding]:
+    """Labels that are missing, unequal in number, or differ only by case; what else would stop a fit."""
+    if not table.class_names:
+        yield Finding("no-labels", ".")
+        return
+    yield from (Finding("empty-folder", name) for name in table.empty)
+    try:
+        check_trainable(replace(table, empty=()))
+    except UserError as error:
+        yield Finding("untrainable", ".", str(error))
+    for names in alike(table.class_names):
+        yield Finding("class-case", ".", f"classes {', '.join(map(repr, names))}")
+    pairs = zip(table.labels, table.splits, strict=True)
+    counts = Counter(label for label, split in pairs if label is not None and split in ("train", None))
+    most = max(counts.values(), default=0)
+    for label, count in sorted(counts.items()):
+        if count * IMBALANCE <= most:
+            yield Finding("imbalance", ".", f"class {label!r} has {count} training images, the largest class {most}")
+
+
+def names(paths: Iterable[str]) -> Iterator[Finding]:
+    """Files or folders of one folder whose names differ only by case.
+
+    Args:
+        paths: of files and folders; the folders that a path goes through need not be among them.
+    """
+    places = {"/".join(path.split("/")[:depth]) for path in paths for depth in range(1, path.count("/") + 2)}
+    by_folder: dict[str, list[str]] = {}
+    for place in sorted(places):
+        folder, _, name = place.rpartition("/")
+        by_folder.setdefault(folder, []).append(name)
+    for folder, inside in by_folder.items():
+        for group in alike(inside):
+            for name in group:
+                other = next(o for o in group if o != name)
+                yield Finding("name-case", f"{folder}/{name}" if folder else name, f"beside {other!r}")
+
+
+def alike(names: Sequence[str]) -> list[list[str]]:
+    """Groups of at least two names that differ only by case."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(name.casefold(), []).append(name)
+    return [group for group in groups.values() if len(group) > 1]

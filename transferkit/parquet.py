@@ -1,0 +1,73 @@
+"""Parquet files that somebody else may have written: what they would take in memory is known before it is taken."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+# Floats of embeddings hardly compress: a table that unpacks so far, and is so large then, is no honest one.
+MAX_RATIO, MAX_BYTES = 100, 2**30
+
+
+def read_table(file: str | Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read one Parquet file; what it holds is whole and of a size that was to be expected. Text is plain text.
+
+    Args:
+        file: the file.
+        columns: those to read, as far as it has them; all if ``None``.
+
+    Raises:
+        pa.ArrowException: no Parquet file, damaged, a small file that unpacks into gigabytes, or a column of lists
+            of any length, whose size cannot be known beforehand.
+        OSError: it cannot be opened, or is damaged.
+    """
+    try:
+        metadata = pq.read_metadata(file)
+    except UnicodeDecodeError as error:
+        raise pa.ArrowInvalid("a column has a name that is not UTF-8") from error
+    schema: pa.Schema = metadata.schema.to_arrow_schema()
+    fields = [field for field in schema if columns is None or field.name in columns]
+    for field in fields:
+        if pa.types.is_list(field.type) or pa.types.is_large_list(field.type) or pa.types.is_map(field.type):
+            raise pa.ArrowInvalid(f"column {field.name} is {field.type}, not a list of fixed size")
+    # Asking each column for its size would be exact, but where metadata is damaged pyarrow then ends the process.
+    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    vectors = sum(4 * field.type.list_size for field in fields if pa.types.is_fixed_size_list(field.type))
+    packed = Path(file).stat().st_size
+    check_size(sum(group.total_byte_size for group in groups) + metadata.num_rows * vectors, packed)
+    texts = [field.name for field in fields if is_text(field.type)]
+    table = pq.read_table(file, columns=[field.name for field in fields], read_dictionary=texts)
+    table.validate(full=True)  # flipped bits make indices that lead out of their dictionary
+    check_size(sum(text_bytes(table[name]) for name in texts), packed)
+    plain = [pa.field(field.name, pa.string()) if field.name in texts else field for field in fields]
+    return table.cast(pa.schema(plain, table.schema.metadata))
+
+
+def is_text(kind: Any) -> bool:
+    """Whether a type of column is text, be it large or in a dictionary."""
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def check_size(unpacked: int, packed: int) -> None:
+    """Refuse a file that unpacks too far.
+
+    Raises:
+        pa.ArrowInvalid: with both sizes.
+    """
+    if unpacked > max(MAX_BYTES, MAX_RATIO * packed):
+        raise pa.ArrowInvalid(f"its {packed} bytes unpack into {unpacked}")
+
+
+def text_bytes(column: Any) -> int:
+    """Bytes of a column of text, each row with a text of its own."""
+    total = 0
+    for chunk in column.chunks:
+        if pa.types.is_dictionary(chunk.type):
+            total += pc.sum(pc.binary_length(chunk.dictionary).take(chunk.indices)).as_py() or 0
+        else:
+            total += pc.sum(pc.binary_length(chunk)).as_py() or 0
+    return total

@@ -1,0 +1,161 @@
+"""Boxes from a CSV table or a COCO file, checked by row."""
+
+import csv
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from transferkit.data.sources import ImageTable
+from transferkit.errors import UserError
+
+CORNERS = ("x1", "y1", "x2", "y2")
+MAX_BYTES = 2**30
+
+
+class Box(NamedTuple):
+    """A rectangle in an upright image, in its pixels: x1 <= x < x2 from the left, y1 <= y < y2 from the top.
+
+    ``number`` is the row of a CSV (from 1, the header left out) or the ``id`` of a COCO annotation.
+    """
+
+    number: int
+    path: str
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+    label: str | None = None
+
+    def clip(self, height: int, width: int) -> "Box":
+        """The part inside an image of that size; empty (x2 <= x1 or y2 <= y1) where there is none."""
+        return self._replace(
+            x1=max(self.x1, 0.0), y1=max(self.y1, 0.0), x2=min(self.x2, float(width)), y2=min(self.y2, float(height))
+        )
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has no area."""
+        return not (self.x1 < self.x2 and self.y1 < self.y2)
+
+
+def read_boxes(file: str | Path) -> list[Box]:
+    """Read boxes, in the order of the file.
+
+    Args:
+        file: a ``.csv`` (UTF-8) with the columns ``path,x1,y1,x2,y2[,label]``, or a ``.json`` in COCO's layout
+            (https://cocodataset.org/#format-data): ``images`` (``id``, ``file_name``), ``annotations``
+            (``image_id``, ``bbox`` as x, y, width, height, and perhaps ``id`` and ``category_id``), ``categories``.
+
+    Raises:
+        UserError: unreadable, without boxes, or with rows that are no box: all of them are counted, the first named.
+    """
+    file = Path(file)
+    readers = {".csv": csv_boxes, ".json": coco_boxes}
+    if file.suffix.lower() not in readers:
+        raise UserError(f"--boxes {file}: give a .csv (path,x1,y1,x2,y2[,label]) or a COCO .json")
+    faults: list[str] = []
+    boxes = []
+    try:
+        if file.stat().st_size > MAX_BYTES:
+            raise ValueError(f"more than {MAX_BYTES} bytes; split it")
+        for found in readers[file.suffix.lower()](file):
+            boxes += [found] if isinstance(found, Box) else []
+            faults += [found] if isinstance(found, str) else []
+    except (OSError, ValueError, csv.Error, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+        raise UserError(f"--boxes {file} cannot be read: {reason}") from error
+    refuse(file, faults)
+    if not boxes:
+        raise UserError(f"--boxes {file} holds no boxes")
+    return boxes
+
+
+def match_boxes(file: str | Path, boxes: Sequence[Box], images: ImageTable) -> None:
+    """Refuse boxes for images that are not there.
+
+    Raises:
+        UserError: they are counted, the first named.
+    """
+    known = set(images.paths)
+    what = f"not among the {len(images)} images of {images.source or images.root}"
+    refuse(file, [f"row {box.number}: {box.path!r} is {what}" for box in boxes if box.path not in known])
+
+
+def refuse(file: str | Path, faults: Sequence[str], most: int = 3) -> None:
+    """Stop if there are faulty rows, naming the first few.
+
+    Raises:
+        UserError: there are.
+    """
+    if faults:
+        more = f"; and {len(faults) - most} more rows" if len(faults) > most else ""
+        raise UserError(f"--boxes {file}: {'; '.join(faults[:most])}{more}; correct or remove them")
+
+
+def csv_boxes(file: Path) -> Iterator[Box | str]:
+    """A box or a fault for each row of a CSV."""
+    with file.open(newline="", encoding="utf-8-sig") as stream:
+        reader = csv.DictReader(stream, strict=True)
+        missing = [name for name in ("path", *CORNERS) if name not in (reader.fieldnames or [])]
+        if missing:
+            raise ValueError(f"no column {', '.join(missing)}; its first line must be path,x1,y1,x2,y2[,label]")
+        for number, record in enumerate(reader, 1):
+            if None in record:
+                yield f"row {number}: more cells than columns; put quotes around values with a comma"
+                continue
+            label = (record.get("label") or "").strip() or None
+            yield box(number, record["path"], [record[name] for name in CORNERS], label)
+
+
+def coco_boxes(file: Path) -> Iterator[Box | str]:
+    """A box or a fault for each annotation of a COCO file."""
+    content = json.loads(file.read_text(encoding="utf-8"))
+    content = content if isinstance(content, dict) else {}
+    images, annotations = content.get("images"), content.get("annotations")
+    if not isinstance(images, list) or not isinstance(annotations, list):
+        raise ValueError("no lists images and annotations, as COCO files have them")
+    names = by_id(images, "file_name")
+    classes = by_id(content.get("categories"), "name")
+    for position, record in enumerate(annotations):
+        number = record.get("id", position) if isinstance(record, dict) else position
+        if not isinstance(record, dict) or type(number) is not int:
+            yield f"annotation at position {position}: no record with a whole number as its id"
+            continue
+        corners = record.get("bbox")
+        if not isinstance(corners, list) or len(corners) != 4 or any(type(c) not in (int, float) for c in corners):
+            yield f"row {number}: bbox {str(corners)[:40]!r} is not [x, y, width, height]"
+            continue
+        x, y, width, height = corners
+        path = names.get(str(record.get("image_id")))
+        yield box(number, path, [x, y, x + width, y + height], classes.get(str(record.get("category_id"))))
+
+
+def by_id(records: Any, field: str) -> dict[str, str]:
+    """A text field of COCO records by their id."""
+    found = records if isinstance(records, list) else []
+    pairs = [(record.get("id"), record.get(field)) for record in found if isinstance(record, Mapping)]
+    return {str(key): value for key, value in pairs if isinstance(value, str)}
+
+
+def box(number: int, path: Any, corners: Sequence[Any], label: str | None) -> Box | str:
+    """A box, or why these values make none."""
+    path = path.removeprefix("./") if isinstance(path, str) else path
+    if not path:
+        return f"row {number}: it names no image"
+    found = [value for corner in corners if (value := as_number(corner)) is not None]
+    shown = ", ".join(str(corner)[:20] for corner in corners)
+    if len(found) < 4:
+        return f"row {number}: {shown} are not four finite numbers"
+    made = Box(number, path, found[0], found[1], found[2], found[3], label)
+    return f"row {number}: the box {shown} is empty (x1 < x2 and y1 < y2 are wanted)" if made.is_empty else made
+
+
+def as_number(value: Any) -> float | None:
+    """A finite float, or None."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None

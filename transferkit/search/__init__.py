@@ -1,0 +1,1 @@
+"""Image search: an index of embeddings on disk, queries against it, and near-duplicates."""

@@ -1,0 +1,190 @@
+"""Making an index, or bringing one up to date: only new and changed images are embedded."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from transferkit.data.sources import ImageTable
+from transferkit.embed import cached_features, describe
+from transferkit.embeddings import Embeddings
+from transferkit.errors import UserError
+from transferkit.extractor import Extractor
+from transferkit.search import approximate
+from transferkit.search.directory import RECORD, ImageIndex, identity, open_index, stamp, write_index
+from transferkit.similarity import unit_rows, zero_rows
+from transferkit.versions import versions
+
+DEAD = 0.2  # share of vectors of removed images from which an approximate index is made anew
+GROWTH = 2  # and how many times the images it was made of
+
+
+class Change(NamedTuple):
+    """What became of the images: numbers of them, path -> reason for the unreadable, rows without direction."""
+
+    added: int
+    removed: int
+    refreshed: int
+    kept: int
+    broken: Mapping[str, str]
+    zero_rows: int
+
+
+def build_index(
+    images: ImageTable,
+    folder: str | Path,
+    extractor: Extractor,
+    source: Mapping[str, str],
+    kind: str | None = None,
+    overwrite: bool = False,
+) -> tuple[ImageIndex, Change]:
+    """Index images, or bring the index of the same images and extractor up to date.
+
+    An image counts as changed when the size or modification time of its file differs. Unreadable ones are left
+    out and looked at again the next time.
+
+    Args:
+        images: the images.
+        folder: the index directory.
+        extractor: the extractor, on the device to use.
+        source: ``source`` and ``weights`` that open the extractor again, recorded as they are.
+        kind: ``exact``, ``auto`` (exact where faiss is not installed), or a factory string of faiss; None: as
+            before, at first ``exact``.
+        overwrite: replace an index of whatever images and extractor.
+
+    Raises:
+        UserError: ``folder`` holds something else; another extractor or other images than the index there;
+            no image can be read; faiss is not installed or refuses the kind.
+    """
+    folder = Path(folder)
+    if kind not in (None, "auto", "exact"):
+        approximate.library()  # before hours of work
+    old = open_old(folder, images, extractor, overwrite)
+    stamps = [stamp(images, row) for row in range(len(images))]
+    known = {(path, old.stamps[row]): row for row, path in enumerate(old.images.paths)} if old else {}
+    before = [known.get((path, now)) if now else None for path, now in zip(images.paths, stamps, strict=True)]
+    pending = [row for row, previous in enumerate(before) if previous is None]
+    fresh = cached_features(extractor, images.select(pending)) if pending else None
+    row_in_fresh = {path: row for row, path in enumerate(fresh.paths)} if fresh is not None else {}
+    rows = [row for row, path in enumerate(images.paths) if before[row] is not None or path in row_in_fresh]
+    if not rows:
+        raise UserError(f"none of the {len(images)} images can be read; see transferkit scan {images.source}")
+    kept_images, broken = images.select(rows), dict(fresh.metadata["broken"]) if fresh is not None else {}
+    kind = kind or (old.kind if old else "exact")
+    if kind == "auto":
+        kind = approximate.choose(len(rows), extractor.embed_dim)
+    previous = torch.tensor([-1 if before[row] is None else before[row] for row in rows])
+    if old and old.kind == kind and (previous >= 0).all() and same_rows(old.images, kept_images):
+        return old, Change(0, 0, 0, len(rows), broken, 0)
+    embedding = torch.empty(len(rows), extractor.embed_dim)
+    if old and (previous >= 0).any():
+        embedding[previous >= 0] = old.embedding()[previous[previous >= 0]]
+    if fresh is not None:
+        added = [row_in_fresh[images.paths[row]] for row in rows if before[row] is None]
+        embedding[previous < 0] = fresh.embedding[torch.tensor(added, dtype=torch.long)]
+
+    faiss_index, places, tuned = vectors(old, kind, embedding, previous)
+    record = {
+        "format": 1,
+        "extractor": {**source, **identity(extractor)},
+        "images": images.root,
+        "rows": len(rows),
+        "index": kind,
+        "faiss": tuned,
+        "versions": versions(),
+    }
+    metadata = describe(extractor, kept_images) | {"broken": broken}
+    table = Embeddings(embedding, kept_images.paths, kept_images.labels, kept_images.splits, metadata)
+    write_index(folder, record, table, [stamps[row] or (0, 0) for row in rows], places, faiss_index)
+    return open_index(folder), compare(old, kept_images, previous, broken, len(zero_rows(embedding)))
+
+
+def open_old(folder: Path, images: ImageTable, extractor: Extractor, overwrite: bool) -> ImageIndex | None:
+    """The index to bring up to date; None for a new one.
+
+    Raises:
+        UserError: the folder holds something else, or an index that does not go with images and extractor.
+    """
+    if not (folder / RECORD).is_file():
+        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+            raise UserError(f"{folder} exists and is no index, so it is not overwritten; choose another directory")
+        return None
+    if overwrite:
+        return None
+    old = open_index(folder)
+    old.check_extractor(extractor)
+    if old.images.root != images.root:
+        raise UserError(
+            f"{folder} indexes {old.images.root}, not {images.root}; choose another directory or add --overwrite"
+        )
+    return old
+
+
+def same_rows(one: ImageTable, other: ImageTable) -> bool:
+    """Whether two tables have the same paths, labels and splits."""
+    return (one.paths, one.labels, one.splits) == (other.paths, other.labels, other.splits)
+
+
+def vectors(
+    old: ImageIndex | None, kind: str, embedding: Tensor, previous: Tensor
+) -> tuple[Any, Tensor, dict[str, Any] | None]:
+    """The approximate index of a table, the old one with what is new added where that is still good.
+
+    Removed vectors stay in it, named by no row, until they are a fifth; then, and when it has grown to twice
+    what it was trained on, it is made anew from the embeddings.
+
+    Args:
+        old: the index before.
+        kind: ``exact`` or a factory string.
+        embedding: float32 (N, D).
+        previous: (N,) row in the old index, -1 for a new one.
+
+    Returns:
+        faiss's index or None, place of each row in it (N,), and what ``index.json`` says of it.
+    """
+    places = torch.arange(len(embedding))
+    if kind == "exact":
+        return None, places, None
+    unit = unit_rows(embedding)
+    index, trained = None, len(unit)
+    if old and old.kind == kind:
+        index, trained = old.faiss, old.record["faiss"]["trained_rows"]
+        new = previous < 0
+        total = index.ntotal + int(new.sum())
+        if len(unit) < (1 - DEAD) * total or len(unit) > GROWTH * trained:
+            index, trained = None, len(unit)
+        else:
+            places[~new] = old.places[previous[~new]]
+            places[new] = torch.arange(index.ntotal, total)
+            index.add(unit[new].numpy())
+    if index is None:
+        index = approximate.build(unit, kind)
+    row_of_place = torch.full((index.ntotal,), -1)
+    row_of_place[places] = torch.arange(len(unit))
+    tuned = approximate.tune(index, unit, row_of_place)
+    record = {"recall@10": tuned.recall, "sample": tuned.sample, "settings": tuned.settings, "trained_rows": trained}
+    return index, places, record
+
+
+def compare(
+    old: ImageIndex | None, images: ImageTable, previous: Tensor, broken: Mapping[str, str], zeros: int
+) -> Change:
+    """What became of the images of the index before, and which came new."""
+    before = set(old.images.paths) if old else set()
+    now = set(images.paths)
+    kept = int((previous >= 0).sum())
+    return Change(len(now - before), len(before - now), len(now & before) - kept, kept, broken, zeros)
+
+
+def absolute_source(extractor: str, weights: str) -> dict[str, str]:
+    """Extractor and weights as an index records them: paths are made absolute, names stay.
+
+    Raises:
+        UserError: random weights, which nothing could open again.
+    """
+    if weights == "none":
+        raise UserError("--weights none: random weights cannot be opened again by search; save the extractor first")
+    places = {"source": extractor, "weights": weights}
+    return {key: str(Path(value).absolute()) if Path(value).exists() else value for key, value in places.items()}

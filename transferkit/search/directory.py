@@ -1,0 +1,188 @@
+"""The index directory: ``index.json``, ``embeddings.parquet`` and, for an approximate index, ``index.faiss``.
+
+The embeddings are an embeddings table like any other, with three more columns: ``size`` and ``mtime_ns`` of the
+file when it was embedded, and ``place``, the number of its vector in ``index.faiss``.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from transferkit.data.sources import DIGITS, ImageTable
+from transferkit.embeddings import Embeddings, to_arrow
+from transferkit.errors import UserError
+from transferkit.extractor import Extractor
+from transferkit.files import atomic_path
+from transferkit.search import approximate
+from transferkit.similarity import unit_rows
+
+RECORD = "index.json"
+TABLE = "embeddings.parquet"
+FAISS = "index.faiss"
+FORMAT = 1
+GROUP_ROWS = 256  # a few rows are read without the rest: half a MB a group of 512-d embeddings
+
+Stamp = tuple[int, int]
+"""Size in bytes and modification time in ns."""
+
+
+@dataclass(frozen=True)
+class ImageIndex:
+    """An index as it lies on disk; its embeddings are read when they are needed.
+
+    Attributes:
+        folder: the directory.
+        record: content of ``index.json``: extractor, root of the images, kind of index.
+        images: the indexed images, rows in path order.
+        stamps: size and time of each file when it was embedded.
+        places: int64 (N,), number of each row's vector in ``index.faiss``.
+    """
+
+    folder: Path
+    record: Mapping[str, Any]
+    images: ImageTable
+    stamps: Sequence[Stamp]
+    places: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def kind(self) -> str:
+        """``exact`` or a factory string of faiss."""
+        return str(self.record["index"])
+
+    def embedding(self, rows: Tensor | None = None) -> Tensor:
+        """Embeddings as the extractor gave them, float32 (N, D); or those of some rows, in that order."""
+        path = self.folder / TABLE
+        if rows is None:
+            return Embeddings.load(path).embedding
+        groups, place_of_group = torch.unique(rows // GROUP_ROWS, return_inverse=True)
+        with pq.ParquetFile(path) as file:
+            column = file.read_row_groups(groups.tolist(), columns=["embedding"])["embedding"]
+        chunks = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
+        values = torch.from_numpy(np.concatenate(chunks)).reshape(-1, self.record["extractor"]["embed_dim"])
+        return values[place_of_group * GROUP_ROWS + rows % GROUP_ROWS]  # only the last group of a file is short
+
+    @cached_property
+    def unit(self) -> Tensor:
+        """All embeddings at unit length, float32 (N, D), kept once read."""
+        return unit_rows(self.embedding())
+
+    @cached_property
+    def faiss(self) -> Any:
+        """The approximate index, kept once read; only the file that ``index.json`` names by its SHA-256 is read.
+
+        faiss trusts the files it reads. The hash finds a file that was damaged or exchanged; it is no signature:
+        of a directory from somebody else only the Parquet and JSON are safe to read (exact search).
+        """
+        return approximate.read(self.folder / FAISS, self.record["faiss"]["sha256"])
+
+    def check_extractor(self, extractor: Extractor) -> None:
+        """Refuse an extractor that would give other embeddings than those indexed.
+
+        Raises:
+            UserError: naming what differs.
+        """
+        recorded, given = self.record["extractor"], identity(extractor)
+        for part, what in (("weights_sha256", "weights"), ("pooling", "pooling"), ("preprocessing", "preprocessing")):
+            if recorded[part] != given[part]:
+                raise UserError(
+                    f"{self.folder} was built with {recorded['source']} ({recorded['pooling']}); {extractor.name} "
+                    f"({extractor.pooling}) has other {what}; use the former, or index anew with --overwrite"
+                )
+
+
+def identity(extractor: Extractor) -> dict[str, Any]:
+    """What an extractor's embeddings depend on, in plain types."""
+    return {
+        "weights_sha256": extractor.weights_sha256(),
+        "pooling": extractor.pooling,
+        "preprocessing": extractor.preprocessing.to_dict(),
+        "embed_dim": extractor.embed_dim,
+    }
+
+
+def open_index(folder: str | Path) -> ImageIndex:
+    """Open an index directory; embeddings and ``index.faiss`` are left for later.
+
+    Raises:
+        UserError: no index, an incomplete or damaged one, of a newer format, or without images.
+    """
+    folder = Path(folder)
+    if not (folder / RECORD).is_file():
+        raise UserError(f"{folder} is no index; make one with: transferkit index IMAGES --out {folder}")
+    again = f"make it again with transferkit index IMAGES --out {folder} --overwrite"
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        if record["format"] != FORMAT:
+            raise UserError(f"{folder} has format {record['format']}, this version reads {FORMAT}; update transferkit")
+        columns = ["path", "label", "split", "size", "mtime_ns", "place"]
+        table = pq.read_table(folder / TABLE, columns=columns).to_pydict()
+        paths, labels, splits = (tuple(table[name]) for name in ("path", "label", "split"))
+        images = ImageTable(record["images"], paths, labels, splits, source=record["images"])
+        width = pq.read_schema(folder / TABLE).field("embedding").type.list_size
+        if len(images) != record["rows"] or width != record["extractor"]["embed_dim"]:
+            raise ValueError(f"{TABLE} is {len(images)} x {width}, {RECORD} says otherwise")
+        if record["index"] != "exact" and not record["faiss"]["sha256"]:
+            raise ValueError(f"no hash of {FAISS}")
+        stamps = list(zip(table["size"], table["mtime_ns"], strict=True))
+        index = ImageIndex(folder, record, images, stamps, torch.tensor(table["place"], dtype=torch.long))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{folder} is a damaged index ({type(error).__name__}: {reason}); {again}") from error
+    if not len(index):
+        raise UserError(f"{folder} holds no images; {again}")
+    return index
+
+
+def write_index(
+    folder: Path,
+    record: Mapping[str, Any],
+    embeddings: Embeddings,
+    stamps: Sequence[Stamp],
+    places: Tensor,
+    faiss_index: Any = None,
+) -> None:
+    """Write the directory, in one step in the place of the one before; ``record`` gains the hash of ``index.faiss``.
+
+    Raises:
+        UserError: the place cannot be written.
+    """
+    sizes, times = zip(*stamps, strict=True)
+    table = to_arrow(embeddings)
+    for name, values in (("size", sizes), ("mtime_ns", times), ("place", places.tolist())):
+        table = table.append_column(name, pa.array(values, pa.int64()))
+    content = dict(record)
+    with atomic_path(folder) as temporary:
+        temporary.mkdir()
+        texts = ["path", "label", "split"]  # floats gain nothing from either
+        options = {"use_dictionary": texts, "compression": "none", "row_group_size": GROUP_ROWS}
+        pq.write_table(table, temporary / TABLE, **options)
+        if faiss_index is not None:
+            content["faiss"] = {
+                **record["faiss"],
+                "sha256": approximate.write(faiss_index, temporary / FAISS),
+            }
+        text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False)
+        (temporary / RECORD).write_text(text + "\n", encoding="utf-8")
+
+
+def stamp(images: ImageTable, row: int) -> Stamp | None:
+    """Size and modification time of an image; None if it is not there."""
+    if images.root == DIGITS:
+        return 0, 0
+    try:
+        status = Path(images.root, images.paths[row]).stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns

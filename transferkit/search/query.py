@@ -1,0 +1,86 @@
+"""Asking an index: the nearest images to a direction."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from transferkit.errors import UserError
+from transferkit.search import approximate
+from transferkit.search.directory import ImageIndex
+from transferkit.similarity import top_k, unit_rows
+
+
+class Hit(NamedTuple):
+    """One image found: rank from 1, row in the index, cosine in [-1, 1], path relative to the root, label."""
+
+    rank: int
+    row: int
+    cosine: float
+    path: str
+    label: str | None
+
+
+def find(index: ImageIndex, query: Tensor, k: int, exact: bool = False, leave_out: int | None = None) -> list[Hit]:
+    """The k images nearest to a direction by cosine, equal ones in path order.
+
+    Args:
+        index: the index.
+        query: float32 (D,), a unit row such as :func:`mean_direction` gives.
+        k: how many; clamped to what there is.
+        exact: compare with every image, whatever the kind of the index.
+        leave_out: row that is not to be found, such as the query's own.
+
+    Raises:
+        UserError: k < 1, or what :meth:`ImageIndex.faiss` raises.
+    """
+    if k < 1:
+        raise UserError(f"k = {k}: ask for at least 1 image")
+    wanted = min(k, len(index)) + (leave_out is not None)
+    if exact or index.kind == "exact":
+        cosine, rows = (part[0] for part in top_k(query[None], index.unit, wanted, normalize=False))
+    else:
+        faiss_index = index.faiss
+        row_of_place = torch.full((faiss_index.ntotal,), -1)
+        row_of_place[index.places] = torch.arange(len(index))
+        proposed = approximate.nearest(faiss_index, query, row_of_place, approximate.candidates(wanted))
+        unit = unit_rows(index.embedding(proposed)) if len(proposed) else query[None]
+        cosine, rows = approximate.rerank(query, proposed, unit, wanted)
+    pairs = [(row, c) for row, c in zip(rows.tolist(), cosine.clamp(-1, 1).tolist(), strict=True) if row != leave_out]
+    images = index.images
+    return [Hit(rank, row, c, images.paths[row], images.labels[row]) for rank, (row, c) in enumerate(pairs[:k], 1)]
+
+
+def mean_direction(embeddings: Tensor) -> Tensor:
+    """The direction of several images: the mean of their unit rows, at unit length.
+
+    Args:
+        embeddings: (N, D).
+
+    Returns:
+        float32 (D,).
+
+    Raises:
+        UserError: it has no direction (all zeros, or opposite rows), so nothing is near it.
+    """
+    mean = unit_rows(unit_rows(embeddings, "query").mean(0, keepdim=True), "query")[0]
+    if not mean.any():
+        raise UserError("the query's embedding is all zeros, so its cosine with every image is 0; ask with another")
+    return mean
+
+
+def find_row(index: ImageIndex, name: str) -> int:
+    """The row of an indexed image, by its path (as indexed, or as it lies on disk) or its number from 0.
+
+    Raises:
+        UserError: there is none.
+    """
+    inside = Path(name).absolute()
+    root = Path(index.images.root)
+    for candidate in (name, inside.relative_to(root).as_posix() if inside.is_relative_to(root) else name):
+        if candidate in index.images.paths:
+            return index.images.paths.index(candidate)
+    if name.isdecimal() and int(name) < len(index):
+        return int(name)
+    raise UserError(f"--row {name!r}: {index.folder} has the rows 0 to {len(index) - 1}, and no image of that path")
