@@ -11,7 +11,7 @@ from tests.commands.running import transferkit
 CONFIG = {
     "extractors": {
         "random": {"extractor": "shufflenet_v2_x0_5", "weights": "none"},
-        "pretrained": {"extractor": "resnet18"},
+        "pretrained": "resnet18",
     },
     "datasets": {"photos": "photos"},
     "out": "out",

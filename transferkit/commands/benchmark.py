@@ -17,7 +17,7 @@ def main(arguments: list[str]) -> int:
 
 
 def benchmark(
-    extractors: dict[str, dict[str, Any]] | None = None,
+    extractors: dict[str, str | dict[str, Any]] | None = None,
     datasets: dict[str, str] | None = None,
     out: str = "runs/benchmark",
     resume: bool = True,
@@ -34,7 +34,7 @@ def benchmark(
     measured. The protocol is that of ``transferkit probe``.
 
     Args:
-        extractors: name in the table -> extractor, weights, pooling; the others are compared with the first.
+        extractors: name in the table -> extractor, or {extractor, weights, pooling}; all are compared with the first.
         datasets: name in the table -> folder, manifest, ``digits``, or a dataset of torchvision's by name
             (cifar10, cifar100, country211, dtd, eurosat, fashionmnist, fgvcaircraft, flowers102, food101, mnist,
             oxfordiiitpet, stl10, svhn), which is downloaded.
@@ -69,12 +69,13 @@ def benchmark(
     return 0
 
 
-def read_approach(name: str, entry: dict[str, Any]) -> Approach:
+def read_approach(name: str, entry: str | dict[str, Any]) -> Approach:
     """An entry of the config's ``extractors``.
 
     Raises:
         UserError: options that an extractor does not have, or no ``extractor``.
     """
+    entry = {"extractor": entry} if isinstance(entry, str) else entry
     takes = [field.name for field in fields(Approach)]
     unknown = sorted(set(entry) - set(takes))
     if unknown or "extractor" not in entry:

@@ -10,7 +10,7 @@ from transferkit.similarity.retrieval import votes
 from transferkit.similarity.rows import unit_rows
 
 K_NEIGHBOURS = (1, 5, 10, 20, 100, 200)
-QUERIES = 2048
+QUERIES = 256
 
 
 def knn_predictions(
@@ -19,7 +19,7 @@ def knn_predictions(
     """Class with the most votes among the k nearest, a vote weighing exp(cosine / 0.07).
 
     Args:
-        query: `(Q, D)`.
+        query: `(Q, D)` of unit length, as all rows here.
         reference: `(N, D)`.
         target: `(N,)` int64 class numbers of the references.
         classes: K.
@@ -30,7 +30,6 @@ def knn_predictions(
     """
     reach = sorted({min(k, len(reference)) for k in ks})
     blocks: dict[int, list[Tensor]] = {k: [] for k in reach}
-    query, reference = unit_rows(query, "query"), unit_rows(reference, "reference")
     for start in range(0, len(query), QUERIES):
         rows = query[start : start + QUERIES]
         cosine, neighbour = top_k(rows, reference, reach[-1], normalize=False)
@@ -43,14 +42,13 @@ def nearest_class_mean(query: Tensor, reference: Tensor, target: Tensor, classes
     """Class whose mean unit row has the highest cosine with the query (cf. Mensink et al. 2013).
 
     Args:
-        query: `(Q, D)`.
-        reference: `(N, D)`.
+        query: `(Q, D)` of unit length.
+        reference: `(N, D)` of unit length.
         target: `(N,)` int64, every class below `classes` present.
         classes: K.
 
     Returns:
         `(Q,)` int64.
     """
-    rows = unit_rows(reference, "reference")
-    sums = torch.zeros(classes, rows.shape[1]).index_add_(0, target, rows)
-    return (unit_rows(query, "query") @ unit_rows(sums, "class means").T).argmax(1)
+    sums = torch.zeros(classes, reference.shape[1]).index_add_(0, target, reference)
+    return (query @ unit_rows(sums, "class means").T).argmax(1)

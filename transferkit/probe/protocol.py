@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from transferkit.probe.parts import Parts, divide, listed
 from transferkit.probe.scores import scores, top1
 from transferkit.probe.standardise import Kind
 from transferkit.probe.statistics import PairedComparison, compare_paired
+from transferkit.similarity import unit_rows
 from transferkit.versions import versions
 
 PROTOCOL = 1
@@ -92,18 +93,16 @@ def probe_embeddings(
         UserError: see `divide`.
     """
     parts = divide(embeddings, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
-    table, known = embeddings.embedding.float(), parts.known
+    known, rows = parts.known, arrange(embeddings.embedding, parts)
+    table, target = rows.features, rows.target
     limits: dict[str, Any] = {"tolerance": tolerance, "max_iterations": max_iterations}
-    val, val_target = table[parts.val], parts.target[parts.val]
-    train_target = parts.target[parts.train]
-    swept = sweep(table[parts.train], train_target, val, val_target, known, fast=fast, **limits)
+    train, val, fit, test = table[rows.train], table[rows.val], table[rows.fit], table[rows.test]
+    swept = sweep(train, target[rows.train], val, target[rows.val], known, fast=fast, **limits)
     best = swept.best
-    seen = val_target < known
-    on_val = logits_of(val, best.weight, best.bias, best.standardisation)
-    temperature = determined(fit_temperature(on_val[seen], val_target[seen]))
-    fit_rows = torch.cat([parts.train, parts.val[seen]])
-    fit_target = parts.target[fit_rows]
-    final = fit_linear(table[fit_rows], fit_target, known, standardisation=best.standardisation, c=best.c, **limits)
+    seen = slice(len(train), len(fit))
+    on_val = logits_of(table[seen], best.weight, best.bias, best.standardisation)
+    temperature = determined(fit_temperature(on_val, target[seen]))
+    final = fit_linear(fit, target[rows.fit], known, standardisation=best.standardisation, c=best.c, **limits)
     classifier = LinearClassifier(
         weight=final.weight,
         bias=final.bias,
@@ -113,7 +112,6 @@ def probe_embeddings(
         temperature=temperature,
         metadata=embeddings.metadata,
     )
-    test, test_target = table[parts.test], parts.target[parts.test]
     logits = classifier.logits(test)
     warnings = parts.warnings + fit_warnings(swept, final, temperature, limits)
     options = {"fast": fast, "seed": seed, "val_fraction": val_fraction, "test_fraction": test_fraction}
@@ -125,49 +123,82 @@ def probe_embeddings(
         "splits": {**parts.origin, "train": len(parts.train), "val": len(parts.val), "test": len(parts.test)},
         "class_names": list(parts.class_names[:known]),
         "linear": {
-            **scores(logits, test_target, parts.class_names, temperature),
+            **scores(logits, target[rows.test], parts.class_names, temperature),
             "standardisation": final.standardisation,
             "C": final.c,
             "temperature": temperature,
             "val_top1": swept.accuracy.nan_to_num(-1).max().item(),
-            "fitted_rows": len(fit_rows),
+            "fitted_rows": len(fit),
             "converged": final.converged,
             "gradient": final.gradient,
             "iterations": final.iterations,
             "sweep": {**sweep_record(swept), "fast": fast, **limits},
         },
-        "knn": knn_report(table, parts, fit_rows, warnings),
-        "nearest_class_mean": top1(nearest_class_mean(test, table[fit_rows], fit_target, known), test_target),
-        "few_shot": few_shot_report(
-            table, parts, shots, few_shot_seeds, few_shot_standardisation, few_shot_c, warnings
-        ),
+        **neighbour_reports(rows, known, warnings),
+        "few_shot": few_shot_report(rows, parts, shots, few_shot_seeds, few_shot_standardisation, few_shot_c, warnings),
         "warnings": warnings,
     }
     return ProbeResult(report, classifier, predictions(embeddings, parts, logits / temperature))
 
 
-def knn_report(table: Tensor, parts: Parts, fit_rows: Tensor, warnings: list[str]) -> dict[str, Any]:
-    """Accuracy at each k, and that of the k chosen on val (of equal ones the smallest)."""
-    val_target, test_target = parts.target[parts.val], parts.target[parts.test]
-    reach = len(parts.train)
+class Rows(NamedTuple):
+    """A table with its parts one after the other, so that each is a view and not a copy.
+
+    Attributes:
+        features: `(N, D)` float32: train, val, test; of val first the rows of classes that train has.
+        target: `(N,)` int64.
+        train: fitted in the sweep.
+        val: select.
+        fit: train and those of val that can be fitted.
+        test: reported.
+    """
+
+    features: Tensor
+    target: Tensor
+    train: slice
+    val: slice
+    fit: slice
+    test: slice
+
+
+def arrange(embedding: Tensor, parts: Parts) -> Rows:
+    """The rows of a table `(N, D)` in the order of the parts; the one copy of the features that a probe makes."""
+    seen = parts.target[parts.val] < parts.known
+    order = torch.cat([parts.train, parts.val[seen], parts.val[~seen], parts.test])
+    start, end = len(parts.train), len(parts.train) + len(parts.val)
+    return Rows(
+        features=embedding[order].float(),
+        target=parts.target[order],
+        train=slice(0, start),
+        val=slice(start, end),
+        fit=slice(0, start + int(seen.sum())),
+        test=slice(end, len(order)),
+    )
+
+
+def neighbour_reports(rows: Rows, known: int, warnings: list[str]) -> dict[str, Any]:
+    """`knn`: accuracy at each k and that of the k chosen on val (of equal ones the smallest); `nearest_class_mean`."""
+    unit, target = unit_rows(rows.features), rows.target
+    reach = len(unit[rows.train])
     ks = sorted({min(k, reach) for k in K_NEIGHBOURS})
     if max(K_NEIGHBOURS) > reach:
         warnings.append(f"kNN: k is clamped to {reach}, the rows of train")
-    train, target = table[parts.train], parts.target[parts.train]
-    on_val = knn_predictions(table[parts.val], train, target, parts.known, ks=ks)
-    on_test = knn_predictions(table[parts.test], table[fit_rows], parts.target[fit_rows], parts.known, ks=ks)
-    val_top1 = {k: (on_val[k] == val_target).double().mean().item() for k in ks}
+    on_val = knn_predictions(unit[rows.val], unit[rows.train], target[rows.train], known, ks=ks)
+    on_test = knn_predictions(unit[rows.test], unit[rows.fit], target[rows.fit], known, ks=ks)
+    means = nearest_class_mean(unit[rows.test], unit[rows.fit], target[rows.fit], known)
+    val_top1 = {k: (on_val[k] == target[rows.val]).double().mean().item() for k in ks}
     k = max(ks, key=lambda k: (val_top1[k], -k))
-    return {
-        **top1(on_test[k], test_target),
+    knn = {
+        **top1(on_test[k], target[rows.test]),
         "k": k,
         "val_top1_by_k": {str(k): val_top1[k] for k in ks},
-        "top1_by_k": {str(k): (on_test[k] == test_target).double().mean().item() for k in ks},
+        "top1_by_k": {str(k): (on_test[k] == target[rows.test]).double().mean().item() for k in ks},
     }
+    return {"knn": knn, "nearest_class_mean": top1(means, target[rows.test])}
 
 
 def few_shot_report(
-    table: Tensor,
+    rows: Rows,
     parts: Parts,
     shots: Sequence[int],
     seeds: Sequence[int],
@@ -179,10 +210,10 @@ def few_shot_report(
     if any(n < 1 for n in shots) or not seeds:
         raise UserError(f"few-shot of {list(shots)} images a class with {len(seeds)} seeds; give at least 1 of each")
     curve = few_shot_curve(
-        table[parts.train],
-        parts.target[parts.train],
-        table[parts.test],
-        parts.target[parts.test],
+        rows.features[rows.train],
+        rows.target[rows.train],
+        rows.features[rows.test],
+        rows.target[rows.test],
         parts.known,
         shots=shots,
         seeds=seeds,
