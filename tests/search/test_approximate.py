@@ -29,7 +29,7 @@ def test_measured_recall_is_the_recall(factory: str) -> None:
     index = approximate.build(unit, factory)
     everything = torch.arange(len(unit))
     tuned = approximate.tune(index, unit, everything)
-    assert tuned.sample == 200
+    assert tuned.sample == 500
     assert tuned.recall == 1 if factory == "Flat" else tuned.recall >= approximate.TARGET
 
     queries = torch.arange(0, 2000, 10)  # other ones than the sample

@@ -75,7 +75,7 @@ def report(built: "ImageIndex", change: "Change", asked: str | None, json: bool)
         note(f"--index auto chose {built.kind} for {len(built):,} images")
         if not is_installed():
             note(f"faiss would answer faster from 50,000 images on: {INSTALL}")
-    quality = built.record["faiss"] or {"recall@10": 1.0, "settings": {}, "sample": None}
+    quality = built.record["faiss"] or {"recall@10": 1.0, "standard_error": 0.0, "settings": {}, "sample": None}
     result = {
         "images": len(built),
         "added": change.added,
@@ -86,9 +86,11 @@ def report(built: "ImageIndex", change: "Change", asked: str | None, json: bool)
         "recall@10": quality["recall@10"],
     }
     if json:
-        as_json(result | {"out": str(built.folder), "settings": quality["settings"], "sample": quality["sample"]})
+        measured = {name: quality[name] for name in ("standard_error", "settings", "sample")}
+        as_json(result | measured | {"out": str(built.folder)})
     else:
         table(list(result), [list(result.values())])
         if built.record["faiss"]:
             setting = "".join(f" at {name} {value}" for name, value in quality["settings"].items())
-            note(f"recall@10 against exact search on {quality['sample']} sampled images{setting}")
+            error = f"{quality['recall@10']:.3f} ± {quality['standard_error']:.3f} (standard error)"
+            note(f"recall@10 against exact search on {quality['sample']} sampled images{setting}: {error}")

@@ -164,7 +164,13 @@ def vectors(
     row_of_place = torch.full((index.ntotal,), -1)
     row_of_place[places] = torch.arange(len(unit))
     tuned = approximate.tune(index, unit, row_of_place)
-    record = {"recall@10": tuned.recall, "sample": tuned.sample, "settings": tuned.settings, "trained_rows": trained}
+    record = {
+        "recall@10": tuned.recall,
+        "standard_error": tuned.error,
+        "sample": tuned.sample,
+        "settings": tuned.settings,
+        "trained_rows": trained,
+    }
     return index, places, record
 
 
