@@ -187,9 +187,17 @@ class TransferModule(LightningModule):
 
     def train(self, mode: bool = True) -> "TransferModule":
         """Train or evaluate; frozen stages stay in eval mode, so that their BatchNorm does not move by a bit."""
-        super().train(mode)
+        self.training = mode
+        for child in self.children():
+            if child is not self.backbone:
+                child.train(mode)
         set_mode(self.backbone, self.first_trainable, mode)
         return self
+
+    def on_validation_model_train(self) -> None:
+        """Go on training. (That it is overridden keeps Lightning from setting the mode of every single module.)"""
+        if self.trainer.state.fn == "fit":
+            super().on_validation_model_train()
 
     def embed(self, batch: Batch) -> Tensor:
         """Embeddings of a batch, computed or cached: float (B, D)."""
@@ -272,7 +280,10 @@ class TransferModule(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Dropout's draws depend on seed and epoch alone, so that a resumed fit repeats them."""
-        torch.manual_seed(view_seed(self.seed, self.current_epoch, self.trainer.global_rank))
+        seed = view_seed(self.seed, self.current_epoch, self.trainer.global_rank)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed takes longer than some steps
+        if self.device.type != "cpu":
+            torch.get_device_module(self.device).manual_seed(seed)
         self.train_loss = torch.zeros(2, device=self.device)
         self.rates = learning_rates(self.trainer.optimizers[0])
         self.epoch_start = time.perf_counter()
@@ -307,19 +318,23 @@ class TransferModule(LightningModule):
         return frozen_sha256(self.backbone.state_dict(), self.frozen_keys)
 
     @cached_property
+    def spec(self) -> dict[str, Any]:
+        """Plain-typed description of backbone, pooling and preprocessing, made once: writing it takes milliseconds."""
+        return self.backbone.spec() | {"preprocessing": self.preprocessing.to_dict()}
+
+    @cached_property
     def versions(self) -> dict[str, str]:
         """Versions of the libraries, looked up once: it reads many files."""
         return versions()
 
     def describe(self) -> dict[str, Any]:
         """The checkpoint's plain-typed record: all that an extractor needs, and what is known of the training."""
-        spec = self.backbone.spec() | {"preprocessing": self.preprocessing.to_dict()}
         trainer = self._trainer
         logged = trainer.callback_metrics if trainer else {}
         return {
             "format": FORMAT,
             "complete": True,
-            "backbone": spec,
+            "backbone": self.spec,
             "class_names": self.class_names,
             "class_counts": self.class_counts,
             "images": self.image_counts,

@@ -1,5 +1,6 @@
 """Parameter groups: which learning rate and weight decay each trainable parameter gets."""
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -66,7 +67,7 @@ def cosine_with_warmup(optimizer: torch.optim.Optimizer, steps: int, warmup: int
         if step < warmup:
             return (step + 1) / (warmup + 1)
         progress = (step - warmup) / max(1, steps - warmup)
-        return 0.5 * (1 + float(torch.cos(torch.tensor(min(1.0, progress) * torch.pi))))
+        return 0.5 * (1 + math.cos(min(1.0, progress) * math.pi))
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 

@@ -44,8 +44,14 @@ def main() -> None:
 
 def measure(root: Path, count: int) -> tuple[int, float]:
     """Peak resident memory in MiB, and images a second, of one run."""
+    write_images(root / f"{count}", count)
+    return run(root, count)
+
+
+def run(root: Path, count: int) -> tuple[int, float]:
+    """:func:`measure` on images that are there; a table of an earlier run is replaced."""
     images = root / f"{count}"
-    write_images(images, count)
+    Path(f"{images}.parquet").unlink(missing_ok=True)
     command = [sys.executable, "-c", RUN, "embed", str(images), "--extractor", str(root / "vit"), "--json"]
     environment = os.environ | {"TRANSFERKIT_CACHE": str(root / "cache")}
     done = subprocess.run(

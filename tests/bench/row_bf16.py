@@ -1,0 +1,53 @@
+"""`embed --precision bf16` against our own float32, on processors that compute in bfloat16."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tests.bench.inputs import Network, photographs, resnet, vit_base, vit_small, workplace
+from tests.bench.row_embed import embed
+from tests.bench.timing import Row, in_turns
+from transferkit.data.sources import open_images
+from transferkit.probe.linear import fit_linear, logits_of
+from transferkit.probe.statistics import wilson
+
+COUNTS = {vit_base: 64, vit_small: 128, resnet: 256}
+
+
+def rows(full: bool) -> Iterator[Row]:
+    """A row for each network; none can be measured where bfloat16 is emulated."""
+    for make, count in COUNTS.items():
+        with workplace() as place:
+            yield measure(make(place), photographs(place, None if full else count), place)
+
+
+def measure(network: Network, folder: Path, place: Path) -> Row:
+    """Both embed the same folder; the smallest cosine of a row, and a linear probe on each."""
+    what, against = f"embed {network.name}, bf16", "embed float32"
+    cpu = torch.backends.cpu.get_cpu_capability()
+    if not torch.cpu._is_avx512_bf16_supported() and not torch.cpu._is_amx_tile_supported():
+        return Row(what, against, "faster", 1.8, [], [], note=f"{cpu} without AVX512-BF16 or AMX: bfloat16 is emulated")
+    extractor = network.extractor()
+    half, single = embed(extractor, folder, place, "bf16"), embed(extractor, folder, place)
+    cosine = float(torch.cosine_similarity(half, single).min())
+    right, total = probe(single, folder)
+    low, high = wilson(right, total)
+    half_right, _ = probe(half, folder)
+    conditions = {
+        f"smallest cosine {cosine:.5f} ≥ 0.999": cosine >= 0.999,
+        f"probe accuracy {half_right / total:.3f} in {low:.3f}–{high:.3f}": low <= half_right / total <= high,
+    }
+    ours, theirs = in_turns(lambda: embed(extractor, folder, place, "bf16"), lambda: embed(extractor, folder, place))
+    return Row(what, against, "faster", 1.8, ours, theirs, conditions, f"{len(single)} images")
+
+
+def probe(embedding: Tensor, folder: Path) -> tuple[int, int]:
+    """Right on val, and of how many, of softmax regression fitted on train."""
+    table = open_images(folder)
+    target = torch.tensor([table.class_names.index(label or "") for label in table.labels])
+    train = torch.tensor([split == "train" for split in table.splits])
+    fitted = fit_linear(embedding[train], target[train], 2, standardisation="zscore", c=1.0)
+    preds = logits_of(embedding[~train], fitted.weight, fitted.bias, "zscore").argmax(1)
+    return int((preds == target[~train]).sum()), len(preds)

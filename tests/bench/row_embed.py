@@ -1,0 +1,58 @@
+"""`embed`, a folder of JPEGs to Parquet, against the forward pass alone on tensors in memory."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tests.bench.inputs import BATCH, Network, check_same, photographs, resnet, tensors, vit_base, vit_small, workplace
+from tests.bench.timing import Row, in_turns
+from transferkit.data.sources import open_images
+from transferkit.embed import describe, write_embeddings
+from transferkit.embeddings import Embeddings
+from transferkit.extractor import Extractor
+from transferkit.extractor.forward import Precision
+
+TARGETS = {vit_base: (64, 0.92), vit_small: (128, 0.92), resnet: (256, 0.80)}
+
+
+def rows(full: bool) -> Iterator[Row]:
+    """A row for each network; ResNet18 also against our own forward pass, which is faster than the library's."""
+    for make, (count, target) in TARGETS.items():
+        with workplace() as place:
+            folder = photographs(place, None if full else count)
+            yield from measure(make(place), folder, place, target)
+
+
+def measure(network: Network, folder: Path, place: Path, target: float) -> Iterator[Row]:
+    """Both sides with the weights already in memory; ours opens the folder, hashes weights, writes the file."""
+    extractor = network.extractor()
+    memory = tensors(sorted(folder.rglob("*.jpg")), extractor)
+
+    @torch.inference_mode()
+    def bare() -> Tensor:
+        return torch.cat([network.plain(pixels) for pixels in memory])
+
+    same = check_same(embed(extractor, folder, place), bare())
+    ours, theirs = in_turns(lambda: embed(extractor, folder, place), bare)
+    note = f"{sum(map(len, memory))} images, float32, batch {BATCH}; {same}"
+    yield Row(f"embed {network.name}", "bare forward pass in memory", "faster", target, ours, theirs, note=note)
+    if network.name == "ResNet18":
+        pixels = [
+            extractor.preprocessing.resize_crop(open_images(folder).read(row)) for row in range(sum(map(len, memory)))
+        ]
+        batches, forward = torch.stack(pixels).split(BATCH), extractor.forward()
+        ours, theirs = in_turns(lambda: embed(extractor, folder, place), lambda: [forward(part) for part in batches])
+        against = "the same, BatchNorm folded and channels last"
+        yield Row(f"embed {network.name}", against, "faster", target, ours, theirs, note=note)
+
+
+def embed(extractor: Extractor, folder: Path, place: Path, precision: Precision = "32") -> Tensor:
+    """As the command does it, to a new file; the embeddings."""
+    table, forward = open_images(folder), extractor.forward(precision)
+    out = place / "embeddings.parquet"
+    write_embeddings(extractor, table, out, describe(extractor, table, forward=forward), forward, BATCH)
+    found = Embeddings.load(out).embedding
+    out.unlink()
+    return found

@@ -1,0 +1,60 @@
+"""`fit` on a frozen backbone, 50 epochs, against one raw pass over the same images."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tests.bench.inputs import BATCH, Network, check_same, photographs, resnet, vit_small, workplace
+from tests.bench.row_embed import embed
+from tests.bench.timing import Row, in_turns
+from transferkit.data.datamodule import ImageDataModule
+from transferkit.extractor import Extractor
+from transferkit.images import read_image
+from transferkit.module import TransferModule
+from transferkit.training import make_trainer, seed_everything
+
+EPOCHS = 50
+
+
+def rows(full: bool) -> Iterator[Row]:
+    """Against the usual pass, and against our own `embed`, which is faster."""
+    for make, target, count in ((vit_small, 1.15, 200), (resnet, 1.3, 397)):
+        with workplace() as place:
+            folder, network = photographs(place, None if full else count), make(place)
+            extractor = network.extractor()
+            paths = sorted(folder.rglob("*.jpg"))
+            same = check_same(embed(extractor, folder, place), raw_pass(network, extractor, paths))
+            note = f"{len(paths)} images, features {same}"
+            fit(network, folder, place, 1)
+            sides = {
+                "one raw pass: decode, preprocess, forward": lambda: raw_pass(network, extractor, paths),
+                "one pass of our own embed": lambda: embed(extractor, folder, place),
+            }
+            for against, other in sides.items():
+                ours, theirs = in_turns(lambda: fit(network, folder, place, EPOCHS), other)
+                yield Row(
+                    f"frozen fit {network.name}, {EPOCHS} epochs", against, "cheaper", target, ours, theirs, note=note
+                )
+
+
+def fit(network: Network, folder: Path, place: Path, epochs: int) -> float:
+    """As `transferkit fit` with an empty cache and a new run, without imports; the highest `val/acc`."""
+    with tempfile.TemporaryDirectory(dir=place) as run, torch.random.fork_rng(), workplace():
+        seed_everything(0)
+        module, data = TransferModule(**network.options), ImageDataModule(str(folder))
+        trainer = make_trainer(Path(run), max_epochs=epochs, enable_progress_bar=False, accelerator="cpu")
+        trainer.fit(module, datamodule=data)
+        return float(trainer.checkpoint_callbacks[-1].state_dict()["highest"])
+
+
+@torch.inference_mode()
+def raw_pass(network: Network, extractor: Extractor, paths: list[Path]) -> Tensor:
+    """The library's network, batch after batch."""
+    results = []
+    for start in range(0, len(paths), BATCH):
+        pixels = torch.stack([extractor.preprocessing(read_image(path)) for path in paths[start : start + BATCH]])
+        results.append(network.plain(pixels))
+    return torch.cat(results)

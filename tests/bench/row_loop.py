@@ -1,0 +1,39 @@
+"""`embed` with ResNet18 against the loop that people write around torchvision."""
+
+from collections.abc import Iterator
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+from torchvision.models import ResNet18_Weights
+
+from tests.bench.inputs import BATCH, photographs, resnet, workplace
+from tests.bench.row_embed import embed
+from tests.bench.timing import Row, in_turns
+
+
+def rows(full: bool) -> Iterator[Row]:
+    """PIL, two loading processes, eager float32, channels first."""
+    with workplace() as place:
+        folder, network = photographs(place, None if full else 256), resnet(place)
+        extractor = network.extractor()
+        transform = ResNet18_Weights.DEFAULT.transforms()
+        splits = [ImageFolder(str(folder / split), transform, loader=open_rgb) for split in ("train", "val")]
+
+        @torch.inference_mode()
+        def loop() -> Tensor:
+            loaders = [DataLoader(split, BATCH, num_workers=2) for split in splits]
+            return torch.cat([network.plain(pixels) for loader in loaders for pixels, _ in loader])
+
+        cosine = float(torch.cosine_similarity(embed(extractor, folder, place), loop()).min())
+        assert cosine > 0.999, f"embeddings differ: cosine {cosine}"
+        ours, theirs = in_turns(lambda: embed(extractor, folder, place), loop)
+        note = f"{sum(map(len, splits))} images, batch {BATCH}; smallest cosine {cosine:.5f} (PIL's own resize rounds)"
+        yield Row("embed ResNet18", "PIL, DataLoader(2), eager NCHW float32", "faster", 1.35, ours, theirs, note=note)
+
+
+def open_rgb(path: str) -> Image.Image:
+    """As torchvision's default loader."""
+    return Image.open(path).convert("RGB")

@@ -1,0 +1,31 @@
+"""The probe's sweep over C and standardisation against scikit-learn; see bench_probe.py, which does the work."""
+
+import argparse
+from collections.abc import Iterator
+
+from tests.bench.bench_probe import data, sklearn_sweep
+from tests.bench.timing import Row, in_turns
+from transferkit.probe.linear import logits_of, sweep
+from transferkit.probe.statistics import wilson
+
+TOLERANCE = 1e-4
+
+
+def rows(full: bool) -> Iterator[Row]:
+    """Both fit every C under every standardisation; the accuracies of both choices must agree."""
+    rows, width = (20_000, 512) if full else (1_000, 128)
+    options = argparse.Namespace(rows=rows, width=width, classes=10, held_out=1_000, gap=0.45)
+    (train, val, test), (target, val_target, test_target) = parts, targets = data(options, seed=0)
+    theirs_accuracy: list[float] = []
+    best = sweep(train, target, val, val_target, 10, tolerance=TOLERANCE).best
+    preds = logits_of(test, best.weight, best.bias, best.standardisation).argmax(1)
+    right = int((preds == test_target).sum())
+    ours, theirs = in_turns(
+        lambda: sweep(train, target, val, val_target, 10, tolerance=TOLERANCE),
+        lambda: theirs_accuracy.append(sklearn_sweep(parts, targets, TOLERANCE)[1]),
+        pairs=5 if not full else 3,
+    )
+    low, high = wilson(right, len(test))
+    conditions = {f"theirs {theirs_accuracy[0]:.3f} in ours' {low:.3f}–{high:.3f}": low <= theirs_accuracy[0] <= high}
+    what = f"probe sweep, {rows:,} × {width}, 45 C × 3"
+    yield Row(what, "scikit-learn, warm-started", "faster", 5, ours, theirs, conditions)
