@@ -3,8 +3,10 @@ import resource
 from collections.abc import Callable
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -49,6 +51,18 @@ def test_pandas_opens_it(table: Embeddings, tmp_path: Path) -> None:
     schema = pq.read_schema(tmp_path / "e.parquet")
     assert schema.field("embedding").type == pa.list_(pa.float32(), 3)
     assert json.loads(schema.metadata[b"transferkit"]) == METADATA
+
+
+def test_polars_and_duckdb_open_it(table: Embeddings, tmp_path: Path) -> None:
+    place = tmp_path / "e.parquet"
+    table.save(place)
+    frame = pl.read_parquet(place)
+    assert frame.columns == ["path", "label", "split", "embedding"]
+    assert frame["label"].to_list() == table.labels
+    np.testing.assert_array_equal(frame["embedding"].to_numpy(), table.embedding.numpy())
+    rows = duckdb.read_parquet(str(place)).select("path, split, embedding").fetchall()
+    assert [row[:2] for row in rows] == list(zip(table.paths, table.splits, strict=True))
+    np.testing.assert_array_equal(np.float32([row[2] for row in rows]), table.embedding.numpy())
 
 
 def test_half_precision_leaves_as_float32(table: Embeddings, tmp_path: Path) -> None:
