@@ -67,17 +67,20 @@ def test_threads_are_bounded_ahead_and_end_with_the_consumer() -> None:
 
 
 def test_a_pass_under_way_is_told_that_nobody_waits() -> None:
-    heard = threading.Event()
+    begun, heard = threading.Event(), threading.Event()
 
     def slow(pixels: Tensor, stopped: threading.Event) -> Tensor:
-        if pixels.max() > 0 and stopped.wait(20):
-            heard.set()
+        if pixels.max() > 0:
+            begun.set()
+            if stopped.wait(20):
+                heard.set()
         return forward(pixels)
 
     batches = stream_batches([range(1), range(1, 2)], read, slow, 2)
     next(batches)
+    assert begun.wait(20)
     batches.close()
-    assert heard.is_set()
+    assert heard.wait(20)
 
 
 def test_an_embedding_does_not_depend_on_threads_or_broken_neighbours(table: ImageTable, extractor: Extractor) -> None:
