@@ -134,6 +134,7 @@ def test_without_the_extra(library: str, tmp_path: Path, monkeypatch: pytest.Mon
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_an_onnx_file_that_disagrees_is_refused_and_not_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file is right; what it is compared with is not."""
     extractor = transformer("vit", "cls")
@@ -192,6 +193,7 @@ def small_files() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_files")
 def test_a_disk_that_fills_while_onnx_is_written(tmp_path: Path) -> None:
     resnet18().save_pretrained(tmp_path / "export")
