@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from transferkit.backbones.from_transformers import VIT
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.files import atomic_path, discard
@@ -65,6 +67,7 @@ def run(out: Path, n_per_class: int, seeds: int, epochs: Mapping[str, int]) -> l
         epochs: backbone's name -> epochs of the training from scratch.
     """
     discard(out)
+    torch.set_num_threads(1)  # threads would wait for each other at every one of these small layers
     rows = []
     for name, untrained in BACKBONES.items():
         log.info("%s: training from scratch on the digits 0 to 4, %d epochs", name, epochs[name])
