@@ -7,6 +7,7 @@ import difflib
 import errno
 import gc
 import importlib
+import itertools
 import logging
 import os
 import signal
@@ -74,10 +75,12 @@ def run(arguments: list[str]) -> int:
     except BrokenPipeError:  # the reader of our output left, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:  # whatever option held it: asking for it is all it takes
-            raise
-        return complain(f"no file or folder can have the name {str(error.filename)[:80]!r}...; give a shorter one")
+    except OSError as error:  # whatever option held the name: asking for it is all it takes
+        if error.errno == errno.ENAMETOOLONG:
+            return complain(f"no file or folder can have the name {str(error.filename)[:80]!r}...; give a shorter one")
+        if error.errno in (errno.EACCES, errno.EPERM) and error.filename:
+            return complain(f"{error.filename}: {error.strerror}; change its rights, or those of the folders it is in")
+        raise
 
 
 def execute(arguments: list[str]) -> int:
@@ -87,6 +90,10 @@ def execute(arguments: list[str]) -> int:
         UserError: no such verb (the nearest is named), or bad input of any kind.
     """
     verb = arguments[0]
+    for before, argument in itertools.pairwise(arguments):
+        if not argument or (argument.startswith("--") and argument.endswith("=")):
+            where = argument or f"the argument after {before}"
+            raise UserError(f"{where} is empty (a shell variable that is not set?); leave it out or give a value")
     if verb not in VERBS:
         near = difflib.get_close_matches(verb, VERBS, n=1, cutoff=0.0)[0]
         raise UserError(f"no command {verb!r}; did you mean {near!r}? transferkit --help lists them")

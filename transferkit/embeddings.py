@@ -103,6 +103,8 @@ def read(path: Path, columns: list[str] | None = None) -> pa.Table:
     try:
         if path.is_file():
             return read_table(path, columns)
+        if not path.is_dir():
+            raise UserError(f"{path} is neither a file nor a folder; give an embeddings file or folder of shards")
         files = sorted(path.glob("*.parquet"))
         if not files:
             raise UserError(f"{path} is a folder without .parquet files; give an embeddings file or folder of shards")

@@ -18,11 +18,16 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     directory takes the place of the directory that was there before.
 
     Raises:
-        UserError: the place cannot be written (missing rights, full disk, a folder in the way).
+        UserError: the place cannot be written (missing rights, full disk, a folder in the way), or is a device,
+            which the renamed file would replace for everybody.
     """
     target = Path(target)
+    target = target if target.name else target.absolute()
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
+        device = target.exists() and not (target.is_file() or target.is_dir())
+        if device or target.absolute().parent == Path("/dev"):  # /dev/stdout may lead to a file
+            raise UserError(f"cannot write {target}: a device cannot be replaced; choose another place")
         target.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         if temporary.is_dir() and target.is_dir():
@@ -64,9 +69,11 @@ def exchange(one: Path, other: Path) -> None:
 
 def discard(path: Path) -> None:
     """Remove a file or a directory tree, if it is there."""
+    if not os.path.lexists(path):  # also where the rights to look are missing: Path.is_dir would raise
+        return
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
-    elif os.path.lexists(path):
+    else:
         path.unlink()
 
 

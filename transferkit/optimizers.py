@@ -78,10 +78,13 @@ def optimizer_steps(trainer: Trainer, batches: int) -> int:
     (``trainer.estimated_stepping_batches`` would start the loader, before a resumed fit knows its epoch.)
 
     Raises:
-        UserError: a fit without an end.
+        UserError: a fit without an end, or one that would never be validated.
     """
     limit = trainer.limit_train_batches
     batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    every = trainer.val_check_interval
+    if isinstance(every, int) and every > batches and trainer.check_val_every_n_epoch:
+        raise UserError(f"--trainer.val_check_interval is {every}, an epoch has {batches} batches; give no more")
     limits = [-(-batches // trainer.accumulate_grad_batches) * (trainer.max_epochs or 0), trainer.max_steps]
     limits = [steps for steps, most in zip(limits, (trainer.max_epochs, trainer.max_steps), strict=True) if most != -1]
     if not limits:

@@ -18,11 +18,18 @@ NAMED = 40
 """Classes with a name on an axis."""
 COLOURS = 20
 """Classes with a colour of their own and a line in the legend."""
+LONGEST = 40
+"""Letters of a class name; the rest is cut off."""
 
 
 def printable(text: str) -> str:
     """A name from data on one line: control characters, tabs and line ends become spaces."""
     return "".join(c if c.isprintable() else " " for c in text)
+
+
+def tick(name: str) -> str:
+    """A class name beside a picture, which it may not crowd out."""
+    return printable(name if len(name) <= LONGEST else f"{name[:LONGEST]}…")
 
 
 def confusion(counts: Tensor, names: Sequence[str], title: str) -> Figure:
@@ -96,7 +103,7 @@ def scatter(points: Tensor, classes: Tensor, names: Sequence[str], title: str, l
     if 0 < len(names) <= COLOURS:
         handles = [Line2D([], [], marker="o", linestyle="", color=colours[code]) for code in codes]
         # A space first: matplotlib leaves "_name" out of a legend.
-        entries = [f" {printable(names[code])}" if code >= 0 else "no label" for code in codes]
+        entries = [f" {tick(names[code])}" if code >= 0 else "no label" for code in codes]
         legend = axes.legend(handles, entries, loc="center left", bbox_to_anchor=(1, 0.5))
         for text in legend.get_texts():
             text.set_parse_math(False)
@@ -146,8 +153,8 @@ def _matrix(
     axes: Axes = figure.subplots()
     axes.imshow(values.numpy(), vmin=lowest, vmax=1, cmap="Blues")
     if max(values.shape) <= NAMED:
-        axes.set_xticks(range(len(columns)), [printable(name) for name in columns], rotation=90)
-        axes.set_yticks(range(len(rows)), [printable(name) for name in rows])
+        axes.set_xticks(range(len(columns)), [tick(name) for name in columns], rotation=90)
+        axes.set_yticks(range(len(rows)), [tick(name) for name in rows])
         for text in (*axes.get_xticklabels(), *axes.get_yticklabels()):
             text.set_parse_math(False)  # a dollar sign in a name does not start a formula
     if max(values.shape) <= 15:

@@ -13,6 +13,7 @@ import torch
 
 from transferkit.backbones.from_transformers import VIT
 from transferkit.data.datamodule import ImageDataModule
+from transferkit.errors import UserError
 from transferkit.files import atomic_path, discard
 from transferkit.freezing import count_parameters
 from transferkit.module import TransferModule
@@ -41,6 +42,7 @@ BACKBONES: dict[str, dict[str, Any]] = {
     },
     "ViT": {"backbone": VIT, "weights": "none", "architecture": SMALL_VIT},
 }
+PARTS = ("extractor", "scratch", "from scratch", "random-frozen", "transferred-frozen", "transferred-fine-tuned")
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,11 @@ def run(out: Path, n_per_class: int, seeds: int, epochs: Mapping[str, int]) -> l
         n_per_class: training examples a class of 5 to 9.
         seeds: number of draws of these examples.
         epochs: backbone's name -> epochs of the training from scratch.
+
+    Raises:
+        UserError: see :func:`clear`.
     """
-    discard(out)
+    clear(out)
     torch.set_num_threads(1)  # threads would wait for each other at every one of these small layers
     rows = []
     for name, untrained in BACKBONES.items():
@@ -90,6 +95,25 @@ def run(out: Path, n_per_class: int, seeds: int, epochs: Mapping[str, int]) -> l
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
     return rows
+
+
+def clear(out: Path) -> None:
+    """Make the directory, without what an earlier quickstart left in it.
+
+    Raises:
+        UserError: it cannot be written, or holds something else: never wipe out somebody's pictures.
+    """
+    ours = {"table.csv", *(f"{name.lower()}-{part}" for name in BACKBONES for part in PARTS)}
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        found = sorted(path for path in out.iterdir() if not path.name.isdigit())  # runs of quickstart.yaml stay
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror}; give another --out") from error
+    for path in found:
+        if path.name not in ours and not path.name.endswith(".tmp"):
+            raise UserError(f"{out} holds {path.name!r}, which no quickstart wrote; give another --out")
+    for path in found:
+        discard(path)
 
 
 def bought(rows: Sequence[Row]) -> dict[str, float]:

@@ -80,6 +80,8 @@ def find_checkpoint(root: Path, name: str | None, which: str) -> tuple[Path | No
 def update_metrics(run: Path, values: Mapping[str, float]) -> None:
     """Merge values into the run's ``metrics.json``, under the names that were logged."""
     path = run / "metrics.json"
-    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    known: dict[str, float] = {}
+    with suppress(OSError, ValueError, TypeError):  # not there, or no longer JSON: nothing to keep
+        known |= json.loads(path.read_text(encoding="utf-8"))
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(known | dict(values), indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Checkpoint, RichProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from transferkit.checkpoints import AtomicCheckpointIO, complete
+from transferkit.errors import UserError
 from transferkit.extractor.checkpoint import KEY, load
 from transferkit.files import atomic_path, discard
 from transferkit.module import TransferModule
@@ -134,6 +135,19 @@ class MetricsTable(Checkpoint):
             writer = csv.DictWriter(file, names)
             writer.writeheader()
             writer.writerows(self.rows)
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Refuse what Lightning's Trainer takes and then fails on.
+
+    Raises:
+        UserError: naming the option.
+    """
+    for name in ("check_val_every_n_epoch", "accumulate_grad_batches"):
+        if options[name] is not None and options[name] < 1:
+            raise UserError(f"--trainer.{name} is {options[name]}; give 1 or more")
+    if options["overfit_batches"]:
+        raise UserError("--trainer.overfit_batches shuffles otherwise than we do; give --data.n_per_class N instead")
 
 
 def make_trainer(run: Path, checkpoints: bool = True, **options: Any) -> Trainer:

@@ -31,6 +31,8 @@ def build(
     known = from_torchvision.names()
     if name in known:  # a folder that happens to have this name is reached as ./NAME
         return from_torchvision.build(name, weights, pooling, architecture)
+    if Path(name).is_file():
+        raise UserError(f"{name} is a file, but no checkpoint (.ckpt); give the folder that an extractor is in")
     if Path(name).is_dir() or (name.count("/") == 1 and not name.startswith((".", "/", "~"))):
         return from_transformers.build(name, weights, pooling, architecture)
     near = difflib.get_close_matches(name, [*known, from_transformers.VIT], n=3, cutoff=0.4)

@@ -111,8 +111,11 @@ def read_preprocessing(name: str, config: "PreTrainedConfig", weights: str) -> P
         return Preprocessing.from_hf(read_local_or_hub(name, "preprocessor_config.json", read))
     try:
         content = read(True)
-    except OSError:  # weights from a file: there need not be one
-        return fallback
+    except OSError as error:
+        file = Path(name, "preprocessor_config.json")
+        if file.exists():
+            raise UserError(f"{file} cannot be read: {first_line(error)}; repair or delete it") from error
+        return fallback  # weights from a file: there need not be one
     return Preprocessing.from_hf(content)
 
 

@@ -118,6 +118,6 @@ def locked(out: Path) -> Iterator[None]:
                 ) from error
             yield
     except OSError as error:
-        if error.filename and Path(error.filename) in (out, out / ".lock"):
+        if error.filename and Path(error.filename) in (out, out / ".lock", *out.parents):
             raise UserError(f"cannot write {out}: {error.strerror}; choose another --out") from error
         raise

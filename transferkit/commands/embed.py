@@ -85,7 +85,8 @@ def embed(
     from transferkit.errors import UserError
     from transferkit.extractor import Extractor
 
-    for name, value in (("batch_size", batch_size), ("workers", workers)):
+    counts = {"trainer.devices": trainer.devices, "trainer.num_nodes": trainer.num_nodes}
+    for name, value in {"batch_size": batch_size, "workers": workers, **counts}.items():
         if value is not None and value < 1:
             raise UserError(f"--{name} is {value}; give 1 or more")
     if pooling and (layer or features != "pooled"):

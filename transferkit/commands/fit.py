@@ -35,6 +35,7 @@ from transferkit.training import (
     MONITOR,
     TRAINER_DEFAULTS,
     best_metrics,
+    check_options,
     progress_callback,
     quiet_libraries,
     run_parts,
@@ -87,6 +88,10 @@ def prepare(verb: str, arguments: list[str]) -> tuple[Path | None, list[str]]:
     run, checkpoint = find_checkpoint(root, name, which or "best")
     record = load(checkpoint)[KEY]
     saved = read_yaml(run / "config.yaml") if run else {}
+    if run and not all(isinstance(saved.get(section), dict) for section in ("model", "data")):
+        raise UserError(
+            f"{run / 'config.yaml'} lacks model or data; start a new fit with --model.backbone {checkpoint}"
+        )
     if verb == "fit":
         if not run:
             raise UserError(
@@ -138,8 +143,15 @@ class TransferCLI(LightningCLI):
         parser.add_argument("--name", default="fit", type=str, help="runs/<name>/<number>/ is the run's directory")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse ours; ``sys.argv`` stays the user's, for the processes that Lightning starts with it."""
+        """Parse ours; ``sys.argv`` stays the user's, for the processes that Lightning starts with it.
+
+        Raises:
+            UserError: a seed that NumPy does not take.
+        """
         self.config = parser.parse_args(self.arguments)
+        seed = self.config[self.config.subcommand].seed_everything
+        if not 0 <= seed < 2**32:
+            raise UserError(f"--seed_everything is {seed}; give a number from 0 to {2**32 - 1}")
 
     def _parse_ckpt_path(self) -> None:
         """Leave explicit values alone: the checkpoint's are no defaults here (Lightning issue 21455)."""
@@ -172,10 +184,10 @@ class TransferCLI(LightningCLI):
         if data.splits or self.subcommand == "predict" or not (recorded and recorded.is_file()):
             return None if data.splits is None else str(data.splits)
         saved = read_yaml(recorded.with_name("config.yaml"))["data"]
-        if self.subcommand != "fit" and data.root != saved["root"]:
+        if self.subcommand != "fit" and data.root != saved.get("root"):
             return None
         for field in SPLITTING:
-            if data[field] != saved[field]:
+            if data[field] != saved.get(field, data[field]):
                 raise UserError(f"--data.{field} {data[field]}: the splits are those of {self.run}; leave it out")
         return str(recorded)
 
@@ -188,6 +200,7 @@ class TransferCLI(LightningCLI):
         self.datamodule.splits = self.recorded_splits()
         self.model.meet(self.datamodule, self.subcommand)
         options = {**self.config_init[self.subcommand].trainer, **kwargs}
+        check_options(options)
         self.run = self.run or self.make_run(Path(options["default_root_dir"] or "."))
         # Lightning takes false for a contradiction where there are callbacks of this kind
         callbacks, loggers = run_parts(self.run, checkpoints=options.pop("enable_checkpointing") is not False)

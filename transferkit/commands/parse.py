@@ -3,14 +3,14 @@
 import difflib
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import is_dataclass
 from typing import Any, get_type_hints
 
 import docstring_parser
 from jsonargparse import ArgumentError, ArgumentParser
 
-from transferkit.commands.arguments import all_options, find_config, without_option
+from transferkit.commands.arguments import all_options, find_config, read_yaml, without_option
 from transferkit.errors import UserError
 
 
@@ -30,15 +30,17 @@ def call(function: Callable[..., int], arguments: list[str]) -> int:
     """
     verb, *rest = map(spelled, arguments)
     doc = docstring_parser.parse(function.__doc__ or "")
-    parser = ArgumentParser(prog=f"transferkit {verb}", description=doc.description, exit_on_error=False)
+    parser = ArgumentParser(
+        prog=f"transferkit {verb}", description=doc.description, exit_on_error=False, allow_abbrev=False
+    )
     parser.add_argument("--config", action="config", help="a YAML file with any of these options")
     positional = required(function)
     for number, (name, kind) in enumerate(positional.items()):
         several: dict[str, Any] = {"nargs": "*" if number else "+"} if kind == list[str] else {"type": kind}
         parser.add_argument(name, help=next(p.description for p in doc.params if p.arg_name == name), **several)
     parser.add_function_arguments(function, skip=set(positional))
-    files = [str(find_config(name)) for name in all_options(rest, "--config")]
-    configs = [argument for file in files for argument in ("--config", file)]
+    files = [find_config(name) for name in all_options(rest, "--config")]
+    configs = [argument for file in files if read_yaml(file) for argument in ("--config", str(file))]
     try:
         options: dict[str, Any] = parser.parse_args([*configs, *arranged(function, rest)]).as_dict()
     except ArgumentError as error:
@@ -48,7 +50,18 @@ def call(function: Callable[..., int], arguments: list[str]) -> int:
     for name, kind in get_type_hints(function).items():
         if is_dataclass(kind):
             options[name] = kind(**options[name])  # type: ignore[operator]  # a class, not an instance
-    return function(**options)
+    try:
+        return function(**options)
+    except UserError as error:
+        raise UserError(own_names(str(error), inspect.signature(function).parameters)) from error
+
+
+def own_names(message: str, options: Container[str]) -> str:
+    """A message about ``fit``'s options in the names that a command has for them."""
+    for theirs, ours in (("model.backbone", "extractor"), ("model.weights", "weights"), ("model.pooling", "pooling")):
+        if ours in options:
+            message = message.replace(f"--{theirs} ", f"--{ours} ")
+    return message
 
 
 def spelled(argument: str) -> str:
@@ -97,14 +110,22 @@ def explain(message: str, known: Sequence[str], verb: str) -> str:
     line = " ".join(message.split())
     said = r"(?:nrecognized arguments?:|does not accept option|No action for key)"
     unknown = re.search(said + r" ['\"]?(\S+?)['\"]?(?=\s|$)", line)
+    if unknown and not unknown[1].startswith("-"):
+        return f"an argument too many: {unknown[1]!r}; transferkit {verb} --help lists those it takes"
     if unknown:
         near = nearest(unknown[1].removeprefix("--").split("=")[0], known)
         advice = f"did you mean --{near}?" if near else f"transferkit {verb} --help lists them"
         return f"unknown option {unknown[1]}; {advice}"
-    wrong = re.search(r"Parser key \"([\w.]+)\":(.*?)(?:Given value:|Got value:) (.*)", line)
+    section = re.search(r"Parser key \"(\w+)\": Unable to load config ('.*?')", line)
+    if section:
+        return f"--{section[1]} {section[2]} is no config file; give its options one by one, as --{section[1]}.NAME"
+    wrong = re.search(r"Parser key \"([\w.]+)\":(.*)(?:Given value:) (.*)", line) or re.search(
+        r"Parser key \"([\w.]+)\":(.*?)(?:Got value:) (.*)", line
+    )
     if wrong:
         option, expected, value = wrong.groups()
         kinds = re.findall(r"Literal\[(.*?)\]", expected) or re.findall(r"Expected an? <class '(\w+)'>", expected)
+        kinds += [f"a list of {kind}" for kind in re.findall(r"list\[(\w+)\]", expected)]
         wanted = " or ".join(dict.fromkeys(kinds)).replace("NoneType", "null")
         return f"--{option} is {value[:80]!r}; give {wanted or 'a value of another type'}"
     return line[:400]

@@ -35,8 +35,13 @@ def quickstart(
         vit_epochs: epochs of the ViT on the digits 0 to 4.
     """
     from transferkit import quickstart
+    from transferkit.errors import UserError
     from transferkit.training import quiet_libraries
 
+    counts = {"n_per_class": n_per_class, "resnet_epochs": resnet_epochs, "vit_epochs": vit_epochs, "seeds": seeds}
+    for name, value in counts.items():
+        if value < 1:
+            raise UserError(f"--{name} is {value}; give 1 or more")
     quiet_libraries()
     folder = Path(out)
     rows = quickstart.run(folder, n_per_class, seeds, {"ResNet18": resnet_epochs, "ViT": vit_epochs})

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 
 from transferkit.commands.parse import call
 from transferkit.commands.report import as_json, harmless, next_command, note, table, written
+from transferkit.errors import UserError
 
 if TYPE_CHECKING:
     from transferkit.data.scan import Finding, Report
 
 EXAMPLES = 3
+COLUMNS = ("path", "finding", "severity", "detail")  # of the report
 
 
 def main(arguments: list[str]) -> int:
@@ -32,6 +34,8 @@ def scan(images: str, out: str | None = None, json: bool = False) -> int:
     """
     from transferkit.data.scan import scan as scan_images
 
+    if out is not None:
+        check_place(Path(out))
     report = scan_images(images)
     if out is not None:
         write_csv(report, Path(out))
@@ -98,11 +102,25 @@ def as_dict(report: "Report", source: str) -> dict[str, object]:
     }
 
 
+def check_place(path: Path) -> None:
+    """Refuse to write over anything but an earlier report.
+
+    Raises:
+        UserError: the file holds something else, such as the manifest.
+    """
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        start = file.readline(200).strip()
+    if start not in (b"", ",".join(COLUMNS).encode()):
+        raise UserError(f"--out {path} holds something else than the report of a scan; give another name")
+
+
 def write_csv(report: "Report", path: Path) -> None:
     """One line a finding; what could steer a terminal, or break the line, is escaped."""
     from transferkit.files import atomic_path
 
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(("path", "finding", "severity", "detail"))
+        writer.writerow(COLUMNS)
         writer.writerows((harmless(f.path), f.kind, f.severity, harmless(f.detail)) for f in report.findings)

@@ -46,6 +46,8 @@ def search(
 
     if bool(query) == (row is not None):
         raise UserError(f"give images to search for, or --row with an indexed one: transferkit search {index} A.jpg")
+    if html and Path(html).suffix.lower() not in (".html", ".htm"):  # never write over somebody's picture
+        raise UserError(f"--html {html}: give the page a name that ends in .html")
     opened = open_index(index)
     if row is None:
         left_out, direction = None, mean_direction(embed_queries(opened, query))

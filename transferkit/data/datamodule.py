@@ -208,7 +208,7 @@ class ImageDataModule(LightningDataModule):
         """Weight of each class in the loss, float32 (classes,), mean 1 over the training images; None for equal.
 
         Raises:
-            UserError: a list of another length than the classes.
+            UserError: a list of another length than the classes, or weights below 0 or all 0.
         """
         if self.class_weights is None:
             return None
@@ -220,6 +220,8 @@ class ImageDataModule(LightningDataModule):
                 f"--data.class_weights has {len(self.class_weights)} numbers for {len(self.class_names)} classes "
                 f"({', '.join(self.class_names)})"
             )
+        if min(self.class_weights) < 0 or max(self.class_weights) == 0:
+            raise UserError(f"--data.class_weights {self.class_weights}: give numbers from 0 up, not all 0")
         return torch.tensor([float(weight) for weight in self.class_weights])
 
     def train_dataloader(self) -> DataLoader[Batch]:

@@ -10,6 +10,7 @@ from datetime import timedelta
 import torch
 
 from transferkit.data.decoding import cores
+from transferkit.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,12 @@ def start(devices: int | None = None, num_nodes: int | None = None, accelerator:
         devices: processes a machine (on a CPU), or GPUs; by default one, or as many as torchrun started.
         num_nodes: machines; they share a file system.
         accelerator: ``auto`` takes a GPU if there is one.
+
+    Raises:
+        UserError: another accelerator than there is.
     """
+    if accelerator not in ("auto", "cpu") and not torch.accelerator.is_available():
+        raise UserError(f"--trainer.accelerator {accelerator}: torch finds none here; give auto or cpu")
     devices = devices or int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's
     nodes = num_nodes or int(os.environ.get("GROUP_WORLD_SIZE", 1))
     if devices * nodes == 1:

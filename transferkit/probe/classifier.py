@@ -102,6 +102,8 @@ class LinearClassifier:
                 weight, bias = file.get_tensor("weight"), file.get_tensor("bias")
             rest["class_names"] = tuple(rest["class_names"])
             return cls(weight=torch.as_tensor(weight), bias=torch.as_tensor(bias), **rest)
+        except FileNotFoundError as error:
+            raise UserError(f"no such file: {path}; transferkit probe writes one, classifier.safetensors") from error
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"{path} is not a probe's classifier ({type(error).__name__}); make one with transferkit probe"

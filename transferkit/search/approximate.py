@@ -6,6 +6,7 @@ code (PQ) costs no order among the rows it proposed.
 
 import hashlib
 import math
+import re
 import statistics
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +23,7 @@ EXACT_ROWS = 50_000  # below it an exact search takes about as long as reading t
 HNSW_ROWS = 500_000  # above it HNSW's build (0.1 ms a row and more) and memory weigh more than its recall
 TARGET = 0.95
 SAMPLE = 500  # recall varies by about 0.17 from query to query in an IVF-PQ: 0.008 is left of that in the mean
+ENDS_FAISS = re.compile(r"(HNSW[01]|IVF0|x0)(?!\d)")  # in a factory string: with the whole process, no exception
 
 
 class Tuned(NamedTuple):
@@ -79,10 +81,12 @@ def build(unit: Tensor, factory: str) -> Any:
     """
     faiss = library()
     try:
+        if ENDS_FAISS.search(factory):
+            raise RuntimeError("too small a number in it")
         index = faiss.index_factory(unit.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
         index.train(training_rows(index, unit).numpy())
         index.add(unit.numpy())
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         raise UserError(
             f"faiss makes no index {factory!r} of {len(unit)} x {unit.shape[1]} numbers ({reason(error)}); "
             "try Flat, HNSW32, IVF1024,PQ64 or --index auto"
@@ -145,6 +149,8 @@ def widest(index: Any, rows: int) -> tuple[str, int]:
         for found in ranges:
             if found.name == name:
                 values = [found.values.at(number) for number in range(found.values.size())]
+                if not values:  # one list: all of it is searched
+                    return "", 0
                 return name, int(2 * max(values)) if name == "nprobe" else min(1024, rows)  # all lists; 1024 candidates
     return "", 0
 
