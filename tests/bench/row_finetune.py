@@ -25,7 +25,7 @@ def rows(full: bool) -> Iterator[Row]:
     """Both train and validate; ours writes no checkpoints here, as the loop does not."""
     epochs = 3 if full else 1
     with workplace() as place:
-        folder, network = photographs(place, None if full else 200), resnet(place)
+        folder, network = photographs(place, None if full else 150), resnet(place)
         images = len(list(folder.glob("train/*/*.jpg")))
 
         def ours() -> TransferModule:
@@ -40,7 +40,9 @@ def rows(full: bool) -> Iterator[Row]:
         def theirs() -> nn.Module:
             return bare_loop(TransferModule(**network.options), folder, epochs)
 
-        ends = [torch.cat([p.flatten() for p in model.parameters()]) for model in (ours().backbone.model, theirs())]
+        ends = [
+            torch.cat([p.detach().flatten() for p in model.parameters()]) for model in (ours().backbone.model, theirs())
+        ]
         error = float((ends[0] - ends[1]).norm() / ends[1].norm())
         assert error < 1e-2, f"weights differ by {error:.1e}"
         note = f"{images} images, {epochs} epochs, batch {BATCH}, validation too; weights afterwards within {error:.0e}"

@@ -23,18 +23,19 @@ def rows(full: bool) -> Iterator[Row]:
     """A ViT and ResNet18."""
     for make, target, count in ((vit_small, 1.15, 200), (resnet, 1.3, 397)):
         with workplace() as place:
-            yield from measure(make(place), photographs(place, None if full else count), place, target)
+            yield from measure(make(place), photographs(place, None if full else count), place, target, full)
 
 
-def measure(network: Network, folder: Path, place: Path, target: float) -> Iterator[Row]:
-    """Against the usual pass, and against our own `embed`, which is faster."""
+def measure(network: Network, folder: Path, place: Path, target: float, full: bool) -> Iterator[Row]:
+    """Against the usual pass; at full size also against our own `embed`, which is faster."""
     extractor, paths = network.extractor(), sorted(folder.rglob("*.jpg"))
     same = check_same(embed(extractor, folder, place), raw_pass(network, extractor, paths))
     fit(network, folder, place, 1)
     sides: dict[str, Callable[[], object]] = {
         "one raw pass: decode, preprocess, forward": lambda: raw_pass(network, extractor, paths),
-        "one pass of our own embed": lambda: embed(extractor, folder, place),
     }
+    if full:
+        sides["one pass of our own embed"] = lambda: embed(extractor, folder, place)
     for against, other in sides.items():
         ours, theirs = in_turns(lambda: fit(network, folder, place, EPOCHS), other)
         what, note = f"frozen fit {network.name}, {EPOCHS} epochs", f"{len(paths)} images, {same}"
