@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from tests.bench import timing
 from tests.bench.timing import Row
 from transferkit.training import quiet_libraries
 
@@ -33,9 +34,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="full sizes, without a limit of time")
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help=", ".join(NAMES))
+    parser.add_argument("--pairs", type=int, default=timing.pairs, help="of A B; fewer only to try something")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder for bench.md and bench.json")
     options = parser.parse_args()
     quiet_libraries()
+    timing.pairs = options.pairs
     start, failed = time.perf_counter(), []
     rows: list[Row] = []
     facts = machine()

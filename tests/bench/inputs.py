@@ -1,6 +1,6 @@
 """Photographs and networks to measure on: real ones where they are, else made here.
 
-``BENCH_SHARED`` names a folder with ``data/hymenoptera`` and ``checkpoints``; by default ``../shared``.
+``TRANSFERKIT_BENCH_SHARED`` names a folder with ``data/hymenoptera`` and ``checkpoints``; by default ``../shared``.
 """
 
 import os
@@ -24,7 +24,7 @@ from torchvision.models import resnet18
 from transferkit.extractor import Extractor
 from transferkit.images import read_image
 
-SHARED = Path(os.environ.get("BENCH_SHARED", Path(__file__).parents[3] / "shared"))
+SHARED = Path(os.environ.get("TRANSFERKIT_BENCH_SHARED", Path(__file__).parents[3] / "shared"))
 BATCH = 32
 
 

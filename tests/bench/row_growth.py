@@ -5,13 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.backbones.families import save
+from tests.bench import timing
 from tests.bench.bench_embed_memory import write_images
 from tests.bench.inputs import workplace
 from tests.bench.row_embed import embed
 from tests.bench.timing import Row, Seconds, seconds
 from transferkit.extractor import Extractor
-
-TURNS = 5
 
 
 def rows(full: bool) -> Iterator[Row]:
@@ -25,7 +24,9 @@ def rows(full: bool) -> Iterator[Row]:
         folders = [place / f"{size}" for size in sizes]
         counts = [len(embed(extractor, folder, Path(out))) for folder in folders]
         assert counts == list(sizes), f"embedded {counts} images of {sizes}"
-        turns = [[seconds(lambda at=at: embed(extractor, at, Path(out))) for at in folders] for _ in range(TURNS)]
+        turns = [
+            [seconds(lambda at=at: embed(extractor, at, Path(out))) for at in folders] for _ in range(timing.pairs)
+        ]
     lower = [slope(turn[0], turn[1], sizes[1] - sizes[0]) for turn in turns]
     upper = [slope(turn[1], turn[2], sizes[2] - sizes[1]) for turn in turns]
     small, middle, large = (f"{size // 1000}k" for size in sizes)
