@@ -39,9 +39,8 @@ def measure(network: Network, folder: Path, place: Path, target: float, full: bo
     note = f"{sum(map(len, memory))} images, float32, batch {BATCH}; {same}"
     yield Row(f"embed {network.name}", "bare forward pass in memory", "faster", target, ours, theirs, note=note)
     if full and network.name == "ResNet18":
-        pixels = [
-            extractor.preprocessing.resize_crop(open_images(folder).read(row)) for row in range(sum(map(len, memory)))
-        ]
+        table = open_images(folder)
+        pixels = [extractor.preprocessing.resize_crop(table.read(row)) for row in range(len(table))]
         batches, forward = torch.stack(pixels).split(BATCH), extractor.forward()
         ours, theirs = in_turns(lambda: embed(extractor, folder, place), lambda: [forward(part) for part in batches])
         against = "the same, BatchNorm folded and channels last"
