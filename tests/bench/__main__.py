@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from tests.bench import timing
+from tests.bench import inputs, timing
 from tests.bench.timing import Row
 from transferkit.training import quiet_libraries
 
@@ -42,7 +42,11 @@ def main() -> int:
     start, failed = time.perf_counter(), []
     rows: list[Row] = []
     facts = machine()
-    print(f"{facts['cpu']}, {facts['cores']} cores, {', '.join(facts['flags'])}\n\n{HEADER}\n{rule()}", flush=True)
+    print(
+        f"{facts['cpu']}, {facts['cores']} cores, {', '.join(facts['flags'])}; {facts['photographs']} photographs, "
+        f"{facts['weights']} weights\n\n{HEADER}\n{rule()}",
+        flush=True,
+    )
     for name in options.only:
         try:
             for row in importlib.import_module(f"tests.bench.row_{name}").rows(options.full):
@@ -87,6 +91,8 @@ def machine() -> dict[str, object]:
         "cores": len(os.sched_getaffinity(0)),
         "threads": torch.get_num_threads(),
         "flags": [flag for flag in FLAGS if flag in values.get("flags", "").split()],
+        "photographs": "hymenoptera" if (inputs.SHARED / "data" / "hymenoptera").is_dir() else "drawn",
+        "weights": "trained" if (inputs.SHARED / "checkpoints").is_dir() else "random",
         "load_before": os.getloadavg()[0],
         "versions": {library: version(library) for library in LIBRARIES},
     }
