@@ -187,17 +187,9 @@ class TransferModule(LightningModule):
 
     def train(self, mode: bool = True) -> "TransferModule":
         """Train or evaluate; frozen stages stay in eval mode, so that their BatchNorm does not move by a bit."""
-        self.training = mode
-        for child in self.children():
-            if child is not self.backbone:
-                child.train(mode)
+        super().train(mode)
         set_mode(self.backbone, self.first_trainable, mode)
         return self
-
-    def on_validation_model_train(self) -> None:
-        """Go on training. (That it is overridden keeps Lightning from setting the mode of every single module.)"""
-        if self.trainer.state.fn == "fit":
-            super().on_validation_model_train()
 
     def embed(self, batch: Batch) -> Tensor:
         """Embeddings of a batch, computed or cached: float (B, D)."""
@@ -280,10 +272,7 @@ class TransferModule(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Dropout's draws depend on seed and epoch alone, so that a resumed fit repeats them."""
-        seed = view_seed(self.seed, self.current_epoch, self.trainer.global_rank)
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed takes longer than some steps
-        if self.device.type != "cpu":
-            torch.get_device_module(self.device).manual_seed(seed)
+        torch.manual_seed(view_seed(self.seed, self.current_epoch, self.trainer.global_rank))
         self.train_loss = torch.zeros(2, device=self.device)
         self.rates = learning_rates(self.trainer.optimizers[0])
         self.epoch_start = time.perf_counter()
