@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from transferkit.commands import report
-from transferkit.commands.parse import call
+from transferkit.commands.parse import resumable
 
 if TYPE_CHECKING:
     from transferkit.embed.shards import Written
@@ -31,11 +31,7 @@ class Processes:
 
 def main(arguments: list[str]) -> int:
     """Run the command; the exit status."""
-    try:
-        return call(embed, arguments)
-    except KeyboardInterrupt:
-        report.note(f"what is done is kept; go on with: {report.command(*arguments)}")
-        raise
+    return resumable(embed, arguments)
 
 
 def embed(
