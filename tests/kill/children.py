@@ -63,7 +63,9 @@ def work(
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # as Python does at its start
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, hard))
     said = folder.parent / f"{folder.name}.err"
-    with redirect_stdout(out), redirect_stderr(said.open("w", buffering=1) if live else err):
+    if live:
+        os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT), 2)
+    with redirect_stdout(out), redirect_stderr(sys.stderr if live else err):
         status = cli.run(arguments)
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     (folder.parent / f"{folder.name}.out").write_text(out.getvalue())

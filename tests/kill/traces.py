@@ -58,11 +58,11 @@ def content(path: Path) -> Any:
     return sha256(path.read_bytes()).hexdigest()
 
 
-def timeless(record: dict[str, Any]) -> dict[str, Any]:
-    """A record, and the records in it, without the times they hold."""
-    return {
-        key: timeless(value) if isinstance(value, dict) else value for key, value in record.items() if key not in TIMES
-    }
+def timeless(value: Any) -> Any:
+    """JSON without the times it holds."""
+    if isinstance(value, dict):
+        return {key: timeless(inner) for key, inner in value.items() if key not in TIMES}
+    return [timeless(inner) for inner in value] if isinstance(value, list) else value
 
 
 def plain(value: Any) -> Any:
