@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 import docstring_parser
 from jsonargparse import ArgumentError, ArgumentParser
 
+from transferkit.commands import report
 from transferkit.commands.arguments import all_options, find_config, without_option
 from transferkit.errors import UserError
 
@@ -49,6 +50,20 @@ def call(function: Callable[..., int], arguments: list[str]) -> int:
         if is_dataclass(kind):
             options[name] = kind(**options[name])  # type: ignore[operator]  # a class, not an instance
     return function(**options)
+
+
+def resumable(function: Callable[..., int], arguments: list[str]) -> int:
+    """As :func:`call`, for a command that goes on where it was interrupted; it says how.
+
+    Args:
+        function: the command.
+        arguments: the verb and what follows it.
+    """
+    try:
+        return call(function, arguments)
+    except KeyboardInterrupt:
+        report.note(f"what is done is kept; go on with: {report.command(*arguments)}")
+        raise
 
 
 def spelled(argument: str) -> str:
