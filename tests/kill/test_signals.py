@@ -31,11 +31,7 @@ COMMANDS = {
 }
 COMMANDS["fit"] += ["--data.num_workers", "0", "--data.batch_size", "8"]
 COMMANDS["benchmark"] += ["--datasets", '{"photos": "photos"}']
-CASES = [
-    pytest.param(name, number, marks=[] if (name, number) == ("index", signal.SIGTERM) else pytest.mark.kill)
-    for name in COMMANDS
-    for number in (signal.SIGINT, signal.SIGTERM)
-]
+CASES = [(name, number) for name in COMMANDS for number in (signal.SIGINT, signal.SIGTERM)]
 
 
 def wait(condition: Callable[[], bool], seconds: float) -> float:
@@ -47,6 +43,7 @@ def wait(condition: Callable[[], bool], seconds: float) -> float:
     return time.monotonic() - begun
 
 
+@pytest.mark.kill
 @pytest.mark.parametrize(("name", "number"), CASES)
 def test_a_signal_is_answered(name: str, number: signal.Signals, tmp_path: Path) -> None:
     folder, draw = tmp_path / "work", random.Random(f"{name} {number}")
