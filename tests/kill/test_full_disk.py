@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.kill.children import finish
-from tests.kill.test_killed import WORKS, place, prepare
+from tests.kill.test_killed import WORKS, go_on, place, prepare
 from tests.kill.traces import check_whole, traces
 
 __all__ = ["place"]  # the fixture
@@ -36,7 +36,6 @@ def test_a_full_disk(name: str, share: float, place: Path, tmp_path: Path) -> No
     left = traces(folder)
     assert {path: left.get(path) for path in earlier} == earlier
     assert not [path for path in left if path.endswith(".tmp")]
-    again = finish(work.arguments, folder)
+    again = finish(go_on(folder, work.arguments), folder)
     assert again.status == 0, again.err
-    wanted, found = traces(whole), traces(folder)
-    assert found == wanted
+    assert traces(folder) == traces(whole)

@@ -29,7 +29,9 @@ INDEX = ["--extractor", "PLACE/extractor", "--out", "index"]
 
 
 def go_on(folder: Path, arguments: list[str]) -> list[str]:
-    """The command to start again with: the same, or what resumes a fit that has a checkpoint."""
+    """The command to start again with: the same, what resumes a fit, or what replaces an export that was whole."""
+    if arguments[0] == "export" and (folder / "exported").exists() and "--overwrite" not in arguments:
+        return [*arguments, "--overwrite"]
     resumable = arguments[0] == "fit" and any(folder.glob("runs/cut/*/checkpoints/last.ckpt"))
     return ["fit", "--ckpt_path", "last", "--name", "cut"] if resumable else arguments
 

@@ -32,13 +32,13 @@ from transferkit import cli
 from transferkit.module import TransferModule
 step = TransferModule.training_step
 def training_step(self, batch, batch_idx):
-    if self.current_epoch == 1 and int(os.environ.get("LOCAL_RANK", 0)) == RANK:
+    if self.current_epoch == 1 and int(os.environ.get("LOCAL_RANK", 0)) == VICTIM:
         DIE
     return step(self, batch, batch_idx)
 TransferModule.training_step = training_step
 cli.main()
 """
-WAYS = {"killed": "os.kill(os.getpid(), 9)", "an error": "raise ZeroDivisionError('said by rank RANK')"}
+WAYS = {"killed": "os.kill(os.getpid(), 9)", "an error": "raise ZeroDivisionError('said by rank VICTIM')"}
 
 pytestmark = pytest.mark.slow
 
@@ -107,7 +107,7 @@ def test_an_odd_number_of_images_is_measured_once_each() -> None:
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_that_dies_ends_the_others(rank: int, way: str) -> None:
-    Path("dying.py").write_text(DYING.replace("DIE", WAYS[way]).replace("RANK", str(rank)))
+    Path("dying.py").write_text(DYING.replace("DIE", WAYS[way]).replace("VICTIM", str(rank)))
     begun = time.monotonic()
     done = run("fit", *MODELS["full vit"], *DATA, *TRAINER, "--data.batch_size", "3", *TWO, script=["dying.py"])
     assert time.monotonic() - begun < 120
