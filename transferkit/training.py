@@ -184,6 +184,11 @@ def best_metrics(run: Path) -> dict[str, float]:
     return dict(load(path)[KEY]["metrics"]) if path.is_file() else {}
 
 
+def best_epoch(run: Path) -> int:
+    """The epoch, from 1, of a run's ``best.ckpt``."""
+    return int(load(run / "checkpoints" / "best.ckpt")["epoch"]) + 1
+
+
 def quiet_libraries() -> None:
     """Leave the talk to us: Lightning's hints at INFO level are dropped, its warnings are not.
 
