@@ -1,5 +1,8 @@
 import errno
+import os
 import resource
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,7 +10,7 @@ import pytest
 
 from transferkit import files
 from transferkit.errors import UserError
-from transferkit.files import atomic_path, cache_dir, discard, exchange
+from transferkit.files import MACHINE, atomic_path, cache_dir, discard, exchange
 
 
 @pytest.fixture
@@ -138,6 +141,21 @@ def test_discard(tmp_path: Path) -> None:
     for name in ("folder", "file", "link", "absent", "file/within"):
         discard(tmp_path / name)
     assert names(tmp_path) == {"kept"}
+
+
+def test_what_killed_processes_left_is_swept(tmp_path: Path) -> None:
+    """Of this machine, and of processes that are no more; each folder once."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    stale = [f".a.{MACHINE}-{ended.pid}.tmp", f".a\nb[.{MACHINE}-{ended.pid}.tmp", f".d.{MACHINE}-{ended.pid}.tmp"]
+    kept = [f".a.{MACHINE}-{os.getppid()}.tmp", f".a.00000000-{ended.pid}.tmp", f".a.{MACHINE}-x.tmp", "a.tmp"]
+    for name in (*stale[:2], *kept):
+        (tmp_path / name).touch()
+    (tmp_path / stale[2] / "within").mkdir(parents=True)
+    for _ in range(2):
+        with atomic_path(tmp_path / "new") as temporary:
+            temporary.touch()
+    assert names(tmp_path) == {"new", *kept}
 
 
 def test_cache_dir(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@ import csv
 import os
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,31 @@ class Snapshots(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.last.is_file():
             self.keys.append(set(torch.load(self.last, weights_only=True)["state_dict"]))
+
+
+class Threads(Callback):
+    """How many threads the steps of a fit compute with; ends it in the second epoch."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.seen = torch.get_num_threads()
+        if trainer.current_epoch == 1:
+            raise RuntimeError("enough")
+
+
+@pytest.mark.parametrize(("regime", "epochs", "wanted"), [("frozen", 1, 1), ("frozen", 2, 1), ("full", 1, 3)])
+def test_cached_embeddings_are_learnt_on_one_core(
+    tmp_path: Path, photo_folder: Path, regime: str, epochs: int, wanted: int
+) -> None:
+    before, watch = torch.get_num_threads(), Threads()
+    trainer = make_trainer(tmp_path, max_epochs=epochs, enable_progress_bar=False, callbacks=[watch])
+    data = ImageDataModule(str(photo_folder), batch_size=4, num_workers=0)
+    torch.set_num_threads(3)
+    try:
+        with pytest.raises(RuntimeError, match="enough") if epochs == 2 else nullcontext():
+            trainer.fit(TransferModule(**RESNET, regime=regime), datamodule=data)
+        assert (watch.seen, torch.get_num_threads()) == (wanted, 3)
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("regime", ["frozen", "partial"])

@@ -46,7 +46,7 @@ def test_every_command_does_what_it_says(
 ) -> None:
     monkeypatch.chdir(photo_folder.parent)
     Path("boxes.csv").write_text("path,x1,y1,x2,y2,label\ntrain/apples/0.jpg,0,0,20,20,spot\n")
-    commands = [line for block in blocks("bash") for line in block.splitlines()]
+    commands = [line for block in blocks("bash") for line in block.replace("\\\n", " ").splitlines()]
     assert len(commands) > 5
     for command in commands:
         program, *arguments = shlex.split(command)

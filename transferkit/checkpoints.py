@@ -18,9 +18,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Lightning's checkpoint files, each under its name only when it is whole, and tensors only."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Write beside the target and rename."""
+        """Write beside the target and rename.
+
+        Raises:
+            UserError: the place cannot be written.
+        """
         with atomic_path(path) as temporary:
-            torch.save(checkpoint, temporary)
+            try:
+                torch.save(checkpoint, temporary)
+            except RuntimeError as error:  # all that torch's writer says of a full disk is a wrong position
+                raise UserError(f"cannot write {path}: it could not be written to its end; free room") from error
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Load plain types and tensors; anything else is refused, never run."""

@@ -12,8 +12,10 @@ import logging
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, NoReturn
 
 import transferkit
@@ -61,6 +63,7 @@ def run(arguments: list[str]) -> int:
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("transferkit").setLevel(logging.INFO)
     signal.signal(signal.SIGTERM, interrupt)
+    acknowledge_signals()
     try:
         return execute(arguments)
     except UserError as error:
@@ -70,7 +73,7 @@ def run(arguments: list[str]) -> int:
     except SystemExit as done:  # --help and --print_config have been answered
         return done.code if isinstance(done.code, int) else 0
     except KeyboardInterrupt:
-        print("\ntransferkit: interrupted", file=sys.stderr)
+        print("transferkit: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output left, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -104,6 +107,22 @@ def execute(arguments: list[str]) -> int:
 def interrupt(signum: int, frame: Any) -> NoReturn:
     """SIGTERM ends work as Ctrl-C does."""
     raise KeyboardInterrupt
+
+
+@cache  # once a process
+def acknowledge_signals() -> None:
+    """Answer the first SIGINT or SIGTERM at once, from a thread: the main one may be in a long step of torch's."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # what is sent to it is not sent to us
+
+    def answer() -> None:
+        while os.read(reader, 1)[0] not in (signal.SIGINT, signal.SIGTERM):
+            pass
+        print("\ntransferkit: stopping after this step", file=sys.stderr, flush=True)
+
+    threading.Thread(target=answer, name="signals", daemon=True).start()
 
 
 def complain(message: str) -> int:

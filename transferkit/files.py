@@ -2,12 +2,18 @@
 
 import ctypes
 import os
+import platform
+import re
 import shutil
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from transferkit.errors import UserError
+
+MACHINE = f"{zlib.crc32(platform.node().encode()):08x}"  # several may share a file system
 
 
 @contextmanager
@@ -15,7 +21,8 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``target`` (file or directory) that takes its name on success.
 
     On any exception the temporary file or directory is removed and ``target`` stays as it was. A
-    directory takes the place of the directory that was there before.
+    directory takes the place of the directory that was there before. What killed processes left half-written in
+    the same folder is removed.
 
     Raises:
         UserError: the place cannot be written (missing rights, full disk, a folder in the way), or is a device,
@@ -23,12 +30,13 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     """
     target = Path(target)
     target = target if target.name else target.absolute()
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = target.with_name(f".{target.name}.{MACHINE}-{os.getpid()}.tmp")
     try:
         device = target.exists() and not (target.is_file() or target.is_dir())
         if device or target.absolute().parent == Path("/dev"):  # /dev/stdout may lead to a file
             raise UserError(f"cannot write {target}: a device cannot be replaced; choose another place")
         target.parent.mkdir(parents=True, exist_ok=True)
+        sweep_once(target.parent.absolute())
         yield temporary
         if temporary.is_dir() and target.is_dir():
             exchange(temporary, target)  # the old directory is now the temporary one
@@ -43,6 +51,31 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
         raise UserError(f"cannot write {target}: {reason}; choose another place or free room") from error
     finally:
         discard(temporary)
+
+
+def sweep(folder: Path) -> None:
+    """Remove from a folder the temporary files and directories of processes of this machine that are no more."""
+    for path in folder.glob(f".*.{MACHINE}-*.tmp"):
+        number = re.fullmatch(r".*-(\d+)\.tmp", path.name, re.DOTALL)
+        if number and not is_alive(int(number[1])):
+            with suppress(OSError):  # somebody else's, or just gone
+                discard(path)
+
+
+sweep_once = cache(sweep)  # once a process and folder
+
+
+def is_alive(process: int) -> bool:
+    """Whether there is a process of that number; where that cannot be asked, yes."""
+    if os.name != "posix":  # where signal 0 is Ctrl-C
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 def exchange(one: Path, other: Path) -> None:

@@ -38,8 +38,7 @@ def set_mode(backbone: Backbone, first: int, training: bool) -> None:
 
     ``requires_grad=False`` alone leaves BatchNorm statistics moving and dropout on.
     """
-    if any(module.training for module in backbone.modules()):  # asking is faster than setting
-        backbone.eval()
+    backbone.eval()
     if not training or first >= len(backbone.stages):
         return
     if first == 0:

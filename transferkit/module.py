@@ -113,6 +113,7 @@ class TransferModule(LightningModule):
         self.image_counts: dict[str, int] = {}
         self.by_class: dict[str, Tensor] = {}
         self.train_loss = torch.zeros(2)  # sums of loss and of images over the epoch
+        self.evaluation_loss = torch.zeros(2)
 
     def as_extractor(self) -> Extractor:
         """The extractor as it stands, in eval mode, sharing its weights with this module."""
@@ -187,17 +188,9 @@ class TransferModule(LightningModule):
 
     def train(self, mode: bool = True) -> "TransferModule":
         """Train or evaluate; frozen stages stay in eval mode, so that their BatchNorm does not move by a bit."""
-        self.training = mode
-        for child in self.children():
-            if child is not self.backbone:
-                child.train(mode)
+        super().train(mode)
         set_mode(self.backbone, self.first_trainable, mode)
         return self
-
-    def on_validation_model_train(self) -> None:
-        """Go on training. (That it is overridden keeps Lightning from setting the mode of every single module.)"""
-        if self.trainer.state.fn == "fit":
-            super().on_validation_model_train()
 
     def embed(self, batch: Batch) -> Tensor:
         """Embeddings of a batch, computed or cached: float (B, D)."""
@@ -253,18 +246,27 @@ class TransferModule(LightningModule):
         metrics: MetricCollection = getattr(self, f"{stage}_metrics")
         probability = logits.softmax(1)
         metrics.update(probability, target)
-        loss = self.loss(logits, target)
-        self.log(f"{stage}/loss", loss, on_epoch=True, batch_size=len(target), sync_dist=True, prog_bar=True)
+        # self.log halves an odd number of images to a whole one where two processes share them
+        loss = self.loss(logits, target).float() * len(target)
+        self.evaluation_loss += torch.stack([loss, loss.new_tensor(len(target))])
         return {"embedding": embedding, "probability": probability, "row": batch["row"]}
 
     def log_metrics(self, stage: Literal["val", "test"]) -> None:
         """Log an epoch's scalar metrics; those by class or pair of classes stay for the reports."""
+        total: Any = self.trainer.strategy.reduce(self.evaluation_loss, reduce_op="sum")
+        self.log(f"{stage}/loss", total[0] / total[1], sync_dist=True, prog_bar=True)
         metrics: MetricCollection = getattr(self, f"{stage}_metrics")
         values = metrics.compute()
         self.by_class = {name: value.cpu() for name, value in values.items() if value.ndim}
         scalars = {name: value for name, value in values.items() if not value.ndim}
         self.log_dict(scalars, sync_dist=True)  # torchmetrics has joined the processes; Lightning wants it said
         metrics.reset()
+
+    def on_validation_epoch_start(self) -> None:
+        """Start the sums of the loss anew."""
+        self.evaluation_loss = torch.zeros(2, device=self.device)
+
+    on_test_epoch_start = on_validation_epoch_start
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics under ``val/``."""
@@ -280,10 +282,7 @@ class TransferModule(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Dropout's draws depend on seed and epoch alone, so that a resumed fit repeats them."""
-        seed = view_seed(self.seed, self.current_epoch, self.trainer.global_rank)
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed takes longer than some steps
-        if self.device.type != "cpu":
-            torch.get_device_module(self.device).manual_seed(seed)
+        torch.manual_seed(view_seed(self.seed, self.current_epoch, self.trainer.global_rank))
         self.train_loss = torch.zeros(2, device=self.device)
         self.rates = learning_rates(self.trainer.optimizers[0])
         self.epoch_start = time.perf_counter()

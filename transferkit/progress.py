@@ -29,6 +29,6 @@ def progress_bar(label: str, total: int, unit: str = "images") -> Iterator[Calla
     """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(unit), TimeRemainingColumn())
     console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console, disable=not (console.is_terminal and total)) as bar:
         task = bar.add_task(label, total=total)
         yield lambda steps: bar.advance(task, steps)

@@ -51,16 +51,18 @@ class Results(Callback):
         draw_confusion(trainer, pl_module, "test")
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write predictions and embeddings."""
+        """Write predictions and embeddings into a folder of their own: the test's beside it stay."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, ImageDataModule) and isinstance(pl_module, TransferModule)
-        self.write(trainer, pl_module, data.tables["predict"], with_similarity=False)
+        self.write(trainer, pl_module, data.tables["predict"], "predict", with_similarity=False)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the confusion matrix of the last validation."""
         draw_confusion(trainer, pl_module, "val")
 
-    def write(self, trainer: Trainer, module: TransferModule, table: ImageTable, with_similarity: bool) -> None:
+    def write(
+        self, trainer: Trainer, module: TransferModule, table: ImageTable, folder: str = "", *, with_similarity: bool
+    ) -> None:
         """Gather all processes' outputs and write them once."""
         merged = gather({name: torch.cat([output[name] for output in self.outputs]) for name in self.outputs[0]})
         self.outputs = []
@@ -75,7 +77,8 @@ class Results(Callback):
             splits=[table.splits[row] for row in rows],
             metadata=describe(module.as_extractor(), table),
         )
-        self.written = [self.run / "predictions.parquet", self.run / "embeddings.parquet"]
+        place = self.run / folder
+        self.written = [place / "predictions.parquet", place / "embeddings.parquet"]
         write_predictions(self.written[0], embeddings, merged["probability"][order], module.class_names)
         embeddings.save(self.written[1])
         if with_similarity:

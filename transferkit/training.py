@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, RichProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
@@ -22,6 +23,7 @@ from transferkit.module import TransferModule
 from transferkit.results import Results
 
 MONITOR = "val/acc"
+SMALL_HEAD = 2**17  # weights: 170 classes of a ViT-B/16's 768 numbers
 TRAINER_DEFAULTS: Mapping[str, Any] = {
     "max_epochs": 20,
     "num_sanity_val_steps": 0,
@@ -33,7 +35,7 @@ TRAINER_DEFAULTS: Mapping[str, Any] = {
 
 def run_parts(run: Path, checkpoints: bool = True) -> tuple[list[Callback], list[Logger]]:
     """Callbacks and loggers that fill a run directory."""
-    callbacks: list[Callback] = [Results(run), MetricsTable(run / "metrics.csv")]
+    callbacks: list[Callback] = [OneCore(), Results(run), MetricsTable(run / "metrics.csv")]
     if checkpoints:
         callbacks.append(Checkpoints(run / "checkpoints"))
     return callbacks, [Events(run, name="", version="")]
@@ -93,6 +95,25 @@ def is_last_epoch(trainer: Trainer) -> bool:
     """Whether the epoch that ends is the fit's last. (``trainer.fit_loop.done`` would change its state.)"""
     steps_done = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
     return trainer.should_stop or steps_done or trainer.current_epoch + 1 == trainer.max_epochs
+
+
+class OneCore(Callback):
+    """Trains a small head on cached embeddings on one core: a step is so short that threads spend it waiting."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take one, where that is faster."""
+        self.threads = torch.get_num_threads()
+        assert isinstance(pl_module, TransferModule) and pl_module.head is not None
+        if pl_module.data.features and pl_module.head.weight.numel() <= SMALL_HEAD:
+            torch.set_num_threads(1)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give the others back."""
+        torch.set_num_threads(self.threads)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Give them back here too."""
+        torch.set_num_threads(getattr(self, "threads", torch.get_num_threads()))
 
 
 class Events(TensorBoardLogger):
@@ -175,6 +196,11 @@ def best_metrics(run: Path) -> dict[str, float]:
     """The metrics logged at the epoch of a run's ``best.ckpt``, as its record keeps them; none without one."""
     path = run / "checkpoints" / "best.ckpt"
     return dict(load(path)[KEY]["metrics"]) if path.is_file() else {}
+
+
+def best_epoch(run: Path) -> int:
+    """The epoch, from 1, of a run's ``best.ckpt``."""
+    return int(load(run / "checkpoints" / "best.ckpt")["epoch"]) + 1
 
 
 def quiet_libraries() -> None:

@@ -294,6 +294,6 @@ def test_no_network_is_said_at_once_whatever_lacks(filled_cache: Path, lost: str
 
 def test_a_model_that_is_nowhere(filled_cache: Path) -> None:
     start = time.perf_counter()
-    with pytest.raises(UserError, match=r"^nobody/nothing \(configuration\) is not in the local cache"):
+    with pytest.raises(UserError, match=r"^nobody/nothing \(configuration\): not in the local cache"):
         backbones.build("nobody/nothing", "none")
     assert time.perf_counter() - start < 3

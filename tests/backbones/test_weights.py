@@ -78,6 +78,6 @@ def test_require_network_asks_the_host_or_its_proxy(monkeypatch: pytest.MonkeyPa
         monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{port}")
         require_network("https://elsewhere.test/x", "it", "remedy")
     start = time.perf_counter()
-    with pytest.raises(UserError, match=r"it is not in the local cache and 127.0.0.1 cannot be reached; remedy"):
+    with pytest.raises(UserError, match=r"it: not in the local cache, and 127.0.0.1 cannot be reached; remedy"):
         require_network("https://elsewhere.test/x", "it", "remedy")
     assert time.perf_counter() - start < 3

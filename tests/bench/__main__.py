@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from tests.bench import inputs, timing
 from tests.bench.timing import Row
 from transferkit.training import quiet_libraries
 
@@ -33,13 +34,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="full sizes, without a limit of time")
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help=", ".join(NAMES))
+    parser.add_argument("--pairs", type=int, default=timing.pairs, help="of A B; fewer only to try something")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder for bench.md and bench.json")
     options = parser.parse_args()
     quiet_libraries()
+    timing.pairs = options.pairs
     start, failed = time.perf_counter(), []
     rows: list[Row] = []
     facts = machine()
-    print(f"{facts['cpu']}, {facts['cores']} cores, {', '.join(facts['flags'])}\n\n{HEADER}\n{rule()}", flush=True)
+    print(
+        f"{facts['cpu']}, {facts['cores']} cores, {', '.join(facts['flags'])}; {facts['photographs']} photographs, "
+        f"{facts['weights']} weights\n\n{HEADER}\n{rule()}",
+        flush=True,
+    )
     for name in options.only:
         try:
             for row in importlib.import_module(f"tests.bench.row_{name}").rows(options.full):
@@ -84,6 +91,8 @@ def machine() -> dict[str, object]:
         "cores": len(os.sched_getaffinity(0)),
         "threads": torch.get_num_threads(),
         "flags": [flag for flag in FLAGS if flag in values.get("flags", "").split()],
+        "photographs": "hymenoptera" if (inputs.SHARED / "data" / "hymenoptera").is_dir() else "drawn",
+        "weights": "trained" if (inputs.SHARED / "checkpoints").is_dir() else "random",
         "load_before": os.getloadavg()[0],
         "versions": {library: version(library) for library in LIBRARIES},
     }

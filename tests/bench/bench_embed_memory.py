@@ -54,9 +54,8 @@ def run(root: Path, count: int) -> tuple[int, float]:
     Path(f"{images}.parquet").unlink(missing_ok=True)
     command = [sys.executable, "-c", RUN, "embed", str(images), "--extractor", str(root / "vit"), "--json"]
     environment = os.environ | {"TRANSFERKIT_CACHE": str(root / "cache")}
-    done = subprocess.run(
-        [*command, "--out", f"{images}.parquet"], env=environment, check=True, stdout=subprocess.PIPE, text=True
-    )
+    command += ["--out", f"{images}.parquet"]
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     result, peak = done.stdout.rsplit("}", 1)
     return int(peak), json.loads(result + "}")["images_per_second"]
 

@@ -1,6 +1,6 @@
 """Photographs and networks to measure on: real ones where they are, else made here.
 
-``BENCH_SHARED`` names a folder with ``data/hymenoptera`` and ``checkpoints``; by default ``../shared``.
+``TRANSFERKIT_BENCH_SHARED`` names a folder with ``data/hymenoptera`` and ``checkpoints``; by default ``../shared``.
 """
 
 import os
@@ -24,7 +24,7 @@ from torchvision.models import resnet18
 from transferkit.extractor import Extractor
 from transferkit.images import read_image
 
-SHARED = Path(os.environ.get("BENCH_SHARED", Path(__file__).parents[3] / "shared"))
+SHARED = Path(os.environ.get("TRANSFERKIT_BENCH_SHARED", Path(__file__).parents[3] / "shared"))
 BATCH = 32
 
 
@@ -61,7 +61,8 @@ def photographs(folder: Path, count: int | None = None) -> Path:
     if not source.is_dir():
         source = draw_photographs(folder / "drawn")
     files = sorted(source.rglob("*.jpg"))
-    for file in files if count is None else files[:: len(files) // count][:count]:
+    count = min(count or len(files), len(files))
+    for file in (files[row * len(files) // count] for row in range(count)):
         copy = folder / "photographs" / file.relative_to(source)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, copy)
@@ -74,7 +75,8 @@ def draw_photographs(folder: Path) -> Path:
     for number in range(397):
         place = folder / ("train" if number < 244 else "val") / "ab"[number % 2]
         place.mkdir(parents=True, exist_ok=True)
-        canvas = np.full((375, 500, 3), 128.0) + [10 * (number % 2), 0, 0]
+        canvas = np.full((375, 500, 3), 128.0)
+        canvas[:, :, 0] += 10 * (number % 2)
         for size in (4, 16, 64, 256):
             layer = Image.fromarray(noise.integers(0, 256, (size, size, 3), dtype=np.uint8)).resize((500, 375))
             canvas += (np.asarray(layer, dtype=float) - 128) * size**-0.3

@@ -17,7 +17,7 @@ from tests.bench.timing import Row, in_turns
 def rows(full: bool) -> Iterator[Row]:
     """PIL, two loading processes, eager float32, channels first."""
     with workplace() as place:
-        folder, network = photographs(place, None if full else 256), resnet(place)
+        folder, network = photographs(place, None if full else 128), resnet(place)
         extractor = network.extractor()
         transform = ResNet18_Weights.DEFAULT.transforms()
         splits = [ImageFolder(str(folder / split), transform, loader=open_rgb) for split in ("train", "val")]

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 from tests.bench.bench_probe import data, sklearn_sweep
 from tests.bench.timing import Row, in_turns
+from transferkit.intervals import wilson
 from transferkit.probe.linear import logits_of, sweep
-from transferkit.probe.statistics import wilson
 
 TOLERANCE = 1e-4
 
@@ -23,7 +23,6 @@ def rows(full: bool) -> Iterator[Row]:
     ours, theirs = in_turns(
         lambda: sweep(train, target, val, val_target, 10, tolerance=TOLERANCE),
         lambda: theirs_accuracy.append(sklearn_sweep(parts, targets, TOLERANCE)[1]),
-        pairs=5 if not full else 3,
     )
     low, high = wilson(right, len(test))
     conditions = {f"theirs {theirs_accuracy[0]:.3f} in ours' {low:.3f}–{high:.3f}": low <= theirs_accuracy[0] <= high}

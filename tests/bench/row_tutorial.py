@@ -17,7 +17,7 @@ from torchvision.datasets import ImageFolder
 from tests.bench.inputs import Network, photographs, resnet, workplace
 from tests.bench.row_frozen import fit
 from tests.bench.timing import Row, Seconds, in_turns
-from transferkit.probe.statistics import wilson
+from transferkit.intervals import wilson
 
 EPOCHS, REDUCED = 25, 1
 SCALE = transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
@@ -29,6 +29,7 @@ def rows(full: bool) -> Iterator[Row]:
     """Reduced, the tutorial runs for an epoch and is scaled to 25, and its accuracy is that of fewer epochs."""
     with workplace() as place:
         folder, network = photographs(place), resnet(place)
+        count = len(list(folder.glob("val/*/*.jpg")))
         epochs = EPOCHS if full else REDUCED
         accuracies: list[float] = []
         ours, theirs = in_turns(
@@ -36,7 +37,6 @@ def rows(full: bool) -> Iterator[Row]:
             lambda: accuracies.append(tutorial(network, folder, epochs)),
         )
     a, b = max(accuracies[::2]), max(accuracies[1::2])
-    count = len(list(folder.rglob("val/*/*.jpg"))) or 153
     low, high = wilson(round(b * count), count)
     conditions = {f"accuracy {a:.3f} no lower than {low:.3f} (theirs {b:.3f}, to {high:.3f})": a >= low}
     theirs = [Seconds(*(EPOCHS / epochs * value for value in side)) for side in theirs]

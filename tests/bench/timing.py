@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+pairs = 5  # of A B; the median of fewer says little
+
 
 class Seconds(NamedTuple):
     """Wall time, and processor time of this process and its children, which other load changes less."""
@@ -61,7 +63,7 @@ def seconds(function: Callable[[], Any]) -> Seconds:
     return Seconds(time.perf_counter() - wall, sum(os.times()[:4]) - cpu)
 
 
-def in_turns(ours: Callable[[], Any], theirs: Callable[[], Any], pairs: int = 5) -> tuple[list[Seconds], list[Seconds]]:
+def in_turns(ours: Callable[[], Any], theirs: Callable[[], Any]) -> tuple[list[Seconds], list[Seconds]]:
     """Time both in turns. Neither is warmed up here: checking that both give the same has done that."""
     both = [(seconds(ours), seconds(theirs)) for _ in range(pairs)]
     return [a for a, _ in both], [b for _, b in both]

@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import re
 import shlex
 import signal
@@ -205,23 +204,3 @@ def test_a_process_that_dies_leaves_none_waiting(victim: str) -> None:
     done = subprocess.run([sys.executable, "dying.py", "embed", "many", *options], env=environment, timeout=200)
     assert done.returncode != 0 and not Path("e.parquet").exists()
     assert time.monotonic() - start < 120
-
-
-@pytest.mark.kill
-def test_killed_at_random_moments_it_ends_with_the_same_bytes() -> None:
-    many_photos(1500)
-    arguments = ["embed", "many", "--extractor", "vit", "--batch-size", "4", "--out"]
-    whole = program(*arguments, "whole.parquet", "--json")
-    seconds, draw = json.loads(whole.communicate()[0])["seconds"], random.Random(0)
-    for moment in range(20):
-        process = program(*arguments, f"{moment}.parquet")
-        while not any(Path().glob(f".{moment}.parquet.*.parts")):  # not while it still imports torch
-            time.sleep(0.01)
-            assert process.poll() is None, process.communicate()
-        time.sleep(draw.uniform(0, seconds))
-        process.kill()
-        process.communicate()
-        again = program(*arguments, f"{moment}.parquet")
-        _, errors = again.communicate()
-        assert again.returncode == 0, errors
-        assert Path(f"{moment}.parquet").read_bytes() == Path("whole.parquet").read_bytes()

@@ -189,7 +189,7 @@ def test_a_folder_of_that_name_wins(cache: Path) -> None:
 @pytest.mark.parametrize("name", named.NAMED)
 def test_without_a_network_one_line_within_3_s(name: str, cache: Path) -> None:
     start = time.perf_counter()
-    with pytest.raises(UserError, match=rf"the dataset {name} is not in the local cache and .* cannot be reached; put"):
+    with pytest.raises(UserError, match=rf"the dataset {name}: not in the local cache, and .* cannot be reached; put"):
         open_images(name)
     assert time.perf_counter() - start < 3
     assert not (cache / name).exists()

@@ -8,7 +8,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from tests.commands.running import Done
+from tests.commands.running import Done, transferkit
+from tests.image_corpus import encode, photo
 from tests.tiny import RESNET, options
 
 SMALL = [*options("model", RESNET), "--data.num_workers", "0", "--trainer.accelerator", "cpu"]
@@ -43,6 +44,29 @@ def metrics(_: Done) -> dict[str, float]:
     return {name: value for name, value in json.loads(file.read_text()).items() if "time" not in name}
 
 
+def scores(_: Done) -> dict[str, Any]:
+    """What a probe measured, without the fingerprint of the files."""
+    report = json.loads(Path("probe/probe.json").read_text())
+    return {part: report[part] for part in ("linear", "knn", "nearest_class_mean", "few_shot", "splits")}
+
+
+def boxes(root: Path) -> str:
+    """A CSV with one box an image, which reaches out of it on two sides: all of it is left."""
+    rows = [f'"{path.relative_to(root).as_posix()}",0,0,100000,100000' for path in sorted(root.glob("*/*"))]
+    Path("boxes.csv").write_text("\n".join(["path,x1,y1,x2,y2", *rows]))
+    return "boxes.csv"
+
+
+def index(checkpoint: Path) -> str:
+    """An index of three photos to search in."""
+    Path("indexed").mkdir()
+    for number in range(3):
+        Path(f"indexed/{number}.png").write_bytes(encode(photo(40, 40, number), "PNG"))
+    done = transferkit("index", "indexed", "--extractor", str(checkpoint), "--out", "index")
+    assert done.status == 0, done.err
+    return "index"
+
+
 def errors(_: Done) -> list[str]:
     """The errors of a scan, but for copies: some cases of the corpus have the same pixels."""
     lines = [line for line in Path("report.csv").read_text().splitlines() if ",error," in line]
@@ -69,6 +93,23 @@ ENTRANCES = (
         lambda root, checkpoint: [*map(str, sorted(root.glob("*/*"))), "--extractor", str(checkpoint), "--json"],
         lambda done: json.loads(done.out)["cosine"],
         names_all=False,
+    ),
+    Entrance(
+        "search",
+        lambda root, checkpoint: [index(checkpoint), *map(str, sorted(root.glob("*/*"))), "--json"],
+        lambda done: [(hit["path"], hit["cosine"]) for hit in json.loads(done.out)["results"]],
+        names_all=False,
+    ),
+    Entrance(
+        "regions",
+        lambda root, checkpoint: [str(root), "--boxes", boxes(root), "--extractor", str(checkpoint)],
+        lambda _: parquet("regions.parquet"),
+        names_all=False,
+    ),
+    Entrance(
+        "probe",
+        lambda root, checkpoint: [str(root), "--extractor", str(checkpoint), "--fast"],
+        scores,
     ),
     Entrance("scan", lambda root, _: [str(root), "--out", "report.csv"], errors),
 )

@@ -53,7 +53,7 @@ def test_every_verb_prints_them_escaped_and_keeps_them_exact(hostile: Path) -> N
     assert done.status == 0 and printed_harmlessly(done), done.err
     card = Path("exported/README.md").read_text()
     assert "<script>" not in card and all(character.isprintable() or character == "\n" for character in card)
-    rows = parquet("runs/tiny/0/predictions.parquet")
+    rows = parquet("runs/tiny/0/predict/predictions.parquet")
     assert sum(row["path"].endswith(f"/{FILE}") for row in rows) == len(CLASSES)
     assert {row["path"].split("/")[1] for row in rows} == set(CLASSES)
     assert {row["prediction"] for row in rows} <= set(CLASSES)

@@ -98,9 +98,7 @@ def require_network(url: str, what: str, remedy: str) -> None:
         port = target.port or (443 if target.scheme == "https" else 80)
         socket.create_connection((target.hostname or "", port), timeout=2).close()
     except OSError as error:
-        raise UserError(
-            f"{what} is not in the local cache and {target.hostname} cannot be reached; {remedy}"
-        ) from error
+        raise UserError(f"{what}: not in the local cache, and {target.hostname} cannot be reached; {remedy}") from error
 
 
 def first_line(error: BaseException) -> str:

@@ -7,13 +7,13 @@ from typing import Any, Literal
 from transferkit.benchmark.cells import Approach
 from transferkit.commands import report
 from transferkit.commands.extractors import open_extractor
-from transferkit.commands.parse import call
+from transferkit.commands.parse import resumable
 from transferkit.errors import UserError
 
 
 def main(arguments: list[str]) -> int:
     """Run the command; the exit status."""
-    return call(benchmark, arguments)
+    return resumable(benchmark, arguments)
 
 
 def benchmark(

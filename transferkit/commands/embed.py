@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from transferkit.commands import report
-from transferkit.commands.parse import call
+from transferkit.commands.parse import resumable
 
 if TYPE_CHECKING:
     from transferkit.embed.shards import Written
@@ -31,11 +31,7 @@ class Processes:
 
 def main(arguments: list[str]) -> int:
     """Run the command; the exit status."""
-    try:
-        return call(embed, arguments)
-    except KeyboardInterrupt:
-        report.note(f"what is done is kept; go on with: {report.command(*arguments)}")
-        raise
+    return resumable(embed, arguments)
 
 
 def embed(
@@ -79,11 +75,11 @@ def embed(
         trainer: processes, as of Lightning's Trainer.
         json: print one JSON object.
     """
+    from transferkit.commands.extractors import read_extractor
     from transferkit.data.sources import open_images
     from transferkit.embed import describe, write_embeddings
     from transferkit.embed.processes import start
     from transferkit.errors import UserError
-    from transferkit.extractor import Extractor
 
     counts = {"trainer.devices": trainer.devices, "trainer.num_nodes": trainer.num_nodes}
     for name, value in {"batch_size": batch_size, "workers": workers, **counts}.items():
@@ -93,7 +89,7 @@ def embed(
         other = f"--layer {layer}" if layer else f"--features {features}"
         raise UserError(f"--pooling {pooling} is of the network's end and does not go with {other}; leave one out")
     table = open_images(images)
-    opened = Extractor.from_pretrained(extractor, weights, pooling, preprocessing)
+    opened = read_extractor(extractor, weights, pooling, preprocessing)
     with start(trainer.devices, trainer.num_nodes, trainer.accelerator) as member:
         forward = opened.to(member.device).forward(precision, layer, features, normalize)
         begin = time.perf_counter()

@@ -48,8 +48,9 @@ def export(
         pooling: of the same; its default if not given.
         json: print one JSON object.
     """
+    from transferkit.commands.extractors import read_extractor
     from transferkit.export import export, require_onnx
-    from transferkit.extractor import Extractor, directory
+    from transferkit.extractor import directory
     from transferkit.runs import find_checkpoint
 
     folder = Path(out)
@@ -58,7 +59,7 @@ def export(
         require_onnx()
     if checkpoint in ("best", "last"):
         checkpoint = str(find_checkpoint(Path(), name, checkpoint)[1])
-    extractor = Extractor.from_pretrained(checkpoint, weights, pooling)
+    extractor = read_extractor(checkpoint, weights, pooling)
     extractor.record.setdefault("weights", f"{checkpoint} ({weights})")  # of a name, nothing else is known
     difference = export(extractor, folder, onnx, overwrite)
 

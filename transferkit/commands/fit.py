@@ -34,6 +34,7 @@ from transferkit.runs import find_checkpoint, new_run, remove_run, update_metric
 from transferkit.training import (
     MONITOR,
     TRAINER_DEFAULTS,
+    best_epoch,
     best_metrics,
     check_options,
     progress_callback,
@@ -270,9 +271,12 @@ class TransferCLI(LightningCLI):
         if not self.trainer.is_global_zero:
             return
         values, best = best_metrics(self.run), self.run / "checkpoints" / "best.ckpt"
+        epochs = self.trainer.current_epoch
         update_metrics(self.run, values)
         if values:
-            report.metrics(values, f"best.ckpt: the epoch of the highest {MONITOR}")
+            report.metrics(
+                values, f"best.ckpt: epoch {best_epoch(self.run)} of {epochs}, the first of the highest {MONITOR}"
+            )
             report.next_step("test", best)
         report.paths(self.run)
 
@@ -301,7 +305,7 @@ class TransferCLI(LightningCLI):
         """Print where the predictions are."""
         assert self.run is not None
         if self.trainer.is_global_zero:
-            report.predictions(self.run / "predictions.parquet")
+            report.predictions(self.run / "predict" / "predictions.parquet")
             report.paths(self.run)
 
     def validate(self, model: TransferModule, **kwargs: Any) -> None:

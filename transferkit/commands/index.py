@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from transferkit.commands.parse import call
+from transferkit.commands.parse import resumable
 from transferkit.commands.report import as_json, next_command, note, table, written
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str]) -> int:
     """Run the command; the exit status."""
-    return call(index, arguments)
+    return resumable(index, arguments)
 
 
 def index(

@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 import docstring_parser
 from jsonargparse import ArgumentError, ArgumentParser
 
+from transferkit.commands import report
 from transferkit.commands.arguments import all_options, find_config, read_yaml, without_option
 from transferkit.errors import UserError
 
@@ -62,6 +63,20 @@ def own_names(message: str, options: Container[str]) -> str:
         if ours in options:
             message = message.replace(f"--{theirs} ", f"--{ours} ")
     return message
+
+
+def resumable(function: Callable[..., int], arguments: list[str]) -> int:
+    """As :func:`call`, for a command that goes on where it was interrupted; it says how.
+
+    Args:
+        function: the command.
+        arguments: the verb and what follows it.
+    """
+    try:
+        return call(function, arguments)
+    except KeyboardInterrupt:
+        report.note(f"what is done is kept; go on with: {report.command(*arguments)}")
+        raise
 
 
 def spelled(argument: str) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from transferkit.commands import report
 from transferkit.commands.extractors import open_extractor
-from transferkit.commands.parse import call
+from transferkit.commands.parse import resumable
 
 if TYPE_CHECKING:
     from transferkit.data.sources import ImageTable
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str]) -> int:
     """Run the command; the exit status."""
-    return call(probe, arguments)
+    return resumable(probe, arguments)
 
 
 def probe(

@@ -10,7 +10,7 @@ import torch
 
 from transferkit.data.augmentation import Augmentation, view_seed
 from transferkit.data.sources import ImageTable
-from transferkit.embed.shards import write_embeddings
+from transferkit.embed.shards import discard_parts, write_embeddings
 from transferkit.embed.table import View, describe
 from transferkit.embeddings import Embeddings
 from transferkit.errors import UserError
@@ -64,6 +64,8 @@ def cached_features(
 
         write_embeddings(extractor, table, path, metadata, view=view, rank=rank, world_size=world_size, agree=agree)
         features = Embeddings.load(path)
+    else:  # a process that was killed as it finished may have left them
+        discard_parts(path)
     row_of = {name: row for row, name in enumerate(table.paths)}
     rows = [row_of[name] for name in features.paths]
     return Embeddings(

@@ -19,7 +19,7 @@ from transferkit.embeddings import read_facts, with_metadata, writer
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 from transferkit.extractor.forward import Forward
-from transferkit.files import atomic_path, discard
+from transferkit.files import atomic_path, discard, sweep
 
 SHARD_BATCHES = 8  # a killed run repeats at most this many batches
 SHARD_BYTES = 2**26  # fewer batches a shard where an image gives many numbers
@@ -104,9 +104,11 @@ def write_embeddings(
     """
     metadata = {**metadata, "batch_size": batch_size}
     check_place(out, as_folder)
+    sweep(out.absolute().parent)
     found = written_before(out, table, metadata)
     if agree(found is not None):
         assert found is not None
+        discard_parts(out)
         if on_error == "fail":
             raise_broken(found.broken, SKIP)
         return found
@@ -187,9 +189,14 @@ def finish(
             shards.folder.rename(temporary)
         else:
             join(shards.files, temporary, whole)
-    for old in shards.out.parent.glob(f".{glob.escape(shards.out.name)}.*.parts"):
-        discard(old)
+    discard_parts(shards.out)
     return len(paths), broken
+
+
+def discard_parts(out: Path) -> None:
+    """Remove the shards of a file that is whole, those of earlier runs and of another content, too."""
+    for folder in out.parent.glob(f".{glob.escape(out.name)}.*.parts"):
+        discard(folder)
 
 
 def join(files: list[Path], out: Path, metadata: Mapping[str, Any]) -> None:

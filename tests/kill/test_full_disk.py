@@ -1,0 +1,41 @@
+"""A disk that is full: one line, what was there before stays, and with room again the result is the whole one."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.kill.children import finish
+from tests.kill.test_killed import WORKS, go_on, place, prepare
+from tests.kill.traces import check_whole, traces
+
+__all__ = ["place"]  # the fixture
+
+SHARES = (0.0, 0.02, 0.2, 0.6, 0.98)  # of the largest file that is written
+NAMES = ("fit frozen", "fit full", "embed", "embed shards", "benchmark", "index", "index again", "export again")
+
+
+@pytest.mark.parametrize("share", [pytest.param(s, marks=[] if s == 0.6 else pytest.mark.kill) for s in SHARES])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n == "embed" else pytest.mark.kill) for n in NAMES])
+def test_a_full_disk(name: str, share: float, place: Path, tmp_path: Path) -> None:
+    work, before, whole, folder = WORKS[name].at(place), tmp_path / "before", tmp_path / "whole", tmp_path / "full"
+    prepare(before, work)
+    shutil.copytree(before, whole)
+    assert finish(work.arguments, whole).status == 0
+    largest = max(path.stat().st_size for path in whole.rglob("*") if path.is_file())
+    shutil.copytree(before, folder)
+    earlier = traces(folder)
+    done = finish(work.arguments, folder, file_size=int(share * largest))
+    if name == "benchmark" and done.status == 0:  # it tells which of its cells it could not keep
+        assert "could not be measured" in done.err
+    else:
+        assert done.status == 2 and done.out == "", done.err
+        assert done.err.splitlines()[-1].startswith("transferkit: error: cannot write "), done.err
+        assert "Traceback" not in done.err
+    check_whole(folder)
+    left = traces(folder)
+    assert {path: left.get(path) for path in earlier} == earlier
+    assert not [path for path in left if path.endswith(".tmp")]
+    again = finish(go_on(folder, work.arguments), folder)
+    assert again.status == 0, again.err
+    assert traces(folder) == traces(whole)

@@ -1,0 +1,116 @@
+"""Two processes train and measure as one does, and none is left waiting for another."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.commands.running import transferkit, write_photos
+from tests.tiny import RESNET, VIT, options
+
+ROOT = Path(__file__).parents[2]
+COLOURS = {"apples": (190, 50, 40), "limes": (70, 180, 60)}
+DATA = ["--data.root", "photos", "--data.num_workers", "0", "--seed_everything", "3"]
+TRAINER = ["--trainer.accelerator", "cpu", "--trainer.max_epochs", "3"]
+TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+MODELS = {
+    "full vit": [*options("model", VIT), "--model.regime", "full"],
+    "frozen resnet, cached": options("model", RESNET),
+    "frozen resnet": [*options("model", RESNET), "--data.cache", "off"],
+}
+DYING = """
+import os, sys
+from transferkit import cli
+from transferkit.module import TransferModule
+step = TransferModule.training_step
+def training_step(self, batch, batch_idx):
+    if self.current_epoch == 1 and int(os.environ.get("LOCAL_RANK", 0)) == VICTIM:
+        DIE
+    return step(self, batch, batch_idx)
+TransferModule.training_step = training_step
+cli.main()
+"""
+WAYS = {"killed": "os.kill(os.getpid(), 9)", "an error": "raise ZeroDivisionError('said by rank VICTIM')"}
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TRANSFERKIT_CACHE", "one")
+    write_photos(Path("photos"), COLOURS, {"train": 9, "val": 7, "test": 4})
+    Path("photos/val/limes/6.jpg").unlink()  # 18 train, 13 val, 7 test
+    Path("photos/test/limes/3.png").unlink()
+
+
+def run(*arguments: str, script: list[str] | None = None) -> "subprocess.CompletedProcess[str]":
+    """The program in processes of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TRANSFERKIT_CACHE": "two"}
+    environment = {name: value for name, value in environment.items() if name != "TRANSFERKIT_RUN"}
+    command = [sys.executable, *(script or ["-m", "transferkit"]), *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+
+
+def curve(name: str) -> list[dict[str, float]]:
+    with Path(f"runs/{name}/0/metrics.csv").open(newline="") as file:
+        return [{key: float(value) for key, value in row.items() if "time" not in key} for row in csv.DictReader(file)]
+
+
+def measured(name: str) -> dict[str, float]:
+    values: dict[str, float] = json.loads(Path(f"runs/{name}/0/metrics.json").read_text())
+    return {key: value for key, value in values.items() if key.startswith("test/")}
+
+
+def rows(name: str, file: str) -> list[dict[str, Any]]:
+    return list(pq.read_table(f"runs/{name}/0/{file}.parquet").to_pylist())
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_one_process_is_two(model: str) -> None:
+    """The same global batch of 6; val has one row more than two of them: the second process has no share of it."""
+    command = ["fit", *MODELS[model], *DATA, *TRAINER, "--name"]
+    alone = transferkit(*command, "one", "--data.batch_size", "6")
+    assert alone.status == 0, alone.err
+    done = run(*command, "two", "--data.batch_size", "3", *TWO)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("val/loss") == 1
+    for one, two in zip(curve("one"), curve("two"), strict=True):
+        assert one.keys() == two.keys() and one == pytest.approx(two, abs=1e-5)
+
+
+def test_an_odd_number_of_images_is_measured_once_each() -> None:
+    command = ["fit", *MODELS["full vit"], *DATA, *TRAINER, "--name"]
+    assert transferkit(*command, "one").status == 0
+    shutil.copytree("runs/one", "runs/two")
+    assert transferkit("test", "--name", "one", *DATA).status == 0
+    done = run("test", "--name", "two", *DATA, "--data.batch_size", "3", *TWO)
+    assert done.returncode == 0, done.stderr
+    assert measured("one") == pytest.approx(measured("two"), abs=1e-5)
+    one_rows, two_rows = rows("one", "predictions"), rows("two", "predictions")
+    assert len(two_rows) == 7, "none is padded or counted twice"
+    for mine, theirs in zip(one_rows, two_rows, strict=True):
+        assert {**mine, "probability": None} == {**theirs, "probability": None}
+        assert mine["probability"] == pytest.approx(theirs["probability"], abs=1e-5)
+    right = sum(row["label"] == row["prediction"] for row in two_rows)
+    assert measured("two")["test/acc"] == pytest.approx(right / 7)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_dies_ends_the_others(rank: int, way: str) -> None:
+    Path("dying.py").write_text(DYING.replace("DIE", WAYS[way]).replace("VICTIM", str(rank)))
+    begun = time.monotonic()
+    done = run("fit", *MODELS["full vit"], *DATA, *TRAINER, "--data.batch_size", "3", *TWO, script=["dying.py"])
+    assert time.monotonic() - begun < 120
+    assert done.returncode != 0
+    if way == "an error":
+        assert f"said by rank {rank}" in done.stderr
