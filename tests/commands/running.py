@@ -1,6 +1,7 @@
 """Running a command in this process, and pictures to run it on."""
 
 import io
+import re
 from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -26,6 +27,15 @@ def transferkit(*arguments: str) -> Done:
     with redirect_stdout(out), redirect_stderr(err):
         status = cli.run(list(arguments))
     return Done(status, out.getvalue(), err.getvalue())
+
+
+def refused(done: Done, pattern: str) -> bool:
+    """Whether bad input was answered by one line that says what is wrong."""
+    assert done.status == 2, done
+    assert done.err.count("\n") == 1 and done.err.startswith("transferkit: error: "), done.err
+    assert "Traceback" not in done.err and done.out == ""
+    assert re.search(pattern, done.err), done.err
+    return True
 
 
 def write_photos(root: Path, colours: Mapping[str, tuple[int, int, int]], counts: Mapping[str, int]) -> None:

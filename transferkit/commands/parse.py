@@ -125,7 +125,7 @@ def explain(message: str, known: Sequence[str], verb: str) -> str:
     line = " ".join(message.split())
     said = r"(?:nrecognized arguments?:|does not accept option|No action for key)"
     unknown = re.search(said + r" ['\"]?(\S+?)['\"]?(?=\s|$)", line)
-    if unknown and not unknown[1].startswith("-"):
+    if unknown and "nrecognized" in unknown[0] and not unknown[1].startswith("-"):
         return f"an argument too many: {unknown[1]!r}; transferkit {verb} --help lists those it takes"
     if unknown:
         near = nearest(unknown[1].removeprefix("--").split("=")[0], known)

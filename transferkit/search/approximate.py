@@ -236,6 +236,6 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def reason(error: RuntimeError) -> str:
+def reason(error: RuntimeError | MemoryError) -> str:
     """faiss's message without the place in its source."""
     return str(error).strip().splitlines()[-1].rpartition("failed: ")[2][:200]
