@@ -13,18 +13,13 @@ import torch
 from PIL import Image
 
 COLOURS = {"apples": (190, 50, 40), "limes": (70, 180, 60)}
-caches = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
+CACHES = tempfile.TemporaryDirectory(prefix="transferkit-tests-")
+for cache in ("TRANSFERKIT_CACHE", "HF_HOME", "TORCH_HOME"):  # here, since the libraries read these when imported
+    os.environ[cache] = str(Path(CACHES.name, cache.lower()))
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Point the caches at an empty folder: here, since the libraries read these names when imported."""
-    folder = config.stash[caches] = tempfile.TemporaryDirectory(prefix="transferkit-tests-")
-    for name in ("TRANSFERKIT_CACHE", "HF_HOME", "TORCH_HOME"):
-        os.environ[name] = str(Path(folder.name, name.lower()))
-
-
-def pytest_unconfigure(config: pytest.Config) -> None:
-    config.stash[caches].cleanup()
+def pytest_unconfigure() -> None:
+    CACHES.cleanup()
 
 
 @pytest.fixture(autouse=True)

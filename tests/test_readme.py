@@ -30,6 +30,7 @@ def filled_caches() -> None:
     checkpoints = Path(torch.hub.get_dir()) / "checkpoints"
     checkpoints.mkdir(parents=True, exist_ok=True)
     url = models.ResNet18_Weights.DEFAULT.url
+    torch.manual_seed(0)
     torch.save(models.resnet18().state_dict(), checkpoints / Path(url).name)
     repository = Path(os.environ["HF_HOME"]) / "hub" / f"models--{VIT.replace('/', '--')}"
     revision = "0" * 40

@@ -88,7 +88,7 @@ def test_a_section_without_options(here: Path) -> None:
             "Subcommand 'fit' does not accept option 'modl.lr_head'",
             "unknown option modl.lr_head; did you mean --model.lr_head?",
         ),
-        ("unrecognized arguments: zzz", "unknown option zzz; transferkit fit --help lists them"),
+        ("unrecognized arguments: zzz", "an argument too many: 'zzz'; transferkit fit --help lists those it takes"),
         ("several\n lines", "several lines"),
     ],
 )
