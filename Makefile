@@ -59,9 +59,11 @@ $(BIN)/python:
 # pip's own listing is long: only its large downloads are shown, its errors always.
 define install
 	@echo "Installing transferkit into $(VENV): several GB of PyTorch the first time, 2 to 15 minutes."
-	@set -o pipefail; PYTHONUNBUFFERED=1 $(BIN)/python -m pip install --progress-bar off -e '$(1)' | awk '\
-		/(Downloading|Using cached) .*\([0-9.]+ [MG]B\)/ {sub(".*/", "", $$2); print "  " $$0} \
-		/^Installing collected/ {print "  Unpacking; the longest part, without a word"} {fflush()}'
+	@set -o pipefail; PYTHONUNBUFFERED=1 $(BIN)/python -m pip install --progress-bar off -e '$(1)' | \
+		while read -r first rest; do case "$$first $$rest" in \
+			Downloading*[MG]B\)|Using*[MG]B\)) echo "  $$first $${rest##*/}" ;; \
+			Installing*) echo "  Unpacking; the longest part, without a word" ;; \
+		esac; done
 	@touch $@
 endef
 

@@ -93,6 +93,7 @@ class TransferModule(LightningModule):
             if weights not in ("DEFAULT", "none"):
                 raise UserError(f"--model.regime scratch takes no --model.weights {weights}; use regime full")
             weights = "none"
+        classifier = LinearClassifier.load(head) if head else None
         extractor = Extractor.from_pretrained(backbone, weights, pooling, preprocessing, architecture)
         self.backbone = extractor.backbone
         self.preprocessing = extractor.preprocessing
@@ -102,8 +103,8 @@ class TransferModule(LightningModule):
             self.set_classes(extractor.class_names)
             self.head = extractor.head  # kept where the data has the same classes
         self.regime, self.l2_normalize, self.dropout = regime, l2_normalize, dropout
-        if head:
-            probed = LinearClassifier.load(head).on(extractor)
+        if classifier:
+            probed = classifier.on(extractor)
             self.set_classes(probed.class_names)
             self.head, self.l2_normalize = probed.head, probed.l2_normalize
         self.first_trainable = first_trainable(self.backbone, regime, unfreeze_last)

@@ -18,7 +18,8 @@ class Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         """The rate of one task so far."""
         speed = task.finished_speed or task.speed
-        return Text(f"{speed:.0f} {self.unit}/s" if speed else "")
+        settled = task.finished or (task.elapsed or 0) > 1  # the first steps came out of queues
+        return Text(f"{speed:.0f} {self.unit}/s" if speed and settled else "")
 
 
 @contextmanager

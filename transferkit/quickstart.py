@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 SIZE = 32
 EPOCHS = {"frozen": 60, "full": 30, "scratch": 30}  # of the few examples, by regime
 KNOWN, NEW = ["0", "1", "2", "3", "4"], ["5", "6", "7", "8", "9"]
-PRETRAINING = "scratch, digits 0 to 4"
+PRETRAINING = "pretraining"
 SMALL_VIT = {
     "hidden_size": 128,
     "num_hidden_layers": 4,
@@ -42,12 +42,15 @@ BACKBONES: dict[str, dict[str, Any]] = {
     },
     "ViT": {"backbone": VIT, "weights": "none", "architecture": SMALL_VIT},
 }
-PARTS = ("extractor", "scratch", "from scratch", "random-frozen", "transferred-frozen", "transferred-fine-tuned")
+PARTS = ("extractor", "pretraining", "from-scratch", "random-frozen", "transferred-frozen", "transferred-fine-tuned")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table; accuracy in [0, 1] on held-out digits, mean and standard deviation over the draws."""
+    """One line of the table; accuracy in [0, 1] on held-out digits, mean and standard deviation over the draws.
+
+    Of a single draw, the standard deviation is None.
+    """
 
     backbone: str
     approach: str
@@ -55,7 +58,7 @@ class Row:
     parameters: int
     learning: int
     accuracy: float
-    std: float
+    std: float | None
     seconds: float
 
 
@@ -73,11 +76,13 @@ def run(out: Path, n_per_class: int, seeds: int, epochs: Mapping[str, int]) -> l
     """
     clear(out)
     torch.set_num_threads(1)  # threads would wait for each other at every one of these small layers
-    rows = []
+    rows: list[Row] = []
+    steps = len(BACKBONES) * (len(PARTS) - 1)
     for name, untrained in BACKBONES.items():
-        log.info("%s: training from scratch on the digits 0 to 4, %d epochs", name, epochs[name])
+        say = f"step %d of {steps}: {name}, %s"
+        log.info(say, len(rows) + 1, f"from scratch on the digits 0 to 4, {epochs[name]} epochs")
         extractor = out / f"{name.lower()}-extractor"
-        rows.append(pretrain(out / f"{name.lower()}-scratch", name, untrained, epochs[name], extractor))
+        rows.append(pretrain(out / f"{name.lower()}-{PRETRAINING}", name, untrained, epochs[name], extractor))
         transferred = {"backbone": str(extractor)}
         learning = {"lr_head": 3e-3, "lr_backbone": 1e-3}
         approaches: dict[str, dict[str, Any]] = {
@@ -87,8 +92,8 @@ def run(out: Path, n_per_class: int, seeds: int, epochs: Mapping[str, int]) -> l
             "transferred, fine-tuned": {**transferred, "regime": "full", **learning},
         }
         for approach, options in approaches.items():
-            log.info("%s, %s: learning the digits 5 to 9", name, approach)
-            place = out / f"{name.lower()}-{approach.replace(', ', '-')}"
+            log.info(say, len(rows) + 1, f"{approach}: digits 5 to 9, {n_per_class} examples each, {seeds} times")
+            place = out / f"{name.lower()}-{approach.replace(', ', '-').replace(' ', '-')}"
             rows.append(learn_new(place, name, approach, options, n_per_class, seeds))
     with atomic_path(out / "table.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(asdict(rows[0])))
@@ -116,17 +121,10 @@ def clear(out: Path) -> None:
         discard(path)
 
 
-def bought(rows: Sequence[Row]) -> dict[str, float]:
-    """What transfer bought each backbone: accuracy of the best transferred approach less that of the best other.
-
-    In [-1, 1]; the training on the digits 0 to 4 is none of them.
-    """
-    best: dict[tuple[str, bool], float] = {}
-    for row in rows:
-        if row.approach != PRETRAINING:
-            key = row.backbone, row.approach.startswith("transferred")
-            best[key] = max(best.get(key, 0.0), row.accuracy)
-    return {name: best[name, True] - best[name, False] for name, transferred in best if transferred}
+def best(rows: Sequence[Row], backbone: str, transferred: bool) -> Row:
+    """The most accurate approach to the digits 5 to 9, with or without transfer."""
+    approaches = [row for row in rows if row.backbone == backbone and row.approach != PRETRAINING]
+    return max((r for r in approaches if r.approach.startswith("transferred") == transferred), key=lambda r: r.accuracy)
 
 
 def pretrain(place: Path, name: str, options: dict[str, Any], epochs: int, extractor: Path) -> Row:
@@ -168,6 +166,6 @@ def fit_and_test(place: Path, module: TransferModule, data: ImageDataModule, epo
 def make_row(name: str, approach: str, module: TransferModule, accuracies: list[float], seconds: float) -> Row:
     """Summarise the draws of one approach."""
     total, learning = count_parameters(module)
-    std = statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0
+    std = statistics.stdev(accuracies) if len(accuracies) > 1 else None
     mean = statistics.fmean(accuracies)
     return Row(name, approach, module.backbone.embed_dim, total, learning, mean, std, seconds / len(accuracies))

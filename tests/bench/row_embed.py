@@ -36,7 +36,7 @@ def measure(network: Network, folder: Path, place: Path, target: float, full: bo
 
     same = check_same(embed(extractor, folder, place), bare())
     ours, theirs = in_turns(lambda: embed(extractor, folder, place), bare)
-    note = f"{sum(map(len, memory))} images, float32, batch {BATCH}; {same}"
+    note = f"{sum(map(len, memory))} images, float32; theirs in batches of {BATCH}; {same}"
     yield Row(f"embed {network.name}", "bare forward pass in memory", "faster", target, ours, theirs, note=note)
     if full and network.name == "ResNet18":
         table = open_images(folder)
@@ -51,7 +51,7 @@ def embed(extractor: Extractor, folder: Path, place: Path, precision: Precision 
     """As the command does it, to a new file; the embeddings."""
     table, forward = open_images(folder), extractor.forward(precision)
     out = place / "embeddings.parquet"
-    write_embeddings(extractor, table, out, describe(extractor, table, forward=forward), forward, BATCH)
+    write_embeddings(extractor, table, out, describe(extractor, table, forward=forward), forward)
     found = Embeddings.load(out).embedding
     out.unlink()
     return found

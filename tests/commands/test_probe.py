@@ -58,7 +58,7 @@ def test_images_are_embedded_once_and_probed(monkeypatch: pytest.MonkeyPatch) ->
     for part in ("weights_sha256", "preprocessing", "pooling", "dtype", "data_fingerprint"):
         assert saved["embeddings"][part] == table.metadata[part]
     assert saved["splits"] == {
-        "source": "val is the test",
+        "source": "val is held out for the test, another one drawn from train",
         "seed": 0,
         "val_fraction": 0.15,
         "train": 10,

@@ -114,7 +114,7 @@ def test_nothing_is_chosen_or_fitted_on_test() -> None:
 @pytest.mark.parametrize(
     ("splits", "source", "sizes"),
     [
-        (("train", "train", "val"), "val is the test", (42, 6, 24)),
+        (("train", "train", "val"), "val is held out for the test, another one drawn from train", (42, 6, 24)),
         (("train", "train", "test"), "val drawn from train", (42, 6, 24)),
         ((None,), "drawn", (48, 9, 15)),
     ],

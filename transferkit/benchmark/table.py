@@ -145,11 +145,14 @@ def picture(cells: Sequence[Cell]) -> bytes:
     figure = Figure(figsize=(max(5, 1.2 + 0.5 * len(cells)), 4), layout="constrained")
     axes = figure.subplots()
     width = 0.8 / len(approaches)
-    for number, approach in enumerate(approaches):
-        shown = [cell for cell in cells if cell.approach == approach and cell.top1_interval]
+    measured = [cell for cell in cells if cell.top1_interval]
+    beside = {name: [cell.approach for cell in measured if cell.dataset == name] for name in datasets}
+    for approach in approaches:
+        shown = [cell for cell in measured if cell.approach == approach]
         if not shown:
             continue
-        places = [datasets.index(cell.dataset) + (number - (len(approaches) - 1) / 2) * width for cell in shown]
+        steps = [beside[cell.dataset].index(approach) - (len(beside[cell.dataset]) - 1) / 2 for cell in shown]
+        places = [datasets.index(cell.dataset) + step * width for cell, step in zip(shown, steps, strict=True)]
         heights = [100 * (cell.top1 or 0) for cell in shown]
         ends = [[100 * end for end in cell.top1_interval or ()] for cell in shown]
         below = [max(0, height - low) for height, (low, _) in zip(heights, ends, strict=True)]  # rounding only

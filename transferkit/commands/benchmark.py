@@ -89,7 +89,7 @@ def read_approach(name: str, entry: str | dict[str, Any]) -> Approach:
 
 def print_table(rows: list[dict[str, str]]) -> None:
     """What fits on a screen; the files hold the rest."""
-    hidden = ("library", "2-shot", "8-shot")
-    kept = [{name: text for name, text in row.items() if name not in hidden} for row in rows]
+    shown = ("dataset", "approach", "width", "linear", "kNN", "1-shot", "16-shot")
+    kept = [{name: text for name, text in row.items() if name in shown} for row in rows]
     if kept:
         report.table(list(kept[0]), [list(row.values()) for row in kept])

@@ -39,4 +39,5 @@ def compare(first: str, second: str, k: int = 10, rsa_rows: int = 4000, seed: in
             report.note(f"{len(rows)} images are only in {name} and left out: {evaluation.some(table, rows)}")
     for line in evaluation.compare_remarks(tables, values, k):
         report.note(line)
+    report.next_command("evaluate", first)
     return 0

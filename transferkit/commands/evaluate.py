@@ -32,7 +32,7 @@ def evaluate(
     Args:
         file: Parquet file of `transferkit embed`, or a directory of its shards.
         reference: file of the rows to be found; by default each row of FILE is looked for among the others.
-        out: directory of the results; by default FILE without its suffix and `-evaluation`.
+        out: directory of the results; by default FILE without its suffix, the splits if any, `-evaluation`.
         split: only the rows of this split.
         reference_split: only the references of this split; of FILE itself where no reference is given.
         ks: the K of hit_rate@K, recall@K and knn_accuracy@K, such as [1,5,10].
@@ -50,7 +50,7 @@ def evaluate(
     if other:
         evaluation.check_alike(table, other, (file, str(against)))
     found = evaluation.measure(table, other, ks=ks, class_sized=class_sized, seed=seed)
-    folder = Path(out) if out else default_folder(Path(file))
+    folder = Path(out) if out else default_folder(Path(file), split, reference_split)
     paths = [folder / "similarity.json"]
     evaluation.save_overall(found, paths[0])
     if found.per_class:
@@ -65,9 +65,11 @@ def evaluate(
     for line in evaluation.remarks(table, other, found, ks):
         report.note(line)
     report.written(*paths)
+    if found.per_class:
+        report.next_command("probe", file)
     return 0
 
 
-def default_folder(file: Path) -> Path:
+def default_folder(file: Path, *splits: str | None) -> Path:
     """Where results go unless said otherwise."""
-    return file.with_name(f"{file.name.removesuffix('.parquet')}-evaluation")
+    return file.with_name("-".join([file.name.removesuffix(".parquet"), *filter(None, splits), "evaluation"]))

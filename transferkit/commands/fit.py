@@ -24,6 +24,7 @@ from transferkit.commands.arguments import (
     without_option,
 )
 from transferkit.commands.parse import explain
+from transferkit.commands.report import next_command
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.data.splits import save_splits
 from transferkit.errors import UserError
@@ -277,8 +278,9 @@ class TransferCLI(LightningCLI):
             report.metrics(
                 values, f"best.ckpt: epoch {best_epoch(self.run)} of {epochs}, the first of the highest {MONITOR}"
             )
-            report.next_step("test", best)
-        report.paths(self.run)
+        report.paths(self.run, "fit")
+        if values:
+            next_command("test", "--ckpt_path", best)
 
     def after_validate(self) -> None:
         """Write and print the metrics."""
@@ -290,7 +292,7 @@ class TransferCLI(LightningCLI):
 
     def after_evaluation(self, split: str) -> None:
         """Write and print the metrics of one split."""
-        assert self.run is not None
+        assert self.run is not None and self.subcommand is not None
         if not self.trainer.is_global_zero:
             return
         values = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
@@ -299,14 +301,17 @@ class TransferCLI(LightningCLI):
         if self.subcommand == "test" and split == "val":
             note += " (there is no test split; the best checkpoint was chosen on these)"
         report.metrics(values, note)
-        report.paths(self.run)
+        report.paths(self.run, self.subcommand)
+        checkpoint = self.config_init[self.subcommand].ckpt_path
+        following = ["test", "--ckpt_path", checkpoint] if self.subcommand == "validate" else ["export", checkpoint]
+        next_command(*following)
 
     def after_predict(self) -> None:
         """Print where the predictions are."""
         assert self.run is not None
         if self.trainer.is_global_zero:
             report.predictions(self.run / "predict" / "predictions.parquet")
-            report.paths(self.run)
+            report.paths(self.run, "predict")
 
     def validate(self, model: TransferModule, **kwargs: Any) -> None:
         """Validate; the metrics are printed once, by us."""

@@ -15,6 +15,14 @@ if TYPE_CHECKING:
     from transferkit.module import TransferModule
 
 
+WRITES = {
+    "fit": ["config.yaml", "splits.parquet", "checkpoints", "metrics.json", "metrics.csv", "events.*"],
+    "validate": ["metrics.json"],
+    "test": ["metrics.json", "predictions.parquet", "embeddings.parquet", "similarity.json", "projector", "events.*"],
+    "predict": ["predict/*"],
+}
+
+
 def starting(module: "TransferModule", data: "ImageDataModule", run: Path) -> None:
     """What is about to be trained on what."""
     total, learning = count_parameters(module)
@@ -31,15 +39,11 @@ def metrics(values: Mapping[str, float], source: str) -> None:
         print(f"{name} {value:.4f}" if abs(value) >= 1e-3 or value == 0 else f"{name} {value:.3e}")
 
 
-def paths(run: Path) -> None:
-    """The run's path and what lies in it."""
+def paths(run: Path, verb: str) -> None:
+    """The run's path and what the verb wrote into it."""
     print(f"run {run}")
-    note("written: " + ", ".join(sorted(path.name for path in run.iterdir() if not path.name.startswith("."))))
-
-
-def next_step(verb: str, checkpoint: Path) -> None:
-    """The next command to try."""
-    note(f"next: {command(verb, '--ckpt_path', checkpoint)}")
+    found = sorted(path.name for pattern in WRITES[verb] for path in run.glob(pattern))
+    note("written: " + ", ".join(found))
 
 
 def predictions(path: Path, most: int = 10) -> None:

@@ -127,13 +127,14 @@ def print_table(content: dict[str, Any]) -> None:
     chosen = f"C = {linear['C']:.3g}, standardisation {linear['standardisation']}"
     rows = [
         ["linear, top-1", percent(linear["top1"]), interval(linear), chosen],
-        ["linear, top-5", percent(linear["top5"]), None, "of more than 5 classes only"],
         ["linear, mean per class", percent(linear["mean_per_class"]), None, None],
         ["linear, ECE", percent(linear["ece"]), None, "expected calibration error"],
         ["linear, ECE calibrated", percent(linear["ece_calibrated"]), None, f"T = {linear['temperature']:.3g}"],
         ["kNN, top-1", percent(knn["top1"]), interval(knn), f"k = {knn['k']}"],
         ["nearest class mean, top-1", percent(mean["top1"]), interval(mean), None],
     ]
+    if linear["top5"] is not None:
+        rows.insert(1, ["linear, top-5", percent(linear["top5"]), None, None])
     for point in shots["curve"]:
         spread = f"± {100 * point['std']:.1f} over {len(shots['seeds'])} draws"
         rows.append([f"{point['n_per_class']}-shot, top-1", percent(point["mean"]), None, spread])

@@ -46,8 +46,13 @@ def quickstart(
     folder = Path(out)
     rows = quickstart.run(folder, n_per_class, seeds, {"ResNet18": resnet_epochs, "ViT": vit_epochs})
     print_table(rows, n_per_class, seeds)
-    for name, gain in quickstart.bought(rows).items():
-        print(f"{name}: the best transferred approach is {100 * gain:+.1f} points from the best without transfer")
+    for name in quickstart.BACKBONES:
+        best, other = (quickstart.best(rows, name, transferred) for transferred in (True, False))
+        gain = 100 * (best.accuracy - other.accuracy)
+        verdict = (
+            f"transfer bought {gain:.1f} points" if gain > 0 else f"transfer bought nothing here ({gain:.1f} points)"
+        )
+        print(f"{name}: {verdict}: {best.approach} {best.accuracy:.3f}, {other.approach} {other.accuracy:.3f}")
     print(f"extractors: {folder}/resnet18-extractor {folder}/vit-extractor")
     print(f"table: {folder}/table.csv")
     print(f"embeddings, predictions and similarity metrics of each draw: {folder}/BACKBONE-APPROACH/DRAW/")
@@ -58,9 +63,14 @@ def quickstart(
 
 def print_table(rows: list["Row"], n_per_class: int, seeds: int) -> None:
     """The results, one approach a line."""
-    columns = ("backbone", "approach", "width", "parameters", "learn", "accuracy", "seconds")
+    from transferkit.quickstart import PRETRAINING
+
+    columns = ("backbone", "digits", "approach", "width", "parameters", "learn", "accuracy", "seconds")
     cells = []
     for r in rows:
-        accuracy = f"{r.accuracy:.3f} ± {r.std:.3f}"
-        cells.append([r.backbone, r.approach, r.embed_dim, r.parameters, r.learning, accuracy, f"{r.seconds:.1f}"])
-    report.table(columns, cells, f"Digits 5 to 9 from {n_per_class} examples each, {seeds} draws")
+        digits = "0 to 4" if r.approach == PRETRAINING else "5 to 9"
+        accuracy = f"{r.accuracy:.3f}" if r.std is None else f"{r.accuracy:.3f} ± {r.std:.3f}"
+        network = (r.embed_dim, r.parameters, r.learning)
+        cells.append([r.backbone, digits, r.approach, *network, accuracy, f"{r.seconds:.1f}"])
+    draws = f"mean ± std of {seeds} draws" if seeds > 1 else "one draw"
+    report.table(columns, cells, f"Digits 5 to 9 from {n_per_class} examples each, {draws}; seconds of one")

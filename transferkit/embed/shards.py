@@ -14,14 +14,14 @@ import torch
 
 from transferkit.data.decoding import raise_broken
 from transferkit.data.sources import ImageTable
-from transferkit.embed.table import View, batch_ranges, make_table, run
+from transferkit.embed.table import View, batch_ranges, make_table, run, usual_batch_size
 from transferkit.embeddings import read_facts, with_metadata, writer
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 from transferkit.extractor.forward import Forward
 from transferkit.files import atomic_path, discard, sweep
 
-SHARD_BATCHES = 8  # a killed run repeats at most this many batches
+SHARD_BATCHES = 16  # a killed run repeats at most this many batches
 SHARD_BYTES = 2**26  # fewer batches a shard where an image gives many numbers
 SKIP = "leave out with --on_error skip, which keeps what is done"
 
@@ -68,7 +68,7 @@ def write_embeddings(
     out: Path,
     metadata: Mapping[str, Any],
     forward: Forward | None = None,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     on_error: str = "record",
     as_folder: bool = False,
     view: View | None = None,
@@ -89,7 +89,7 @@ def write_embeddings(
         out: the Parquet file.
         metadata: what :func:`~transferkit.embed.describe` says of them.
         forward: what is kept of each image; by default the extractor's embedding in float32.
-        batch_size: images a forward pass.
+        batch_size: images a forward pass; see :func:`~transferkit.embed.table.usual_batch_size`.
         on_error: ``fail`` names every unreadable image and writes no file, but keeps the shards; ``skip``
             does so only if none can be read, ``record`` never.
         as_folder: ``out`` becomes a directory of shards.
@@ -102,6 +102,7 @@ def write_embeddings(
     Raises:
         UserError: the place cannot be written, or holds something else; unreadable images.
     """
+    batch_size = batch_size or usual_batch_size(extractor.device)
     metadata = {**metadata, "batch_size": batch_size}
     check_place(out, as_folder)
     sweep(out.absolute().parent)

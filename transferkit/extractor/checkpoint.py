@@ -49,7 +49,10 @@ def read(path: Path, weights: str, pooling: str | None) -> dict[str, Any]:
         raise UserError(f"{path} brings its own weights; leave out --model.weights {weights}")
     try:
         if pooling not in (None, record["backbone"]["pooling"]):
-            raise UserError(f"{path} was trained with pooling {record['backbone']['pooling']}, not {pooling}")
+            raise UserError(
+                f"{path} was trained with pooling {record['backbone']['pooling']}, not {pooling}; "
+                f"leave out --model.pooling {pooling}"
+            )
         if not record["complete"]:
             raise UserError(f"{path} is of a fit that has not ended; resume it with transferkit fit --ckpt_path {path}")
         check_training(record)

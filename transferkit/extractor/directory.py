@@ -183,7 +183,10 @@ def read(path: Path, weights: str, pooling: str | None) -> dict[str, Any]:
         raise UserError(f"{path} brings its own weights; leave out --model.weights {weights}")
     try:
         if pooling not in (None, record["pooling"]):
-            raise UserError(f"{path} was exported with pooling {record['pooling']}, not {pooling}")
+            raise UserError(
+                f"{path} was exported with pooling {record['pooling']}, not {pooling}; "
+                f"leave out --model.pooling {pooling}"
+            )
         check_training(record["training"])
         backbone, head = read_model(path, record)
         return {

@@ -68,7 +68,7 @@ def divide(embeddings: Embeddings, *, val_fraction: float, test_fraction: float,
             origin["test_fraction"] = test_fraction
             draw(part, "test", test_fraction, embeddings.paths, labels, seed)
         elif "val" in given and "test" not in given:
-            origin["source"] = "val is the test"
+            origin["source"] = "val is held out for the test, another one drawn from train"
             part = {row: "test" if name == "val" else name for row, name in part.items()}
         else:
             origin["source"] = "val drawn from train"
