@@ -22,7 +22,7 @@ test: $(VENV)/.installed-dev ## install, then the default tests, under 5 minutes
 
 test-all: $(VENV)/.installed-dev ## every test: fuzzing, killed processes, hostile files; under 60 minutes
 	@echo "Every test: under 60 minutes on 2 cores."
-	@$(BIN)/python -m pytest -m ''
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m '' -n 2 --dist loadfile
 
 lint: $(VENV)/.installed-dev ## check style, format and types
 	@$(BIN)/ruff check .

@@ -14,7 +14,7 @@ from transferkit.embeddings import Embeddings
 from transferkit.extractor import Extractor
 from transferkit.extractor.forward import Precision
 
-TARGETS = {vit_base: (64, 0.92), vit_small: (64, 0.92), resnet: (256, 0.80)}
+TARGETS = {vit_base: (32, 0.92), vit_small: (64, 0.92), resnet: (160, 0.80)}
 
 
 def rows(full: bool) -> Iterator[Row]:
