@@ -46,7 +46,9 @@ def test_the_same_table_twice(tmp_path: Path) -> None:
     done = transferkit("compare", *save(tmp_path, rows, rows), "-k", "9")
     assert done.status == 0
     assert done.out.count("1.0000") == 4
-    assert done.err.splitlines() == ["k = 9 is more than there is: clamped to 4 rows"]
+    told, following = done.err.splitlines()
+    assert told == "k = 9 is more than there is: clamped to 4 rows"
+    assert following.startswith("next: transferkit evaluate ")
 
 
 def test_what_a_reader_has_to_know(tmp_path: Path) -> None:
