@@ -84,12 +84,11 @@ def run(out: Path, n_per_class: int, seeds: int, epochs: Mapping[str, int]) -> l
         extractor = out / f"{name.lower()}-extractor"
         rows.append(pretrain(out / f"{name.lower()}-{PRETRAINING}", name, untrained, epochs[name], extractor))
         transferred = {"backbone": str(extractor)}
-        learning = {"lr_head": 3e-3, "lr_backbone": 1e-3}
         approaches: dict[str, dict[str, Any]] = {
-            "from scratch": {**untrained, "regime": "scratch", **learning},
+            "from scratch": {**untrained, "regime": "scratch", "lr_head": 3e-3, "lr_backbone": 1e-3},
             "random, frozen": {**untrained, "regime": "frozen", "lr_head": 1e-2},
             "transferred, frozen": {**transferred, "regime": "frozen", "lr_head": 1e-2},
-            "transferred, fine-tuned": {**transferred, "regime": "full", **learning},
+            "transferred, fine-tuned": {**transferred, "regime": "full", "lr_head": 3e-3, "lr_backbone": 3e-4},
         }
         for approach, options in approaches.items():
             log.info(say, len(rows) + 1, f"{approach}: digits 5 to 9, {n_per_class} examples each, {seeds} times")

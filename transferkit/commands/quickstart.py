@@ -16,7 +16,7 @@ def main(arguments: list[str]) -> int:
 
 
 def quickstart(
-    out: str = "runs/quickstart", n_per_class: int = 5, seeds: int = 3, resnet_epochs: int = 8, vit_epochs: int = 30
+    out: str = "runs/quickstart", n_per_class: int = 5, seeds: int = 3, resnet_epochs: int = 16, vit_epochs: int = 30
 ) -> int:
     """Show what transfer buys, on scikit-learn's handwritten digits, without a network.
 
