@@ -90,6 +90,14 @@ def test_the_schemes_stay_within_a_grey_level_of_pillow(case: Case) -> None:
     assert_within_a_grey_level(VIT(image), processed(ViTImageProcessor(), picture), VIT.std)
 
 
+@pytest.mark.parametrize("case", GOOD, ids=lambda case: case.name)
+def test_in_integers_pixels_stay_within_a_grey_level(case: Case) -> None:
+    image = decode(case.data)
+    for scheme in (Preprocessing.imagenet(), Preprocessing.vit()):
+        exact, near = (scheme.resize_crop(image, exact=choice).int() for choice in (True, False))
+        assert int((exact - near).abs().max()) <= 1
+
+
 @pytest.mark.parametrize("name", ["444.jpg", "progressive.jpg", "rgb-333x250.png", "rgb.bmp", "lossless.webp"])
 def test_a_plain_file_needs_none_of_our_conversion(name: str) -> None:
     case = next(case for case in GOOD if case.name == name)

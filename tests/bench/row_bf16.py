@@ -13,7 +13,7 @@ from transferkit.data.sources import open_images
 from transferkit.intervals import wilson
 from transferkit.probe.linear import fit_linear, logits_of
 
-COUNTS = {vit_base: 64, vit_small: 64, resnet: 128}
+COUNTS = {vit_base: 64, vit_small: 128, resnet: 256}
 
 
 def rows(full: bool) -> Iterator[Row]:

@@ -25,7 +25,7 @@ def rows(full: bool) -> Iterator[Row]:
     """Both train and validate; ours writes no checkpoints here, as the loop does not."""
     epochs = 3 if full else 1
     with workplace() as place:
-        folder, network = photographs(place, None if full else 100), resnet(place)
+        folder, network = photographs(place, None if full else 64), resnet(place)
         images = len(list(folder.glob("train/*/*.jpg")))
 
         def ours() -> TransferModule:

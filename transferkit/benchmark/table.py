@@ -11,15 +11,16 @@ from typing import Any
 from transferkit.benchmark.cells import Cell, cell_folder
 from transferkit.errors import UserError
 from transferkit.files import atomic_path, discard
+from transferkit.intervals import wilson
 from transferkit.probe import PairedComparison, compare_predictions, load_predictions
 
 Comparisons = Mapping[tuple[str, str], PairedComparison]
 
 MARKDOWN, CSV, PICTURE = "benchmark.md", "benchmark.csv", "benchmark.png"
 NOTE = (
-    "Accuracies in percent on the test images: linear probe with its 95 % Wilson interval; kNN; n images a class, mean "
-    "± standard deviation over the draws. Against: difference of the linear probes on the same images, with its 95 % "
-    "paired bootstrap interval and McNemar's p. Cosine gap: within classes less between them."
+    "Accuracies in percent on the test images: linear probe and kNN with their 95 % Wilson intervals; n images a "
+    "class, mean ± standard deviation over the draws. Against: difference of the linear probes on the same images, "
+    "with its 95 % paired bootstrap interval and McNemar's p. Cosine gap: within classes less between them."
 )
 
 
@@ -60,9 +61,8 @@ def rows_of(cells: Sequence[Cell], against: Comparisons) -> list[dict[str, str]]
     shots = sorted({int(n) for cell in cells for n in cell.few_shot})
     rows = []
     for cell in cells:
-        if cell.top1 is None or cell.top1_interval is None or cell.parameters is None:
+        if cell.top1 is None or cell.parameters is None:
             continue
-        low, high = cell.top1_interval
         points = {n: cell.few_shot.get(str(n)) for n in shots}
         rows.append(
             {
@@ -72,8 +72,8 @@ def rows_of(cells: Sequence[Cell], against: Comparisons) -> list[dict[str, str]]
                 "library": str(cell.library),
                 "parameters": f"{cell.parameters / 1e6:.1f} M",
                 "images/s": "–" if cell.images_per_second is None else f"{cell.images_per_second:.0f}",
-                "linear": f"{percent(cell.top1)} [{percent(low)}, {percent(high)}]",
-                "kNN": f"{percent(cell.knn_top1)} (k = {cell.knn_k})",
+                "linear": with_interval(cell.top1, cell.test),
+                "kNN": with_interval(cell.knn_top1, cell.test),
                 **{f"{n}-shot": f"{percent(p[0])} ± {percent(p[1])}" if p else "–" for n, p in points.items()},
                 "cosine gap": f"{cell.cosine_gap:.3f}",
                 f"against {cells[0].approach}": difference(against.get((cell.approach, cell.dataset))),
@@ -103,6 +103,14 @@ def difference(comparison: PairedComparison | None) -> str:
         return "–"
     low, high = comparison.interval
     return f"{100 * comparison.difference:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}], p = {comparison.mcnemar_p:.2g}"
+
+
+def with_interval(share: float | None, total: int | None) -> str:
+    """``85.0 [78.5, 89.8]``: a share of a number of images in percent, with its Wilson interval; or a dash."""
+    if share is None or total is None:
+        return "–"
+    low, high = wilson(round(share * total), total)
+    return f"{percent(share)} [{percent(low)}, {percent(high)}]"
 
 
 def percent(share: float | None) -> str:

@@ -120,7 +120,7 @@ def run(
     def read(row: int) -> torch.Tensor:
         image = table.read(row)
         if view is None:
-            return extractor.preprocessing.resize_crop(image)
+            return extractor.preprocessing.resize_crop(image, exact=forward.precision == "32")
         with one_at_a_time:
             return view.transform(image, row)
 

@@ -69,7 +69,10 @@ def class_matrix(query: Side, reference: Side, labels: list[str]) -> Figure:
         for side, classes in zip((query, reference), there, strict=True)
     ]
     rows, columns = ([labels[code] for code in classes.tolist()] for classes in there)
-    return pictures.class_cosines(similarity.cosine_matrix(*means), rows, columns, "cosine of class means")
+    figure = pictures.class_cosines(similarity.cosine_matrix(*means), rows, columns, "cosine of class means")
+    if query is not reference:
+        figure.axes[0].set(xlabel="references", ylabel="queries")
+    return figure
 
 
 def histogram(query: Side, reference: Side, labelled: bool, seed: int) -> Figure:
