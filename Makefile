@@ -56,13 +56,14 @@ $(BIN)/python:
 	@echo "Creating the environment $(VENV): a few seconds."
 	@$(PYTHON) -m venv $(VENV)
 
-# pip's own listing is long: only its large downloads are shown, its errors always.
+# pip's own listing is long: only its large downloads and its reasons to refuse are shown.
 define install
 	@echo "Installing transferkit into $(VENV): several GB of PyTorch the first time, 2 to 15 minutes."
 	@set -o pipefail; PYTHONUNBUFFERED=1 $(BIN)/python -m pip install --progress-bar off -e '$(1)' | \
 		while read -r first rest; do case "$$first $$rest" in \
 			Downloading*[MG]B\)|Using*[MG]B\)) echo "  $$first $${rest##*/}" ;; \
 			Installing*) echo "  Unpacking; the longest part, without a word" ;; \
+			"The "*|*"depends on"*) echo "  $$first $$rest" >&2 ;; \
 		esac; done
 	@touch $@
 endef
