@@ -5,7 +5,15 @@ from pathlib import Path
 import pytest
 
 from transferkit.errors import UserError
-from transferkit.runs import find_checkpoint, new_run, newest_run, remove_run, update_metrics
+from transferkit.runs import (
+    find_checkpoint,
+    measured_on_test,
+    new_run,
+    newest_run,
+    read_metrics,
+    remove_run,
+    write_metrics,
+)
 
 
 def finished(root: Path, name: str, when: int) -> Path:
@@ -61,11 +69,14 @@ def test_best_last_and_file(tmp_path: Path) -> None:
         find_checkpoint(tmp_path, None, "gone.ckpt")
 
 
-def test_metrics_are_merged(tmp_path: Path) -> None:
-    update_metrics(tmp_path, {"val/acc": 0.5, "val/loss": 1.0})
-    update_metrics(tmp_path, {"test/acc": 0.25, "val/acc": 0.75})
-    merged = {"test/acc": 0.25, "val/acc": 0.75, "val/loss": 1.0}
-    assert json.loads((tmp_path / "metrics.json").read_text()) == merged
+def test_figures_of_the_tested_checkpoint(tmp_path: Path) -> None:
+    assert read_metrics(tmp_path) == {}
+    written = {"test/acc": 0.25, "test/epoch": 7, "val/acc": 0.75, "val/epoch": 9}
+    write_metrics(tmp_path, written)
+    assert json.loads((tmp_path / "metrics.json").read_text()) == read_metrics(tmp_path) == written
+    assert measured_on_test(tmp_path, 7) == {"test/acc": 0.25, "test/epoch": 7} and measured_on_test(tmp_path, 9) == {}
+    (tmp_path / "metrics.json").write_text("{")
+    assert read_metrics(tmp_path) == {}
 
 
 def test_removing_a_run_leaves_others(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def class_cosines(cosine: Tensor, rows: Sequence[str], columns: Sequence[str], t
         title: above it.
     """
     cells = [[f"{value:.2f}" for value in row] for row in cosine.tolist()]
-    figure, axes = _matrix(cosine, rows, columns, cells, lowest=float(cosine.min()))
+    figure, axes = _matrix(cosine, rows, columns, cells, lowest=min(0.0, float(cosine.min())))
     figure.colorbar(axes.images[0], ax=axes, shrink=0.8)
     axes.set(title=title)
     return figure

@@ -17,7 +17,7 @@ from transferkit.errors import UserError
 from transferkit.files import atomic_path, discard
 from transferkit.freezing import count_parameters
 from transferkit.module import TransferModule
-from transferkit.runs import update_metrics
+from transferkit.runs import write_metrics
 from transferkit.training import make_trainer, seed_everything
 
 log = logging.getLogger(__name__)
@@ -158,7 +158,7 @@ def fit_and_test(place: Path, module: TransferModule, data: ImageDataModule, epo
     )
     trainer.fit(module, datamodule=data)
     trainer.test(module, datamodule=data, verbose=False)
-    update_metrics(place, {name: float(value) for name, value in trainer.callback_metrics.items()})
+    write_metrics(place, {name: float(value) for name, value in trainer.callback_metrics.items()})
     return float(trainer.callback_metrics["test/acc"])
 
 

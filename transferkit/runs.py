@@ -77,11 +77,23 @@ def find_checkpoint(root: Path, name: str | None, which: str) -> tuple[Path | No
     return run if path.parent.name == "checkpoints" and (run / "config.yaml").is_file() else None, path
 
 
-def update_metrics(run: Path, values: Mapping[str, float]) -> None:
-    """Merge values into the run's ``metrics.json``, under the names that were logged."""
-    path = run / "metrics.json"
-    known: dict[str, float] = {}
-    with suppress(OSError, ValueError, TypeError):  # not there, or no longer JSON: nothing to keep
-        known |= json.loads(path.read_text(encoding="utf-8"))
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(known | dict(values), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+def read_metrics(run: Path) -> dict[str, float]:
+    """What the run's ``metrics.json`` holds; nothing where it is not there or no longer JSON."""
+    try:
+        return dict(json.loads((run / "metrics.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def measured_on_test(run: Path, epoch: int) -> dict[str, float]:
+    """The ``test/`` figures of a run, if they are of the checkpoint of that epoch."""
+    known = read_metrics(run)
+    if known.get("test/epoch") != epoch:
+        return {}
+    return {name: value for name, value in known.items() if name.startswith("test/")}
+
+
+def write_metrics(run: Path, values: Mapping[str, float]) -> None:
+    """Write the run's ``metrics.json``: what was logged, by its names, and the epochs it is of."""
+    with atomic_path(run / "metrics.json") as temporary:
+        temporary.write_text(json.dumps(dict(values), indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -17,7 +17,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from transferkit.checkpoints import AtomicCheckpointIO, complete
 from transferkit.errors import UserError
-from transferkit.extractor.checkpoint import KEY, load
+from transferkit.extractor.checkpoint import KEY, epoch_of, load
 from transferkit.files import atomic_path, discard
 from transferkit.module import TransferModule
 from transferkit.results import Results
@@ -193,14 +193,14 @@ def progress_callback() -> Callback:
 
 
 def best_metrics(run: Path) -> dict[str, float]:
-    """The metrics logged at the epoch of a run's ``best.ckpt``, as its record keeps them; none without one."""
+    """The metrics logged at the epoch of a run's ``best.ckpt``, as its record keeps them, and that epoch as
+    ``val/epoch``, from 1; none without one.
+    """
     path = run / "checkpoints" / "best.ckpt"
-    return dict(load(path)[KEY]["metrics"]) if path.is_file() else {}
-
-
-def best_epoch(run: Path) -> int:
-    """The epoch, from 1, of a run's ``best.ckpt``."""
-    return int(load(run / "checkpoints" / "best.ckpt")["epoch"]) + 1
+    if not path.is_file():
+        return {}
+    content = load(path)
+    return {**content[KEY]["metrics"], "val/epoch": epoch_of(content)}
 
 
 def quiet_libraries() -> None:

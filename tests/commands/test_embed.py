@@ -68,7 +68,7 @@ def test_a_folder_becomes_a_table() -> None:
     torch.testing.assert_close(table.embedding, oracle, atol=1e-5, rtol=0)
     assert (table.metadata["extractor"], table.metadata["batch_size"]) == ("vit", 5)
     again = transferkit("embed", "photos", "--extractor", "vit", "--out", "e.parquet", "--batch_size", "5")
-    assert "24 images were there from an earlier run" in again.err
+    assert "dealt with in an earlier run: 24 images" in again.err
 
 
 def test_json_is_one_object() -> None:

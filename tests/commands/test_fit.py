@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 from collections.abc import Iterator
 from contextlib import chdir
 from pathlib import Path
@@ -16,13 +17,15 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from tests.commands.running import Done, refused, transferkit, write_photos
 from tests.tiny import RESNET, VIT, options
+from transferkit.data.batches import ImageBatches
 from transferkit.embeddings import Embeddings
+from transferkit.runs import write_metrics
 
 COLOURS = {"apples": (190, 50, 40), "limes": (70, 180, 60), "plums": (90, 40, 130)}
 SMALL = [*options("model", RESNET), "--data.num_workers", "0", "--trainer.accelerator", "cpu"]
 FIT = [*SMALL, "--data.batch_size", "8", "--trainer.max_epochs", "3"]
-LOGGED = {"train/loss", "val/loss", "val/acc", "val/f1_macro", "val/ece", "epoch_time", "lr/head"}
-TESTED = {"test/loss", "test/acc", "test/f1_macro", "test/ece"}
+LOGGED = {"train/loss", "val/loss", "val/acc", "val/f1_macro", "val/ece", "val/epoch", "epoch_time", "lr/head"}
+TESTED = {"test/loss", "test/acc", "test/f1_macro", "test/ece", "test/epoch"}
 
 
 @pytest.fixture(autouse=True)
@@ -106,7 +109,7 @@ def test_metrics_are_those_of_the_best_epoch(trained: tuple[Path, Done]) -> None
         rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
     assert [row.pop("epoch") for row in rows] == [0, 1, 2]
     best = max(rows, key=lambda row: row["val/acc"])
-    assert metrics_of(run) == pytest.approx(best)
+    assert metrics_of(run) == pytest.approx(best | {"val/epoch": rows.index(best) + 1})
 
 
 def test_recorded_configuration(trained: tuple[Path, Done]) -> None:
@@ -225,13 +228,53 @@ def test_a_finished_fit_can_be_continued(work: Path) -> None:
     assert [path.name for path in (work / "runs/tiny").iterdir()] == ["0"]
 
 
+def test_figures_say_which_checkpoint_they_are_of(work: Path) -> None:
+    run = work / "runs/tiny/0"
+    done = transferkit("test", "--name", "tiny", "--ckpt_path", "last", "--json")
+    content = json.loads(done.out)
+    assert content["run"] == "runs/tiny/0" and content["metrics"]["test/epoch"] == 3
+    events = {name for name in content["written"] if "tfevents" in name}
+    assert len(events) == 1 and events < {path.name for path in run.iterdir()}  # not the fit's
+    assert {"metrics.json", "predictions.parquet", "similarity.json"} < set(content["written"])
+    assert "checkpoints/best.ckpt" not in content["written"]
+    assert metrics_of(run).items() >= content["metrics"].items()
+    write_metrics(run, metrics_of(run) | {"test/epoch": 2})  # as if best.ckpt had been that of epoch 2 when tested
+    resumed = transferkit("fit", "--ckpt_path", "last", "--trainer.max_epochs", "4")
+    assert "the test results in runs/tiny/0 are those of another checkpoint; test again" in resumed.err
+    assert set(metrics_of(run)) == LOGGED
+
+
+def test_the_export_of_a_tested_run_has_its_figures(work: Path) -> None:
+    run = work / "runs/tiny/0"
+    transferkit("test", "--name", "tiny")
+    cards = {}
+    for which in ("best", "last"):
+        done = transferkit("export", which, "--name", "tiny", "--overwrite")
+        assert done.status == 0 and "written: runs/tiny/0/extractor" in done.err, done.err
+        cards[which] = (run / "extractor/README.md").read_text(encoding="utf-8")
+        assert f"{which}\\.ckpt, epoch 3" in cards[which]
+        write_metrics(run, metrics_of(run) | {"test/epoch": 2})  # of another checkpoint
+    assert "test/acc" in cards["best"] and "n = 15" in cards["best"] and "flatter a little" in cards["best"]
+    assert "test/acc" not in cards["last"] and "flatter a little" not in cards["last"]
+
+
+def test_a_loading_process_that_is_killed(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ImageBatches, "__getitem__", lambda self, item: os.kill(os.getpid(), signal.SIGKILL))
+    options = ["--data.cache", "off", "--data.num_workers", "1"]
+    done = transferkit("fit", "--data.root", "photos", *FIT, *options, "--name", "killed")
+    assert done.status == 2
+    assert "a process that loads images was killed, perhaps for want of memory; start fewer" in done.err.split("\n")[-2]
+    assert not (work / "runs/killed").exists()
+
+
 @pytest.mark.parametrize(
     "option", ["--model.lr_head=0.5", "--model.regime=full", "--data.batch_size=3", "--data.augmentation=light"]
 )
 def test_a_resumed_fit_keeps_model_and_data(work: Path, option: str) -> None:
     done = transferkit("fit", "--ckpt_path", "last", option)
     name, value = option.split("=")
-    assert refused(done, f"{name} {value} differs from the .* runs/tiny/0 was started with; leave it out")
+    remedy = "resume with: transferkit fit --name tiny --ckpt_path last, or"
+    assert refused(done, f"{name} {value}, given or .* differs from the .* runs/tiny/0 was started with; {remedy}")
     assert (work / "runs/tiny/0/checkpoints/last.ckpt").is_file()
 
 

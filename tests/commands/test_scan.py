@@ -32,7 +32,7 @@ def test_a_table_of_what_was_found_and_2(spoilt: Path) -> None:
     done = transferkit("scan", str(spoilt))
     assert done.status == 2
     assert "truncated" in done.out and "half0.jpg (truncated JPEG)" in done.out and "and 3 more" in done.out
-    assert done.err == "6 of 6 findings would stop or spoil training\n"
+    assert done.err == "findings that would stop or spoil training: 6 of 6\n"
     assert "\x1b" not in done.out and "\t" not in done.out and "\u202e" not in done.out
 
 

@@ -24,7 +24,7 @@ def checkpoint(extractor: Extractor) -> dict[str, Any]:
         "regime": "full",
     }
     state |= {"head.weight": extractor.head.weight.detach(), "head.bias": extractor.head.bias.detach()}
-    return {KEY: record, "state_dict": state, "pytorch-lightning_version": "2.6.6"}
+    return {KEY: record, "state_dict": state, "epoch": 4, "pytorch-lightning_version": "2.6.6"}
 
 
 @pytest.mark.parametrize("make", [resnet18, lambda: transformer("vit", "cls+mean", l2_normalize=True)])

@@ -1,14 +1,18 @@
 """``benchmark``: probes over extractors x datasets, stopped and continued at will."""
 
+import re
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from transferkit.benchmark.cells import Approach
 from transferkit.commands import report
 from transferkit.commands.extractors import open_extractor
-from transferkit.commands.parse import resumable
+from transferkit.commands.parse import own_names, resumable
 from transferkit.errors import UserError
+
+if TYPE_CHECKING:
+    from transferkit.extractor import Extractor
 
 
 def main(arguments: list[str]) -> int:
@@ -31,7 +35,7 @@ def benchmark(
     """Probe several extractors on several datasets: a table, a CSV file and a picture.
 
     Each cell is kept as soon as it is measured; run again, only what is missing, failed or no longer valid is
-    measured. The protocol is that of ``transferkit probe``.
+    measured. The protocol is that of ``transferkit probe``. The exit status is 2 if none could be.
 
     Args:
         extractors: name in the table -> extractor, or {extractor, weights, pooling}; all are compared with the first.
@@ -55,7 +59,7 @@ def benchmark(
     approaches = {name: read_approach(name, entry) for name, entry in extractors.items()}
     options = {"fast": fast, "seed": seed, "val_fraction": val_fraction, "test_fraction": test_fraction}
     place = Path(out)
-    cells = grid.run(place, approaches, datasets, open_extractor, resume=resume, on_error=on_error, options=options)
+    cells = grid.run(place, approaches, datasets, opened, resume=resume, on_error=on_error, options=options)
     if json:
         report.as_json({"cells": [asdict(cell) for cell in cells]})
     else:
@@ -66,7 +70,20 @@ def benchmark(
             f"{len(failed)} of {len(cells)} cells could not be measured; their reasons are in {out}/{table.MARKDOWN}"
         )
     report.written(*(place / name for name in (table.MARKDOWN, table.CSV, table.PICTURE) if (place / name).is_file()))
-    return 0
+    return 2 if len(failed) == len(cells) else 0
+
+
+def opened(name: str, weights: str, pooling: str | None) -> "Extractor":
+    """As :func:`open_extractor`; a message names the keys of the config.
+
+    Raises:
+        UserError: likewise.
+    """
+    try:
+        return open_extractor(name, weights, pooling)
+    except UserError as error:
+        own = own_names(str(error), ("extractor", "weights", "pooling"))
+        raise UserError(re.sub("--(extractor|weights|pooling) ", r"\1: ", own)) from error
 
 
 def read_approach(name: str, entry: str | dict[str, Any]) -> Approach:

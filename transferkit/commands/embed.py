@@ -119,9 +119,10 @@ def summary(done: "Written", shape: tuple[int, ...], seconds: float, out: str, j
     if len(done.broken) > 5:
         report.note(f"left out: {len(done.broken) - 5} more, all of them in the file's metadata")
     if done.embedded < done.images:
-        report.note(f"{done.images + len(done.broken) - done.embedded} images were there from an earlier run")
+        report.note(f"dealt with in an earlier run: {done.images + len(done.broken) - done.embedded} images")
     width = " × ".join(map(str, shape))
-    row = (done.images, len(done.broken), width, f"{seconds:.1f}", f"{done.embedded / seconds:.1f}")
+    speed = f"{done.embedded / seconds:.1f}" if done.embedded else None
+    row = (done.images, len(done.broken), width, f"{seconds:.1f}", speed)
     if json:
         report.as_json(
             {

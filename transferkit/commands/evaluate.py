@@ -61,13 +61,21 @@ def evaluate(
     if json:
         report.as_json(found.overall)
     else:
-        report.table(["metric", "value"], list(found.overall.items()), title=file)
+        report.table(["metric", "value"], list(found.overall.items()), title(file, split, against, reference_split))
     for line in evaluation.remarks(table, other, found, ks):
         report.note(line)
     report.written(*paths)
     if found.per_class:
         report.next_command("probe", file)
     return 0
+
+
+def title(file: str, split: str | None, against: str | None, reference_split: str | None) -> str:
+    """Which rows look for which."""
+    query = f"split {split} of {file}" if split else file
+    if not against:
+        return query
+    return f"{query} among {f'split {reference_split} of {against}' if reference_split else against}"
 
 
 def default_folder(file: Path, *splits: str | None) -> Path:

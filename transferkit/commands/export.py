@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> int:
 
 def export(
     checkpoint: str,
-    out: str = "extractor",
+    out: str | None = None,
     onnx: bool = False,
     overwrite: bool = False,
     name: str | None = None,
@@ -40,7 +40,7 @@ def export(
     Args:
         checkpoint: a checkpoint, best or last of the newest run, or a torchvision name, a Hugging Face id or
             directory, or an export.
-        out: the directory to write.
+        out: the directory to write; by default ``extractor``, in the run's directory if the checkpoint is of one.
         onnx: also write model.onnx, checked with ONNX Runtime; needs the extra: pip install 'transferkit[onnx]'.
         overwrite: replace an earlier export.
         name: the run whose best or last checkpoint is meant; any by default.
@@ -51,15 +51,19 @@ def export(
     from transferkit.commands.extractors import read_extractor
     from transferkit.export import export, require_onnx
     from transferkit.extractor import directory
-    from transferkit.runs import find_checkpoint
+    from transferkit.runs import find_checkpoint, measured_on_test
 
-    folder = Path(out)
+    run = None
+    if checkpoint in ("best", "last") or Path(checkpoint).is_file():
+        run, path = find_checkpoint(Path(), name, checkpoint)
+        checkpoint = str(path)
+    folder = Path(out) if out else (run or Path()) / "extractor"
     directory.check_place(folder, overwrite)  # before anything is opened, which takes a while
     if onnx:
         require_onnx()
-    if checkpoint in ("best", "last"):
-        checkpoint = str(find_checkpoint(Path(), name, checkpoint)[1])
     extractor = read_extractor(checkpoint, weights, pooling)
+    if run and "test" in extractor.record["images"]:  # else they are of the validation images
+        extractor.record["metrics"] |= measured_on_test(run, extractor.record["epoch"])
     extractor.record.setdefault("weights", f"{checkpoint} ({weights})")  # of a name, nothing else is known
     difference = export(extractor, folder, onnx, overwrite)
 

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +25,17 @@ from transferkit.commands.arguments import (
     without_option,
 )
 from transferkit.commands.parse import explain
-from transferkit.commands.report import next_command
+from transferkit.commands.report import command, next_command, note
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.data.splits import save_splits
 from transferkit.errors import UserError
-from transferkit.extractor.checkpoint import KEY, load
+from transferkit.extractor.checkpoint import KEY, epoch_of, load
 from transferkit.files import atomic_path
 from transferkit.module import TransferModule
-from transferkit.runs import find_checkpoint, new_run, remove_run, update_metrics
+from transferkit.runs import find_checkpoint, new_run, read_metrics, remove_run, write_metrics
 from transferkit.training import (
     MONITOR,
     TRAINER_DEFAULTS,
-    best_epoch,
     best_metrics,
     check_options,
     progress_callback,
@@ -43,7 +43,14 @@ from transferkit.training import (
     run_parts,
 )
 
-VERBS = ("fit", "validate", "test", "predict")
+VERBS = {
+    "fit": "Train a linear head on a frozen backbone, or fine-tune, and keep the best epoch in a run directory.",
+    "validate": "Measure a checkpoint on the validation split, into its run directory.",
+    "test": "Measure a checkpoint on the test split, and keep predictions and embeddings, in its run directory.",
+    "predict": "Classify images that need no labels: predictions and embeddings, into the checkpoint's run directory.",
+}
+RESUME = "last, best or a checkpoint: go on with its fit, in its run directory"
+EVALUATE = "best or last of the newest run of that --name (of any without one), or a checkpoint; best by default"
 SAVED = ("seed_everything", "name", "model", "data", "trainer")
 SPLITTING = ("val_fraction", "test_fraction", "split_seed", "n_per_class")
 MOVABLE = ("root", "num_workers", "splits")  # what a resumed fit may change and end with the same weights
@@ -129,6 +136,7 @@ class TransferCLI(LightningCLI):
         self.run, self.interrupted = run, False
         self.is_new = run is None
         self.arguments = arguments
+        self.begin = time.time()
         options = {"exit_on_error": False, "allow_abbrev": False}
         super().__init__(
             TransferModule,
@@ -137,12 +145,24 @@ class TransferCLI(LightningCLI):
             trainer_defaults=dict(TRAINER_DEFAULTS),
             seed_everything_default=0,
             auto_configure_optimizers=False,
-            parser_kwargs={**options, "prog": "transferkit", **{verb: dict(options) for verb in VERBS}},
+            parser_kwargs={
+                **options,
+                "prog": "transferkit",
+                **{verb: {**options, "description": text} for verb, text in VERBS.items()},
+            },
         )
 
+    def setup_parser(self, *arguments: Any) -> None:
+        """Say of ``--ckpt_path`` what it takes here."""
+        super().setup_parser(*arguments)
+        for verb, parser in self._subcommand_parsers.items():
+            (option,) = (action for action in parser._actions if action.dest == "ckpt_path")
+            option.help = RESUME if verb == "fit" else EVALUATE
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """``--name``, under which the run is kept."""
+        """``--name``, under which the run is kept, and ``--json``."""
         parser.add_argument("--name", default="fit", type=str, help="runs/<name>/<number>/ is the run's directory")
+        parser.add_argument("--json", action="store_true", help="print one JSON object")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse ours; ``sys.argv`` stays the user's, for the processes that Lightning starts with it.
@@ -170,9 +190,10 @@ class TransferCLI(LightningCLI):
                 for field, value in wanted[section].items():
                     before = saved[section].get(field, value)
                     if before != value and (section, field) not in {("data", name) for name in MOVABLE}:
+                        again = command("fit", "--name", self.run.parent.name, "--ckpt_path", "last")
                         raise UserError(
-                            f"--{section}.{field} {value} differs from the {before} that {self.run} was started with; "
-                            "leave it out to resume, or start a new fit"
+                            f"--{section}.{field} {value}, given or in a config, differs from the {before} that "
+                            f"{self.run} was started with; resume with: {again}, or start a new fit"
                         )
 
     def recorded_splits(self) -> str | None:
@@ -246,6 +267,14 @@ class TransferCLI(LightningCLI):
         except UserError:
             self.forget_run()
             raise
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            report.interrupted(subcommand, self.run)
+            self.forget_run()
+            raise UserError(
+                "a process that loads images was killed, perhaps for want of memory; start fewer: --data.num_workers 1"
+            ) from error
 
     def before_fit(self) -> None:
         """Record configuration and splits."""
@@ -271,16 +300,17 @@ class TransferCLI(LightningCLI):
         assert self.run is not None
         if not self.trainer.is_global_zero:
             return
-        values, best = best_metrics(self.run), self.run / "checkpoints" / "best.ckpt"
-        epochs = self.trainer.current_epoch
-        update_metrics(self.run, values)
+        values, known = best_metrics(self.run), read_metrics(self.run)
+        epoch = values.get("val/epoch")
+        if known.get("test/epoch", epoch) != epoch:
+            note(f"the test results in {self.run} are those of another checkpoint; test again")
+            known = {name: value for name, value in known.items() if not name.startswith("test/")}
+        write_metrics(self.run, known | values)
         if values:
-            report.metrics(
-                values, f"best.ckpt: epoch {best_epoch(self.run)} of {epochs}, the first of the highest {MONITOR}"
-            )
-        report.paths(self.run, "fit")
+            note(f"best.ckpt: epoch {epoch} of {self.trainer.current_epoch}, the first of the highest {MONITOR}")
+        report.results(self.run, self.begin, values, self.config[self.subcommand].json)
         if values:
-            next_command("test", "--ckpt_path", best)
+            next_command("test", "--ckpt_path", self.run / "checkpoints" / "best.ckpt")
 
     def after_validate(self) -> None:
         """Write and print the metrics."""
@@ -295,14 +325,14 @@ class TransferCLI(LightningCLI):
         assert self.run is not None and self.subcommand is not None
         if not self.trainer.is_global_zero:
             return
-        values = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
-        update_metrics(self.run, values)
-        note = f"{len(self.datamodule.tables[split])} images of split {split}"
-        if self.subcommand == "test" and split == "val":
-            note += " (there is no test split; the best checkpoint was chosen on these)"
-        report.metrics(values, note)
-        report.paths(self.run, self.subcommand)
         checkpoint = self.config_init[self.subcommand].ckpt_path
+        values = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+        values["test/epoch" if self.subcommand == "test" else "val/epoch"] = epoch_of(load(Path(checkpoint)))
+        write_metrics(self.run, read_metrics(self.run) | values)
+        chosen = self.subcommand == "test" and split == "val"
+        remark = " (there is no test split; the best checkpoint was chosen on these)" if chosen else ""
+        note(f"{len(self.datamodule.tables[split])} images of split {split}{remark}")
+        report.results(self.run, self.begin, values, self.config[self.subcommand].json)
         following = ["test", "--ckpt_path", checkpoint] if self.subcommand == "validate" else ["export", checkpoint]
         next_command(*following)
 
@@ -310,8 +340,10 @@ class TransferCLI(LightningCLI):
         """Print where the predictions are."""
         assert self.run is not None
         if self.trainer.is_global_zero:
-            report.predictions(self.run / "predict" / "predictions.parquet")
-            report.paths(self.run, "predict")
+            json = self.config[self.subcommand].json
+            if not json:
+                report.predictions(self.run / "predict" / "predictions.parquet")
+            report.results(self.run, self.begin, {}, json)
 
     def validate(self, model: TransferModule, **kwargs: Any) -> None:
         """Validate; the metrics are printed once, by us."""

@@ -7,20 +7,12 @@ from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 
-from transferkit.commands.report import command, harmless, note
+from transferkit.commands.report import as_json, command, harmless, note
 from transferkit.freezing import count_parameters
 
 if TYPE_CHECKING:
     from transferkit.data.datamodule import ImageDataModule
     from transferkit.module import TransferModule
-
-
-WRITES = {
-    "fit": ["config.yaml", "splits.parquet", "checkpoints", "metrics.json", "metrics.csv", "events.*"],
-    "validate": ["metrics.json"],
-    "test": ["metrics.json", "predictions.parquet", "embeddings.parquet", "similarity.json", "projector", "events.*"],
-    "predict": ["predict/*"],
-}
 
 
 def starting(module: "TransferModule", data: "ImageDataModule", run: Path) -> None:
@@ -32,18 +24,31 @@ def starting(module: "TransferModule", data: "ImageDataModule", run: Path) -> No
     note(f"{data.root}: {len(data.class_names)} classes, {counts} images; run {run}")
 
 
-def metrics(values: Mapping[str, float], source: str) -> None:
-    """Metrics by their names, one a line."""
-    note(source)
-    for name, value in sorted(values.items()):
-        print(f"{name} {value:.4f}" if abs(value) >= 1e-3 or value == 0 else f"{name} {value:.3e}")
+def results(run: Path, begin: float, values: Mapping[str, float], json: bool) -> None:
+    """Metrics by their names, one a line; the run's path, and what was written into it.
+
+    Args:
+        run: the run directory.
+        begin: when the command began, in seconds since the epoch: what is older was there before.
+        values: name -> value.
+        json: print one JSON object instead.
+    """
+    files = (path for path in run.rglob("*") if path.is_file() and path.stat().st_mtime >= begin)
+    written = sorted({str(path.relative_to(run)) for path in files})
+    if json:
+        as_json({"run": str(run), "metrics": dict(values), "written": written})
+    else:
+        for name, value in sorted(values.items()):
+            print(f"{name} {number(value)}")
+        print(f"run {run}")
+    note(f"written into it: {', '.join(written) or 'nothing'}")
 
 
-def paths(run: Path, verb: str) -> None:
-    """The run's path and what the verb wrote into it."""
-    print(f"run {run}")
-    found = sorted(path.name for pattern in WRITES[verb] for path in run.glob(pattern))
-    note("written: " + ", ".join(found))
+def number(value: float) -> str:
+    """A metric with four decimals, a small one with four digits, an epoch as it is."""
+    if isinstance(value, int):
+        return str(value)
+    return f"{value:.4f}" if abs(value) >= 1e-3 or value == 0 else f"{value:.3e}"
 
 
 def predictions(path: Path, most: int = 10) -> None:
@@ -72,4 +77,4 @@ def known_options() -> list[str]:
 
     sections = {"model": TransferModule, "data": ImageDataModule, "trainer": Trainer}
     names = [f"{key}.{name}" for key, kind in sections.items() for name in inspect.signature(kind).parameters]
-    return [*names, "seed_everything", "name", "config", "ckpt_path", *sections]
+    return [*names, "seed_everything", "name", "config", "ckpt_path", "json", *sections]

@@ -22,13 +22,15 @@ def harmless(text: str) -> str:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
-    """A table on stdout; floats with four significant digits, numbers to the right, None as a dash."""
+    """A table on stdout; floats with four significant digits, numbers to the right, None as a dash; above it, the
+    title on a line of its own, however narrow the table is.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     cells = [[harmless(cell(value)) for value in row] for row in rows]
-    drawn = Table(title=title and Text(title), title_justify="left")
+    drawn = Table()
     for number, name in enumerate(columns):
         numeric = all(NUMBER.fullmatch(row[number]) for row in cells)
         drawn.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
@@ -37,6 +39,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | No
     console = Console(file=sys.stdout)
     if not console.is_terminal:  # a log or a pipe folds its lines itself
         console.width = 160
+    if title:
+        print(harmless(title))
     console.print(drawn)
 
 

@@ -46,7 +46,7 @@ def scan(images: str, out: str | None = None, json: bool = False) -> int:
     if out is not None:
         written(Path(out))
     if report.errors:
-        note(f"{report.errors} of {len(report.findings)} findings would stop or spoil training")
+        note(f"findings that would stop or spoil training: {report.errors} of {len(report.findings)}")
     elif len(report.table.class_names) > 1:
         next_command("fit", "--data.root", images)
     return 2 if report.errors else 0
@@ -66,7 +66,7 @@ def print_report(report: "Report") -> None:
         (kind, KINDS[kind].severity, len(findings), examples(findings), KINDS[kind].remedy)
         for kind, findings in report.by_kind().items()
     ]
-    table(("finding", "severity", "count", "examples", "what to do"), rows, title=harmless(title))
+    table(("finding", "severity", "count", "examples", "what to do"), rows, title=title)
 
 
 def examples(findings: list["Finding"]) -> str:

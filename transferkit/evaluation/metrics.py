@@ -46,7 +46,7 @@ def remarks(
     elif reference is not None and not any(reference.labels):
         lines.append("the reference has no labels: what compares labels with it is left out")
     elif values["queries_skipped"]:
-        lines.append(f"{values['queries_skipped']:.0f} rows have no other row of their class to find: not asked")
+        lines.append(f"not asked, as their class has no other row to find: {values['queries_skipped']:.0f} rows")
     if values.get("unlabelled_rows"):
         lines.append(f"{values['unlabelled_rows']:.0f} rows have no label: only uniformity counts them")
     if values.get("k_clamped"):

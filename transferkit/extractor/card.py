@@ -108,6 +108,8 @@ def training(extractor: "Extractor") -> list[str]:
     record = extractor.record
     counts, images = record.get("class_counts", {}), record.get("images", {})
     rows = [("regime", record.get("regime")), ("started from", short(record.get("weights", "")))]
+    if "epoch" in record:
+        rows.append(("checkpoint", f"{record.get('checkpoint', '')}, epoch {record['epoch']}"))
     rows += [(f"{split} images", f"{count:,}") for split, count in images.items()]
     known = [(name, escape(value)) for name, value in rows if value]
     names = extractor.class_names[:MOST_CLASSES]
@@ -124,13 +126,13 @@ def training(extractor: "Extractor") -> list[str]:
 def metrics(record: dict[str, Any]) -> list[str]:
     """What was measured, proportions with their 95 % interval."""
     values = {name: value for name, value in record.get("metrics", {}).items() if name.startswith(("val/", "test/"))}
+    values = {name: value for name, value in values.items() if not name.endswith("/epoch")}
     if not values:
         return []
     rows = [(escape(name), f"{value:.4f}", interval(name, value, record)) for name, value in values.items()]
-    note = (
-        "The epoch was chosen by `val/acc`, so the figures under `val/` flatter a little. The interval is Wilson's, "
-        "over the images: it says nothing of images from elsewhere."
-    )
+    note = "The interval is Wilson's, over the images: it says nothing of images from elsewhere."
+    if record.get("checkpoint", "").startswith("best"):
+        note = f"The epoch was chosen by `val/acc`, so the figures under `val/` flatter a little. {note}"
     return ["## Metrics", table(("metric", "value", "95 % interval"), rows), note]
 
 

@@ -15,7 +15,10 @@ from transferkit.preprocessing import Preprocessing
 KEY = "transferkit"
 FORMAT = 1
 # What is told of the training, and of which type: name -> number in the dictionaries.
-TRAINING: Mapping[str, type] = {"regime": str, "weights": str, "class_counts": dict, "images": dict, "metrics": dict}
+TRAINING: Mapping[str, type] = {
+    "regime": str, "weights": str, "checkpoint": str, "epoch": int,
+    "class_counts": dict, "images": dict, "metrics": dict,
+}  # fmt: skip
 # What a record of other types or tensors of other shapes raise.
 BROKEN = (KeyError, TypeError, AttributeError, ValueError, RuntimeError)
 
@@ -69,10 +72,15 @@ def read(path: Path, weights: str, pooling: str | None) -> dict[str, Any]:
             "head": head,
             "class_names": record["class_names"],
             "l2_normalize": record["l2_normalize"],
-            "record": record,
+            "record": record | {"checkpoint": path.name, "epoch": epoch_of(content)},
         }
     except BROKEN as error:
         raise UserError(f"{path} is broken or of another version ({first_line(error)}); fit again") from error
+
+
+def epoch_of(content: Mapping[str, Any]) -> int:
+    """The epoch, from 1, that a checkpoint was written after."""
+    return int(content["epoch"]) + 1
 
 
 def linear(weight: torch.Tensor, bias: torch.Tensor, embed_dim: int, class_names: list[str]) -> nn.Linear:
