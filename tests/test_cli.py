@@ -1,9 +1,12 @@
+import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 
 import pytest
+from PIL import Image
 
 import transferkit
 from transferkit import cli
@@ -102,6 +105,25 @@ def test_a_fault_of_ours_is_not_hidden(command: Callable[..., None]) -> None:
     command(ZeroDivisionError("ours"))
     with pytest.raises(ZeroDivisionError):
         cli.run(["do"])
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device")
+@pytest.mark.parametrize("arguments", ["--help", "--version", "similarity {} {} --weights none --json"])
+def test_a_full_disk_under_the_output(arguments: str, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    command = [sys.executable, "-m", "transferkit", *arguments.replace("{}", str(tmp_path / "a.png")).split()]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr.endswith("transferkit: error: cannot write the output: No space left on device\n")
+
+
+def test_letters_that_the_terminal_does_not_know(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "é.png")
+    command = [sys.executable, "-m", "transferkit", "similarity", *["é.png"] * 3, "--weights", "none"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True)
+    assert done.returncode == 0 and b"\\xe9.png" in done.stdout, done
 
 
 def test_sigterm_ends_as_ctrl_c_does() -> None:

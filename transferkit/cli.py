@@ -7,6 +7,7 @@ import difflib
 import errno
 import gc
 import importlib
+import io
 import itertools
 import logging
 import os
@@ -45,7 +46,13 @@ VERBS = {
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit: 0 done, 1 a fault of ours, 2 bad input, 130 interrupted."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # where the terminal does not know a letter
     status = run(list(sys.argv[1:] if arguments is None else arguments))
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        status = unwritable(error)
     gc.freeze()  # else the interpreter spends a second on looking for garbage among torch's modules
     sys.exit(status)
 
@@ -54,12 +61,6 @@ def run(arguments: list[str]) -> int:
     """Run one command; its exit status."""
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(usage())
-        return 0
-    if arguments[0] in ("-V", "--version"):
-        print(f"transferkit {transferkit.__version__}")
-        return 0
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("transferkit").setLevel(logging.INFO)
     signal.signal(signal.SIGTERM, interrupt)
@@ -76,22 +77,30 @@ def run(arguments: list[str]) -> int:
         print("transferkit: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output left, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        forget_output()
         return 0
     except OSError as error:  # whatever option held the name: asking for it is all it takes
         if error.errno == errno.ENAMETOOLONG:
             return complain(f"no file or folder can have the name {str(error.filename)[:80]!r}...; give a shorter one")
+        if error.errno == errno.ENOSPC and not error.filename:
+            return unwritable(error)
         if error.errno in (errno.EACCES, errno.EPERM) and error.filename:
             return complain(f"{error.filename}: {error.strerror}; change its rights, or those of the folders it is in")
         raise
 
 
 def execute(arguments: list[str]) -> int:
-    """Hand the arguments to the command of their verb.
+    """Hand the arguments to the command of their verb, or answer without one.
 
     Raises:
         UserError: no such verb (the nearest is named), or bad input of any kind.
     """
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if arguments[0] in ("-V", "--version"):
+        print(f"transferkit {transferkit.__version__}")
+        return 0
     verb = arguments[0]
     for before, argument in itertools.pairwise(arguments):
         if not argument or (argument.startswith("--") and argument.endswith("=")):
@@ -129,6 +138,17 @@ def complain(message: str) -> int:
     """Print one line for bad input; the exit status."""
     print(f"transferkit: error: {harmless(' '.join(message.split()))}", file=sys.stderr)
     return 2
+
+
+def unwritable(error: OSError) -> int:
+    """Say that our output could not be written, and write no more of it; the exit status."""
+    forget_output()
+    return 0 if isinstance(error, BrokenPipeError) else complain(f"cannot write the output: {error.strerror}")
+
+
+def forget_output() -> None:
+    """Send what is left of our output nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def usage() -> str:

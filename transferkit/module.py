@@ -289,8 +289,17 @@ class TransferModule(LightningModule):
         self.epoch_start = time.perf_counter()
 
     def on_train_epoch_end(self) -> None:
-        """Log the loss, the epoch's time in seconds (validation included) and its first learning rates."""
+        """Log the loss, the epoch's time in seconds (validation included) and its first learning rates.
+
+        Raises:
+            UserError: the loss is not finite: nothing good can come of going on.
+        """
         total: Any = self.trainer.strategy.reduce(self.train_loss, reduce_op="sum")
+        if not total.isfinite().all():
+            raise UserError(
+                f"the training has diverged: the loss of epoch {self.current_epoch + 1} is not finite; "
+                "give lower rates: --model.lr_head, --model.lr_backbone"
+            )
         seconds = time.perf_counter() - self.epoch_start
         self.log_dict({"train/loss": total[0] / total[1], "epoch_time": seconds, **self.rates}, sync_dist=True)
 

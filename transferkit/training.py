@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import Checkpoint, RichProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from transferkit.checkpoints import AtomicCheckpointIO, complete
+from transferkit.embed.processes import check_devices
 from transferkit.errors import UserError
 from transferkit.extractor.checkpoint import KEY, epoch_of, load
 from transferkit.files import atomic_path, discard
@@ -167,6 +168,8 @@ def check_options(options: Mapping[str, Any]) -> None:
     for name in ("check_val_every_n_epoch", "accumulate_grad_batches"):
         if options[name] is not None and options[name] < 1:
             raise UserError(f"--trainer.{name} is {options[name]}; give 1 or more")
+    if str(options["devices"]).isdecimal():  # else a list of GPUs, or auto
+        check_devices(int(options["devices"]))
     if options["overfit_batches"]:
         raise UserError("--trainer.overfit_batches shuffles otherwise than we do; give --data.n_per_class N instead")
 

@@ -29,6 +29,11 @@ BAD: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
         ["embed", "photos", *RESNET, "--trainer.devices", "0"],
         "--trainer.devices is 0; give 1 or more",
     ),
+    "too many processes": (
+        lambda root: 0,
+        ["embed", "photos", *RESNET, "--trainer.devices", "100000"],
+        "--trainer.devices is 100000, this machine has .* cores; give no more",
+    ),
     "another accelerator": (
         lambda root: 0,
         ["embed", "photos", *RESNET, "--trainer.accelerator", "gpu"],

@@ -258,6 +258,13 @@ def test_the_export_of_a_tested_run_has_its_figures(work: Path) -> None:
     assert "test/acc" not in cards["last"] and "flatter a little" not in cards["last"]
 
 
+def test_a_fit_that_diverges(work: Path) -> None:
+    done = transferkit("fit", "--data.root", "photos", *FIT, "--model.lr_head", "1e300", "--name", "diverging")
+    assert done.status == 2
+    assert "the training has diverged: the loss of epoch 1 is not finite; give lower rates: " in done.err
+    assert not (work / "runs/diverging").exists()
+
+
 def test_a_loading_process_that_is_killed(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ImageBatches, "__getitem__", lambda self, item: os.kill(os.getpid(), signal.SIGKILL))
     options = ["--data.cache", "off", "--data.num_workers", "1"]

@@ -176,6 +176,11 @@ BAD: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
         "notes.txt is a file, but no checkpoint",
     ),
     "no such device": (lambda root: 0, [*DIGITS, *SMALL, "--trainer.accelerator", "tpu"], "--trainer: "),
+    "too many processes": (
+        lambda root: 0,
+        [*PHOTOS, *SMALL, "--trainer.devices", "100000"],
+        "--trainer.devices is 100000, this machine has .* cores; give no more",
+    ),
     "no end": (lambda root: 0, [*PHOTOS, *SMALL, "--trainer.max_epochs", "-1"], "give --trainer.max_epochs"),
 }
 

@@ -52,6 +52,28 @@ def killed_after(monkeypatch: pytest.MonkeyPatch, batches: int) -> Iterator[list
         yield done
 
 
+@pytest.mark.parametrize("batches", [1, 5, 9])
+def test_two_commands_that_write_the_same(
+    extractor: Extractor, table: ImageTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batches: int
+) -> None:
+    """The other one writes all of it while this one is at some batch, and removes the shards of both."""
+    out, run = tmp_path / "e.parquet", Forward.__call__
+    done: list[int] = []
+
+    def overtaken(self: Forward, pixels: Tensor, stopped: Any = None) -> Tensor:
+        done.append(len(pixels))
+        if len(done) == batches:
+            monkeypatch.setattr(Forward, "__call__", run)
+            write(extractor, table, out)
+        return run(self, pixels, stopped)
+
+    monkeypatch.setattr(Forward, "__call__", overtaken)
+    found = write(extractor, table, out, workers=1)
+    assert (found.images, found.broken, len(done)) == (41, {}, batches)
+    assert torch.equal(Embeddings.load(out).embedding, embed(table, extractor, batch_size=4).embedding)
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith((".", "e."))] == ["e.parquet"]
+
+
 def test_what_is_written_is_what_is_embedded(extractor: Extractor, table: ImageTable, tmp_path: Path) -> None:
     assert write(extractor, table, tmp_path / "e.parquet") == Written(41, {}, 41)
     loaded, oracle = Embeddings.load(tmp_path / "e.parquet"), embed(table, extractor, batch_size=4)

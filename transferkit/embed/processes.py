@@ -12,6 +12,8 @@ import torch
 from transferkit.data.decoding import cores
 from transferkit.errors import UserError
 
+MOST_PROCESSES = 8  # a core: more is a slip of the keyboard that would bring the machine down
+
 
 @dataclass(frozen=True)
 class Member:
@@ -32,6 +34,16 @@ class Member:
     agree: Callable[[bool], bool] = bool
 
 
+def check_devices(devices: int) -> None:
+    """Refuse more processes than a machine can bear.
+
+    Raises:
+        UserError: saying how many cores there are.
+    """
+    if devices > MOST_PROCESSES * cores():
+        raise UserError(f"--trainer.devices is {devices}, this machine has {cores()} cores; give no more")
+
+
 @contextmanager
 def start(devices: int | None = None, num_nodes: int | None = None, accelerator: str = "auto") -> Iterator[Member]:
     """Start the other processes, if there are to be any; each of them runs this very command.
@@ -44,11 +56,12 @@ def start(devices: int | None = None, num_nodes: int | None = None, accelerator:
         accelerator: ``auto`` takes a GPU if there is one.
 
     Raises:
-        UserError: another accelerator than there is.
+        UserError: another accelerator than there is, or far more processes than cores.
     """
     if accelerator not in ("auto", "cpu") and not torch.accelerator.is_available():
         raise UserError(f"--trainer.accelerator {accelerator}: torch finds none here; give auto or cpu")
     devices = devices or int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's
+    check_devices(devices)
     nodes = num_nodes or int(os.environ.get("GROUP_WORLD_SIZE", 1))
     if devices * nodes == 1:
         gpu = accelerator != "cpu" and torch.accelerator.is_available()

@@ -127,7 +127,13 @@ def write_embeddings(
                 rows = [row for part in parts for row in part.rows]
                 values = [part.embedding for part in parts if part.rows] or [torch.empty(0, metadata["embed_dim"])]
                 broken = {table.paths[row]: reason for part in parts for row, reason in part.broken.items()}
-                make_table(table, rows, torch.cat(values), {**metadata, "broken": broken}).save(shards.files[number])
+                whole = make_table(table, rows, torch.cat(values), {**metadata, "broken": broken})
+                try:
+                    whole.save(shards.files[number])
+                except UserError:  # another command has written the same meanwhile and removed the shards
+                    if written_before(out, table, metadata) is None:
+                        raise
+                    return
 
     together(fill, agree)
     done: list[tuple[int, dict[str, str]]] = []
@@ -168,6 +174,26 @@ def finish(
     shards: Shards, table: ImageTable, metadata: Mapping[str, Any], on_error: str, as_folder: bool
 ) -> tuple[int, dict[str, str]]:
     """Make the whole of the shards; how many rows it has, and why which images are left out.
+
+    Another command that writes the same at the same time may have been faster, and have removed the shards.
+
+    Raises:
+        UserError: see :func:`assemble`.
+    """
+    try:
+        return assemble(shards, table, metadata, on_error, as_folder)
+    except (UserError, FileNotFoundError):
+        found = written_before(shards.out, table, metadata)
+        if found is None or (found.broken and on_error == "fail"):
+            raise
+        discard_parts(shards.out)
+        return found.images, found.broken
+
+
+def assemble(
+    shards: Shards, table: ImageTable, metadata: Mapping[str, Any], on_error: str, as_folder: bool
+) -> tuple[int, dict[str, str]]:
+    """As :func:`finish`.
 
     Raises:
         UserError: a row is missing or there twice; unreadable images; the place cannot be written.
