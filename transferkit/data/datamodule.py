@@ -168,8 +168,10 @@ class ImageDataModule(LightningDataModule):
         if not broken:
             return
         if self.on_error == "fail":
-            raise_broken(broken)
-        log.warning("skipped %d unreadable images: %s", len(broken), ", ".join(sorted(map(repr, broken))))
+            raise_broken(broken, self.root)
+        names = sorted(map(repr, broken))
+        more = f" and {len(names) - 50:,} more; transferkit scan {self.root} --json lists all" if names[50:] else ""
+        log.warning("skipped %d unreadable images: %s%s", len(names), ", ".join(names[:50]), more)
         classes = self.tables["train"].class_names if "train" in self.tables else []
         for name, table in self.tables.items():
             self.tables[name] = table.select(row for row, path in enumerate(table.paths) if path not in broken)

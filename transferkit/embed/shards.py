@@ -111,7 +111,7 @@ def write_embeddings(
         assert found is not None
         discard_parts(out)
         if on_error == "fail":
-            raise_broken(found.broken, SKIP)
+            raise_broken(found.broken, table.source, SKIP)
         return found
     shards = plan(out, table, metadata, batch_size)
     missing = shards.missing()
@@ -181,7 +181,7 @@ def finish(
     if sorted([*paths, *broken]) != list(table.paths) or paths != sorted(paths):
         raise UserError(f"{shards.folder} does not hold every row exactly once; delete it and start again")
     if on_error == "fail":
-        raise_broken(broken, SKIP)
+        raise_broken(broken, table.source, SKIP)
     if not paths and on_error == "skip":
         raise UserError(f"none of the {len(table)} images can be read; see transferkit scan {table.source}")
     whole = {**metadata, "broken": broken}
