@@ -19,7 +19,7 @@ from transferkit.embeddings import read_facts, with_metadata, writer
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 from transferkit.extractor.forward import Forward
-from transferkit.files import atomic_path, discard, sweep
+from transferkit.files import atomic_path, discard, sweep, unwritable
 
 SHARD_BATCHES = 16  # a killed run repeats at most this many batches
 SHARD_BYTES = 2**26  # fewer batches a shard where an image gives many numbers
@@ -248,4 +248,4 @@ def make_folder(shards: Shards) -> None:
     try:
         shards.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot write {shards.out}: {error.strerror}; choose another place or free room") from error
+        raise unwritable(shards.out, error) from error
