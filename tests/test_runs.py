@@ -41,7 +41,7 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
         new_run(tmp_path / "file", "a")
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "../a", ".."])
+@pytest.mark.parametrize("name", ["", "a/b", "../a", "..", "a\nb", "\x1b[31m", "\udc80", "a" * 101, "名" * 86])
 def test_names_that_are_no_folder(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match="--name"):
         new_run(tmp_path, name)

@@ -47,10 +47,19 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
         ours = {temporary, target, *target.parents}
         if place not in ours and temporary not in place.parents:
             raise  # of a file that the caller read
-        reason = error.strerror or error
-        raise UserError(f"cannot write {target}: {reason}; choose another place or free room") from error
+        raise unwritable(target, error) from error
     finally:
         discard(temporary)
+
+
+def unwritable(target: Path, error: OSError) -> UserError:
+    """What to say of a place that cannot be written; of the cache, which nobody named, how to have it elsewhere."""
+    reason = error.strerror or error
+    if target.absolute().is_relative_to(cache_dir().absolute()):
+        return UserError(
+            f"cannot write the cache folder {cache_dir()}: {reason}; set TRANSFERKIT_CACHE to another one or free room"
+        )
+    return UserError(f"cannot write {target}: {reason}; choose another place or free room")
 
 
 def sweep(folder: Path) -> None:

@@ -17,6 +17,8 @@ def new_run(root: Path, name: str) -> Path:
     """
     if name in ("", "..") or Path(name).name != name:
         raise UserError(f"--name {name!r} cannot name a folder; leave out slashes and dots")
+    if not name.isprintable() or len(name) > 100 or len(name.encode()) > 255:
+        raise UserError(f"--name {name[:100]!r} cannot name a folder; give a short one without control characters")
     folder = root / "runs" / name
     try:
         folder.mkdir(parents=True, exist_ok=True)

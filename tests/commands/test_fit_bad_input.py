@@ -153,6 +153,16 @@ BAD: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
         [*PHOTOS, *SMALL, "--seed_everything", "-1"],
         "--seed_everything is -1; give a number from 0 to",
     ),
+    "a seed that is no number": (
+        lambda root: 0,
+        [*PHOTOS, *SMALL, "--seed_everything", "true"],
+        "--seed_everything is True; give a number from 0 to",
+    ),
+    "a cache that cannot be written": (
+        lambda root: (root / "cache").touch(),
+        [*PHOTOS, *SMALL],
+        "cannot write the cache folder .*/cache: Not a directory; set TRANSFERKIT_CACHE to another one",
+    ),
     "never validated": (
         lambda root: 0,
         [*PHOTOS, *SMALL, "--trainer.val_check_interval", "9"],

@@ -1,10 +1,11 @@
 """A command line as people type it: options anywhere, flags alone."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from transferkit.commands.parse import call
+from transferkit.commands.parse import call, explain
 from transferkit.errors import UserError
 
 seen: list[Any] = []
@@ -54,3 +55,32 @@ def test_options_may_stand_anywhere(line: str, expected: list[Any]) -> None:
 def test_what_is_wrong_is_said(line: str, says: str) -> None:
     with pytest.raises(UserError, match=says):
         call(do, ["do", *line.split()])
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("jsn: true", "c.yaml: unknown option 'jsn'; did you mean json?"),
+        ("rows: {a: b}", "c.yaml: unknown option 'rows'; did you mean row?"),
+        ("zzz: 1", "c.yaml: unknown option 'zzz'; transferkit do --help lists them"),
+    ],
+)
+def test_a_misspelt_key_of_a_config_names_the_file(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(UserError) as caught:
+        call(do, ["do", "A", "--config", str(tmp_path / "c.yaml")])
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Unrecognized arguments: --datset.p",
+        "Option 'datset.p' is not accepted",
+        "Option 'datset.p' is not accepted before subcommand fit",
+        "Group 'x' does not accept option 'datset.p'",
+        'No action for key "datset.p" to check its value.',
+    ],
+)
+def test_an_unknown_option_in_any_of_the_parsers_words(message: str) -> None:
+    assert explain(message, ["extractors", "datasets"], "benchmark").endswith("did you mean --datasets?")

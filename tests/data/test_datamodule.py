@@ -59,8 +59,14 @@ def test_no_data() -> None:
         ready("")
 
 
-@pytest.mark.parametrize(("name", "value"), [("batch_size", 0), ("num_workers", -1), ("views", -1), ("n_per_class", 0)])
-def test_numbers_that_there_cannot_be(name: str, value: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("batch_size", 0), ("num_workers", -1), ("views", -1), ("n_per_class", 0)),
+        *(("val_fraction", 1.0), ("val_fraction", -0.1), ("test_fraction", 1.5), ("test_fraction", float("nan"))),
+    ],
+)
+def test_numbers_that_there_cannot_be(name: str, value: float) -> None:
     with pytest.raises(UserError, match=f"--data.{name} is {value}; give"):
         ImageDataModule("digits", **{name: value})  # type: ignore[arg-type]
 

@@ -192,11 +192,21 @@ def test_digits_need_no_decoding(cache: Path) -> None:
 
 
 def test_one_line_names_all_broken_images() -> None:
-    raise_broken({})
+    raise_broken({}, "a")
     with pytest.raises(UserError) as caught:
-        raise_broken({f"a/{number}\n.jpg": "truncated JPEG" for number in range(30)})
+        raise_broken({f"a/{number}\n.jpg": "truncated JPEG" for number in range(30)}, "a")
     message = str(caught.value)
     assert "\n" not in message
     assert message.startswith(r"30 broken images: 'a/0\n.jpg': truncated JPEG; 'a/1\n.jpg': truncated JPEG; ")
     assert message.count("truncated JPEG") == 30
     assert "--data.on_error skip" in message
+
+
+def test_missing_images_beyond_fifty_are_counted() -> None:
+    missing = {f"{number:04d}.jpg": "no such file or directory" for number in range(5000)}
+    with pytest.raises(UserError) as caught:
+        raise_broken(missing | {"x.jpg": "truncated JPEG"}, "many.csv")
+    message = str(caught.value)
+    assert message.count(".jpg") == 51 and "'x.jpg': truncated JPEG" in message
+    assert message.startswith("5001 broken images: '0000.jpg': no such file or directory; '0001.jpg': ")
+    assert "; and 4,950 more: no such file or directory (transferkit scan many.csv --json lists all); rep" in message

@@ -54,6 +54,48 @@ def test_columns_beside_the_three_are_ignored(tmp_path: Path) -> None:
     assert read_manifest(tmp_path / "m.parquet") == [("a.png", "u", None), ("b.png", None, None)]
 
 
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (pa.array([0.0, 1.0, float("nan"), None]), ["0", "1", None, None]),
+        (pa.array([1.5, float("nan"), 0.0]).dictionary_encode(), ["1.5", None, "0"]),
+        (pa.array(["0", "1", "nan"]), ["0", "1", None]),
+        (pa.array([None, None], pa.null()), [None, None]),
+        (["0", "1.0", "nan", "NaN", ""], ["0", "1.0", None, None, None]),
+        (["nan", "pita", "7", ""], ["nan", "pita", "7", None]),
+        (["nan", "nan"], ["nan", "nan"]),
+    ],
+)
+def test_nan_among_numbers_is_no_label(tmp_path: Path, labels: pa.Array | list[str], expected: list[str]) -> None:
+    paths = [f"{row}.png" for row in range(len(labels))]
+    if isinstance(labels, list):
+        lines = [f"{path},{label}" for path, label in zip(paths, labels, strict=True)]
+        file = write(tmp_path / "m.csv", "\n".join(["path,label", *lines]))
+    else:
+        file = tmp_path / "m.parquet"
+        pq.write_table(pa.table({"path": paths, "label": labels}), file)
+    assert [row.label for row in read_manifest(file)] == expected
+
+
+@pytest.mark.parametrize(
+    ("columns", "named"),
+    [
+        ("path,labels", "labels"),
+        ("width,path,Class", "Class"),
+        ("path,split", ""),
+        (",path", ""),
+        ("path,label,class", ""),
+    ],
+)
+def test_labels_by_another_name_are_missed_aloud(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, columns: str, named: str
+) -> None:
+    cells = ",".join("train" if name == "split" else "a" for name in columns.split(","))
+    read_manifest(write(tmp_path / "m.csv", f"{columns}\n{cells}\n"))
+    says = f"{str(tmp_path / 'm.csv')!r} has no column 'label' (it has {named!r}): its images have no labels"
+    assert caplog.messages == ([says] if named else [])
+
+
 def test_a_manifest_known_by_a_link_takes_absolute_paths(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "alias").symlink_to(tmp_path / "real")
@@ -74,6 +116,9 @@ def test_a_manifest_known_by_a_link_takes_absolute_paths(tmp_path: Path) -> None
         ("label,image\na,b\n", "has no column 'path'; rename the nearest one, 'image'"),
         ("path;label\na;b\n", "has no column 'path'; rename the nearest one, 'path;label'"),
         ("", "is empty; give it the columns"),
+        ("path,label\n", "has no rows; give it one for each image"),
+        ("path,label,label\na,b,c\n", "has the column 'label' twice; rename or remove one of them"),
+        ("path,path,label\na,b,c\n", "has the column 'path' twice"),
         ('path\n"a.png\n', "as a CSV file in UTF-8 ("),
         ("path\n../a.png\n", "row 1: '../a.png' leads out of the manifest's folder"),
         ("path\nok.png\nx/../../a.png\n", "row 2: 'x/../../a.png' leads out"),
@@ -117,6 +162,12 @@ def test_files_that_are_no_table(tmp_path: Path) -> None:
     other = tmp_path / "other.parquet"
     pq.write_table(pa.table({"image_path": ["a"]}), other)
     assert "rename the nearest one, 'image_path'" in refusal(other)
+    empty = tmp_path / "empty.parquet"
+    pq.write_table(pa.table({"path": pa.array([], pa.string())}), empty)
+    assert "has no rows" in refusal(empty)
+    doubled = tmp_path / "doubled.parquet"
+    pq.write_table(pa.table([["a"], ["b"], ["c"]], names=["path", "label", "label"]), doubled)
+    assert "has the column 'label' twice" in refusal(doubled)
 
 
 def test_a_parquet_file_that_unpacks_into_gigabytes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,6 +153,12 @@ def test_classifier_survives_a_file_and_reads_raw_embeddings(tmp_path: Path) -> 
             LinearClassifier.load(tmp_path / name)
 
 
+def test_embeddings_just_short_enough_are_fitted() -> None:
+    good = table()
+    largest = replace(good, embedding=good.embedding * (0.99e15 / good.embedding.norm(dim=1).max()))
+    assert probe(largest).report["linear"]["top1"] > 0.6
+
+
 def test_two_extractors_are_compared_on_the_same_images() -> None:
     first, second = probe(table()).predictions, probe(table(splits=SPLITS, seed=1)).predictions
     result = compare_predictions(first, second)
@@ -203,6 +209,8 @@ def broken(kind: str) -> Embeddings:
         values = good.embedding.clone()
         values[5, 2] = torch.nan
         return replace(good, embedding=values)
+    if kind == "huge":
+        return replace(good, embedding=good.embedding * 1e30)
     if kind == "constant":
         return replace(good, embedding=torch.ones_like(good.embedding))
     if kind == "one class":
@@ -223,9 +231,10 @@ def broken(kind: str) -> Embeddings:
     ("kind", "message"),
     [
         ("nan", "ants/0005.jpg holds NaN or infinity"),
+        ("huge", "the embedding of ants/0000.jpg is longer than 1e\\+15, too long to fit on; scale"),
         ("constant", "all 36 training embeddings are equal"),
         ("one class", "train has one class, 'ants'"),
-        ("no labels", "no labelled rows for train"),
+        ("no labels", "none of the 72 rows has a label; embed class folders, or a manifest with a column 'label'"),
         ("mixed", "ants/0000.jpg has no split but others have"),
         ("empty", "no rows"),
         ("no train", "no labelled rows for train"),

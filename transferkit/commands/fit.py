@@ -168,11 +168,11 @@ class TransferCLI(LightningCLI):
         """Parse ours; ``sys.argv`` stays the user's, for the processes that Lightning starts with it.
 
         Raises:
-            UserError: a seed that NumPy does not take.
+            UserError: a seed that NumPy does not take, or true, Lightning's word for a random one.
         """
         self.config = parser.parse_args(self.arguments)
         seed = self.config[self.config.subcommand].seed_everything
-        if not 0 <= seed < 2**32:
+        if isinstance(seed, bool) or not 0 <= seed < 2**32:
             raise UserError(f"--seed_everything is {seed}; give a number from 0 to {2**32 - 1}")
 
     def _parse_ckpt_path(self) -> None:

@@ -5,6 +5,7 @@ import inspect
 import re
 from collections.abc import Callable, Container, Sequence
 from dataclasses import is_dataclass
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import docstring_parser
@@ -41,6 +42,8 @@ def call(function: Callable[..., int], arguments: list[str]) -> int:
         parser.add_argument(name, help=next(p.description for p in doc.params if p.arg_name == name), **several)
     parser.add_function_arguments(function, skip=set(positional))
     files = [find_config(name) for name in all_options(rest, "--config")]
+    for file in files:
+        check_keys(file, list(inspect.signature(function).parameters), verb)
     configs = [argument for file in files if read_yaml(file) for argument in ("--config", str(file))]
     try:
         options: dict[str, Any] = parser.parse_args([*configs, *arranged(function, rest)]).as_dict()
@@ -55,6 +58,19 @@ def call(function: Callable[..., int], arguments: list[str]) -> int:
         return function(**options)
     except UserError as error:
         raise UserError(own_names(str(error), inspect.signature(function).parameters)) from error
+
+
+def check_keys(file: Path, known: Sequence[str], verb: str) -> None:
+    """Refuse a config with a key that is no option of the command: the parser would not say in which file.
+
+    Raises:
+        UserError: naming file, key and the nearest option.
+    """
+    for key in read_yaml(file):
+        if key.split(".")[0] not in known:
+            near = nearest(key, known)
+            advice = f"did you mean {near}?" if near else f"transferkit {verb} --help lists them"
+            raise UserError(f"config {file}: unknown option {key[:80]!r}; {advice}")
 
 
 def own_names(message: str, options: Container[str]) -> str:
@@ -125,6 +141,7 @@ def explain(message: str, known: Sequence[str], verb: str) -> str:
     line = " ".join(message.split())
     said = r"(?:nrecognized arguments?:|does not accept option|No action for key)"
     unknown = re.search(said + r" ['\"]?(\S+?)['\"]?(?=\s|$)", line)
+    unknown = unknown or re.search(r"Option '(\S+)' is not accepted", line)
     if unknown and "nrecognized" in unknown[0] and not unknown[1].startswith("-"):
         return f"an argument too many: {unknown[1]!r}; transferkit {verb} --help lists those it takes"
     if unknown:

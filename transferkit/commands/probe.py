@@ -115,7 +115,7 @@ def extract(extractor: "Extractor", table: "ImageTable", on_error: str) -> "Embe
     features = cached_features(extractor, table)
     broken = features.metadata["broken"]
     if broken and on_error == "fail":
-        raise_broken(broken, "leave out with --on_error skip")
+        raise_broken(broken, table.source, "leave out with --on_error skip")
     if broken:
         report.note(f"{len(broken)} unreadable images were left out")
     return features

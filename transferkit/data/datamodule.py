@@ -63,6 +63,7 @@ class ImageDataModule(LightningDataModule):
         super().__init__()
         self.save_hyperparameters(logger=False)
         check_counts(batch_size=batch_size, num_workers=num_workers, views=views, n_per_class=n_per_class)
+        check_fractions(val_fraction=val_fraction, test_fraction=test_fraction)
         self.root, self.splits, self.classes, self.n_per_class = root, splits, classes, n_per_class
         self.val_fraction, self.test_fraction, self.split_seed = val_fraction, test_fraction, split_seed
         self.augmentation, self.views, self.cache = augmentation, views, cache
@@ -168,8 +169,10 @@ class ImageDataModule(LightningDataModule):
         if not broken:
             return
         if self.on_error == "fail":
-            raise_broken(broken)
-        log.warning("skipped %d unreadable images: %s", len(broken), ", ".join(sorted(map(repr, broken))))
+            raise_broken(broken, self.root)
+        names = sorted(map(repr, broken))
+        more = f" and {len(names) - 50:,} more; transferkit scan {self.root} --json lists all" if names[50:] else ""
+        log.warning("skipped %d unreadable images: %s%s", len(names), ", ".join(names[:50]), more)
         classes = self.tables["train"].class_names if "train" in self.tables else []
         for name, table in self.tables.items():
             self.tables[name] = table.select(row for row, path in enumerate(table.paths) if path not in broken)
@@ -285,3 +288,14 @@ def check_counts(batch_size: int, num_workers: int | None, views: int, n_per_cla
     for name, (value, low) in least.items():
         if value is not None and value < low:
             raise UserError(f"--data.{name} is {value}; give {low} or more")
+
+
+def check_fractions(**fractions: float) -> None:
+    """Refuse shares that there cannot be, also where splits are given and none is drawn.
+
+    Raises:
+        UserError: naming the option.
+    """
+    for name, value in fractions.items():
+        if not 0 <= value < 1:
+            raise UserError(f"--data.{name} is {value}; give a number from 0 up and below 1")

@@ -24,6 +24,9 @@ from transferkit.progress import progress_bar
 _log = logging.getLogger(__name__)
 _ROUND = 16384  # images between two savings: what a killed process has to decode again, at most
 
+_MISSING = os.strerror(errno.ENOENT).lower()
+_MOST_MISSING = 50  # named in one line; a manifest with a wrong path has them by the thousand
+
 _PASSING = {os.strerror(number).lower() for number in errno.errorcode}
 
 Seen = TypeVar("Seen")
@@ -105,20 +108,24 @@ def remember(table: ImageTable, results: Mapping[str, str | None]) -> None:
         _log.warning("images will be checked again next time: %s", error)
 
 
-def raise_broken(bad: Mapping[str, str], remedy: str = "leave out with --data.on_error skip") -> None:
-    """Stop if there are broken images, naming all of them in one line.
+def raise_broken(bad: Mapping[str, str], source: str, remedy: str = "leave out with --data.on_error skip") -> None:
+    """Stop if there are broken images, naming all of them in one line; of missing ones the first 50.
 
     Args:
         bad: path -> reason.
+        source: what ``transferkit scan`` finds them all in.
         remedy: what else than repairing or deleting them helps.
 
     Raises:
         UserError: ``bad`` is not empty.
     """
     if bad:
-        named = "; ".join(f"{name!r}: {reason}" for name, reason in bad.items())
+        missing = [name for name, reason in bad.items() if reason == _MISSING]
+        untold = set(missing[_MOST_MISSING:])
+        named = "; ".join(f"{name!r}: {reason}" for name, reason in bad.items() if name not in untold)
+        more = f"; and {len(untold):,} more: {_MISSING} (transferkit scan {source} --json lists all)" if untold else ""
         noun = "image" if len(bad) == 1 else "images"
-        raise UserError(f"{len(bad)} broken {noun}: {named}; repair or delete, or {remedy}")
+        raise UserError(f"{len(bad)} broken {noun}: {named}{more}; repair or delete, or {remedy}")
 
 
 def each(

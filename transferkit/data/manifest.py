@@ -2,6 +2,7 @@
 
 import csv
 import difflib
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from transferkit.errors import UserError
+
+_log = logging.getLogger(__name__)
 
 MANIFEST_SUFFIXES = (".csv", ".parquet")
 
@@ -26,7 +29,11 @@ SPLIT_WORDS = {
 }
 
 _COLUMNS = ("path", "label", "split")
-_OTHER_NAMES_OF_PATH = ("path", "filepath", "filename", "image", "image_path")
+_OTHER_NAMES = {
+    "path": ("path", "filepath", "filename", "image", "image_path"),
+    "label": ("label", "class", "class_name", "category", "target", "species"),
+}
+_MISSING_NUMBERS = {"nan", "NaN"}
 MAX_PARQUET_BYTES = 2**30
 
 
@@ -43,15 +50,17 @@ def read_manifest(manifest: Path, faults: list[str] | None = None) -> list[Manif
 
     Paths are relative to the manifest's folder (absolute ones inside it are accepted) and must stay in it,
     links included. That the files exist is not checked here: a missing image is a broken image.
-    Labels are text (numbers are turned into it), stripped; an empty cell is ``None``.
+    Labels are text (numbers are turned into it), stripped. An empty cell and a number that is NaN are ``None``; so
+    is the text ``nan`` or ``NaN`` where all other labels are numbers, else it is the name of a class.
 
     Args:
         manifest: a ``.csv`` (UTF-8, comma) or ``.parquet`` file.
         faults: takes the lines that a faulty row would raise, so that the others are read.
 
     Raises:
-        UserError: unreadable file, no ``path`` column (the nearest one is named), or a row with an empty,
-            escaping or repeated path or an unknown split. Rows count from 1, the header left out.
+        UserError: unreadable file, no ``path`` column (the nearest one is named), one of the three columns twice, no
+            row, or a row with an empty, escaping or repeated path or an unknown split. Rows count from 1, the
+            header left out.
     """
     records = _parquet_records(manifest) if manifest.suffix.lower() == ".parquet" else _csv_records(manifest)
     contain = _Containment(manifest.parent)
@@ -76,7 +85,26 @@ def read_manifest(manifest: Path, faults: list[str] | None = None) -> list[Manif
         kind = "Parquet file" if manifest.suffix.lower() == ".parquet" else "CSV file in UTF-8"
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"cannot read {str(manifest)!r} as a {kind} ({reason!r}); write it again") from error
-    return rows
+    if not rows and not faults:
+        raise UserError(f"manifest {str(manifest)!r} has no rows; give it one for each image")
+    return _without_nan(rows)
+
+
+def _without_nan(rows: list[ManifestRow]) -> list[ManifestRow]:
+    """Take the text ``nan`` for no label where all other labels are numbers."""
+    labels = {row.label for row in rows if row.label}
+    others = labels - _MISSING_NUMBERS
+    if labels == others or not others or not all(map(_is_number, others)):
+        return rows
+    return [row._replace(label=None) if row.label in _MISSING_NUMBERS else row for row in rows]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _row(record: Mapping[str | None, str | None], contain: "_Containment", where: str) -> ManifestRow:
@@ -117,7 +145,7 @@ def _real(path: Path) -> Path:
 def _csv_records(manifest: Path) -> Iterator[Mapping[str | None, str | None]]:
     with manifest.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file, strict=True)
-        _require_path_column(reader.fieldnames or [], manifest)
+        _check_columns(reader.fieldnames or [], manifest)
         yield from reader
 
 
@@ -125,7 +153,7 @@ def _parquet_records(manifest: Path) -> Iterator[Mapping[str | None, str | None]
     """Stream the three columns as text; a small file that unpacks into gigabytes is refused."""
     metadata = pq.read_metadata(manifest)
     schema = metadata.schema.to_arrow_schema()
-    _require_path_column(schema.names, manifest)
+    _check_columns(schema.names, manifest)
     columns = [name for name in _COLUMNS if name in schema.names]
     if not {metadata.schema.column(index).path for index in range(metadata.num_columns)}.issuperset(columns):
         raise ValueError("a column holds lists or records in the place of text")
@@ -148,20 +176,35 @@ def _texts(column: pa.Array) -> list[str | None]:
         words = _texts(column.dictionary)
         return [None if index is None else words[index] for index in column.indices.to_pylist()]
     texts: list[str | None] = column.cast(pa.string()).to_pylist()
+    if pa.types.is_floating(column.type):
+        return [None if text == "nan" else text for text in texts]
     return texts
 
 
-def _require_path_column(names: Sequence[str], manifest: Path) -> None:
-    if "path" in names:
-        return
+def _check_columns(names: Sequence[str], manifest: Path) -> None:
+    """Refuse a manifest without ``path`` or with a column twice; warn of one that calls its labels something else."""
     if not names:
         raise UserError(f"manifest {str(manifest)!r} is empty; give it the columns path[,label][,split]")
-    nearest = max(names, key=_likeness_to_path)
-    raise UserError(f"manifest {str(manifest)!r} has no column 'path'; rename the nearest one, {nearest!r}")
+    if "path" not in names:
+        nearest = _nearest(names, "path")
+        raise UserError(f"manifest {str(manifest)!r} has no column 'path'; rename the nearest one, {nearest!r}")
+    for name in _COLUMNS:
+        if names.count(name) > 1:
+            raise UserError(f"manifest {str(manifest)!r} has the column {name!r} twice; rename or remove one of them")
+    others = [name for name in names if name not in _COLUMNS and name.strip()]
+    if others and "label" not in names:
+        nearest = _nearest(others, "label")
+        _log.warning("%r has no column 'label' (it has %r): its images have no labels", str(manifest), nearest)
 
 
-def _likeness_to_path(name: str) -> float:
-    return max(difflib.SequenceMatcher(None, name.strip().lower(), other).ratio() for other in _OTHER_NAMES_OF_PATH)
+def _nearest(names: Sequence[str], column: str) -> str:
+    """The name most like one that people give to a column."""
+
+    def likeness(name: str) -> float:
+        others = _OTHER_NAMES[column]
+        return max(difflib.SequenceMatcher(None, name.strip().lower(), other).ratio() for other in others)
+
+    return max(names, key=likeness)
 
 
 def _split(word: str | None, where: str) -> str | None:

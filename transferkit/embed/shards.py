@@ -19,7 +19,7 @@ from transferkit.embeddings import read_facts, with_metadata, writer
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 from transferkit.extractor.forward import Forward
-from transferkit.files import atomic_path, discard, sweep
+from transferkit.files import atomic_path, discard, sweep, unwritable
 
 SHARD_BATCHES = 16  # a killed run repeats at most this many batches
 SHARD_BYTES = 2**26  # fewer batches a shard where an image gives many numbers
@@ -111,7 +111,7 @@ def write_embeddings(
         assert found is not None
         discard_parts(out)
         if on_error == "fail":
-            raise_broken(found.broken, SKIP)
+            raise_broken(found.broken, table.source, SKIP)
         return found
     shards = plan(out, table, metadata, batch_size)
     missing = shards.missing()
@@ -207,7 +207,7 @@ def assemble(
     if sorted([*paths, *broken]) != list(table.paths) or paths != sorted(paths):
         raise UserError(f"{shards.folder} does not hold every row exactly once; delete it and start again")
     if on_error == "fail":
-        raise_broken(broken, SKIP)
+        raise_broken(broken, table.source, SKIP)
     if not paths and on_error == "skip":
         raise UserError(f"none of the {len(table)} images can be read; see transferkit scan {table.source}")
     whole = {**metadata, "broken": broken}
@@ -274,4 +274,4 @@ def make_folder(shards: Shards) -> None:
     try:
         shards.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot write {shards.out}: {error.strerror}; choose another place or free room") from error
+        raise unwritable(shards.out, error) from error

@@ -57,7 +57,7 @@ def embed(
             parts.append(batch.embedding)
             broken |= {table.paths[row]: reason for row, reason in batch.broken.items()}
     if broken and on_error == "fail":
-        raise_broken(broken, 'leave out with on_error="skip"')
+        raise_broken(broken, table.source, 'leave out with on_error="skip"')
     if not rows:
         raise UserError(f"none of the {len(table)} images can be read; see transferkit scan {table.source}")
     metadata = describe(extractor, table, forward=forward) | {"batch_size": batch_size, "broken": broken}

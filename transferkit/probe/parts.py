@@ -10,6 +10,9 @@ from transferkit.data.splits import stratified_split
 from transferkit.embeddings import Embeddings
 from transferkit.errors import UserError
 
+LONGEST = 1e15
+"""Squares of longer embeddings, summed over rows, can leave float32."""
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -47,8 +50,8 @@ def divide(embeddings: Embeddings, *, val_fraction: float, test_fraction: float,
     The draw depends on paths, labels and seed, not on row order; a class of one row stays in train.
 
     Raises:
-        UserError: NaN, no labels, a part that is empty, fewer than two classes, more classes than rows to
-            train on, or all embeddings equal.
+        UserError: NaN or huge numbers, no labels, a part that is empty, fewer than two classes, more classes than
+            rows to train on, or all embeddings equal.
     """
     check_values(embeddings)
     rows = sorted(range(len(embeddings)), key=lambda row: embeddings.paths[row])
@@ -56,6 +59,10 @@ def divide(embeddings: Embeddings, *, val_fraction: float, test_fraction: float,
     rows = [row for row in rows if embeddings.labels[row] is not None]
     warnings = [f"{len(unlabelled)} rows have no label and were left out"] if unlabelled else []
     labels: dict[int, str] = {row: str(embeddings.labels[row]) for row in rows}
+    if not rows:
+        raise UserError(
+            f"none of the {len(embeddings)} rows has a label; embed class folders, or a manifest with a column 'label'"
+        )
     given = {embeddings.splits[row] for row in rows}
     part = {row: embeddings.splits[row] or "train" for row in rows}
     origin: dict[str, str | int | float | None] = {"source": "given", "seed": None}
@@ -118,7 +125,7 @@ def order_classes(train: Sequence[str], every: Sequence[str]) -> tuple[tuple[str
 
 
 def check_values(embeddings: Embeddings) -> None:
-    """Refuse a table without rows, or with NaN or infinity.
+    """Refuse a table without rows, or with NaN, infinity or embeddings whose squares overflow.
 
     Raises:
         UserError: as said; the first such row is named.
@@ -132,6 +139,12 @@ def check_values(embeddings: Embeddings) -> None:
         more = f" (and {len(bad) - 1} more rows)" if len(bad) > 1 else ""
         raise UserError(
             f"the embedding of {embeddings.paths[bad[0]]} holds NaN or infinity{more}; embed it again or leave it out"
+        )
+    long = (torch.linalg.vector_norm(embeddings.embedding, dim=1) > LONGEST).nonzero().flatten().tolist()
+    if long:
+        raise UserError(
+            f"the embedding of {embeddings.paths[long[0]]} is longer than {LONGEST:g}, too long to fit on; "
+            "scale all of them down, or embed with --normalize"
         )
 
 
