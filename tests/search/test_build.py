@@ -140,6 +140,16 @@ def test_refused(
         index.check_extractor(other)
 
 
+@pytest.mark.parametrize("kind", ["nonsense", "IVF1024,PQ64"])
+def test_a_kind_that_cannot_be_is_refused_before_any_work(
+    build: Callable[..., tuple[ImageIndex, Change]], passes: list[int], kind: str
+) -> None:
+    pytest.importorskip("faiss")
+    with pytest.raises(UserError, match=f"faiss makes no index '{kind}' of"):
+        build(kind=kind)
+    assert not passes
+
+
 @pytest.mark.parametrize("harm", ["not json", "{}", "[]", '{"format": 2}', "no table", "cut table", "rows"])
 def test_a_damaged_index(build: Callable[..., tuple[ImageIndex, Change]], harm: str) -> None:
     folder = build()[0].folder

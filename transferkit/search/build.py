@@ -64,6 +64,8 @@ def build_index(
     if kind not in (None, "auto", "exact"):
         approximate.library()  # before hours of work
     old = open_old(folder, images, extractor, overwrite)
+    if kind not in (None, "auto", "exact") and not (old and old.kind == kind):
+        approximate.make(kind, len(images), extractor.embed_dim)
     stamps = [stamp(images, row) for row in range(len(images))]
     known = {(path, old.stamps[row]): row for row, path in enumerate(old.images.paths)} if old else {}
     before = [known.get((path, now)) if now else None for path, now in zip(images.paths, stamps, strict=True)]
