@@ -80,7 +80,8 @@ def build_index(
     if kind == "auto":
         kind = approximate.choose(len(rows), extractor.embed_dim)
     previous = torch.tensor([-1 if before[row] is None else before[row] for row in rows])
-    if old and old.kind == kind and (previous >= 0).all() and same_rows(old.images, kept_images):
+    moved = old is not None and any(old.record["extractor"].get(key) != value for key, value in source.items())
+    if old and not moved and old.kind == kind and (previous >= 0).all() and same_rows(old.images, kept_images):
         return old, Change(0, 0, 0, len(rows), broken, 0)
     embedding = torch.empty(len(rows), extractor.embed_dim)
     if old and (previous >= 0).any():
