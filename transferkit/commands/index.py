@@ -51,7 +51,7 @@ def index(
     source = absolute_source(extractor or "resnet18", weights)
     if extractor is None and not overwrite and (Path(out) / "index.json").is_file():
         before = open_index(out)
-        source = before.source()
+        source = dict(zip(("source", "weights"), before.source(), strict=True))
         pooling = pooling or before.record["extractor"]["pooling"]
     opened = open_extractor(source["source"], source["weights"], pooling)
     built, change = build_index(open_images(images), out, opened, source, index, overwrite)

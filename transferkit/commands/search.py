@@ -82,7 +82,7 @@ def embed_queries(index: "ImageIndex", query: list[str]) -> "Tensor":
     """Embeddings of the query images, by the extractor the index was built with: (Q, D)."""
     from transferkit.commands.extractors import open_extractor
 
-    extractor = open_extractor(*index.source().values(), index.record["extractor"]["pooling"])
+    extractor = open_extractor(*index.source(), index.record["extractor"]["pooling"])
     index.check_extractor(extractor)
     return extractor.embed(query)
 

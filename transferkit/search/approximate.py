@@ -102,7 +102,7 @@ def least_rows(factory: str) -> int:
     """How many rows the k-means in an index need: one a list, and one a code word."""
     lists = [int(number) * (1024 if kilo else 1) for number, kilo in re.findall(r"IVF(\d{1,9})(k?)", factory)]
     bits = [int(number or 8) for number in re.findall(r"[PR]Q\d+(?:x(\d{1,2}))?", factory)]
-    return max([1, *lists, *(2**number for number in bits)])
+    return max([1, *lists, *(1 << number for number in bits)])
 
 
 def build(unit: Tensor, factory: str) -> Any:

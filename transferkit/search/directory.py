@@ -87,8 +87,8 @@ class ImageIndex:
         """
         return approximate.read(self.folder / FAISS, self.record["faiss"]["sha256"])
 
-    def source(self) -> dict[str, str]:
-        """``source`` and ``weights`` that open the extractor again.
+    def source(self) -> tuple[str, str]:
+        """Extractor and weights, by the names that open the extractor again.
 
         Raises:
             UserError: they were files, and have been moved or deleted.
@@ -105,7 +105,7 @@ class ImageIndex:
                     f"its new place: transferkit index IMAGES {remedy} --pooling {recorded['pooling']} "
                     f"--out {self.folder}"
                 )
-        return {"source": source, "weights": weights}
+        return source, weights
 
     def check_extractor(self, extractor: Extractor) -> None:
         """Refuse an extractor that would give other embeddings than those indexed.
