@@ -66,6 +66,25 @@ BAD: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
         for verb, *operands in (("evaluate", "a"), ("compare", "a", "b"), ("probe", "photos"), ("benchmark",))
         for seed in ("99999999999999999999", "-1")
     },
+    **{
+        f"{verb} into a file": (
+            lambda root: (root / "mine").write_text("mine"),
+            [verb, *arguments],
+            "cannot write into .*mine.* is no folder; choose another place",
+        )
+        for verb, *arguments in (
+            ("evaluate", "photos", "--out", "mine"),  # said before what is no table of embeddings
+            ("probe", "photos", *RESNET, "--out", "mine"),
+            ("probe", "photos", *RESNET, "--export", "mine/within"),
+            ("scan", "photos", "--out", "mine/within"),
+            ("benchmark", "--extractors", "{a: resnet18}", "--datasets", "{b: photos}", "--out", "mine/within"),
+        )
+    },
+    "a probe's export over something": (
+        picture,
+        ["probe", "photos", *RESNET, "--export", "out"],
+        "--export out exists; choose another directory",
+    ),
     "a classifier that is not there": (
         lambda root: 0,
         ["fit", "--data.root", "photos", "--model.weights", "none", "--model.head", "no.safetensors"],

@@ -12,7 +12,7 @@ from transferkit.embed import cached_features, describe
 from transferkit.embeddings import Embeddings
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
-from transferkit.files import sweep
+from transferkit.files import check_folder, sweep
 from transferkit.search import approximate
 from transferkit.search.directory import RECORD, ImageIndex, identity, open_index, stamp, write_index
 from transferkit.similarity import unit_rows, zero_rows
@@ -60,6 +60,7 @@ def build_index(
             no image can be read; faiss is not installed or refuses the kind.
     """
     folder = Path(folder)
+    check_folder(folder.absolute().parent)
     sweep(folder.absolute().parent)
     if kind not in (None, "auto", "exact"):
         approximate.library()  # before hours of work
