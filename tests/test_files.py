@@ -10,7 +10,7 @@ import pytest
 
 from transferkit import files
 from transferkit.errors import UserError
-from transferkit.files import MACHINE, atomic_path, cache_dir, discard, exchange
+from transferkit.files import MACHINE, atomic_path, cache_dir, check_folder, discard, exchange
 
 
 @pytest.fixture
@@ -76,6 +76,22 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Is a directory"), atomic_path(tmp_path / "folder") as temporary:
         temporary.write_text("a file")
     assert names(tmp_path) == {"file", "folder"}
+
+
+@pytest.mark.parametrize("place", ["file", "file/within", "file/with/in", "link/within"])
+def test_folders_that_cannot_be_made(tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("")
+    Path("link").symlink_to("nowhere")
+    what = tmp_path / place.split("/")[0]
+    with pytest.raises(UserError, match=f"^cannot write into {place}: {what} is no folder; choose another place$"):
+        check_folder(place)
+    check_folder("new/folder")
+    check_folder("")
+    monkeypatch.setattr(files.os, "access", lambda path, mode: Path(path) != tmp_path)
+    with pytest.raises(UserError, match=f"^cannot write into new/folder: no right to write in {tmp_path}; choose"):
+        check_folder("new/folder")
+    assert names(tmp_path) == {"file", "link"}
 
 
 def test_errors_of_other_files_are_not_the_targets(tmp_path: Path) -> None:

@@ -62,6 +62,20 @@ def unwritable(target: Path, error: OSError) -> UserError:
     return UserError(f"cannot write {target}: {reason}; choose another place or free room")
 
 
+def check_folder(folder: str | Path) -> None:
+    """Refuse a folder for results that cannot be made or written into: to be asked before the work for them.
+
+    Raises:
+        UserError: something else than a folder is in its place or above it; missing rights.
+    """
+    place = Path(folder).absolute()
+    there = next(path for path in (place, *place.parents) if os.path.lexists(path))
+    if not there.is_dir():
+        raise UserError(f"cannot write into {folder}: {there} is no folder; choose another place")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write into {folder}: no right to write in {there}; choose another place")
+
+
 def sweep(folder: Path) -> None:
     """Remove from a folder the temporary files and directories of processes of this machine that are no more."""
     for path in folder.glob(f".*.{MACHINE}-*.tmp"):

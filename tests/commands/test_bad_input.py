@@ -62,6 +62,34 @@ BAD: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
         "cannot write /dev/null: a device cannot be replaced",
     ),
     "a table that is a device": (lambda root: 0, ["evaluate", "/dev/null"], "/dev/null is neither a file nor a folder"),
+    **{
+        f"{verb} with seed {seed}": (
+            lambda root: 0,
+            [verb, *operands, "--seed", seed],
+            f"--seed is {seed}; give a number from 0 to 4294967295",
+        )
+        for verb, *operands in (("evaluate", "a"), ("compare", "a", "b"), ("probe", "photos"), ("benchmark",))
+        for seed in ("99999999999999999999", "-1")
+    },
+    **{
+        f"{verb} into a file": (
+            lambda root: (root / "mine").write_text("mine"),
+            [verb, *arguments],
+            "cannot write into .*mine.* is no folder; choose another place",
+        )
+        for verb, *arguments in (
+            ("evaluate", "photos", "--out", "mine"),  # said before what is no table of embeddings
+            ("probe", "photos", *RESNET, "--out", "mine"),
+            ("probe", "photos", *RESNET, "--export", "mine/within"),
+            ("scan", "photos", "--out", "mine/within"),
+            ("benchmark", "--extractors", "{a: resnet18}", "--datasets", "{b: photos}", "--out", "mine/within"),
+        )
+    },
+    "a probe's export over something": (
+        picture,
+        ["probe", "photos", *RESNET, "--export", "out"],
+        "--export out exists; choose another directory",
+    ),
     "a classifier that is not there": (
         lambda root: 0,
         ["fit", "--data.root", "photos", "--model.weights", "none", "--model.head", "no.safetensors"],

@@ -107,6 +107,28 @@ def test_an_extractor_that_has_changed(here: Path, extractors: Path) -> None:
     assert found(transferkit("search", "second", "--row", "0", "--json"))  # needs no extractor
 
 
+def test_an_extractor_that_has_moved(here: Path, extractors: Path) -> None:
+    Extractor.from_pretrained(extractors / "one").save_pretrained(here / "mine")
+    assert transferkit("index", "photos", "--extractor", "mine", "--out", "second").status == 0
+    (here / "mine").rename(here / "elsewhere")
+    gone = f"second was made with the extractor {here / 'mine'}, which is no longer there; put it back, or name its new"
+    assert gone in refused("search", "second", "photos/val/limes/2.jpg")
+    assert gone in refused("index", "photos", "--out", "second")
+    named = ["--extractor", "elsewhere", "--pooling", "cls"]
+    done = transferkit("index", "photos", *named, "--out", "second", "--json")
+    assert done.status == 0 and [json.loads(done.out)[name] for name in ("images", "added")] == [24, 0], done.err
+    assert found(transferkit("search", "second", "photos/val/limes/2.jpg", "-k", "1", "--json"))
+
+
+def test_weights_that_have_moved(here: Path) -> None:
+    record = json.loads(Path("index/index.json").read_text())
+    record["extractor"] |= {"source": "resnet18", "weights": str(here / "gone.safetensors")}
+    Path("index/index.json").write_text(json.dumps(record))
+    line = refused("search", "index", "photos/val/limes/2.jpg")
+    assert f"made with the weights file {here / 'gone.safetensors'}, which is no longer there" in line
+    assert "transferkit index IMAGES --extractor resnet18 --weights PLACE --pooling cls --out index" in line
+
+
 def test_faiss(here: Path, extractors: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("faiss")
     one = ["--extractor", str(extractors / "one")]

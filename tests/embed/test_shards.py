@@ -16,13 +16,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from transferkit.data.sources import ImageTable
+from transferkit.data.sources import ImageTable, open_images
 from transferkit.embed import describe, embed, shards
 from transferkit.embed.shards import Written, together, write_embeddings
 from transferkit.embeddings import Embeddings
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 from transferkit.extractor.forward import Forward
+from transferkit.search.build import build_index
 
 
 @pytest.fixture(autouse=True)
@@ -279,6 +280,31 @@ def test_places_that_hold_something_else(extractor: Extractor, table: ImageTable
         with pytest.raises(UserError, match=message):
             write(extractor, table, out, as_folder=folder)
         assert photo.read_bytes() == before
+
+
+def test_a_search_index_is_not_embeddings(extractor: Extractor, table: ImageTable, tmp_path: Path) -> None:
+    index = build_index(open_images(table.root), tmp_path / "index", extractor, {"source": "a", "weights": "b"})[0]
+    before = {path.name: path.read_bytes() for path in index.folder.iterdir()}
+    for out, folder, what in (
+        (index.folder, True, r"'embeddings\.parquet'"),
+        (index.folder / "embeddings.parquet", False, "a column 'mtime_ns'"),
+    ):
+        with pytest.raises(UserError, match=rf"holds something else than embeddings \({what}\); give another name"):
+            write(extractor, table, out, as_folder=folder)
+    assert {path.name: path.read_bytes() for path in index.folder.iterdir()} == before
+
+
+def test_only_shards_are_replaced(extractor: Extractor, table: ImageTable, tmp_path: Path) -> None:
+    out = tmp_path / "shards"
+    out.mkdir()
+    write(extractor, table, out, as_folder=True)
+    (out / ".000000.parquet.0123abcd-7.tmp").touch()
+    write_embeddings(extractor, table, out, describe(extractor, table), batch_size=8, as_folder=True)
+    assert len(list(out.iterdir())) == 3
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"something else than embeddings \('notes\.txt'\)"):
+        write(extractor, table, out, as_folder=True)
+    assert (out / "notes.txt").read_text() == "mine"
 
 
 def test_the_metadata_stand_in_the_file(extractor: Extractor, table: ImageTable, tmp_path: Path) -> None:

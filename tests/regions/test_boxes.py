@@ -144,6 +144,42 @@ def test_faulty_files(tmp_path: Path, name: str, text: str, says: str) -> None:
         read_boxes(tmp_path / f"missing-{name.replace('txt', 'csv')}")
 
 
+ANNOTATION = {"id": 4, "image_id": 1, "category_id": 7, "bbox": [1, 2, 3, 4]}
+COCO = {
+    "images": [{"id": 1, "file_name": "a.png"}],
+    "annotations": [ANNOTATION],
+    "categories": [{"id": 7, "name": "ant"}],
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"annotations": [ANNOTATION | {"id": 10**30}]}, "annotation at position 0: its id is beyond 64 bits"),
+        ({"annotations": [ANNOTATION, ANNOTATION]}, "row 4: annotation at position 1 has this id again"),
+        ({"annotations": [ANNOTATION | {"category_id": 9}]}, "row 4: category_id '9' is not among the categories"),
+        ({"categories": []}, "row 4: category_id '7' is not among the categories with a name"),
+        ({"categories": COCO["categories"] * 2}, "categories has the id 7 more than once"),
+        ({"images": COCO["images"] * 2}, "images has the id 1 more than once"),
+        ({"annotations": [ANNOTATION | {"bbox": [10**400, 1.5, 2.5, 3]}]}, "cannot be read: int too large"),
+    ],
+)
+def test_faulty_coco_files(tmp_path: Path, change: dict[str, Any], says: str) -> None:
+    file = tmp_path / "b.json"
+    file.write_text(json.dumps(COCO | change))
+    with pytest.raises(UserError, match=says) as error:
+        read_boxes(file)
+    assert str(error.value).startswith(f"--boxes {file}")
+
+
+def test_coco_without_categories_has_no_labels(tmp_path: Path) -> None:
+    file = tmp_path / "b.json"
+    file.write_text(json.dumps(COCO))
+    assert read_boxes(file) == [Box(4, "a.png", 1, 2, 4, 6, "ant")]
+    file.write_text(json.dumps({name: COCO[name] for name in ("images", "annotations")}))
+    assert read_boxes(file) == [Box(4, "a.png", 1, 2, 4, 6)]
+
+
 def test_boxes_for_images_that_are_not_there() -> None:
     images = ImageTable("/r", ("a.png",), (None,), (None,), "photos")
     boxes = [Box(1, "a.png", 0, 0, 1, 1), Box(2, "../a.png", 0, 0, 1, 1), Box(3, "b.png", 0, 0, 1, 1)]

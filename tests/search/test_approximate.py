@@ -70,10 +70,29 @@ def test_choice_by_size() -> None:
     assert approximate.choose(1_000_000, 7) == "IVF2048,PQ1"
 
 
-@pytest.mark.parametrize("factory", ["nonsense", "IVF64,PQ5", "IVF4096,Flat", "", "PQ64x"])
-def test_refused_by_faiss(factory: str) -> None:
-    with pytest.raises(UserError, match="faiss makes no index"):
+@pytest.mark.parametrize(
+    ("factory", "says"),
+    [
+        ("nonsense", "of embeddings of width 16; give --index auto, exact, Flat or HNSW32"),
+        ("", "of embeddings of width 16; give"),
+        ("PQ5x4", r"of embeddings of width 16 \(the number after PQ has to divide it\); give"),
+        ("IVF4096,Flat", "of 100 images: it learns from 4,096 at least; give --index auto or exact"),
+        ("IVF1k,Flat", "of 100 images: it learns from 1,024 at least"),
+        ("IVF16,PQ4", "of 100 images: it learns from 256 at least"),
+        ("IDMap,Flat", "of 100 x 16 numbers"),
+    ],
+)
+def test_refused_by_faiss(factory: str, says: str) -> None:
+    with pytest.raises(UserError, match=f"^faiss makes no index '{factory}' {says}"):
         approximate.build(clusters(100, 16), factory)
+
+
+@pytest.mark.parametrize("factory", ["IVF64,Flat", "IVF1k,Flat", "PQ4", "PQ4x6", "OPQ4_8,IVF4,PQ4x4", "RQ2x5"])
+def test_the_least_number_of_rows_is_faiss_own(factory: str) -> None:
+    least = approximate.least_rows(factory)
+    approximate.build(clusters(least, 16), factory)
+    with pytest.raises(RuntimeError, match=rf"number of clusters \({least}\)"):
+        approximate.make(factory, least, 16).train(clusters(least - 1, 16).numpy())
 
 
 def test_only_the_file_that_was_written_is_read(tmp_path: Path) -> None:

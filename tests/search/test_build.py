@@ -130,6 +130,8 @@ def test_refused(
         build_index(open_images(elsewhere), index.folder, transformer("vit", "cls"), SOURCE)
     with pytest.raises(UserError, match="is no index, so it is not overwritten"):
         build_index(open_images(pictures), pictures, other, SOURCE, overwrite=True)
+    with pytest.raises(UserError, match=r"cannot write into .*index\.json: .*index\.json is no folder"):
+        build_index(open_images(pictures), index.folder / "index.json" / "new", other, SOURCE)
     assert {path.name: path.read_bytes() for path in index.folder.iterdir()} == before
 
     assert build_index(open_images(pictures), index.folder, other, SOURCE, overwrite=True)[1].added == 12
@@ -138,6 +140,16 @@ def test_refused(
     torch.nn.init.normal_(other.backbone.model.layernorm.bias)
     with pytest.raises(UserError, match="has other weights"):
         index.check_extractor(other)
+
+
+@pytest.mark.parametrize("kind", ["nonsense", "IVF1024,PQ64"])
+def test_a_kind_that_cannot_be_is_refused_before_any_work(
+    build: Callable[..., tuple[ImageIndex, Change]], passes: list[int], kind: str
+) -> None:
+    pytest.importorskip("faiss")
+    with pytest.raises(UserError, match=f"faiss makes no index '{kind}' of"):
+        build(kind=kind)
+    assert not passes
 
 
 @pytest.mark.parametrize("harm", ["not json", "{}", "[]", '{"format": 2}', "no table", "cut table", "rows"])

@@ -59,6 +59,9 @@ def test_what_is_an_embeddings_table(tmp_path: Path, pictures: Path) -> None:
     (tmp_path / "broken.parquet").write_bytes(b"PAR1")
     with pytest.raises(UserError, match="not a readable Parquet file"):
         open_embeddings(tmp_path / "broken.parquet")
+    table(torch.tensor([[1.0], [torch.nan]]), [None] * 2).save(tmp_path / "nan.parquet")
+    with pytest.raises(UserError, match=r"nan\.parquet: row 1, '001\.png', holds NaN or infinity"):
+        open_embeddings(tmp_path / "nan.parquet")
 
 
 def test_the_same_bytes(pictures: Path) -> None:

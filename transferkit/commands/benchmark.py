@@ -10,6 +10,7 @@ from transferkit.commands import report
 from transferkit.commands.extractors import open_extractor
 from transferkit.commands.parse import own_names, resumable
 from transferkit.errors import UserError
+from transferkit.files import check_folder
 
 if TYPE_CHECKING:
     from transferkit.extractor import Extractor
@@ -59,6 +60,7 @@ def benchmark(
     approaches = {name: read_approach(name, entry) for name, entry in extractors.items()}
     options = {"fast": fast, "seed": seed, "val_fraction": val_fraction, "test_fraction": test_fraction}
     place = Path(out)
+    check_folder(place)
     cells = grid.run(place, approaches, datasets, opened, resume=resume, on_error=on_error, options=options)
     if json:
         report.as_json({"cells": [asdict(cell) for cell in cells]})

@@ -43,14 +43,16 @@ def evaluate(
         json: print one JSON object instead of a table.
     """
     from transferkit import evaluation
+    from transferkit.files import check_folder
 
+    folder = Path(out) if out else default_folder(Path(file), split, reference_split)
+    check_folder(folder)
     table = evaluation.open_table(file, split)
     against = reference or (file if reference_split else None)
     other = evaluation.open_table(against, reference_split) if against else None
     if other:
         evaluation.check_alike(table, other, (file, str(against)))
     found = evaluation.measure(table, other, ks=ks, class_sized=class_sized, seed=seed)
-    folder = Path(out) if out else default_folder(Path(file), split, reference_split)
     paths = [folder / "similarity.json"]
     evaluation.save_overall(found, paths[0])
     if found.per_class:

@@ -50,9 +50,9 @@ def index(
 
     source = absolute_source(extractor or "resnet18", weights)
     if extractor is None and not overwrite and (Path(out) / "index.json").is_file():
-        recorded = open_index(out).record["extractor"]
-        source = {key: recorded[key] for key in ("source", "weights")}
-        pooling = pooling or recorded["pooling"]
+        before = open_index(out)
+        source = dict(zip(("source", "weights"), before.source(), strict=True))
+        pooling = pooling or before.record["extractor"]["pooling"]
     opened = open_extractor(source["source"], source["weights"], pooling)
     built, change = build_index(open_images(images), out, opened, source, index, overwrite)
     report(built, change, asked=index, json=json)

@@ -28,7 +28,7 @@ def call(function: Callable[..., int], arguments: list[str]) -> int:
         arguments: the verb and what follows it.
 
     Raises:
-        UserError: options that do not fit the function's signature.
+        UserError: options that do not fit the function's signature; a seed that NumPy does not take.
     """
     verb, *rest = map(spelled, arguments)
     doc = docstring_parser.parse(function.__doc__ or "")
@@ -51,6 +51,8 @@ def call(function: Callable[..., int], arguments: list[str]) -> int:
         line = explain(str(error), list(inspect.signature(function).parameters), verb)
         raise UserError(line if "--help" in line else f"{line}; transferkit {verb} --help lists the options") from error
     options.pop("config")
+    if not 0 <= options.get("seed", 0) < 2**32:  # torch takes more, NumPy and scikit-learn do not
+        raise UserError(f"--seed is {str(options['seed'])[:40]}; give a number from 0 to {2**32 - 1}")
     for name, kind in get_type_hints(function).items():
         if is_dataclass(kind):
             options[name] = kind(**options[name])  # type: ignore[operator]  # a class, not an instance

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from transferkit.commands import report
 from transferkit.commands.extractors import open_extractor
 from transferkit.commands.parse import resumable
+from transferkit.errors import UserError
 
 if TYPE_CHECKING:
     from transferkit.data.sources import ImageTable
@@ -57,8 +58,14 @@ def probe(
     """
     from transferkit.data.sources import open_images
     from transferkit.embeddings import Embeddings
+    from transferkit.files import check_folder
     from transferkit.probe import compare_predictions, load_predictions, probe_embeddings, save_probe
 
+    check_folder(out)
+    if export and Path(export).exists():
+        raise UserError(f"--export {export} exists; choose another directory")
+    if export:
+        check_folder(Path(export).parent)
     other = load_predictions(compare) if compare else None
     table = None if is_embeddings(images) else open_images(images)
     opened = open_extractor(extractor, weights, pooling) if table or export else None

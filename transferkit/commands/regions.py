@@ -5,7 +5,6 @@ from typing import Literal
 
 from transferkit.commands.parse import call
 from transferkit.commands.report import as_json, next_command, note, table, written
-from transferkit.errors import UserError
 
 
 def main(arguments: list[str]) -> int:
@@ -40,15 +39,14 @@ def regions(
         pooling: how features become one embedding (crop); by default the extractor's own.
         weights: DEFAULT or a weights file, for a torchvision or Hugging Face extractor.
         on_error: boxes outside of their image and unreadable images: fail names them, skip leaves them out.
-        overwrite: replace the file if it is there.
+        overwrite: replace an earlier table of regions.
         json: print one JSON object.
     """
     from transferkit.commands.extractors import open_extractor
     from transferkit.data.sources import open_images
-    from transferkit.regions import embed_regions, match_boxes, read_boxes, save_regions
+    from transferkit.regions import check_place, embed_regions, match_boxes, read_boxes, save_regions
 
-    if Path(out).exists() and not overwrite:
-        raise UserError(f"{out} exists; choose another file or add --overwrite")
+    check_place(Path(out), overwrite)
     opened, found = open_images(images), read_boxes(boxes)
     match_boxes(boxes, found, opened)
     result = embed_regions(open_extractor(extractor, weights, pooling), opened, found, method, on_error)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from transferkit.commands.parse import call
 from transferkit.commands.report import as_json, harmless, next_command, note, table, written
 from transferkit.errors import UserError
+from transferkit.files import check_folder
 
 if TYPE_CHECKING:
     from transferkit.data.scan import Finding, Report
@@ -106,8 +107,10 @@ def check_place(path: Path) -> None:
     """Refuse to write over anything but an earlier report.
 
     Raises:
-        UserError: the file holds something else, such as the manifest.
+        UserError: the file holds something else, such as the manifest; it cannot be made.
     """
+    if not path.exists():
+        check_folder(path.parent)
     if not path.is_file():
         return
     with path.open("rb") as file:

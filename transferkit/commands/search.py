@@ -82,8 +82,7 @@ def embed_queries(index: "ImageIndex", query: list[str]) -> "Tensor":
     """Embeddings of the query images, by the extractor the index was built with: (Q, D)."""
     from transferkit.commands.extractors import open_extractor
 
-    recorded = index.record["extractor"]
-    extractor = open_extractor(recorded["source"], recorded["weights"], recorded["pooling"])
+    extractor = open_extractor(*index.source(), index.record["extractor"]["pooling"])
     index.check_extractor(extractor)
     return extractor.embed(query)
 

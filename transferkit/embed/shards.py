@@ -2,6 +2,7 @@
 
 import glob
 import json
+import re
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import torch
 from transferkit.data.decoding import raise_broken
 from transferkit.data.sources import ImageTable
 from transferkit.embed.table import View, batch_ranges, make_table, run, usual_batch_size
-from transferkit.embeddings import read_facts, with_metadata, writer
+from transferkit.embeddings import TEXTS, read_facts, with_metadata, writer
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 from transferkit.extractor.forward import Forward
@@ -23,6 +24,7 @@ from transferkit.files import atomic_path, discard, sweep, unwritable
 
 SHARD_BATCHES = 16  # a killed run repeats at most this many batches
 SHARD_BYTES = 2**26  # fewer batches a shard where an image gives many numbers
+SHARD_NAME = re.compile(r"\d{6,}\.parquet|\.\d{6,}\.parquet\.[0-9a-f]{8}-\d+\.tmp")  # or half-written by a killed run
 SKIP = "leave out with --on_error skip, which keeps what is done"
 
 
@@ -249,7 +251,7 @@ def written_before(out: Path, table: ImageTable, metadata: Mapping[str, Any]) ->
 
 
 def check_place(out: Path, as_folder: bool) -> None:
-    """Refuse to write over what is no embeddings.
+    """Refuse to write over what is not embeddings alone, such as a search index or a table of regions.
 
     Raises:
         UserError: saying what is there.
@@ -258,11 +260,17 @@ def check_place(out: Path, as_folder: bool) -> None:
         raise UserError(f"{out} is a folder; end --out in a slash to make it one of shards, or give a file's name")
     if out.is_file() and as_folder:
         raise UserError(f"{out} is a file; give another name for a directory of shards")
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+    other = "holds something else than embeddings"
+    names = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
+    if foreign := [name for name in names if not SHARD_NAME.fullmatch(name)]:
+        raise UserError(f"--out {out} {other} ({foreign[0]!r}); give another name")
+    if names or (out.exists() and not out.is_dir()):
         try:
             read_facts(out)
         except UserError as error:
-            raise UserError(f"--out {out} holds something else than embeddings; give another name") from error
+            raise UserError(f"--out {out} {other}; give another name") from error
+    if out.is_file() and (columns := set(pq.read_schema(out).names) - {*TEXTS, "embedding"}):
+        raise UserError(f"--out {out} {other} (a column {min(columns)!r}); give another name")
 
 
 def make_folder(shards: Shards) -> None:

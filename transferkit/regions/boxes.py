@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,7 +47,8 @@ def read_boxes(file: str | Path) -> list[Box]:
     Args:
         file: a ``.csv`` (UTF-8) with the columns ``path,x1,y1,x2,y2[,label]``, or a ``.json`` in COCO's layout
             (https://cocodataset.org/#format-data): ``images`` (``id``, ``file_name``), ``annotations``
-            (``image_id``, ``bbox`` as x, y, width, height, and perhaps ``id`` and ``category_id``), ``categories``.
+            (``image_id``, ``bbox`` as x, y, width, height, and perhaps ``id`` and ``category_id``), and, for
+            labels, ``categories``.
 
     Raises:
         UserError: unreadable, without boxes, or with rows that are no box: all of them are counted, the first named.
@@ -63,7 +65,7 @@ def read_boxes(file: str | Path) -> list[Box]:
         for found in readers[file.suffix.lower()](file):
             boxes += [found] if isinstance(found, Box) else []
             faults += [found] if isinstance(found, str) else []
-    except (OSError, ValueError, csv.Error, RecursionError) as error:
+    except (OSError, ValueError, OverflowError, csv.Error, RecursionError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
         raise UserError(f"--boxes {file} cannot be read: {reason}") from error
     refuse(file, faults)
@@ -116,27 +118,45 @@ def coco_boxes(file: Path) -> Iterator[Box | str]:
     images, annotations = content.get("images"), content.get("annotations")
     if not isinstance(images, list) or not isinstance(annotations, list):
         raise ValueError("no lists images and annotations, as COCO files have them")
-    names = by_id(images, "file_name")
-    classes = by_id(content.get("categories"), "name")
+    names = by_id("images", images, "file_name")
+    classes = by_id("categories", content["categories"], "name") if content.get("categories") is not None else None
+    seen: set[int] = set()
     for position, record in enumerate(annotations):
         number = record.get("id", position) if isinstance(record, dict) else position
         if not isinstance(record, dict) or type(number) is not int:
             yield f"annotation at position {position}: no record with a whole number as its id"
             continue
+        if not -(2**63) <= number < 2**63:
+            yield f"annotation at position {position}: its id is beyond 64 bits"
+            continue
+        if number in seen:
+            yield f"row {number}: annotation at position {position} has this id again"
+            continue
+        seen.add(number)
         corners = record.get("bbox")
         if not isinstance(corners, list) or len(corners) != 4 or any(type(c) not in (int, float) for c in corners):
             yield f"row {number}: bbox {str(corners)[:40]!r} is not [x, y, width, height]"
             continue
         x, y, width, height = corners
+        category = record.get("category_id")
+        if classes is not None and category is not None and str(category) not in classes:
+            yield f"row {number}: category_id {str(category)[:40]!r} is not among the categories with a name"
+            continue
         path = names.get(str(record.get("image_id")))
-        yield box(number, path, [x, y, x + width, y + height], classes.get(str(record.get("category_id"))))
+        yield box(number, path, [x, y, x + width, y + height], (classes or {}).get(str(category)))
 
 
-def by_id(records: Any, field: str) -> dict[str, str]:
-    """A text field of COCO records by their id."""
-    found = records if isinstance(records, list) else []
-    pairs = [(record.get("id"), record.get(field)) for record in found if isinstance(record, Mapping)]
-    return {str(key): value for key, value in pairs if isinstance(value, str)}
+def by_id(what: str, records: Any, field: str) -> dict[str, str]:
+    """A text field of COCO records by their id; ``what`` they are is for messages.
+
+    Raises:
+        ValueError: an id stands there twice.
+    """
+    found = [record for record in records if isinstance(record, Mapping)] if isinstance(records, list) else []
+    named = [(str(record["id"]), record.get(field)) for record in found if record.get("id") is not None]
+    if twice := [key for key, count in Counter(key for key, _ in named).items() if count > 1]:
+        raise ValueError(f"{what} has the id {twice[0][:40]} more than once; give each its own")
+    return {key: value for key, value in named if isinstance(value, str)}
 
 
 def box(number: int, path: Any, corners: Sequence[Any], label: str | None) -> Box | str:

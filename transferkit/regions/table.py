@@ -12,9 +12,10 @@ import torch
 from transferkit.data.sources import ImageTable
 from transferkit.embed import describe
 from transferkit.embeddings import Embeddings, to_arrow
+from transferkit.embeddings import metadata_of as read_metadata
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
-from transferkit.files import atomic_path
+from transferkit.files import atomic_path, check_folder
 from transferkit.progress import progress_bar
 from transferkit.regions.align import embed_aligned
 from transferkit.regions.boxes import Box
@@ -94,6 +95,30 @@ def metadata_of(extractor: Extractor, images: ImageTable, method: Method) -> dic
     """What the values depend on; ``roi_align`` stands for the pooling where that is what pools."""
     metadata = describe(extractor, images) | {"method": method}
     return metadata | ({"pooling": "roi_align"} if method == "roi_align" else {})
+
+
+def check_place(out: Path, overwrite: bool) -> None:
+    """Refuse to write over anything but an earlier table of regions, and that only where it is wanted.
+
+    Raises:
+        UserError: saying what is there; or the place cannot be written.
+    """
+    check_folder(out.parent)
+    if not out.exists():
+        return
+    if not is_regions(out):
+        raise UserError(f"--out {out} holds something else than regions; give another name")
+    if not overwrite:
+        raise UserError(f"{out} exists; choose another file or add --overwrite")
+
+
+def is_regions(path: Path) -> bool:
+    """Whether a file was written by :func:`save_regions`."""
+    try:
+        schema = pq.read_schema(path)
+        return "box" in schema.names and "method" in read_metadata(schema, path)
+    except (OSError, pa.ArrowException, UserError):
+        return False
 
 
 def save_regions(regions: Regions, path: str | Path) -> None:

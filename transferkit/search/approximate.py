@@ -69,27 +69,60 @@ def choose(rows: int, width: int) -> str:
     return f"IVF{lists},PQ{parts}"
 
 
+def make(factory: str, rows: int, width: int) -> Any:
+    """An index with nothing in it, to train on rows of a width: what is wrong with a kind is said before any work.
+
+    Args:
+        factory: faiss's factory string, such as ``Flat``, ``HNSW32`` or ``IVF1024,PQ64``.
+        rows: N.
+        width: D.
+
+    Raises:
+        UserError: faiss is not installed, does not know such an index, or it needs more rows.
+    """
+    faiss = library()
+    if (least := least_rows(factory)) > rows:
+        raise UserError(
+            f"faiss makes no index {factory!r} of {rows:,} images: it learns from {least:,} at least; "
+            "give --index auto or exact"
+        )
+    try:
+        if ENDS_FAISS.search(factory):
+            raise RuntimeError("too small a number in it")
+        return faiss.index_factory(width, factory, faiss.METRIC_INNER_PRODUCT)
+    except (RuntimeError, MemoryError) as error:
+        parts = " (the number after PQ has to divide it)" if "PQ" in factory else ""
+        raise UserError(
+            f"faiss makes no index {factory!r} of embeddings of width {width}{parts}; "
+            "give --index auto, exact, Flat or HNSW32"
+        ) from error
+
+
+def least_rows(factory: str) -> int:
+    """How many rows the k-means in an index need: one a list, and one a code word."""
+    lists = [int(number) * (1024 if kilo else 1) for number, kilo in re.findall(r"IVF(\d{1,9})(k?)", factory)]
+    bits = [int(number or 8) for number in re.findall(r"[PR]Q\d+(?:x(\d{1,2}))?", factory)]
+    return max([1, *lists, *(1 << number for number in bits)])
+
+
 def build(unit: Tensor, factory: str) -> Any:
     """Train an index on rows and add them.
 
     Args:
         unit: float32 (N, D), unit rows.
-        factory: faiss's factory string, such as ``Flat``, ``HNSW32`` or ``IVF1024,PQ64``.
+        factory: as of :func:`make`.
 
     Raises:
-        UserError: faiss is not installed, or does not make such an index of these rows.
+        UserError: as of :func:`make`, or faiss does not train such an index on these rows.
     """
-    faiss = library()
+    index = make(factory, len(unit), unit.shape[1])
     try:
-        if ENDS_FAISS.search(factory):
-            raise RuntimeError("too small a number in it")
-        index = faiss.index_factory(unit.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
         index.train(training_rows(index, unit).numpy())
         index.add(unit.numpy())
     except (RuntimeError, MemoryError) as error:
         raise UserError(
             f"faiss makes no index {factory!r} of {len(unit)} x {unit.shape[1]} numbers ({reason(error)}); "
-            "try Flat, HNSW32, IVF1024,PQ64 or --index auto"
+            "give --index auto or exact"
         ) from error
     return index
 

@@ -12,7 +12,7 @@ from transferkit.embed import cached_features, describe
 from transferkit.embeddings import Embeddings
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
-from transferkit.files import sweep
+from transferkit.files import check_folder, sweep
 from transferkit.search import approximate
 from transferkit.search.directory import RECORD, ImageIndex, identity, open_index, stamp, write_index
 from transferkit.similarity import unit_rows, zero_rows
@@ -60,10 +60,13 @@ def build_index(
             no image can be read; faiss is not installed or refuses the kind.
     """
     folder = Path(folder)
+    check_folder(folder.absolute().parent)
     sweep(folder.absolute().parent)
     if kind not in (None, "auto", "exact"):
         approximate.library()  # before hours of work
     old = open_old(folder, images, extractor, overwrite)
+    if kind not in (None, "auto", "exact") and not (old and old.kind == kind):
+        approximate.make(kind, len(images), extractor.embed_dim)
     stamps = [stamp(images, row) for row in range(len(images))]
     known = {(path, old.stamps[row]): row for row, path in enumerate(old.images.paths)} if old else {}
     before = [known.get((path, now)) if now else None for path, now in zip(images.paths, stamps, strict=True)]
@@ -78,7 +81,8 @@ def build_index(
     if kind == "auto":
         kind = approximate.choose(len(rows), extractor.embed_dim)
     previous = torch.tensor([-1 if before[row] is None else before[row] for row in rows])
-    if old and old.kind == kind and (previous >= 0).all() and same_rows(old.images, kept_images):
+    moved = old is not None and any(old.record["extractor"].get(key) != value for key, value in source.items())
+    if old and not moved and old.kind == kind and (previous >= 0).all() and same_rows(old.images, kept_images):
         return old, Change(0, 0, 0, len(rows), broken, 0)
     embedding = torch.empty(len(rows), extractor.embed_dim)
     if old and (previous >= 0).any():

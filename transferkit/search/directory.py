@@ -87,6 +87,26 @@ class ImageIndex:
         """
         return approximate.read(self.folder / FAISS, self.record["faiss"]["sha256"])
 
+    def source(self) -> tuple[str, str]:
+        """Extractor and weights, by the names that open the extractor again.
+
+        Raises:
+            UserError: they were files, and have been moved or deleted.
+        """
+        recorded = self.record["extractor"]
+        source, weights = str(recorded["source"]), str(recorded["weights"])
+        for what, path, remedy in (
+            ("extractor", source, "--extractor PLACE"),
+            ("weights file", weights, f"--extractor {source} --weights PLACE"),
+        ):
+            if Path(path).is_absolute() and not Path(path).exists():
+                raise UserError(
+                    f"{self.folder} was made with the {what} {path}, which is no longer there; put it back, or name "
+                    f"its new place: transferkit index IMAGES {remedy} --pooling {recorded['pooling']} "
+                    f"--out {self.folder}"
+                )
+        return source, weights
+
     def check_extractor(self, extractor: Extractor) -> None:
         """Refuse an extractor that would give other embeddings than those indexed.
 

@@ -11,7 +11,7 @@ import torch
 
 from transferkit.data.sources import DIGITS, ImageTable
 from transferkit.embeddings import Embeddings
-from transferkit.similarity import near_duplicates, similar_pairs, zero_rows
+from transferkit.similarity import finite_rows, near_duplicates, similar_pairs, zero_rows
 
 MOST_LEAKS = 10_000  # pairs that are kept; all are counted
 
@@ -44,7 +44,8 @@ def open_embeddings(path: str | Path) -> Embeddings | None:
     """An embeddings table, if the path is one; None for images and manifests.
 
     Raises:
-        UserError: as :meth:`Embeddings.load`, for a Parquet file with a column ``embedding``.
+        UserError: as :meth:`Embeddings.load`, for a Parquet file with a column ``embedding``; no rows; NaN or
+            infinity (row and path named).
     """
     path = Path(path)
     if path.suffix.lower() != ".parquet" or not path.is_file():
@@ -53,7 +54,11 @@ def open_embeddings(path: str | Path) -> Embeddings | None:
         names = pq.read_schema(path).names
     except (pa.ArrowException, OSError):
         names = ["embedding"]  # whose fault is told by load
-    return Embeddings.load(path) if "embedding" in names else None
+    if "embedding" not in names:
+        return None
+    embeddings = Embeddings.load(path)
+    finite_rows(embeddings.embedding, str(path), embeddings.paths)
+    return embeddings
 
 
 def find_duplicates(embeddings: Embeddings, threshold: float = 0.97) -> Duplicates:
