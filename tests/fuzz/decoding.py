@@ -6,7 +6,7 @@ one it was. What is wrong but leaves the process alive goes to ``FOLDER/START.fa
 
 import faulthandler
 import os
-import resource
+import re
 import sys
 import time
 import traceback
@@ -71,8 +71,9 @@ def main(start: int, stop: int, folder: Path) -> None:
 
 
 def peak() -> int:
-    """The most memory that this process ever held, in kilobytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """The most memory that this process ever held, in kilobytes (``ru_maxrss`` would count its parent's)."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0])
 
 
 if __name__ == "__main__":

@@ -72,7 +72,9 @@ def benchmark(
             f"{len(failed)} of {len(cells)} cells could not be measured; their reasons are in {out}/{table.MARKDOWN}"
         )
     report.written(*(place / name for name in (table.MARKDOWN, table.CSV, table.PICTURE) if (place / name).is_file()))
-    return 2 if len(failed) == len(cells) else 0
+    if failed and len(failed) == len(cells):
+        raise UserError(f"nothing could be measured; {failed[0].approach} on {failed[0].dataset}: {failed[0].error}")
+    return 0
 
 
 def opened(name: str, weights: str, pooling: str | None) -> "Extractor":
