@@ -1,6 +1,9 @@
 """Which rows make a batch, and what a batch holds: both a function of seed, epoch and row alone."""
 
+import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
 
 import torch
 from torch import Tensor
@@ -109,3 +112,17 @@ class FeatureBatches(Dataset[Batch]):
         index = torch.tensor(rows)
         embedding = self.views[epoch % len(self.views)][index]
         return {"embedding": embedding, "target": self.targets[index], "row": index}
+
+
+def leave_signals_to_main(number: int) -> None:
+    """Begin a loading process: Ctrl-C reaches it as well, but it is the main process that ends it.
+
+    Where that one leaves while a batch is handed over, the thread that does so has nothing to complain of.
+    """
+
+    def complain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not issubclass(kind, OSError | EOFError):
+            sys.__excepthook__(kind, error, trace)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.excepthook = complain

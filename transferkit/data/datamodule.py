@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from transferkit.data.augmentation import Augmentation, Preset
-from transferkit.data.batches import Batch, EpochBatches, FeatureBatches, ImageBatches
+from transferkit.data.batches import Batch, EpochBatches, FeatureBatches, ImageBatches, leave_signals_to_main
 from transferkit.data.decoding import cores, raise_broken, verify
 from transferkit.data.sources import ImageTable, check_trainable, open_images
 from transferkit.data.splits import assign_splits, few_shot, load_splits, select_classes
@@ -264,6 +264,7 @@ class ImageDataModule(LightningDataModule):
             sampler=sampler,
             num_workers=workers,
             persistent_workers=workers > 0,
+            worker_init_fn=leave_signals_to_main,
             generator=torch.Generator(),  # the seed it draws for its processes is not the training's business
             pin_memory=torch.cuda.is_available(),
         )
