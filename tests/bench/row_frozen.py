@@ -21,7 +21,7 @@ EPOCHS = 50
 
 def rows(full: bool) -> Iterator[Row]:
     """A ViT and ResNet18."""
-    for make, target, count in ((vit_small, 1.15, 128), (resnet, 1.3, 256)):
+    for make, target, count in ((vit_small, 1.15, 128), (resnet, 1.3, 192)):
         with workplace() as place:
             yield from measure(make(place), photographs(place, None if full else count), place, target, full)
 

@@ -28,7 +28,7 @@ VAL = [transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor()
 def rows(full: bool) -> Iterator[Row]:
     """Reduced, the tutorial runs for an epoch and is scaled to 25, and its accuracy is that of fewer epochs."""
     with workplace() as place:
-        folder, network = photographs(place, None if full else 240), resnet(place)
+        folder, network = photographs(place, None if full else 160), resnet(place)
         count = len(list(folder.glob("val/*/*.jpg")))
         epochs = EPOCHS if full else REDUCED
         accuracies: list[float] = []
