@@ -115,7 +115,7 @@ def test_unreadable_files_get_one_line(table: Embeddings, tmp_path: Path) -> Non
         (lambda t: t.set_column(3, "embedding", t["path"]), "embedding is string, a fixed-size list"),
         (
             lambda t: t.set_column(3, "embedding", pa.array([None] * 4, pa.list_(pa.float32(), 3))),
-            "(4 rows have no embedding|Expected all lists to be of size)",  # the second is pyarrow's own, before 26
+            "4 rows have no embedding",
         ),
     ],
 )

@@ -76,9 +76,8 @@ def run(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("transferkit: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output left, as `| head` does
-        forget_output()
-        return 0
+    except BrokenPipeError as error:
+        return unwritable(error)
     except OSError as error:  # whatever option held the name: asking for it is all it takes
         if error.errno == errno.ENAMETOOLONG:
             return complain(f"no file or folder can have the name {str(error.filename)[:80]!r}...; give a shorter one")
@@ -141,14 +140,9 @@ def complain(message: str) -> int:
 
 
 def unwritable(error: OSError) -> int:
-    """Say that our output could not be written, and write no more of it; the exit status."""
-    forget_output()
+    """Say that our output could not be written, unless its reader left, as `| head` does; the exit status."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left of it
     return 0 if isinstance(error, BrokenPipeError) else complain(f"cannot write the output: {error.strerror}")
-
-
-def forget_output() -> None:
-    """Send what is left of our output nowhere."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def usage() -> str:

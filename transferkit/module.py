@@ -95,6 +95,7 @@ class TransferModule(LightningModule):
             weights = "none"
         classifier = LinearClassifier.load(head) if head else None
         extractor = Extractor.from_pretrained(backbone, weights, pooling, preprocessing, architecture)
+        self.epoch: int | None = extractor.record.get("epoch")  # of the checkpoint that it was opened from
         self.backbone = extractor.backbone
         self.preprocessing = extractor.preprocessing
         self.class_names: list[str] = []

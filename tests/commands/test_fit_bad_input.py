@@ -86,7 +86,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
     "wrong type": (
         lambda root: 0,
         [*DIGITS, "--trainer.max_epochs", "many"],
-        "--trainer.max_epochs is 'many'; give (int or null|null or int)",
+        "--trainer.max_epochs is 'many'; give int or null",
     ),
     "wrong choice": (
         lambda root: 0,

@@ -33,7 +33,8 @@ def traces(folder: Path) -> dict[str, Any]:
                 assert path.name != "last.ckpt", "it could have been resumed"
                 continue
             name = name.replace(match[0], "runs/cut/0", 1)
-        if name == "cache" or name.startswith("cache/decoded"):
+        memory_alone = name == "cache" and {inner.name for inner in path.iterdir()} <= {"decoded"}
+        if memory_alone or name.startswith("cache/decoded"):
             continue
         if "tfevents" in name:
             found[f"{Path(name).parent}/events"] = None

@@ -78,6 +78,8 @@ def test_choice_by_size() -> None:
         ("PQ5x4", r"of embeddings of width 16 \(the number after PQ has to divide it\); give"),
         ("IVF4096,Flat", "of 100 images: it learns from 4,096 at least; give --index auto or exact"),
         ("IVF1k,Flat", "of 100 images: it learns from 1,024 at least"),
+        ("IVF64,PQ5", "of 100 images: it learns from 256 at least"),
+        ("PQ64x", "of 100 images: it learns from 256 at least"),
         ("IVF16,PQ4", "of 100 images: it learns from 256 at least"),
         ("IDMap,Flat", "of 100 x 16 numbers"),
     ],

@@ -73,7 +73,7 @@ def benchmark(
         )
     report.written(*(place / name for name in (table.MARKDOWN, table.CSV, table.PICTURE) if (place / name).is_file()))
     if failed and len(failed) == len(cells):
-        raise UserError(f"nothing could be measured; {failed[0].approach} on {failed[0].dataset}: {failed[0].error}")
+        raise UserError(f"{failed[0].error} ({failed[0].approach} on {failed[0].dataset}; no cell could be measured)")
     return 0
 
 

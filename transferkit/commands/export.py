@@ -62,8 +62,9 @@ def export(
     if onnx:
         require_onnx()
     extractor = read_extractor(checkpoint, weights, pooling)
-    if run and "test" in extractor.record["images"]:  # else they are of the validation images
-        extractor.record["metrics"] |= measured_on_test(run, extractor.record["epoch"])
+    if run and "test" in extractor.record.get("images", {}):  # else they are of the validation images
+        figures = measured_on_test(run, extractor.record["epoch"])
+        extractor.record["metrics"] = extractor.record.get("metrics", {}) | figures
     extractor.record.setdefault("weights", f"{checkpoint} ({weights})")  # of a name, nothing else is known
     difference = export(extractor, folder, onnx, overwrite)
 

@@ -24,12 +24,12 @@ from transferkit.commands.arguments import (
     setting,
     without_option,
 )
-from transferkit.commands.parse import explain
+from transferkit.commands.parse import check_seed, explain
 from transferkit.commands.report import command, next_command, note
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.data.splits import save_splits
 from transferkit.errors import UserError
-from transferkit.extractor.checkpoint import KEY, epoch_of, load
+from transferkit.extractor.checkpoint import KEY, load
 from transferkit.files import atomic_path
 from transferkit.module import TransferModule
 from transferkit.runs import find_checkpoint, new_run, read_metrics, remove_run, write_metrics
@@ -168,12 +168,10 @@ class TransferCLI(LightningCLI):
         """Parse ours; ``sys.argv`` stays the user's, for the processes that Lightning starts with it.
 
         Raises:
-            UserError: a seed that NumPy does not take, or true, Lightning's word for a random one.
+            UserError: as of :func:`check_seed`.
         """
         self.config = parser.parse_args(self.arguments)
-        seed = self.config[self.config.subcommand].seed_everything
-        if isinstance(seed, bool) or not 0 <= seed < 2**32:
-            raise UserError(f"--seed_everything is {seed}; give a number from 0 to {2**32 - 1}")
+        check_seed("seed_everything", self.config[self.config.subcommand].seed_everything)
 
     def _parse_ckpt_path(self) -> None:
         """Leave explicit values alone: the checkpoint's are no defaults here (Lightning issue 21455)."""
@@ -327,7 +325,7 @@ class TransferCLI(LightningCLI):
             return
         checkpoint = self.config_init[self.subcommand].ckpt_path
         values = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
-        values["test/epoch" if self.subcommand == "test" else "val/epoch"] = epoch_of(load(Path(checkpoint)))
+        values["test/epoch" if self.subcommand == "test" else "val/epoch"] = self.model.epoch
         write_metrics(self.run, read_metrics(self.run) | values)
         chosen = self.subcommand == "test" and split == "val"
         remark = " (there is no test split; the best checkpoint was chosen on these)" if chosen else ""

@@ -51,8 +51,8 @@ def call(function: Callable[..., int], arguments: list[str]) -> int:
         line = explain(str(error), list(inspect.signature(function).parameters), verb)
         raise UserError(line if "--help" in line else f"{line}; transferkit {verb} --help lists the options") from error
     options.pop("config")
-    if not 0 <= options.get("seed", 0) < 2**32:  # torch takes more, NumPy and scikit-learn do not
-        raise UserError(f"--seed is {str(options['seed'])[:40]}; give a number from 0 to {2**32 - 1}")
+    if "seed" in options:
+        check_seed("seed", options["seed"])
     for name, kind in get_type_hints(function).items():
         if is_dataclass(kind):
             options[name] = kind(**options[name])  # type: ignore[operator]  # a class, not an instance
@@ -60,6 +60,16 @@ def call(function: Callable[..., int], arguments: list[str]) -> int:
         return function(**options)
     except UserError as error:
         raise UserError(own_names(str(error), inspect.signature(function).parameters)) from error
+
+
+def check_seed(option: str, seed: int) -> None:
+    """Refuse a seed that NumPy and scikit-learn do not take, or ``true``, Lightning's word for a random one.
+
+    Raises:
+        UserError: naming the option.
+    """
+    if isinstance(seed, bool) or not 0 <= seed < 2**32:
+        raise UserError(f"--{option} is {str(seed)[:40]}; give a number from 0 to {2**32 - 1}")
 
 
 def check_keys(file: Path, known: Sequence[str], verb: str) -> None:
@@ -160,7 +170,8 @@ def explain(message: str, known: Sequence[str], verb: str) -> str:
         option, expected, value = wrong.groups()
         kinds = re.findall(r"Literal\[(.*?)\]", expected) or re.findall(r"Expected an? <class '(\w+)'>", expected)
         kinds += [f"a list of {kind}" for kind in re.findall(r"list\[(\w+)\]", expected)]
-        wanted = " or ".join(dict.fromkeys(kinds)).replace("NoneType", "null")
+        ordered = sorted(dict.fromkeys(kinds), key="NoneType".__eq__)  # last, in whatever order they were tried
+        wanted = " or ".join(ordered).replace("NoneType", "null")
         return f"--{option} is {value[:80]!r}; give {wanted or 'a value of another type'}"
     return line[:400]
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from transferkit.data.augmentation import Augmentation, Preset
 from transferkit.data.batches import Batch, EpochBatches, FeatureBatches, ImageBatches, leave_signals_to_main
-from transferkit.data.decoding import cores, raise_broken, verify
+from transferkit.data.decoding import MOST_NAMED, cores, raise_broken, verify
 from transferkit.data.sources import ImageTable, check_trainable, open_images
 from transferkit.data.splits import assign_splits, few_shot, load_splits, select_classes
 from transferkit.errors import UserError
@@ -171,8 +171,12 @@ class ImageDataModule(LightningDataModule):
         if self.on_error == "fail":
             raise_broken(broken, self.root)
         names = sorted(map(repr, broken))
-        more = f" and {len(names) - 50:,} more; transferkit scan {self.root} --json lists all" if names[50:] else ""
-        log.warning("skipped %d unreadable images: %s%s", len(names), ", ".join(names[:50]), more)
+        more = (
+            f" and {len(names) - MOST_NAMED:,} more; transferkit scan {self.root} --json lists all"
+            if names[MOST_NAMED:]
+            else ""
+        )
+        log.warning("skipped %d unreadable images: %s%s", len(names), ", ".join(names[:MOST_NAMED]), more)
         classes = self.tables["train"].class_names if "train" in self.tables else []
         for name, table in self.tables.items():
             self.tables[name] = table.select(row for row, path in enumerate(table.paths) if path not in broken)

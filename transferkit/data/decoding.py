@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 _ROUND = 16384  # images between two savings: what a killed process has to decode again, at most
 
 _MISSING = os.strerror(errno.ENOENT).lower()
-_MOST_MISSING = 50  # named in one line; a manifest with a wrong path has them by the thousand
+MOST_NAMED = 50  # named in one line; a manifest with a wrong path has them by the thousand
 
 _PASSING = {os.strerror(number).lower() for number in errno.errorcode}
 
@@ -121,7 +121,7 @@ def raise_broken(bad: Mapping[str, str], source: str, remedy: str = "leave out w
     """
     if bad:
         missing = [name for name, reason in bad.items() if reason == _MISSING]
-        untold = set(missing[_MOST_MISSING:])
+        untold = set(missing[MOST_NAMED:])
         named = "; ".join(f"{name!r}: {reason}" for name, reason in bad.items() if name not in untold)
         more = f"; and {len(untold):,} more: {_MISSING} (transferkit scan {source} --json lists all)" if untold else ""
         noun = "image" if len(bad) == 1 else "images"
