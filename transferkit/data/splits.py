@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import itertools
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,9 @@ def stratified_split(
 
     Within a class of n rows, part j gets ``round(n * fractions[j - 1])`` rows, at least one and never the
     class's last one for part 0; a class too small for all parts fills the first ones. Rows are drawn in the
-    order of a hash of seed and key, so the draw of one class does not depend on the others.
+    order of a hash of seed and key, so the draw of one class does not depend on the others. The last part is
+    drawn first: with one seed, a part of a given fraction is the same whichever parts are drawn before it, so
+    that what a probe reports on is what a fit validates or tests on.
 
     Args:
         labels: (N,) class of each row.
@@ -42,16 +45,21 @@ def stratified_split(
     names = [str(row) for row in range(len(labels))] if keys is None else keys
     parts = [0] * len(labels)
     for rows in _rows_by_class(labels, range(len(labels))).values():
-        drawn = iter(_shuffled(rows, names, f"split/{seed}"))
-        left = len(rows)
+        counts: list[int] = []
         for part, fraction in enumerate(fractions, start=1):
+            left = len(rows) - sum(counts)
             later = sum(1 for other in fractions[part:] if other)  # parts that want a row as well
             most = min(max(1, left - 1 - later), left - 1)
-            count = min(max(1, round(len(rows) * fraction)), most) if fraction else 0
-            left -= count
-            for _ in range(count):
-                parts[next(drawn)] = part
+            counts.append(min(max(1, round(len(rows) * fraction)), most) if fraction else 0)
+        drawn = iter(_shuffled(rows, names, f"split/{seed}"))
+        for part in range(len(fractions), 0, -1):
+            for row in itertools.islice(drawn, counts[part - 1]):
+                parts[row] = part
     return parts
+
+
+HELD_OUT = 0.2
+"""Share of unsplit images that a fit validates on and a probe reports on: the same images, with one seed."""
 
 
 def assign_splits(table: ImageTable, val_fraction: float, test_fraction: float, seed: int) -> ImageTable:
@@ -137,22 +145,39 @@ def load_splits(table: ImageTable, path: str | Path) -> ImageTable:
     """Repeat a recorded split: the recorded images of ``table``, and no others, with their recorded splits.
 
     Raises:
+        UserError: as of :func:`recorded_splits`.
+    """
+    split_of = recorded_splits(table.paths, table.labels, path, table.source)
+    return replace(table.select(split_of), splits=tuple(split_of.values()))
+
+
+def recorded_splits(
+    paths: Sequence[str], labels: Sequence[str | None], file: str | Path, source: str
+) -> dict[int, str | None]:
+    """Row -> split of the images that a file records, in row order.
+
+    Args:
+        paths: of the images that there are.
+        labels: of the same.
+        file: what :func:`save_splits` wrote.
+        source: name of the data, for messages.
+
+    Raises:
         UserError: unreadable file, or a recorded image that is gone or has another label now.
     """
     try:
-        recorded = pq.read_table(path, columns=["path", "label", "split"]).to_pydict()
+        recorded = pq.read_table(file, columns=["path", "label", "split"]).to_pydict()
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise UserError(f"cannot read the splits in {str(path)!r}; start a new run without them") from error
-    row_of = {name: row for row, name in enumerate(table.paths)}
+        raise UserError(f"cannot read the splits in {str(file)!r}; start a new run without them") from error
+    row_of = {name: row for row, name in enumerate(paths)}
     for name, label in zip(recorded["path"], recorded["label"], strict=True):
-        if name not in row_of or table.labels[row_of[name]] != label:
+        if name not in row_of or labels[row_of[name]] != label:
             raise UserError(
-                f"{name!r} with label {label!r}, recorded in {str(path)!r}, is not in {table.source!r} any "
+                f"{name!r} with label {label!r}, recorded in {str(file)!r}, is not in {source!r} any "
                 "more; put it back or start a new run"
             )
-    split_of = dict(zip(recorded["path"], recorded["split"], strict=True))
-    kept = table.select(row_of[name] for name in split_of)
-    return replace(kept, splits=tuple(split_of[name] for name in kept.paths))
+    rows = {row_of[name]: split for name, split in zip(recorded["path"], recorded["split"], strict=True)}
+    return dict(sorted(rows.items()))
 
 
 def _rows_by_class(labels: Sequence[Hashable], rows: Iterable[int]) -> dict[Hashable, list[int]]:
