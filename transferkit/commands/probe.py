@@ -1,6 +1,6 @@
 """``probe``: what embeddings are worth to a linear classifier, to neighbours, and from a few images."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -30,6 +30,7 @@ def probe(
     seed: int = 0,
     val_fraction: float = 0.15,
     test_fraction: float = 0.2,
+    splits: str | None = None,
     on_error: Literal["fail", "skip"] = "fail",
     compare: str | None = None,
     export: str | None = None,
@@ -46,17 +47,21 @@ def probe(
             for an embeddings table, except by ``--export``.
         weights: ``DEFAULT``, ``none`` (random) or a file of weights.
         pooling: how features become one embedding; by default the extractor's own.
-        out: directory for probe.json, classifier.safetensors and predictions.parquet.
+        out: directory for probe.json, classifier.safetensors (fitted on train and val), start.safetensors (on train
+            alone, to start a fit from), predictions.parquet and splits.parquet.
         fast: sweep C coarse to fine: a third of the fits, mostly the same choice.
         seed: of the parts that are drawn.
         val_fraction: share of train to select on, where no val is given beside a test.
-        test_fraction: share of all to report on, where no splits are given.
+        test_fraction: share of all to report on, where no splits are given: with one seed the images that fit holds
+            out.
+        splits: ``splits.parquet`` of a run or of another probe, to use its splits exactly.
         on_error: unreadable images: ``fail`` names them all, ``skip`` leaves them out.
         compare: directory of another probe of the same images; says how this one differs.
         export: directory for the extractor with the classifier as its head.
         json: print probe.json instead of the table.
     """
     from transferkit.data.sources import open_images
+    from transferkit.data.splits import load_splits, recorded_splits
     from transferkit.embeddings import Embeddings
     from transferkit.files import check_folder
     from transferkit.probe import compare_predictions, load_predictions, probe_embeddings, save_probe
@@ -69,7 +74,11 @@ def probe(
     other = load_predictions(compare) if compare else None
     table = None if is_embeddings(images) else open_images(images)
     opened = open_extractor(extractor, weights, pooling) if table or export else None
+    table = load_splits(table, splits) if table and splits else table
     embeddings = extract(opened, table, on_error) if opened and table else Embeddings.load(images)
+    if splits and not table:
+        rows = recorded_splits(embeddings.paths, embeddings.labels, splits, images)
+        embeddings = replace(embeddings.select(list(rows)), splits=list(rows.values()))
     result = probe_embeddings(embeddings, fast=fast, seed=seed, val_fraction=val_fraction, test_fraction=test_fraction)
     more: dict[str, Any] = {}
     if other:
@@ -90,8 +99,8 @@ def probe(
     else:
         how = ["--model.backbone", extractor, *(["--model.weights", weights] if weights != "DEFAULT" else [])]
         how += ["--model.pooling", pooling] if pooling else []
-        head_file = Path(out) / "classifier.safetensors"
-        report.next_command("fit", "--data.root", images, *how, "--model.head", head_file, "--model.regime", "full")
+        how += ["--data.splits", Path(out) / "splits.parquet", "--model.head", Path(out) / "start.safetensors"]
+        report.next_command("fit", "--data.root", images, *how, "--model.regime", "full")
     return 0
 
 

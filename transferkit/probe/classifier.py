@@ -32,6 +32,7 @@ class LinearClassifier:
         c: inverse strength of regularisation, of the fit.
         temperature: divides the logits for calibrated probabilities.
         metadata: of the embeddings it was fitted on (extractor, pooling, weights_sha256, ...).
+        fitted_on: which images those were, as :func:`~transferkit.data.seen.remember_paths` writes it.
     """
 
     weight: Tensor
@@ -41,6 +42,7 @@ class LinearClassifier:
     c: float
     temperature: float
     metadata: Mapping[str, Any]
+    fitted_on: str = ""
 
     def logits(self, embedding: Tensor) -> Tensor:
         """Logits `(N, K)`, not calibrated, of raw embeddings `(N, D)`."""
@@ -77,9 +79,8 @@ class LinearClassifier:
         scale = 1 / self.temperature
         head.load_state_dict({"weight": self.weight * scale, "bias": self.bias * scale})
         unit = self.standardisation == "l2" or self.metadata.get("normalize", False)
-        return Extractor(
-            extractor.backbone, extractor.preprocessing, head, self.class_names, unit, {"regime": "frozen"}
-        )
+        record = {"regime": "frozen", "fitted_on": self.fitted_on}
+        return Extractor(extractor.backbone, extractor.preprocessing, head, self.class_names, unit, record)
 
     def save(self, path: str | Path) -> None:
         """Write tensors `weight` and `bias`, the rest as JSON under the metadata key `transferkit`."""

@@ -1,4 +1,4 @@
-"""A probe's directory: ``probe.json``, ``classifier.safetensors``, ``predictions.parquet``."""
+"""A probe's directory: its report, classifiers, test predictions and splits."""
 
 import json
 from collections.abc import Mapping
@@ -9,26 +9,29 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from transferkit.data.splits import save_splits
 from transferkit.errors import UserError
 from transferkit.files import atomic_path
 from transferkit.probe.protocol import Predictions, ProbeResult
 
-REPORT, CLASSIFIER, PREDICTIONS = "probe.json", "classifier.safetensors", "predictions.parquet"
+REPORT, CLASSIFIER, START = "probe.json", "classifier.safetensors", "start.safetensors"
+PREDICTIONS, SPLITS = "predictions.parquet", "splits.parquet"
 
 
 def save_probe(result: ProbeResult, folder: Path, more: Mapping[str, Any] | None = None) -> list[Path]:
-    """Write what a probe found; the three files.
+    """Write what a probe found; the five files.
 
     Args:
         result: of `probe_embeddings`.
         folder: to write into.
         more: further entries of the report.
     """
-    files = [folder / name for name in (REPORT, CLASSIFIER, PREDICTIONS)]
+    files = [folder / name for name in (REPORT, CLASSIFIER, START, PREDICTIONS, SPLITS)]
     report = {**result.report, **(more or {})}
     with atomic_path(files[0]) as temporary:
         temporary.write_text(json.dumps(report, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     result.classifier.save(files[1])
+    result.start.save(files[2])
     said = result.predictions
     columns = {
         "path": pa.array(said.paths, pa.string()),
@@ -36,8 +39,9 @@ def save_probe(result: ProbeResult, folder: Path, more: Mapping[str, Any] | None
         "prediction": pa.array(said.preds, pa.string()),
         "probability": pa.array(said.confidence.numpy(), pa.float32()),
     }
-    with atomic_path(files[2]) as temporary:
+    with atomic_path(files[3]) as temporary:
         pq.write_table(pa.table(columns), temporary)
+    save_splits(result.splits, files[4])
     return files
 
 

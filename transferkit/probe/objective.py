@@ -29,18 +29,33 @@ class Value:
 
 
 class Objective:
-    """Mean cross-entropy + |W|^2 / (2 C n), the bias not penalised.
+    """Mean cross-entropy + |W|^2 / (2 C n), the bias not penalized.
 
     Args:
         features: `(N, D)` float32 or float64; read, never copied as a whole.
         target: `(N,)` int64 class numbers below `classes`.
         classes: K.
         standardisation: fitted on the same rows.
+        class_weights: `(K,)` float weight of each class's rows in the mean; None for equal ones.
+        label_smoothing: in [0, 1): the share of a row's target that is spread evenly over all classes
+            (Szegedy et al. 2015, arXiv:1512.00567, section 7).
     """
 
-    def __init__(self, features: Tensor, target: Tensor, classes: int, standardisation: Standardisation) -> None:
+    def __init__(
+        self,
+        features: Tensor,
+        target: Tensor,
+        classes: int,
+        standardisation: Standardisation,
+        class_weights: Tensor | None = None,
+        label_smoothing: float = 0.0,
+    ) -> None:
         self.features, self.target, self.classes = features, target, classes
-        self.standardisation = standardisation
+        self.standardisation, self.label_smoothing = standardisation, label_smoothing
+        self.weight: Tensor | None = None  # (N,) of each row, mean 1
+        if class_weights is not None:
+            weight = class_weights.to(features.dtype)[target]
+            self.weight = weight / weight.mean()
         self.row_scale = standardisation.row_scale(features)
         self.spectrum, self.basis = principal_axes(features, standardisation)
 
@@ -74,10 +89,13 @@ class Objective:
             here = logits[rows] + factor * slope[rows] if moved else logits[rows]  # (B, M, K)
             truth = self.target[rows, None, None].expand(-1, models, 1)
             log_p = here.log_softmax(-1)
-            loss -= log_p.gather(2, truth).sum((0, 2), dtype=torch.float64)
+            loss -= self.weigh(self.expected(log_p, truth), rows).sum(0, dtype=torch.float64)
             p = log_p.exp_()
             certainty += p.square().sum((0, 2))  # a chunk in float32, their sum in float64
-            residual = p.scatter_add_(2, truth, p.new_full((1, 1, 1), -1).expand_as(truth)).flatten(1)
+            residual = p.scatter_add_(2, truth, p.new_full((1, 1, 1), self.label_smoothing - 1).expand_as(truth))
+            if self.label_smoothing:
+                residual -= self.label_smoothing / classes
+            residual = self.weigh(residual.flatten(1), rows)
             residuals += residual.sum(0)
             if self.row_scale is not None:
                 residual *= self.row_scale[rows]
@@ -93,6 +111,24 @@ class Objective:
             gradient=gradient,
             curvature=((1 - certainty / count) / (classes - 1)).clamp_min(1e-9),
         )
+
+    def expected(self, log_p: Tensor, truth: Tensor) -> Tensor:
+        """Mean of `log_p` `(B, M, K)` under each row's target `truth` `(B, M, 1)`: `(B, M)`."""
+        hard = log_p.gather(2, truth).squeeze(2)
+        if not self.label_smoothing:
+            return hard
+        return hard.lerp(log_p.mean(2), self.label_smoothing)
+
+    def weigh(self, values: Tensor, rows: slice) -> Tensor:
+        """Values of some rows `(B, ...)` times the rows' weights."""
+        return values if self.weight is None else values * self.weight[rows, None]
+
+    def project(self, weight: Tensor) -> Tensor:
+        """The part of weights `(D, K)` in the span of the rows, which is all that changes a logit of theirs.
+
+        The solver searches there alone; a start must lie in it, as zero does.
+        """
+        return self.basis @ (self.basis.T @ weight)
 
     def precondition(self, vector: Tensor, curvature: Tensor, penalty: Tensor) -> Tensor:
         """Multiply `(M, D + 1, K)` by the inverse of curvature * covariance + penalty.

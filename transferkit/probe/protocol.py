@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from transferkit.data.seen import remember_paths
+from transferkit.data.sources import ImageTable, table_of
+from transferkit.data.splits import HELD_OUT
 from transferkit.embeddings import Embeddings
 from transferkit.errors import UserError
 from transferkit.probe.calibration import TEMPERATURES, fit_temperature
@@ -49,11 +52,21 @@ class Predictions:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """Report (plain types, to be written as JSON), chosen classifier, and its test predictions."""
+    """What a probe found.
+
+    Attributes:
+        report: plain types, to be written as JSON.
+        classifier: the one reported, fitted on train and val.
+        start: fitted on train alone, to start a fit from: it leaves val to select on.
+        predictions: of ``classifier`` on test.
+        splits: the images that were used, with the split that each was used as.
+    """
 
     report: dict[str, Any]
     classifier: LinearClassifier
+    start: LinearClassifier
     predictions: Predictions
+    splits: ImageTable
 
 
 def probe_embeddings(
@@ -62,7 +75,7 @@ def probe_embeddings(
     fast: bool = False,
     seed: int = 0,
     val_fraction: float = 0.15,
-    test_fraction: float = 0.2,
+    test_fraction: float = HELD_OUT,
     shots: Sequence[int] = SHOTS,
     few_shot_seeds: Sequence[int] = SEEDS,
     few_shot_standardisation: Kind = "l2",
@@ -103,15 +116,14 @@ def probe_embeddings(
     on_val = logits_of(table[seen], best.weight, best.bias, best.standardisation)
     temperature = determined(fit_temperature(on_val, target[seen]))
     final = fit_linear(fit, target[rows.fit], known, standardisation=best.standardisation, c=best.c, **limits)
-    classifier = LinearClassifier(
-        weight=final.weight,
-        bias=final.bias,
-        class_names=parts.class_names[:known],
-        standardisation=final.standardisation,
-        c=final.c,
-        temperature=temperature,
-        metadata=embeddings.metadata,
-    )
+    paths = {name: [embeddings.paths[row] for row in getattr(parts, name)] for name in ("train", "val", "test")}
+
+    def classifier_of(fit: Fitted, fitted: list[str]) -> LinearClassifier:
+        names = parts.class_names[:known]
+        facts = (fit.standardisation, fit.c, temperature, embeddings.metadata, remember_paths(fitted))
+        return LinearClassifier(fit.weight, fit.bias, names, *facts)
+
+    classifier = classifier_of(final, paths["train"] + paths["val"])
     logits = classifier.logits(test)
     warnings = parts.warnings + fit_warnings(swept, final, temperature, limits)
     options = {"fast": fast, "seed": seed, "val_fraction": val_fraction, "test_fraction": test_fraction}
@@ -138,7 +150,20 @@ def probe_embeddings(
         "few_shot": few_shot_report(rows, parts, shots, few_shot_seeds, few_shot_standardisation, few_shot_c, warnings),
         "warnings": warnings,
     }
-    return ProbeResult(report, classifier, predictions(embeddings, parts, logits / temperature))
+    return ProbeResult(
+        report,
+        classifier,
+        classifier_of(best, paths["train"]),
+        predictions(embeddings, parts, logits / temperature),
+        splits_table(embeddings, parts),
+    )
+
+
+def splits_table(embeddings: Embeddings, parts: Parts) -> ImageTable:
+    """The labeled rows with the part that each is in, as a table that can be saved as a fit's splits."""
+    split_of = {int(row): name for name in ("train", "val", "test") for row in getattr(parts, name)}
+    rows = [(embeddings.paths[row], embeddings.labels[row], name) for row, name in split_of.items()]
+    return table_of("", rows, "the probe's embeddings")
 
 
 class Rows(NamedTuple):

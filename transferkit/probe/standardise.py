@@ -72,6 +72,10 @@ class Standardisation:
         weight = weight / self.scale[:, None]
         return weight, bias - self.mean @ weight
 
+    def unfold(self, weight: Tensor, bias: Tensor) -> Tensor:
+        """The inverse of `fold`, as the solver holds it: `(D, K)` and `(K,)` float64 -> `(D + 1, K)`."""
+        return torch.cat([weight * self.scale[:, None], (bias + self.mean @ weight)[None]])
+
 
 def sum_rows(chunks: Iterator[Tensor]) -> Tensor:
     """Column sums in float64, `(D,)`."""
