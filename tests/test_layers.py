@@ -15,6 +15,7 @@ FLOORS = (  # from the ground up; a room is a module or a folder of modules
     {"data", "extractor", "freezing", "optimizers"},
     {"checkpoints", "embed"},
     {"evaluation", "export", "probe", "projector", "regions", "search"},
+    {"regularization_path"},
     {"module"},
     {"results"},
     {"training"},

@@ -21,6 +21,7 @@ from transferkit.extractor import Extractor
 from transferkit.module import TransferModule
 from transferkit.training import make_trainer, seed_everything
 
+SOLVED = {"head/C"}  # of a head that is solved for
 LOGGED = {"epoch_time", "lr/head", "train/loss", "val/acc", "val/ece", "val/f1_macro", "val/loss"}
 
 
@@ -126,7 +127,7 @@ def test_processes_change_no_bit_of_a_fit(tmp_path: Path, photo_folder: Path) ->
 def test_logged_names(tmp_path: Path, photo_folder: Path) -> None:
     _, _, trainer = fit(tmp_path / "frozen", photo_folder, RESNET)
     _, _, other = fit(tmp_path / "full", photo_folder, {**VIT, "regime": "full", "layer_decay": 0.5})
-    assert set(trainer.callback_metrics) == LOGGED  # two classes: no acc_top5
+    assert set(trainer.callback_metrics) == LOGGED | SOLVED  # two classes: no acc_top5
     assert set(other.callback_metrics) == LOGGED | {"lr/backbone"}
     rows = table_of(tmp_path / "full")
     assert [row["epoch"] for row in rows] == [0, 1]
@@ -203,7 +204,7 @@ def test_last_is_of_the_last_epoch_and_best_of_the_highest_accuracy(tmp_path: Pa
     assert loaded["last"]["epoch"] == 3
     assert loaded["best"]["epoch"] == accuracies.index(max(accuracies))
     assert loaded["best"]["transferkit"]["metrics"]["val/acc"] == pytest.approx(max(accuracies))
-    assert set(loaded["best"]["transferkit"]["metrics"]) == LOGGED
+    assert set(loaded["best"]["transferkit"]["metrics"]) == LOGGED | SOLVED
 
 
 def test_a_fit_goes_on_from_a_checkpoint_with_its_head(tmp_path: Path, photo_folder: Path) -> None:
@@ -278,16 +279,39 @@ def test_forward_is_preprocessing_backbone_and_head() -> None:
     torch.testing.assert_close(module(pixels), wanted)
 
 
-def test_loss_is_weighted_and_smoothed() -> None:
-    module = with_head()
-    logits, target = torch.randn(6, 3), torch.tensor([0, 1, 2, 0, 0, 1])
-    weight = torch.tensor([1.0, 2.0, 0.5])
-    module.class_weights = weight
+WEIGHT = torch.tensor([1.0, 2.0, 0.5])
+
+
+def test_training_loss_is_weighted_and_smoothed() -> None:
+    module = with_head(label_smoothing=0.1)
+    module.class_weights = WEIGHT
+    embedding, target = torch.randn(6, 32), torch.tensor([0, 1, 2, 0, 0, 1])
+    log_p = module.classify(embedding).log_softmax(1)
     smooth = 0.9 * F.one_hot(target, 3) + 0.1 / 3  # (B, classes)
-    wanted = -(smooth * weight * logits.log_softmax(1)).sum() / weight[target].sum()
-    torch.testing.assert_close(module.loss(logits, target, smoothing=0.1), wanted)
-    wanted = -(weight[target] * logits.log_softmax(1)[range(6), target]).sum() / weight[target].sum()
-    torch.testing.assert_close(module.loss(logits, target), wanted)
+    losses = -(smooth * log_p).sum(1) * WEIGHT[target]
+    torch.testing.assert_close(module.training_step({"embedding": embedding, "target": target}, 0), losses.mean())
+    for row in range(6):  # the weight of a class is no less in a batch of its own
+        batch = {"embedding": embedding[row : row + 1], "target": target[row : row + 1]}
+        torch.testing.assert_close(module.training_step(batch, 0), losses[row])
+
+
+class Alone:
+    """A strategy of one process."""
+
+    def reduce(self, tensor: Tensor, reduce_op: str) -> Tensor:
+        return tensor
+
+
+@pytest.mark.parametrize("batch", [1, 3, 64])
+@pytest.mark.parametrize("weight", [None, WEIGHT])
+def test_val_loss_is_that_of_all_rows_whatever_the_batches(batch: int, weight: Tensor | None) -> None:
+    module = with_head()
+    module.class_weights = weight
+    embedding, target = torch.randn(64, 32), torch.arange(64).remainder(3).sort().values
+    for rows in torch.arange(64).split(batch):
+        module.evaluate({"embedding": embedding[rows], "target": target[rows], "row": rows}, "val")
+    wanted = F.cross_entropy(module.classify(embedding), target, weight=weight)  # torch's: by the sum of the weights
+    torch.testing.assert_close(module.evaluation_loss.compute(Alone()), wanted.detach())
 
 
 @pytest.mark.parametrize(

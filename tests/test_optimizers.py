@@ -1,23 +1,27 @@
 import math
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from torch import nn
 
 from tests.tiny import VIT
 from transferkit.backbones import Backbone, build
+from transferkit.data.datamodule import ImageDataModule
 from transferkit.errors import UserError
 from transferkit.freezing import Regime, first_trainable, freeze
+from transferkit.module import TransferModule
 from transferkit.optimizers import (
-    cosine_with_warmup,
+    CosineWithWarmup,
+    check_length,
     learning_rates,
     make_optimizer,
-    optimizer_steps,
     parameter_groups,
 )
+from transferkit.training import make_trainer
 
 
 @pytest.fixture(scope="module", params=["resnet", "vit"])
@@ -79,18 +83,29 @@ def test_no_weight_decay_on_norms_biases_and_tokens(backbone: Backbone) -> None:
         assert decay[id(parameter)] == (0.0 if id(parameter) in spared else 0.05), name
 
 
-def test_schedule_is_linear_then_cosine() -> None:
+def scheduled() -> tuple[torch.optim.Optimizer, CosineWithWarmup]:
     optimizer = make_optimizer("sgd", [{"params": [nn.Parameter(torch.zeros(1))], "lr": 2.0}], 0.9)
-    schedule = cosine_with_warmup(optimizer, steps=10, warmup=3)
-    rates = []
-    for _ in range(10):
-        rates.append(optimizer.param_groups[0]["lr"])
+    return optimizer, CosineWithWarmup(optimizer)
+
+
+def test_schedule_is_linear_then_cosine() -> None:
+    optimizer, schedule = scheduled()
+    for progress in (0.05, 0.15, 0.3, 0.5, 0.95):
+        schedule.set_progress(progress, warmup=0.2)
+        wanted = progress / 0.2 if progress < 0.2 else (1 + math.cos(math.pi * (progress - 0.2) / 0.8)) / 2
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(2 * wanted)
         optimizer.step()
-        schedule.step()
-    wanted = [2 * (step + 1) / 4 for step in range(3)]
-    wanted += [1 + math.cos(math.pi * (step - 3) / 7) for step in range(3, 10)]
-    assert rates == pytest.approx(wanted)
-    assert optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-7)
+        schedule.step()  # Lightning does so after each step
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(2 * wanted)
+
+
+def test_a_schedule_keeps_nothing_of_an_earlier_fit() -> None:
+    _, first = scheduled()
+    first.set_progress(1.0, 0.0)
+    optimizer, second = scheduled()
+    second.load_state_dict(first.state_dict())
+    second.set_progress(0.5, 0.0)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(1.0)
 
 
 def test_adamw_decays_the_weight_apart_from_the_gradient() -> None:
@@ -116,23 +131,73 @@ def test_learning_rate_of_a_part_is_its_highest() -> None:
     assert learning_rates(torch.optim.SGD(groups)) == {"lr/head": 1.0, "lr/backbone": 0.5}
 
 
+class Rates(Callback):
+    """Measures the rate of every step."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
+        self.seen.append(optimizer.param_groups[0]["lr"])
+
+
+def rates_of(
+    tmp_path: Path, photo_folder: Path, ckpt: Path | None = None, batch: int = 2, **options: Any
+) -> tuple[list[float], Path]:
+    """The rates of a fit of 12 images, and its checkpoint."""
+    watch, run = Rates(), tmp_path / str(len(list(tmp_path.iterdir())))
+    module = TransferModule(**VIT, lr_head=1.0, warmup_epochs=1.0, optimizer="sgd")
+    data = ImageDataModule(str(photo_folder), batch_size=batch, num_workers=0)
+    trainer = make_trainer(run, enable_progress_bar=False, accelerator="cpu", callbacks=[watch], **options)
+    trainer.fit(module, datamodule=data, ckpt_path=ckpt)
+    return watch.seen, run / "checkpoints" / "last.ckpt"
+
+
+def wanted(steps: int, warmup: float) -> list[float]:
+    """The rates by definition, in the middle of each step."""
+    shares = [(step + 0.5) / steps for step in range(steps)]
+    return [p / warmup if p < warmup else (1 + math.cos(math.pi * (p - warmup) / (1 - warmup))) / 2 for p in shares]
+
+
 @pytest.mark.parametrize(
-    ("options", "steps"),
+    ("options", "steps", "warmup"),
     [
-        ({"max_epochs": 3}, 21),
-        ({"max_epochs": 3, "max_steps": 10}, 10),
-        ({"max_epochs": -1, "max_steps": 10}, 10),
-        ({"max_epochs": 3, "accumulate_grad_batches": 2}, 12),
-        ({"max_epochs": 3, "limit_train_batches": 0.5}, 9),
-        ({"max_epochs": 3, "limit_train_batches": 2}, 6),
-        ({"max_epochs": 0}, 1),
+        ({"max_epochs": 4}, 24, 1 / 4),
+        ({"max_epochs": 40, "max_steps": 24}, 24, 6 / 24),  # an epoch of warm-up is an epoch, whatever ends the fit
+        ({"max_epochs": -1, "max_steps": 24}, 24, 6 / 24),
+        ({"max_epochs": 1}, 6, 1 / 2),
+        ({"max_epochs": 4, "limit_train_batches": 3}, 12, 1 / 4),
+        ({"max_epochs": 4, "limit_train_batches": 0.5}, 12, 1 / 4),
     ],
 )
-def test_steps_of_a_fit(options: dict[str, Any], steps: int) -> None:
-    trainer = Trainer(**options, logger=False, accelerator="cpu", enable_checkpointing=False)
-    assert optimizer_steps(trainer, batches=7) == steps
+def test_the_schedule_ends_with_the_fit(
+    tmp_path: Path, photo_folder: Path, options: dict[str, Any], steps: int, warmup: float
+) -> None:
+    rates, _ = rates_of(tmp_path, photo_folder, **options)
+    assert rates == pytest.approx(wanted(steps, warmup))
 
 
-def test_steps_of_a_fit_without_an_end() -> None:
+@pytest.mark.parametrize(
+    ("change", "first"),
+    [
+        ({"batch": 2}, 0.5 / 6),  # the middle of the first step, in epochs
+        ({"batch": 6}, 0.5 / 2),
+        ({"accumulate_grad_batches": 3}, 2.5 / 6),  # of the batch after which the first step is
+    ],
+)
+def test_a_fit_resumed_with_other_steps_per_epoch_goes_on_where_it_was(
+    tmp_path: Path, photo_folder: Path, change: dict[str, Any], first: float
+) -> None:
+    before, checkpoint = rates_of(tmp_path, photo_folder, max_epochs=2)
+    assert before[-1] < 0.02  # it is finished
+    later, _ = rates_of(tmp_path, photo_folder, checkpoint, max_epochs=4, **change)
+    share = (2 + first) / 4
+    assert later[0] == pytest.approx((1 + math.cos(math.pi * (share - 0.25) / 0.75)) / 2)
+    assert later == sorted(later, reverse=True) and later[-1] < 0.1
+
+
+def test_a_fit_without_an_end_or_a_validation() -> None:
     with pytest.raises(UserError, match=r"give --trainer.max_epochs or --trainer.max_steps"):
-        optimizer_steps(Trainer(max_epochs=-1, logger=False, accelerator="cpu"), batches=7)
+        check_length(Trainer(max_epochs=-1, logger=False, accelerator="cpu"), batches=7)
+    with pytest.raises(UserError, match=r"val_check_interval is 9, an epoch has 7 batches"):
+        check_length(Trainer(val_check_interval=9, max_epochs=1, logger=False, accelerator="cpu"), batches=7)

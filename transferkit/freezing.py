@@ -33,20 +33,29 @@ def freeze(backbone: Backbone, first: int) -> None:
         parameter.requires_grad_(backbone.stage_of(name) >= first)
 
 
-def set_mode(backbone: Backbone, first: int, training: bool) -> None:
+def set_mode(backbone: Backbone, first: int, training: bool, batchnorm_moves: bool = True) -> None:
     """Put the learning stages in train or eval mode and keep frozen ones in eval.
 
     ``requires_grad=False`` alone leaves BatchNorm statistics moving and dropout on.
+
+    Args:
+        backbone: the network.
+        first: index of the first stage that learns.
+        training: whether those learn now.
+        batchnorm_moves: whether their BatchNorm layers normalize by the batch and follow it with their running
+            statistics; else by the running statistics as they are, while weights and biases learn.
     """
     backbone.eval()
-    if not training or first >= len(backbone.stages):
+    if not training:
         return
-    if first == 0:
-        backbone.train()
-        return
-    for stage in backbone.stage_names[first:]:
+    for stage in backbone.stage_names[first:] if first else ():
         for module in backbone.stage_modules(stage):
             module.train()
+    if first == 0:
+        backbone.train()
+    for module in backbone.modules() if not batchnorm_moves else ():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
 
 
 def frozen_keys(backbone: Backbone, first: int) -> set[str]:

@@ -4,6 +4,7 @@ import logging
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Literal
@@ -19,23 +20,30 @@ from transferkit.checkpoints import drop_frozen, frozen_sha256, restore_frozen
 from transferkit.data.augmentation import view_seed
 from transferkit.data.batches import Batch
 from transferkit.data.datamodule import ImageDataModule
+from transferkit.data.seen import count_seen, remember_paths
 from transferkit.embed import fill_features
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 from transferkit.extractor.checkpoint import FORMAT, KEY
 from transferkit.freezing import Regime, first_trainable, freeze, frozen_keys, set_mode
-from transferkit.metrics import classification_metrics
+from transferkit.metrics import RunningMean, classification_metrics
 from transferkit.optimizers import (
-    cosine_with_warmup,
+    CosineWithWarmup,
+    check_length,
     learning_rates,
     make_optimizer,
-    optimizer_steps,
     parameter_groups,
+    progress_of,
+    warmup_share,
 )
 from transferkit.probe import LinearClassifier
+from transferkit.regularization_path import RegularizationPath
 from transferkit.versions import versions
 
 log = logging.getLogger(__name__)
+
+LR_HEAD = 3e-3
+MOST_LOGITS = 2**28  # of all training images in float32: a gigabyte
 
 
 class TransferModule(LightningModule):
@@ -48,18 +56,25 @@ class TransferModule(LightningModule):
         regime: ``frozen`` trains the head alone, ``partial`` also the last stages, ``full`` everything,
             ``scratch`` everything from random weights.
         unfreeze_last: how many stages learn with regime ``partial``.
-        lr_head: learning rate of the head.
+        lr_head: learning rate of the head; by default 3e-3, and where a frozen backbone's head is solved, none.
         lr_backbone: learning rate of the backbone's last stage.
         layer_decay: factor on the learning rate for each stage further from the head, in (0, 1].
-        optimizer: ``adamw`` or ``sgd``.
+        optimizer: ``adamw``, ``sgd``, or ``lbfgs``, which solves for the head on a frozen backbone's embeddings: each
+            epoch at one strength of regularization, from strong to weak, and ``best.ckpt`` is the best of them.
+            ``auto`` is ``lbfgs`` where there is neither augmentation, dropout nor ``lr_head``, else ``adamw``.
+        batchnorm: ``train`` normalizes by the batch where BatchNorm layers learn, ``eval`` by the running statistics,
+            which then stay; ``auto`` is ``eval`` where the head to start from is trained already, as it was on
+            these statistics, else ``train``.
         weight_decay: decoupled for ``adamw``, L2 for ``sgd``; not on norms, biases, tokens, position embeddings.
         momentum: of ``sgd``.
         warmup_epochs: epochs of linear warm-up before the cosine.
         label_smoothing: in [0, 1).
         dropout: on the embedding before the head, in [0, 1).
         l2_normalize: give the head L2-normalised embeddings.
-        head: ``classifier.safetensors`` of a probe of the same extractor, to start from; the data must have its
-            classes, and ``l2_normalize`` comes from it (probe, then fine-tune: Kumar et al. 2022, arXiv:2202.10054).
+        head: classifier of a probe of the same extractor, to start from; the data must have its classes, val and
+            test none of the images that it was fitted on, and ``l2_normalize`` comes from it (probe, then
+            fine-tune: Kumar et al. 2022, arXiv:2202.10054). ``none`` starts from a new head, even where the
+            backbone comes with one for the same classes.
         preprocessing: fields to override, such as ``{image_size: 160}``; ``None`` is the weights' own.
         architecture: changes to the architecture, for random weights only.
     """
@@ -71,10 +86,11 @@ class TransferModule(LightningModule):
         pooling: str | None = None,
         regime: Regime = "frozen",
         unfreeze_last: int = 1,
-        lr_head: float = 3e-3,
+        lr_head: float | None = None,
         lr_backbone: float = 1e-4,
         layer_decay: float = 1.0,
-        optimizer: Literal["adamw", "sgd"] = "adamw",
+        optimizer: Literal["auto", "adamw", "sgd", "lbfgs"] = "auto",
+        batchnorm: Literal["auto", "train", "eval"] = "auto",
         weight_decay: float = 0.01,
         momentum: float = 0.9,
         warmup_epochs: float = 1.0,
@@ -93,29 +109,27 @@ class TransferModule(LightningModule):
             if weights not in ("DEFAULT", "none"):
                 raise UserError(f"--model.regime scratch takes no --model.weights {weights}; use regime full")
             weights = "none"
-        classifier = LinearClassifier.load(head) if head else None
+        classifier = LinearClassifier.load(head) if head not in (None, "none") else None
         extractor = Extractor.from_pretrained(backbone, weights, pooling, preprocessing, architecture)
         self.epoch: int | None = extractor.record.get("epoch")  # of the checkpoint that it was opened from
         self.backbone = extractor.backbone
         self.preprocessing = extractor.preprocessing
         self.class_names: list[str] = []
         self.head: nn.Linear | None = None  # made when the classes are known
-        if extractor.head and extractor.l2_normalize == l2_normalize:
-            self.set_classes(extractor.class_names)
-            self.head = extractor.head  # kept where the data has the same classes
         self.regime, self.l2_normalize, self.dropout = regime, l2_normalize, dropout
+        self.class_weights: Tensor | None = None
+        if extractor.head and extractor.l2_normalize == l2_normalize and head is None:
+            self.start_from(extractor)  # kept where the data has the same classes
         if classifier:
-            probed = classifier.on(extractor)
-            self.set_classes(probed.class_names)
-            self.head, self.l2_normalize = probed.head, probed.l2_normalize
+            self.start_from(classifier.on(extractor))
         self.first_trainable = first_trainable(self.backbone, regime, unfreeze_last)
         freeze(self.backbone, self.first_trainable)
-        self.class_weights: Tensor | None = None
         self.class_counts: dict[str, int] = {}
         self.image_counts: dict[str, int] = {}
         self.by_class: dict[str, Tensor] = {}
-        self.train_loss = torch.zeros(2)  # sums of loss and of images over the epoch
-        self.evaluation_loss = torch.zeros(2)
+        self.train_loss, self.evaluation_loss = RunningMean(), RunningMean()
+        self.epoch_start: float | None = None
+        self.solves = False  # whether the optimizer is lbfgs; known when the data is
 
     def as_extractor(self) -> Extractor:
         """The extractor as it stands, in eval mode, sharing its weights with this module."""
@@ -125,11 +139,20 @@ class TransferModule(LightningModule):
     def set_classes(self, names: list[str]) -> None:
         """Make a new head for the given classes; its weights depend on the seed alone."""
         self.class_names = list(names)
+        self.starts_trained, self.fitted_on = False, ""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             self.head = nn.Linear(self.backbone.embed_dim, len(names))
         for stage in ("val", "test"):
             setattr(self, f"{stage}_metrics", classification_metrics(len(names), stage))
+
+    def start_from(self, extractor: Extractor) -> None:
+        """Take over a trained head, and what it was trained on."""
+        self.set_classes(extractor.class_names)
+        self.head, self.l2_normalize = extractor.head, extractor.l2_normalize
+        self.starts_trained, self.fitted_on = True, extractor.record.get("fitted_on", "")
+        if weights := extractor.record.get("class_weights"):
+            self.class_weights = torch.tensor(weights)
 
     def setup(self, stage: str) -> None:
         """Where data and model meet: classes come from the data, preprocessing goes to it.
@@ -150,9 +173,32 @@ class TransferModule(LightningModule):
             data.check_images([data.test_split if stage == "test" else "val" if stage == "validate" else "predict"])
         if stage == "fit":
             self.class_weights = data.loss_weights()
-            labels = data.tables["train"].labels
-            self.class_counts = {name: labels.count(name) for name in self.class_names}
+            train = data.tables["train"]
+            counts = Counter(train.labels)
+            self.class_counts = {name: counts[name] for name in self.class_names}
             self.image_counts = {name: len(table) for name, table in data.tables.items()}
+            self.fitted_on = remember_paths(train.paths, self.fitted_on)
+            self.solves = data.one_batch = self.can_solve(data)
+
+    def can_solve(self, data: ImageDataModule) -> bool:
+        """Whether the head's optimum is found at once: a convex problem on embeddings that are there.
+
+        Raises:
+            UserError: it is asked for where it cannot be.
+        """
+        asked = self.hparams["optimizer"]
+        if asked == "auto" and self.hparams["lr_head"] is not None:
+            return False
+        views = data.features.get("train", [])
+        plain = len(views) == 1 and not self.dropout and self.trainer.limit_train_batches == 1.0
+        if plain and len(views[0]) * len(self.class_names) <= MOST_LOGITS:
+            return asked in ("auto", "lbfgs")
+        if asked == "lbfgs":
+            raise UserError(
+                "--model.optimizer lbfgs solves for the head on a frozen backbone's cached embeddings: it takes no "
+                f"augmentation, no dropout, all batches, and images times classes up to {MOST_LOGITS}; give adamw"
+            )
+        return False
 
     @property
     def data(self) -> ImageDataModule:
@@ -177,21 +223,38 @@ class TransferModule(LightningModule):
         if stage != "fit":
             data.set_class_names(self.class_names)
         elif self.class_names != data.class_names:
-            if self.hparams["head"]:
+            if self.hparams["head"] not in (None, "none"):
                 raise UserError(
                     f"the classes of {self.hparams['head']} are {', '.join(self.class_names)}, the data has "
                     f"{', '.join(data.class_names)}; probe this data, or leave out --model.head"
                 )
             self.set_classes(data.class_names)
         if stage == "fit":
+            self.check_unseen(data)
             data.loss_weights()  # refused now rather than after an hour of embedding
             if self.regime != "frozen" and data.views:
                 log.warning("--data.views %d has no effect: only a frozen backbone is cached", data.views)
 
+    def check_unseen(self, data: ImageDataModule) -> None:
+        """Refuse to select or report on images that the head to start from was fitted on.
+
+        Raises:
+            UserError: saying how many there are.
+        """
+        for name in {"val", "test"} & data.tables.keys() if self.starts_trained else ():
+            if seen := count_seen(data.tables[name].paths, self.fitted_on):
+                raise UserError(
+                    f"{seen} of the {len(data.tables[name])} images of {name} were used to fit the head to start from; "
+                    "give the splits that it was fitted with (--data.splits FILE), or start from a new head "
+                    "(--model.head none)"
+                )
+
     def train(self, mode: bool = True) -> "TransferModule":
         """Train or evaluate; frozen stages stay in eval mode, so that their BatchNorm does not move by a bit."""
         super().train(mode)
-        set_mode(self.backbone, self.first_trainable, mode)
+        asked = self.hparams["batchnorm"]
+        moves = not self.starts_trained if asked == "auto" else asked == "train"
+        set_mode(self.backbone, self.first_trainable, mode, moves)
         return self
 
     def embed(self, batch: Batch) -> Tensor:
@@ -216,17 +279,23 @@ class TransferModule(LightningModule):
         return self.classify(self.embed({"pixels": pixels}))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Cross-entropy of one batch."""
-        target = batch["target"]
-        loss = self.loss(self.classify(self.embed(batch)), target, self.hparams["label_smoothing"])
-        # self.log once a step takes longer than a step on cached embeddings
-        self.train_loss += torch.stack([loss.detach() * len(target), loss.new_tensor(len(target))])
-        return loss
+        """Cross-entropy of one batch, weighted by class where the data says so.
 
-    def loss(self, logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
-        """Cross-entropy, weighted by class where the data says so."""
-        weight = None if self.class_weights is None else self.class_weights.to(logits)
-        return F.cross_entropy(logits, target, weight=weight, label_smoothing=smoothing)
+        The weights have mean 1 over the training images and are not divided by their sum over the batch, which
+        would cancel them in a batch of one class.
+        """
+        logits, target = self.classify(self.embed(batch)), batch["target"]
+        weight = self.weight_of(target)
+        losses = F.cross_entropy(logits, target, label_smoothing=self.hparams["label_smoothing"], reduction="none")
+        losses = losses * weight
+        self.train_loss.update(losses, weight)  # self.log takes longer than a step on cached embeddings
+        return losses.mean()
+
+    def weight_of(self, target: Tensor) -> Tensor:
+        """The weight of each row in the loss, by its class: (B,)."""
+        if self.class_weights is None:
+            return torch.ones(len(target), device=target.device)
+        return self.class_weights.to(target.device)[target]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Update the metrics under ``val/``."""
@@ -248,27 +317,21 @@ class TransferModule(LightningModule):
         metrics: MetricCollection = getattr(self, f"{stage}_metrics")
         probability = logits.softmax(1)
         metrics.update(probability, target)
+        weight = self.weight_of(target)
         # self.log halves an odd number of images to a whole one where two processes share them
-        loss = self.loss(logits, target).float() * len(target)
-        self.evaluation_loss += torch.stack([loss, loss.new_tensor(len(target))])
+        self.evaluation_loss.update(F.cross_entropy(logits.float(), target, reduction="none") * weight, weight)
         return {"embedding": embedding, "probability": probability, "row": batch["row"]}
 
     def log_metrics(self, stage: Literal["val", "test"]) -> None:
         """Log an epoch's scalar metrics; those by class or pair of classes stay for the reports."""
-        total: Any = self.trainer.strategy.reduce(self.evaluation_loss, reduce_op="sum")
-        self.log(f"{stage}/loss", total[0] / total[1], sync_dist=True, prog_bar=True)
+        loss = self.evaluation_loss.compute(self.trainer.strategy)
+        self.log(f"{stage}/loss", loss, sync_dist=True, prog_bar=True)
         metrics: MetricCollection = getattr(self, f"{stage}_metrics")
         values = metrics.compute()
         self.by_class = {name: value.cpu() for name, value in values.items() if value.ndim}
         scalars = {name: value for name, value in values.items() if not value.ndim}
         self.log_dict(scalars, sync_dist=True)  # torchmetrics has joined the processes; Lightning wants it said
         metrics.reset()
-
-    def on_validation_epoch_start(self) -> None:
-        """Start the sums of the loss anew."""
-        self.evaluation_loss = torch.zeros(2, device=self.device)
-
-    on_test_epoch_start = on_validation_epoch_start
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics under ``val/``."""
@@ -282,12 +345,32 @@ class TransferModule(LightningModule):
         """Leave eval mode, in which extractors are built: Lightning trains in the mode it finds."""
         self.train()
 
-    def on_train_epoch_start(self) -> None:
-        """Dropout's draws depend on seed and epoch alone, so that a resumed fit repeats them."""
-        torch.manual_seed(view_seed(self.seed, self.current_epoch, self.trainer.global_rank))
-        self.train_loss = torch.zeros(2, device=self.device)
-        self.rates = learning_rates(self.trainer.optimizers[0])
-        self.epoch_start = time.perf_counter()
+    def on_train_start(self) -> None:
+        """Measure a trained head before the first step: the state that it starts from may be the best."""
+        if self.starts_trained and not self.trainer.global_step:
+            self.validate_now()
+
+    def validate_now(self) -> None:
+        """Run the validation loop outside of the training loop's own times for it."""
+        trainer = self.trainer
+        first = trainer._logger_connector._first_loop_iter
+        trainer.validating = True
+        trainer.fit_loop.epoch_loop.val_loop.run()
+        trainer.training = True
+        trainer._logger_connector._first_loop_iter = first
+        self.train()
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Set the learning rates; what is drawn depends on seed, epoch and batch alone, so a resumed fit repeats it."""
+        if self.regime != "frozen" or self.dropout:
+            place = batch_idx * self.trainer.world_size + self.trainer.global_rank
+            torch.manual_seed(view_seed(self.seed, self.current_epoch, place))
+        schedule = self.lr_schedulers()
+        if isinstance(schedule, CosineWithWarmup):  # a callback may have put its own in its place
+            warmup = warmup_share(self.trainer, self.hparams["warmup_epochs"])
+            schedule.set_progress(progress_of(self.trainer, batch_idx), warmup)
+        if self.epoch_start is None:  # the first batch, or where a resumed fit goes on within an epoch
+            self.epoch_start, self.rates = time.perf_counter(), learning_rates(self.trainer.optimizers[0])
 
     def on_train_epoch_end(self) -> None:
         """Log the loss, the epoch's time in seconds (validation included) and its first learning rates.
@@ -295,27 +378,49 @@ class TransferModule(LightningModule):
         Raises:
             UserError: the loss is not finite: nothing good can come of going on.
         """
-        total: Any = self.trainer.strategy.reduce(self.train_loss, reduce_op="sum")
-        if not total.isfinite().all():
+        loss = self.train_loss.compute(self.trainer.strategy)
+        if not loss.isfinite():
             raise UserError(
                 f"the training has diverged: the loss of epoch {self.current_epoch + 1} is not finite; "
                 "give lower rates: --model.lr_head, --model.lr_backbone"
             )
-        seconds = time.perf_counter() - self.epoch_start
-        self.log_dict({"train/loss": total[0] / total[1], "epoch_time": seconds, **self.rates}, sync_dist=True)
+        seconds = time.perf_counter() - (self.epoch_start or 0.0)
+        self.epoch_start = None
+        self.log_dict({"train/loss": loss, "epoch_time": seconds, **self.rates}, sync_dist=True)
+        optimizer = self.trainer.optimizers[0]
+        if isinstance(optimizer, RegularizationPath):
+            self.log("head/C", optimizer.param_groups[0]["C"])
+
+    def on_train_end(self) -> None:
+        """Say so where the head is not at its optimum."""
+        optimizer = self.trainer.optimizers[0]
+        if isinstance(optimizer, RegularizationPath) and optimizer.unsolved:
+            strengths = ", ".join(f"{c:.2g}" for c in optimizer.unsolved)
+            log.warning(
+                "the head's fit did not converge at C = %s; the embeddings may be of very unequal scale", strengths
+            )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW or SGD over the parameter groups, cosine with warm-up by step."""
-        h = self.hparams
+        """L-BFGS where the head can be solved for; else AdamW or SGD over the parameter groups, cosine with warm-up."""
+        h, trainer = self.hparams, self.trainer
         assert self.head is not None
-        groups = parameter_groups(
-            self.backbone, self.head, h["lr_head"], h["lr_backbone"], h["layer_decay"], h["weight_decay"]
-        )
-        optimizer = make_optimizer(h["optimizer"], groups, h["momentum"])
-        steps = optimizer_steps(self.trainer, len(self.data.train_dataloader()))
-        warmup = round(h["warmup_epochs"] * steps / max(1, self.trainer.max_epochs or 1))
-        scheduler = cosine_with_warmup(optimizer, steps, min(warmup, steps // 2))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        check_length(trainer, len(self.data.train_dataloader()))
+        if self.solves:
+            lengths = [n for n in (trainer.max_epochs, trainer.max_steps) if n is not None and n != -1]
+            (train,) = self.data.features["train"]
+            return RegularizationPath(
+                self.head,
+                train,
+                self.data.targets("train"),
+                max(1, min(lengths)),
+                self.l2_normalize,
+                self.class_weights,
+                h["label_smoothing"],
+            )
+        rate = LR_HEAD if h["lr_head"] is None else h["lr_head"]
+        groups = parameter_groups(self.backbone, self.head, rate, h["lr_backbone"], h["layer_decay"], h["weight_decay"])
+        optimizer = make_optimizer("sgd" if h["optimizer"] == "sgd" else "adamw", groups, h["momentum"])
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": CosineWithWarmup(optimizer), "interval": "step"}}
 
     @cached_property
     def frozen_keys(self) -> set[str]:
@@ -351,6 +456,8 @@ class TransferModule(LightningModule):
             "l2_normalize": self.l2_normalize,
             "regime": self.regime,
             "weights": f"{self.hparams['backbone']} ({self.hparams['weights']})",
+            "fitted_on": self.fitted_on,
+            "class_weights": None if self.class_weights is None else self.class_weights.tolist(),
             "metrics": {name: float(value) for name, value in logged.items()},
             "versions": self.versions,
         }
@@ -379,6 +486,8 @@ class TransferModule(LightningModule):
             self.set_classes(names)
             if trainer is not None:
                 self.data.set_class_names(names)
+        if weights := checkpoint[KEY].get("class_weights"):  # of the loss: a checkpoint's is the same in every stage
+            self.class_weights = torch.tensor(weights)
         restore_frozen(checkpoint, self.backbone.state_dict(), self.frozen_keys)
 
 
@@ -389,7 +498,7 @@ def check_ranges(options: Mapping[str, Any]) -> None:
         UserError: naming the option and its range.
     """
     for name in ("lr_head", "lr_backbone", "weight_decay", "warmup_epochs"):
-        if not 0 <= options[name] < math.inf:
+        if options[name] is not None and not 0 <= options[name] < math.inf:
             raise UserError(f"--model.{name} is {options[name]}; give a number from 0 up")
     for name in ("momentum", "label_smoothing", "dropout"):
         if not 0 <= options[name] < 1:

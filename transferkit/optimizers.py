@@ -60,36 +60,83 @@ def make_optimizer(
     return torch.optim.AdamW(groups, lr=0.0, fused=kinds <= {"cpu", "cuda"})
 
 
-def cosine_with_warmup(optimizer: torch.optim.Optimizer, steps: int, warmup: int) -> torch.optim.lr_scheduler.LambdaLR:
-    """Linear warm-up over ``warmup`` steps, then a cosine to zero at ``steps`` (arXiv:1608.03983)."""
+class CosineWithWarmup(torch.optim.lr_scheduler.LRScheduler):
+    """Linear warm-up, then a cosine to zero (arXiv:1608.03983), both by the share of the training that is done.
 
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / (warmup + 1)
-        progress = (step - warmup) / max(1, steps - warmup)
-        return 0.5 * (1 + math.cos(min(1.0, progress) * math.pi))
+    It keeps no count of its own and nothing in a checkpoint: a fit resumed under another number of steps per epoch,
+    or extended, goes on at the rate that its new length asks for.
 
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    Attributes:
+        factor: on every group's rate, in (0, 1].
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.factor = 1.0
+        super().__init__(optimizer)
+
+    def set_progress(self, progress: float, warmup: float) -> None:
+        """Set the rates of the next step.
+
+        Args:
+            progress: share of the training that is done, in (0, 1).
+            warmup: share of the training in which the rates rise, in [0, 1).
+        """
+        if progress < warmup:
+            self.factor = progress / warmup
+        else:
+            self.factor = 0.5 * (1 + math.cos((progress - warmup) / (1 - warmup) * math.pi))
+        for group, rate in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
+            group["lr"] = rate
+
+    def get_lr(self) -> list[float]:  # type: ignore[override]
+        """The rate of each group."""
+        return [self.factor * rate for rate in self.base_lrs]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take nothing."""
 
 
-def optimizer_steps(trainer: Trainer, batches: int) -> int:
-    """Steps of a whole fit with so many batches an epoch.
+def progress_of(trainer: Trainer, batch: int) -> float:
+    """The share of a fit that is done in the middle of the given batch of the current epoch, in (0, 1)."""
+    per_epoch = trainer.num_training_batches
+    shares = []
+    if trainer.max_epochs is not None and trainer.max_epochs > 0:
+        shares.append((trainer.current_epoch + (batch + 0.5) / per_epoch) / trainer.max_epochs)
+    if trainer.max_steps > 0:
+        shares.append((trainer.global_step + 0.5) / trainer.max_steps)
+    return min(max(shares), 1.0)
 
-    (``trainer.estimated_stepping_batches`` would start the loader, before a resumed fit knows its epoch.)
+
+def warmup_share(trainer: Trainer, epochs: float) -> float:
+    """The share of a fit that so many epochs of warm-up are, at most half."""
+    per_epoch = trainer.num_training_batches / trainer.accumulate_grad_batches
+    length = [float(trainer.max_epochs)] if trainer.max_epochs is not None and trainer.max_epochs > 0 else []
+    if trainer.max_steps > 0:
+        length.append(trainer.max_steps / per_epoch)
+    return min(epochs / min(length), 0.5)
+
+
+def check_length(trainer: Trainer, batches: int) -> None:
+    """Refuse a fit whose learning rates have no schedule, or that would never be validated.
+
+    Args:
+        trainer: of the fit.
+        batches: per epoch, before ``limit_train_batches``.
 
     Raises:
-        UserError: a fit without an end, or one that would never be validated.
+        UserError: naming the option.
     """
     limit = trainer.limit_train_batches
     batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
     every = trainer.val_check_interval
     if isinstance(every, int) and every > batches and trainer.check_val_every_n_epoch:
         raise UserError(f"--trainer.val_check_interval is {every}, an epoch has {batches} batches; give no more")
-    limits = [-(-batches // trainer.accumulate_grad_batches) * (trainer.max_epochs or 0), trainer.max_steps]
-    limits = [steps for steps, most in zip(limits, (trainer.max_epochs, trainer.max_steps), strict=True) if most != -1]
-    if not limits:
+    if trainer.max_epochs == trainer.max_steps == -1:
         raise UserError("the cosine schedule needs an end; give --trainer.max_epochs or --trainer.max_steps")
-    return max(1, min(limits))
 
 
 def learning_rates(optimizer: Any) -> dict[str, float]:

@@ -110,7 +110,8 @@ class FeatureBatches(Dataset[Batch]):
     def __getitem__(self, item: Item) -> Batch:
         epoch, rows = item
         index = torch.tensor(rows)
-        embedding = self.views[epoch % len(self.views)][index]
+        view = self.views[epoch % len(self.views)]
+        embedding = view if len(rows) == len(view) and rows == list(range(len(view))) else view[index]
         return {"embedding": embedding, "target": self.targets[index], "row": index}
 
 

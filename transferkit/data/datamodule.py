@@ -14,7 +14,7 @@ from transferkit.data.augmentation import Augmentation, Preset
 from transferkit.data.batches import Batch, EpochBatches, FeatureBatches, ImageBatches, leave_signals_to_main
 from transferkit.data.decoding import MOST_NAMED, cores, raise_broken, verify
 from transferkit.data.sources import ImageTable, check_trainable, open_images
-from transferkit.data.splits import assign_splits, few_shot, load_splits, select_classes
+from transferkit.data.splits import HELD_OUT, assign_splits, few_shot, load_splits, select_classes
 from transferkit.errors import UserError
 from transferkit.preprocessing import Preprocessing
 
@@ -46,7 +46,7 @@ class ImageDataModule(LightningDataModule):
     def __init__(
         self,
         root: str = "",
-        val_fraction: float = 0.2,
+        val_fraction: float = HELD_OUT,
         test_fraction: float = 0.0,
         split_seed: int = 0,
         splits: str | None = None,
@@ -71,6 +71,7 @@ class ImageDataModule(LightningDataModule):
         self.batch_size, self.num_workers = batch_size, num_workers
         self.preprocessing = Preprocessing.imagenet()
         self.seed = 0
+        self.one_batch = False  # whether a training batch is all rows
         self.tables: dict[str, ImageTable] = {}
         self.features: dict[str, list[Tensor]] = {}
         self.class_names: list[str] = []
@@ -229,7 +230,11 @@ class ImageDataModule(LightningDataModule):
             )
         if min(self.class_weights) < 0 or max(self.class_weights) == 0:
             raise UserError(f"--data.class_weights {self.class_weights}: give numbers from 0 up, not all 0")
-        return torch.tensor([float(weight) for weight in self.class_weights])
+        weights = torch.tensor([float(weight) for weight in self.class_weights])
+        mean = weights[self.targets("train")].mean()
+        if mean == 0:
+            raise UserError(f"--data.class_weights {self.class_weights}: every class that train has, has weight 0")
+        return weights / mean
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled, augmented training batches."""
@@ -257,6 +262,8 @@ class ImageDataModule(LightningDataModule):
             transform = Augmentation(preset, self.preprocessing)
             dataset, workers = ImageBatches(self.tables[name], targets, transform, self.seed), self.workers()
         size = FEATURE_BATCH if name in self.features and not shuffle else self.batch_size
+        if shuffle and self.one_batch:
+            size, shuffle = len(dataset), False
         trainer: Any = self.trainer
         rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         sampler = EpochBatches(len(dataset), size, shuffle, self.seed, rank, world_size)

@@ -16,7 +16,7 @@ KEY = "transferkit"
 FORMAT = 1
 # What is told of the training, and of which type: name -> number in the dictionaries.
 TRAINING: Mapping[str, type] = {
-    "regime": str, "weights": str, "checkpoint": str, "epoch": int,
+    "regime": str, "weights": str, "checkpoint": str, "epoch": int, "fitted_on": str,
     "class_counts": dict, "images": dict, "metrics": dict,
 }  # fmt: skip
 # What a record of other types or tensors of other shapes raise.
