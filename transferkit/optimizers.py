@@ -90,7 +90,7 @@ class CosineWithWarmup(torch.optim.lr_scheduler.LRScheduler):
 
     def get_lr(self) -> list[float]:  # type: ignore[override]
         """The rate of each group."""
-        return [self.factor * rate for rate in self.base_lrs]
+        return [self.factor * float(rate) for rate in self.base_lrs]
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing."""

@@ -63,7 +63,7 @@ class RegularizationPath(torch.optim.Optimizer):
         self.unsolved: list[float] = []
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Solve for the next C; what the closure, called at the solution, returns."""
         (group,) = self.param_groups
         weight, bias = group["params"]

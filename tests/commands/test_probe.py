@@ -49,9 +49,11 @@ def test_images_are_embedded_once_and_probed(monkeypatch: pytest.MonkeyPatch) ->
     done = probe("photos", *WEIGHTS)
     for words in ("linear, top-1", "95 % interval", "kNN", "nearest class mean", "ECE calibrated", "16-shot", "± "):
         assert words in done.out
-    assert "written: probe/probe.json, probe/classifier.safetensors, probe/predictions.parquet" in done.err
+    files = ("probe.json", "classifier.safetensors", "start.safetensors", "predictions.parquet", "splits.parquet")
+    assert f"written: {', '.join(f'probe/{name}' for name in files)}" in done.err
     assert "warning: 8-shot: fewer training rows, all of them used, for 'apples', 'limes'" in done.err
-    assert "next: transferkit fit --data.root photos" in done.err and "--model.head probe/classifier" in done.err
+    assert "next: transferkit fit --data.root photos" in done.err
+    assert "--data.splits probe/splits.parquet --model.head probe/start.safetensors" in done.err
     saved = json.loads(Path("probe/probe.json").read_text())
     table = embed("photos", Extractor.from_pretrained(NAME, "weights.safetensors"))
     assert saved["linear"]["top1"] == probe_embeddings(table).report["linear"]["top1"]
@@ -68,6 +70,19 @@ def test_images_are_embedded_once_and_probed(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("transferkit.data.sources.ImageTable.read", None)
     again = probe("photos", *WEIGHTS, "--json")
     assert json.loads(again.out) == saved
+
+
+def test_the_splits_of_another_probe_or_run_are_used_exactly() -> None:
+    table = embed("photos", Extractor.from_pretrained(NAME, "weights.safetensors"))
+    table.save("photos.parquet")
+    probe("photos", *WEIGHTS, "--fast", "--seed", "5", "--out", "first")
+    for images in ("photos", "photos.parquet"):
+        probe(images, *WEIGHTS, "--fast", "--splits", "first/splits.parquet", "--out", "second")
+        first, second = (json.loads(Path(out, "probe.json").read_text()) for out in ("first", "second"))
+        assert second["splits"]["source"] == "given" and second["linear"]["top1"] == first["linear"]["top1"]
+        assert [second["splits"][part] for part in ("train", "val", "test")] == [10, 2, 12]
+    done = transferkit("probe", "digits", *RANDOM, "--splits", "first/splits.parquet")
+    assert done.status == 2 and "recorded in 'first/splits.parquet', is not in 'digits'" in done.err
 
 
 def test_saved_embeddings_need_no_images_and_no_weights() -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from transferkit.data.sources import ImageTable
 from transferkit.data.splits import (
+    HELD_OUT,
     assign_splits,
     few_shot,
     load_splits,
@@ -18,7 +20,9 @@ from transferkit.data.splits import (
     select_classes,
     stratified_split,
 )
+from transferkit.embeddings import Embeddings
 from transferkit.errors import UserError
+from transferkit.probe.parts import divide
 
 
 def table_of(counts: dict[str, int], split: str | None = None) -> ImageTable:
@@ -169,3 +173,20 @@ def test_recorded_splits_that_no_longer_fit(tmp_path: Path) -> None:
         load_splits(table, tmp_path / "gone.parquet")
     with pytest.raises(UserError, match="cannot write"):
         save_splits(table, tmp_path)
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_a_part_is_the_same_whichever_others_are_drawn(seed: int) -> None:
+    """What a probe reports on (a fifth) is what a fit holds out, as val or, where there is one, as test."""
+    table = table_of({"a": 40, "b": 25, "c": 11})
+    held_out = {
+        path
+        for path, split in zip(table.paths, assign_splits(table, HELD_OUT, 0.0, seed).splits, strict=True)
+        if split == "val"
+    }
+    for val in (0.0, 0.1, 0.3):
+        drawn = assign_splits(table, val, HELD_OUT, seed)
+        assert {path for path, split in zip(table.paths, drawn.splits, strict=True) if split == "test"} == held_out
+    embeddings = Embeddings(torch.eye(len(table)), table.paths, table.labels, table.splits, {})
+    parts = divide(embeddings, val_fraction=0.15, test_fraction=HELD_OUT, seed=seed)
+    assert {table.paths[row] for row in parts.test} == held_out

@@ -99,7 +99,7 @@ def probe(
     else:
         how = ["--model.backbone", extractor, *(["--model.weights", weights] if weights != "DEFAULT" else [])]
         how += ["--model.pooling", pooling] if pooling else []
-        how += ["--data.splits", Path(out) / "splits.parquet", "--model.head", Path(out) / "start.safetensors"]
+        how += ["--data.splits", f"{out}/splits.parquet", "--model.head", f"{out}/start.safetensors"]
         report.next_command("fit", "--data.root", images, *how, "--model.regime", "full")
     return 0
 
