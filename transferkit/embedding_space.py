@@ -56,9 +56,7 @@ class EmbeddingSpace:
         """Read the space from the metadata of a table; what an earlier version did not record is unknown."""
         known = {field.name: metadata.get(field.name) for field in fields(cls)}
         values = {name: UNKNOWN if value is None else value for name, value in known.items()}
-        if "layer" in metadata:
-            values["layer"] = metadata["layer"]
-        return cls(**values)
+        return cls(**{**values, "layer": metadata.get("layer")})  # here, None says something
 
     def to_metadata(self) -> dict[str, Any]:
         """Each field under its name, in plain types."""

@@ -130,8 +130,11 @@ def with_metadata(schema: pa.Schema, metadata: Mapping[str, Any]) -> pa.Schema:
 
 
 def writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
-    """A Parquet writer; a dictionary of floats that hardly repeat would only cost time."""
-    return pq.ParquetWriter(path, schema, use_dictionary=["label", "split"])
+    """A Parquet writer; a dictionary of floats that hardly repeat would only cost time.
+
+    Checksums let the feature cache notice flipped bits, which floats would not show.
+    """
+    return pq.ParquetWriter(path, schema, use_dictionary=["label", "split"], write_page_checksum=True)
 
 
 def metadata_of(schema: pa.Schema, path: Path) -> dict[str, Any]:

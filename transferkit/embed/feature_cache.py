@@ -25,7 +25,7 @@ from torch import Tensor
 from transferkit.data.fingerprint import fingerprint
 from transferkit.data.sources import ImageTable
 from transferkit.embedding_space import EmbeddingSpace
-from transferkit.embeddings import metadata_of, read_facts, with_metadata, writer
+from transferkit.embeddings import Facts, metadata_of, read_facts, with_metadata, writer
 from transferkit.errors import UserError
 from transferkit.files import atomic_path, cache_dir, discard
 
@@ -56,7 +56,12 @@ def cache_limit() -> int:
 def entries_folder(space: EmbeddingSpace, view: str = "none") -> Path:
     """The folder of all cached tables of one space; each random view has a folder of its own."""
     name = space.sha256 if view == "none" else sha256(f"{space.sha256} {view}".encode()).hexdigest()
-    return cache_dir() / "features" / name[:32]
+    return cache_root() / name[:32]
+
+
+def cache_root() -> Path:
+    """The folder of all spaces, absolute whatever the cache's name is relative to."""
+    return cache_dir().absolute() / "features"
 
 
 class Damaged(Exception):
@@ -105,19 +110,31 @@ def look_up(folder: Path, paths: Sequence[str], stamps: Sequence[str], exact: bo
     own = folder / f"{fingerprint(paths, stamps)}.parquet"
     found: list[tuple[int, Path, dict[str, Place]]] = []
     for file in [own] if exact else folder.glob("*.parquet"):
-        with suppress(UserError):  # not there, or damaged
-            facts = read_facts(file)
-            stamped = enumerate(zip(facts.paths, facts.labels, strict=True))
-            rows = {path: Place(file, row) for row, (path, label) in stamped if wanted.get(path) == label}
-            found.append((len(rows), file, rows))
-            if file == own:
-                broken = dict(facts.metadata.get("broken", {}))
+        if (facts := facts_of(file)) is None:
+            continue
+        rows_of = enumerate(zip(facts.paths, facts.labels, strict=True))
+        rows = {path: Place(file, row) for row, (path, label) in rows_of if wanted.get(path) == label}
+        found.append((len(rows), file, rows))
+        if file == own:
+            broken = dict(facts.metadata.get("broken", {}))
     for _, _, rows in sorted(found, key=lambda one: (one[1] != own, -one[0], one[1].name)):
         for path, place in rows.items():
             places.setdefault(path, place)
     missing = [row for row, path in enumerate(paths) if path not in places and path not in broken]
     foreign = sum(place.file != own for place in places.values())
     return Known(places, {path: broken[path] for path in sorted(broken)}, missing, foreign)
+
+
+def facts_of(file: Path) -> Facts | None:
+    """What an entry says of its images; ``None`` if there is none, or it was damaged and is now removed."""
+    if not file.is_file():
+        return None
+    try:
+        return read_facts(file)
+    except UserError as error:
+        log.warning("removed a damaged entry of the feature cache: %s", error)
+        discard(file)
+        return None
 
 
 def take(places: Sequence[Place], width: int) -> Tensor:
@@ -145,7 +162,7 @@ def take(places: Sequence[Place], width: int) -> Tensor:
 
 def read_rows(file: Path, rows: Sequence[int], width: int) -> Tensor:
     """Read some rows of a table, and no more of it than the groups that they are in."""
-    with pq.ParquetFile(file) as parquet:
+    with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
         sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
         ends = np.cumsum(sizes)
         groups, inside = np.unique(np.searchsorted(ends, rows, side="right"), return_inverse=True)
@@ -195,9 +212,9 @@ def forget(folder: Path, paths: Sequence[str], stamps: Sequence[str]) -> None:
     """Remove the entries of a folder that hold no other images than these."""
     given = set(zip(paths, stamps, strict=True))
     for file in folder.glob("*.parquet"):
-        with suppress(UserError, OSError):
-            facts = read_facts(file)
-            if given.issuperset(zip(facts.paths, facts.labels, strict=True)):
+        facts = facts_of(file)
+        if facts and given.issuperset(zip(facts.paths, facts.labels, strict=True)):
+            with suppress(OSError):  # another process was faster
                 discard(file)
 
 
@@ -217,7 +234,7 @@ class Entry(NamedTuple):
 def entries() -> Iterator[Entry]:
     """List the feature cache in no particular order; those of earlier versions, too."""
     patterns = ("*.parquet", ".*.parts", "*/*.parquet", "*/.*.parts")
-    for file in chain.from_iterable(map((cache_dir() / "features").glob, patterns)):
+    for file in chain.from_iterable(map(cache_root().glob, patterns)):
         with suppress(OSError):  # removed meanwhile
             inside = list(file.iterdir()) if file.is_dir() else [file]
             status = [part.stat() for part in inside] or [file.stat()]
@@ -245,6 +262,6 @@ def remove(entry: Entry) -> None:
     """Remove an entry, and its folder once that is empty."""
     with suppress(OSError):  # another process was faster
         discard(entry.file)
-    if entry.file.parent != cache_dir() / "features":
+    if entry.file.parent != cache_root():
         with suppress(OSError):  # not empty
             entry.file.parent.rmdir()

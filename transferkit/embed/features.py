@@ -25,7 +25,7 @@ from transferkit.data.sources import ImageTable
 from transferkit.embed import feature_cache
 from transferkit.embed.feature_cache import Damaged, Known, look_up, take
 from transferkit.embed.ranks import Ranks, joined
-from transferkit.embed.shards import write_embeddings
+from transferkit.embed.shards import discard_parts, write_embeddings
 from transferkit.embed.table import View, describe, make_table, space_of, usual_batch_size
 from transferkit.embedding_space import EmbeddingSpace
 from transferkit.embeddings import Embeddings
@@ -87,8 +87,8 @@ def cached_features(
         known, values = recall(folder, table.paths, stamps, extractor.embed_dim, exact=view is not None)
         missing = list(range(len(table))) if view and known.missing else list(known.missing)
         own = [stamps[row] for row in missing]
-        out = (folder / f"{fingerprint([table.paths[row] for row in missing], own)}.parquet").absolute()
-        token = folder.absolute() / f".{uuid.uuid4().hex}.token"
+        out = folder / f"{fingerprint([table.paths[row] for row in missing], own)}.parquet"
+        token = folder / f".{uuid.uuid4().hex}.token"
         if missing and ranks.world_size > 1:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -134,9 +134,13 @@ def recall(
     while True:
         known = look_up(folder, paths, stamps, exact)
         try:
-            return known, take(list(known.places.values()), width)
+            values = take(list(known.places.values()), width)
         except Damaged as error:  # it is gone now, so this comes to an end
             log.warning("cached features were damaged and are computed again: %s", error)
+            continue
+        for file in {place.file for place in known.places.values()}:
+            discard_parts(file)  # a process that was killed as it finished may have left them
+        return known, values
 
 
 def compute(extractor: Extractor, table: ImageTable, plan: Plan, view: View | None, ranks: Ranks) -> None:
