@@ -55,7 +55,7 @@ class EmbeddingSpace:
     def from_metadata(cls, metadata: Mapping[str, Any]) -> "EmbeddingSpace":
         """Read the space from the metadata of a table; what an earlier version did not record is unknown."""
         known = {field.name: metadata.get(field.name) for field in fields(cls)}
-        values = {name: UNKNOWN if value is None else value for name, value in known.items()}
+        values: dict[str, Any] = {name: UNKNOWN if value is None else value for name, value in known.items()}
         return cls(**{**values, "layer": metadata.get("layer")})  # here, None says something
 
     def to_metadata(self) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def space_of(extractor: Extractor, forward: Forward | None = None, precision: st
         forward: what is kept of each image; by default the extractor's embedding.
         precision: where there is no ``forward``: what computes it, in the words of Lightning's Trainer.
     """
-    pooled = {"pooling": extractor.pooling, "layer": None, "features": "pooled", "normalize": False}
+    pooled: dict[str, Any] = {"pooling": extractor.pooling, "layer": None, "features": "pooled", "normalize": False}
     kept = forward.describe() if forward else {**pooled, "dtype": dtype_of(precision)}
     return EmbeddingSpace(
         weights_sha256=extractor.weights_sha256(),
