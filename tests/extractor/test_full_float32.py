@@ -2,15 +2,18 @@
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 from tests.extractor.examples import transformer
+from transferkit.data.sources import open_images
 from transferkit.extractor import Extractor
 from transferkit.extractor.full_float32 import full_float32
 from transferkit.preprocessing import Preprocessing
+from transferkit.regions.align import embed_aligned
+from transferkit.regions.boxes import Box
 
 PIXELS = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
 
@@ -23,28 +26,24 @@ def settings() -> list[str]:
 
 
 @pytest.fixture
-def extractor(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Extractor, list[list[str]]]]:
+def extractor() -> Iterator[tuple[Extractor, list[list[str]]]]:
     """An extractor, and the settings seen inside of each of its forward passes; TF32 is on everywhere outside."""
     before, seen = settings(), []
     opened = transformer("vit", "cls")
-    forward = type(opened.backbone).forward
-
-    def watched(self: torch.nn.Module, pixels: Tensor) -> Tensor:
-        seen.append(settings())
-        result: Tensor = forward(self, pixels)
-        return result
-
-    monkeypatch.setattr(type(opened.backbone), "forward", watched)
+    handle = opened.backbone.model.register_forward_pre_hook(lambda module, inputs: seen.append(settings()))
     torch.backends.cuda.matmul.fp32_precision = torch.backends.mkldnn.matmul.fp32_precision = "tf32"
     torch.backends.cudnn.conv.fp32_precision = torch.backends.cudnn.rnn.fp32_precision = "tf32"
     yield opened, seen
+    handle.remove()
     torch.backends.cudnn.conv.fp32_precision, torch.backends.cudnn.rnn.fp32_precision = before[:2]
     torch.backends.cuda.matmul.fp32_precision = before[2]
     torch.backends.mkldnn.conv.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision = before[3:]
 
 
-@pytest.mark.parametrize("way", ["call", "forward", "layer", "embed"])
-def test_no_way_through_an_extractor_uses_tf32(way: str, extractor: tuple[Extractor, list[list[str]]]) -> None:
+@pytest.mark.parametrize("way", ["call", "forward", "layer", "embed", "regions"])
+def test_no_way_through_an_extractor_uses_tf32(
+    way: str, extractor: tuple[Extractor, list[list[str]]], photo_folder: Path
+) -> None:
     opened, seen = extractor
     outside = settings()
     assert "tf32" in outside, "the test itself"
@@ -52,9 +51,15 @@ def test_no_way_through_an_extractor_uses_tf32(way: str, extractor: tuple[Extrac
         opened(PIXELS)
     elif way == "embed":
         opened.embed([PIXELS[0]] * 3, batch_size=1)
+    elif way == "regions":
+        box = Box(1, "train/apples/0.jpg", 2, 3, 20, 20)
+        assert len(list(embed_aligned(opened, open_images(photo_folder), [box], {}))) == 1
+        seen[:] = seen[-1:]  # those before only look for the shape
     else:
-        opened.forward(layer="block 0" if way == "layer" else None)(PIXELS)
-    assert all(inside == ["ieee"] * 5 for inside in seen) and (seen or way == "layer")
+        run = opened.forward(layer="block 0" if way == "layer" else None)
+        seen.clear()
+        run(PIXELS)
+    assert seen and all(inside == ["ieee"] * 5 for inside in seen)
     assert settings() == outside
 
 

@@ -25,7 +25,7 @@ def stamp(file: str | Path) -> str | None:
       never wrong. A renamed folder keeps it. Where a file system has no such time (FAT, read-only images built
       with normalized times), the checksum is what is left.
 
-    10,000 files take 0.2 s once they are in the system's cache; size and time alone take 0.02 s.
+    10,000 files in the system's cache take 0.3 s of one core; their sizes and times alone take 0.03 s.
 
     Returns:
         The text, to be compared as a whole or by :func:`same`; ``None`` if the file cannot be opened.
