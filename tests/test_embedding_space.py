@@ -185,6 +185,7 @@ def test_what_earlier_versions_wrote_is_still_opened(consumers: Consumers, tmp_p
         consumers.images, consumers.index, consumers.extractor, {"source": "x", "weights": "DEFAULT"}
     )
     assert (change.kept, change.added, change.refreshed) == (24, 0, 0)
+    assert index.stamps == consumers.images.stamps(), "and it is brought up to date"
     torch.manual_seed(1)
     other = Extractor.from_pretrained(VIT["backbone"], "none", architecture=VIT["architecture"])
     assert raises(index.check_extractor, other)

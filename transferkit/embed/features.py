@@ -11,6 +11,7 @@ clear``). Random views depend on the row and are reused only as a whole.
 
 import json
 import logging
+import os
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
@@ -148,7 +149,7 @@ def compute(extractor: Extractor, table: ImageTable, plan: Plan, view: View | No
     part = feature_cache.stamped(table, plan.missing, plan.stamps)
     named = {"images": table.root, "data_fingerprint": fingerprint(part.paths, plan.stamps)}
     metadata = {**plan.metadata, **named}
-    shared = ranks.world_size == 1 or ranks.all_true(plan.token.is_file())
+    shared = ranks.world_size == 1 or ranks.all_true(is_shared(plan.token))
 
     def write(rank: int, world_size: int, agree: Callable[[bool], bool]) -> None:
         write_embeddings(
@@ -167,6 +168,14 @@ def compute(extractor: Extractor, table: ImageTable, plan: Plan, view: View | No
             plan.out.parent,
         )
     ranks.from_first(lambda: write(0, 1, bool))
+
+
+def is_shared(token: Path) -> bool:
+    """Whether this process sees a file of the first one, and may write beside it."""
+    try:
+        return token.is_file() and os.access(token.parent, os.W_OK | os.X_OK)
+    except OSError:  # no right to look
+        return False
 
 
 def fill_features(extractor: Extractor, data: "ImageDataModule", splits: Sequence[str] = ("train", "val")) -> None:

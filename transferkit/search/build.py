@@ -83,7 +83,9 @@ def build_index(
         kind = approximate.choose(len(rows), extractor.embed_dim)
     previous = torch.tensor([-1 if before[row] is None else before[row] for row in rows])
     moved = old is not None and any(old.record["extractor"].get(key) != value for key, value in source.items())
-    if old and not moved and old.kind == kind and (previous >= 0).all() and same_rows(old.images, kept_images):
+    current = [stamps[row] for row in rows]
+    unchanged = old and not moved and old.kind == kind and (previous >= 0).all() and list(old.stamps) == current
+    if old and unchanged and same_rows(old.images, kept_images):
         return old, Change(0, 0, 0, len(rows), broken, 0)
     embedding = torch.empty(len(rows), extractor.embed_dim)
     if old and (previous >= 0).any():
@@ -104,7 +106,7 @@ def build_index(
     }
     metadata = describe(extractor, kept_images) | {"broken": broken}
     table = Embeddings(embedding, kept_images.paths, kept_images.labels, kept_images.splits, metadata)
-    write_index(folder, record, table, [stamps[row] for row in rows], places, faiss_index)
+    write_index(folder, record, table, current, places, faiss_index)
     if old and len(new):
         forget_features(extractor, new)
     return open_index(folder), compare(old, kept_images, previous, broken, len(zero_rows(embedding)))
