@@ -145,8 +145,15 @@ def test_networks_with_equal_tensors_do_not_share(
 
 
 def test_transform_input_is_part_of_the_architecture() -> None:
-    spec = {"source": "torchvision", "name": "googlenet", "architecture": {}, "pooling": "avg"}
-    assert architecture_of(spec) != architecture_of({**spec, "architecture": {"transform_input": True}})
+    small, pixels = {"resize": [32, 32], "crop": [32, 32]}, torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
+    pair = []
+    for changed in ({}, {"transform_input": True}):
+        torch.manual_seed(0)
+        pair.append(Extractor.from_pretrained("googlenet", "none", None, small, changed))
+    one, other = pair
+    assert one.weights_sha256() == other.weights_sha256() and not torch.equal(one(pixels), other(pixels))
+    assert list(space_of(one).differences(space_of(other))) == ["architecture transform_input"]
+    spec = one.spec()
     assert architecture_of(spec) != architecture_of({**spec, "name": "inception_v3"})
     assert architecture_of(spec) == architecture_of({**spec, "architecture": {"num_classes": 3}}), "tensors tell"
 

@@ -103,10 +103,15 @@ def architecture_of(spec: Mapping[str, Any]) -> dict[str, Any]:
     Two networks with equal tensors differ here if they have another activation, number of heads, epsilon of a
     norm or ``transform_input``. Where the model was found, and the names of its classes, make no difference.
     """
-    named = {} if spec["source"] == "transformers" else {"name": spec["name"]}  # there a place, elsewhere a network
-    dropped = TOLD_BY_TENSORS if spec["source"] == "torchvision" else TOLD_ELSEWHERE
-    values = {key: value for key, value in flat(spec["architecture"]).items() if not dropped & set(key.split("."))}
-    plain: dict[str, Any] = json.loads(json.dumps({"source": spec["source"], **named, **values}))
+    source = spec.get("source")
+    told = {"pooling", "preprocessing", "architecture"}  # the first two are fields of the space
+    told |= {"name"} if source == "transformers" else set()  # there a place, elsewhere a network
+    dropped = TOLD_BY_TENSORS if source == "torchvision" else TOLD_ELSEWHERE
+    values = {key: value for key, value in spec.items() if key not in told}
+    for key, value in flat(spec.get("architecture", {})).items():
+        if not dropped & set(key.split(".")):
+            values[key] = value
+    plain: dict[str, Any] = json.loads(json.dumps(values))
     return plain
 
 
