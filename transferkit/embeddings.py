@@ -29,9 +29,11 @@ class Embeddings:
         paths: path of each image relative to its root, N of them.
         labels: class name of each row, or None.
         splits: ``train``, ``val``, ``test`` or None for each row.
-        metadata: extractor, weights_sha256, preprocessing, pooling, layer, features, embed_dim, shape,
-            normalize, dtype (of the computation), augmentation, batch_size, versions, data_fingerprint,
-            broken (path -> why it is left out).
+        metadata: extractor, the fields of :class:`~transferkit.embedding_space.EmbeddingSpace` (weights_sha256,
+            architecture, preprocessing, pooling, layer, features, normalize, precision, dtype of the computation,
+            engine, device, space_format) and their hash (space), embed_dim, shape, augmentation, batch_size,
+            versions, data_fingerprint, broken (path -> why it is left out), and reused (how many rows were
+            computed among other images, where there are some). Tables of earlier versions lack some of these.
     """
 
     embedding: Tensor
@@ -130,8 +132,11 @@ def with_metadata(schema: pa.Schema, metadata: Mapping[str, Any]) -> pa.Schema:
 
 
 def writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
-    """A Parquet writer; a dictionary of floats that hardly repeat would only cost time."""
-    return pq.ParquetWriter(path, schema, use_dictionary=["label", "split"])
+    """A Parquet writer; a dictionary of floats that hardly repeat would only cost time.
+
+    Checksums let the feature cache notice flipped bits, which floats would not show.
+    """
+    return pq.ParquetWriter(path, schema, use_dictionary=["label", "split"], write_page_checksum=True)
 
 
 def metadata_of(schema: pa.Schema, path: Path) -> dict[str, Any]:

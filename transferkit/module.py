@@ -166,7 +166,7 @@ class TransferModule(LightningModule):
         if stage == "fit" and self.regime == "frozen" and data.caches_features:
             trainer = self.trainer
             extractor = self.as_extractor().to(trainer.strategy.root_device)
-            fill_features(extractor, data, trainer.global_rank, trainer.world_size, trainer.strategy.barrier)
+            fill_features(extractor, data)
         elif stage == "fit":
             data.check_images(("train", "val"))
         else:

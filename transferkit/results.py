@@ -43,39 +43,53 @@ class Results(Callback):
 
     on_predict_batch_end = on_test_batch_end
 
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say so where a head that was fitted on cached float32 features is given others."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(data, ImageDataModule) and isinstance(pl_module, TransferModule)
+        split = "predict" if trainer.predicting else data.test_split
+        precision = computed_in(trainer, data, split)
+        if pl_module.regime == "frozen" and data.caches_features and not precision.startswith("32"):
+            _log.warning(
+                "the head was fitted on float32 embeddings, these are computed in %s; add --trainer.precision 32-true "
+                "to measure it on what it was fitted on",
+                precision,
+            )
+
+    on_predict_start = on_test_start
+
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write predictions, embeddings and similarity metrics of the tested split."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, ImageDataModule) and isinstance(pl_module, TransferModule)
-        self.write(trainer, pl_module, data.tables[data.test_split], with_similarity=True)
+        self.write(trainer, pl_module, data.test_split, with_similarity=True)
         draw_confusion(trainer, pl_module, "test")
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write predictions and embeddings into a folder of their own: the test's beside it stay."""
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        assert isinstance(data, ImageDataModule) and isinstance(pl_module, TransferModule)
-        self.write(trainer, pl_module, data.tables["predict"], "predict", with_similarity=False)
+        assert isinstance(pl_module, TransferModule)
+        self.write(trainer, pl_module, "predict", "predict", with_similarity=False)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the confusion matrix of the last validation."""
         draw_confusion(trainer, pl_module, "val")
 
     def write(
-        self, trainer: Trainer, module: TransferModule, table: ImageTable, folder: str = "", *, with_similarity: bool
+        self, trainer: Trainer, module: TransferModule, split: str, folder: str = "", *, with_similarity: bool
     ) -> None:
-        """Gather all processes' outputs and write them once."""
+        """Gather all processes' outputs of a split and write them once."""
         merged = gather({name: torch.cat([output[name] for output in self.outputs]) for name in self.outputs[0]})
         self.outputs = []
         if not trainer.is_global_zero:
             return
-        order = merged["row"].argsort()
+        table, order = module.data.tables[split], merged["row"].argsort()
         rows = merged["row"][order].tolist()
         embeddings = Embeddings(
             embedding=merged["embedding"][order],
             paths=[table.paths[row] for row in rows],
             labels=[table.labels[row] for row in rows],
             splits=[table.splits[row] for row in rows],
-            metadata=describe(module.as_extractor(), table),
+            metadata=describe(module.as_extractor(), table, precision=computed_in(trainer, module.data, split)),
         )
         place = self.run / folder
         self.written = [place / "predictions.parquet", place / "embeddings.parquet"]
@@ -95,6 +109,11 @@ class Results(Callback):
         shown = projector.fill_projector(self.run, "test", embeddings, lambda path: table.read(row_of[path]))
         if shown < len(embeddings):
             _log.info("TensorBoard's projector shows %d of %d rows, drawn by chance", shown, len(embeddings))
+
+
+def computed_in(trainer: Trainer, data: ImageDataModule, split: str) -> str:
+    """The precision that the embeddings of a split are computed in: cached ones always in float32."""
+    return "32" if split in data.features else str(trainer.precision)
 
 
 def gather(local: dict[str, Tensor]) -> dict[str, Tensor]:

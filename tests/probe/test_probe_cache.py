@@ -61,7 +61,9 @@ def test_what_embeddings_depend_on_is_changed_and_they_are_computed_anew(
         path.write_bytes((photo_folder / table.paths[-1]).read_bytes())
         os.utime(path, ns=(0, 0))
     second = cached_features(extractor, table)
-    assert set(reads.values()) == {2}, "embeddings of something else were taken from the cache"
+    again = {table.paths[3]} if part == "image" else set(table.paths)
+    assert {path for path, count in reads.items() if count == 2} == again, "of something else, from the cache"
+    assert set(reads.values()) <= {1, 2}
     assert second.embedding.shape != first.embedding.shape or not torch.equal(second.embedding, first.embedding)
 
 

@@ -13,11 +13,11 @@ from transferkit.benchmark.cells import Approach, Cell, cell_folder, locked, rea
 from transferkit.benchmark.table import write_results
 from transferkit.data.decoding import raise_broken
 from transferkit.data.sources import ImageTable, open_images
-from transferkit.embed import cached_features, describe, feature_key
+from transferkit.embed import cached_features, describe, feature_key, knows_some
 from transferkit.embeddings import Embeddings
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
-from transferkit.files import atomic_path, cache_dir, discard
+from transferkit.files import atomic_path, discard
 from transferkit.probe import PROTOCOL, ProbeResult, probe_embeddings, save_probe
 from transferkit.similarity import class_codes, unit_rows
 from transferkit.similarity.geometry import class_sums, pair_means
@@ -86,7 +86,7 @@ def run(
 
 
 def cell_key(metadata: Mapping[str, Any], table: ImageTable, options: Mapping[str, Any]) -> str:
-    """SHA-256 over weights, preprocessing, pooling, dtype, images, labels, splits, protocol and its options."""
+    """SHA-256 over space and images, labels, splits, protocol and its options."""
     parts = [feature_key(metadata), table.labels, table.splits, PROTOCOL, dict(options)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -112,11 +112,11 @@ def measure(
     Raises:
         UserError: unreadable images, or data that cannot be probed.
     """
-    name = feature_key(describe(extractor, table))
-    in_cache = any((cache_dir() / "features").glob(f"*{name}*"))  # whole, or the shards of an interrupted run
+    in_cache = knows_some(extractor, table)
     start = time.perf_counter()
     features = cached_features(extractor, table)
     speed: float | None = len(table) / (time.perf_counter() - start)
+    name = feature_key(features.metadata)
     if in_cache:
         speed = old.images_per_second if old and old.features == name else None
     broken = features.metadata["broken"]

@@ -77,7 +77,7 @@ def embed(
     """
     from transferkit.commands.extractors import read_extractor
     from transferkit.data.sources import open_images
-    from transferkit.embed import describe, write_embeddings
+    from transferkit.embed import embed_to_file
     from transferkit.embed.processes import start
     from transferkit.errors import UserError
 
@@ -93,20 +93,8 @@ def embed(
     with start(trainer.devices, trainer.num_nodes, trainer.accelerator) as member:
         forward = opened.to(member.device).forward(precision, layer, features, normalize)
         begin = time.perf_counter()
-        done = write_embeddings(
-            opened,
-            table,
-            Path(out),
-            describe(opened, table, forward=forward),
-            forward,
-            batch_size,
-            on_error,
-            as_folder=out.endswith("/"),
-            workers=workers or member.workers,
-            rank=member.rank,
-            world_size=member.world_size,
-            agree=member.agree,
-        )
+        as_folder, threads = out.endswith("/"), workers or member.workers
+        done = embed_to_file(opened, table, Path(out), forward, batch_size, on_error, as_folder, threads)
         if member.rank == 0:
             summary(done, forward.shape, time.perf_counter() - begin, out, json)
     return 0

@@ -29,7 +29,7 @@ def index(
     """Embed images into a directory that `transferkit search` answers from.
 
     Called again on the same directory it embeds only new and changed images and drops those that are gone. An
-    image has changed when the size or modification time of its file differs.
+    image has changed when its file differs in size, times, or the parts of its content that are compared.
 
     Args:
         images: a folder, manifest or image.

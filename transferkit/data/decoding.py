@@ -1,4 +1,4 @@
-"""Which images are broken: each is decoded in full once, and that is remembered by path, size and time."""
+"""Which images are broken: each is decoded in full once, and that is remembered by path and stamp."""
 
 import errno
 import hashlib
@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torchvision
 
+from transferkit.data.fingerprint import stamp
 from transferkit.data.sources import DIGITS, ImageTable
 from transferkit.errors import UserError
 from transferkit.files import atomic_path, cache_dir
@@ -31,8 +32,8 @@ _PASSING = {os.strerror(number).lower() for number in errno.errorcode}
 
 Seen = TypeVar("Seen")
 
-# Path -> (size in bytes, modification time in ns, reason why it cannot be decoded or None).
-_Memory = dict[str, tuple[int, int, str | None]]
+# Path -> (stamp of the file, reason why it cannot be decoded or None).
+_Memory = dict[str, tuple[str, str | None]]
 
 
 def verify(table: ImageTable, rows: Sequence[int] | None = None, workers: int | None = None) -> dict[str, str]:
@@ -71,8 +72,8 @@ def recall(table: ImageTable, rows: Sequence[int] | None = None) -> dict[str, st
     memory = _load(_memory_file(table.root))
     known: dict[str, str | None] = {}
     for name in names:
-        if name in memory and memory[name][:2] == _size_and_time(table.root, name):
-            known[name] = memory[name][2]
+        if name in memory and memory[name][0] == stamp(Path(table.root, name)):
+            known[name] = memory[name][1]
     return known
 
 
@@ -91,14 +92,13 @@ def remember(table: ImageTable, results: Mapping[str, str | None]) -> None:
     target = _memory_file(table.root)
     memory = _load(target)
     for name, reason in results.items():
-        key = _size_and_time(table.root, name)
-        if key is not None and reason not in _PASSING:
-            memory[name] = (*key, reason)
-    sizes, times, reasons = zip(*memory.values(), strict=True) if memory else ((), (), ())
+        now = stamp(Path(table.root, name))
+        if now is not None and reason not in _PASSING:
+            memory[name] = (now, reason)
+    found, reasons = zip(*memory.values(), strict=True) if memory else ((), ())
     columns = {
         "path": pa.array(memory, pa.string()),
-        "size": pa.array(sizes, pa.int64()),
-        "mtime_ns": pa.array(times, pa.int64()),
+        "stamp": pa.array(found, pa.string()),
         "reason": pa.array(reasons, pa.string()),
     }
     try:
@@ -175,26 +175,18 @@ def _fault(table: ImageTable, row: int) -> str | None:
 
 def _memory_file(root: str) -> Path:
     # Another version of a decoder may read what this one cannot, and the other way round.
-    key = "\0".join((root, torchvision.__version__, PIL.__version__))
+    key = "\0".join((root, "stamps", torchvision.__version__, PIL.__version__))
     return cache_dir() / "decoded" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.parquet"
 
 
 def _load(path: Path) -> _Memory:
     """The memory of one root; empty if there is none or it cannot be read."""
     try:
-        columns = pq.read_table(path, columns=["path", "size", "mtime_ns", "reason"]).to_pydict()
+        columns = pq.read_table(path, columns=["path", "stamp", "reason"]).to_pydict()
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, pa.ArrowException) as error:
         _log.warning("ignoring the memory of checked images in %s, it is damaged: %s", path, error)
         return {}
-    facts = zip(columns["size"], columns["mtime_ns"], columns["reason"], strict=True)
+    facts = zip(columns["stamp"], columns["reason"], strict=True)
     return dict(zip(columns["path"], facts, strict=True))
-
-
-def _size_and_time(root: str, name: str) -> tuple[int, int] | None:
-    try:
-        status = Path(root, name).stat()
-    except OSError:
-        return None
-    return status.st_size, status.st_mtime_ns

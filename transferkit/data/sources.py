@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from transferkit.data.fingerprint import fingerprint, stamps
 from transferkit.data.manifest import MANIFEST_SUFFIXES, SPLIT_WORDS, read_manifest
 from transferkit.data.named import manifest_of, plain_name
 from transferkit.data.walk import IMAGE_SUFFIXES, walk
@@ -81,26 +82,18 @@ class ImageTable:
             self.source,
         )
 
+    def stamps(self) -> list[str]:
+        """What tells the present content of each image from an earlier one; see :mod:`transferkit.data.fingerprint`."""
+        if self.root == DIGITS:
+            return [f"0 0 0 {hashlib.sha256(_digits()[0].numpy().tobytes()).hexdigest()}"] * len(self)
+        return stamps(self.root, self.paths)
+
     def fingerprint(self) -> str:
-        """SHA-256 over relative paths, sizes and modification times; for the digits over paths and pixels.
+        """SHA-256 over relative paths and stamps; for the digits over paths and pixels.
 
         Labels and splits are not part of it: they do not change an embedding.
         """
-        digest = hashlib.sha256()
-        if self.root == DIGITS:
-            digest.update(_digits()[0].numpy().tobytes())
-        for path in self.paths:
-            digest.update(f"{path}\0{self._size_and_time(path)}\0".encode())
-        return digest.hexdigest()
-
-    def _size_and_time(self, path: str) -> str:
-        if self.root == DIGITS:
-            return ""
-        try:
-            status = Path(self.root, path).stat()
-        except OSError:
-            return "missing"
-        return f"{status.st_size} {status.st_mtime_ns}"
+        return fingerprint(self.paths, self.stamps())
 
 
 def open_images(source: str | Path) -> ImageTable:

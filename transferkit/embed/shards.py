@@ -25,6 +25,7 @@ from transferkit.files import atomic_path, discard, sweep, unwritable
 SHARD_BATCHES = 16  # a killed run repeats at most this many batches
 SHARD_BYTES = 2**26  # fewer batches a shard where an image gives many numbers
 SHARD_NAME = re.compile(r"\d{6,}\.parquet|\.\d{6,}\.parquet\.[0-9a-f]{8}-\d+\.tmp")  # or half-written by a killed run
+IGNORED = {"broken": {}, "reused": 0}  # of the metadata, when it is asked whether a file is what would be written
 SKIP = "leave out with --on_error skip, which keeps what is done"
 
 
@@ -242,7 +243,7 @@ def written_before(out: Path, table: ImageTable, metadata: Mapping[str, Any]) ->
     except UserError:
         return None
     broken = facts.metadata.get("broken", {})
-    same = {**facts.metadata, "broken": {}} == {**metadata, "broken": {}}
+    same = {**facts.metadata, **IGNORED} == {**metadata, **IGNORED}
     rows = zip(table.paths, table.labels, table.splits, strict=True)
     wanted = [row for row in rows if row[0] not in broken]
     if not same or wanted != list(zip(facts.paths, facts.labels, facts.splits, strict=True)):

@@ -1,6 +1,7 @@
 """A table of images to a table of embeddings, in memory."""
 
-from collections.abc import Callable, Generator, Mapping
+import math
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
 from threading import Lock
@@ -9,8 +10,10 @@ from typing import Any, NamedTuple
 import torch
 
 from transferkit.data.decoding import raise_broken, remember
+from transferkit.data.fingerprint import fingerprint
 from transferkit.data.sources import ImageTable, open_images
 from transferkit.embed.stream import Batch, stream, stream_batches
+from transferkit.embedding_space import EmbeddingSpace, architecture_of
 from transferkit.embeddings import Embeddings
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
@@ -64,8 +67,44 @@ def embed(
     return make_table(table, rows, torch.cat([part for part in parts if len(part)]), metadata)
 
 
+def space_of(extractor: Extractor, forward: Forward | None = None, precision: str = "32") -> EmbeddingSpace:
+    """The space that an extractor's embeddings lie in.
+
+    Args:
+        extractor: the extractor, on the device to use.
+        forward: what is kept of each image; by default the extractor's embedding.
+        precision: where there is no ``forward``: what computes it, in the words of Lightning's Trainer.
+    """
+    pooled: dict[str, Any] = {"pooling": extractor.pooling, "layer": None, "features": "pooled", "normalize": False}
+    kept = forward.describe() if forward else {**pooled, "dtype": dtype_of(precision)}
+    return EmbeddingSpace(
+        weights_sha256=extractor.weights_sha256(),
+        architecture=architecture_of(extractor.spec()),
+        preprocessing=extractor.preprocessing.to_dict(),
+        pooling=kept["pooling"],
+        layer=kept["layer"],
+        features=kept["features"],
+        normalize=kept["normalize"],
+        precision=forward.precision if forward else "32" if precision.startswith("32") else precision,
+        dtype=kept["dtype"],
+        engine="torch",
+        device=extractor.device.type,
+    )
+
+
+def dtype_of(precision: str) -> str:
+    """The dtype that a precision of Lightning's Trainer computes in: ``bf16-mixed`` in bfloat16."""
+    names = {"bf16": "bfloat16", "16": "float16", "32": "float32", "64": "float64"}
+    return names.get(precision.split("-")[0], precision)
+
+
 def describe(
-    extractor: Extractor, table: ImageTable, augmentation: str = "none", forward: Forward | None = None
+    extractor: Extractor,
+    table: ImageTable,
+    augmentation: str = "none",
+    forward: Forward | None = None,
+    precision: str = "32",
+    stamps: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Metadata of the embeddings that an extractor gives for a table: all that their values depend on.
 
@@ -74,24 +113,20 @@ def describe(
         table: images in path order.
         augmentation: name of the random view, if it is one.
         forward: what is kept of each image; by default the extractor's embedding in float32.
+        precision: see :func:`space_of`.
+        stamps: of the images, where they are known already.
     """
-    kept = {
-        "pooling": extractor.pooling,
-        "layer": None,
-        "features": "pooled",
-        "embed_dim": extractor.embed_dim,
-        "shape": [extractor.embed_dim],
-        "normalize": False,
-        "dtype": "float32",
-    }
+    space = space_of(extractor, forward, precision)
+    shape = list(forward.shape) if forward else [extractor.embed_dim]
     return {
         "extractor": extractor.name,
-        "weights_sha256": extractor.weights_sha256(),
-        "preprocessing": extractor.preprocessing.to_dict(),
-        **(forward.describe() if forward else kept),
+        **space.to_metadata(),
+        "space": space.sha256,
+        "embed_dim": math.prod(shape),
+        "shape": shape,
         "augmentation": augmentation,
         "versions": versions(),
-        "data_fingerprint": table.fingerprint(),
+        "data_fingerprint": table.fingerprint() if stamps is None else fingerprint(table.paths, stamps),
     }
 
 

@@ -10,7 +10,7 @@ import torch
 
 from transferkit import similarity
 from transferkit.embeddings import Embeddings
-from transferkit.evaluation.tables import some
+from transferkit.evaluation.tables import differences, some
 from transferkit.files import atomic_path
 from transferkit.similarity import Evaluation
 
@@ -95,6 +95,8 @@ def compare_remarks(tables: tuple[Embeddings, Embeddings], values: Mapping[str, 
     prints = [table.metadata.get("data_fingerprint") for table in tables]
     if prints[0] != prints[1]:
         lines.append("their data_fingerprint differs: images of the same path are taken for the same image")
+    if differing := differences(*tables):
+        lines.append(f"they differ in {', '.join(differing)}")
     if k > values["rows"] - 1:
         lines.append(f"k = {k} is more than there is: clamped to {values['rows'] - 1:.0f} rows")
     if values["rsa_rows"] < values["rows"]:

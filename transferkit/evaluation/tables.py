@@ -2,14 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from transferkit import similarity
+from transferkit.embedding_space import UNKNOWN, EmbeddingSpace
 from transferkit.embeddings import Embeddings
 from transferkit.errors import UserError
-
-MADE_BY = ("weights_sha256", "preprocessing", "pooling", "layer")
-"""Keys of the metadata that two tables must share to lie in one space."""
 
 
 def open_table(path: str | Path, split: str | None = None) -> Embeddings:
@@ -47,22 +45,31 @@ def check_alike(first: Embeddings, second: Embeddings, names: tuple[str, str]) -
         names: what they are called in the message.
 
     Raises:
-        UserError: another extractor, pooling or width.
+        UserError: another width, or another space, as far as both tables know theirs.
     """
-    sides = [{**table.metadata, "width": table.embedding.shape[1]} for table in (first, second)]
-    for side in sides:
-        side["weights_sha256"] = side.get("weights_sha256") or side.get("extractor")  # a name, for want of better
-    differ = next((key for key in ("width", *MADE_BY) if sides[0].get(key) != sides[1].get(key)), None)
-    if differ is None:
+    widths = [table.embedding.shape[1] for table in (first, second)]
+    found = differences(first, second)
+    if widths[0] != widths[1]:
+        found = {"width": (widths[0], widths[1]), **found}
+    if not found:
         return
-    what = "extractor" if differ == "weights_sha256" else differ
-    values = [side.get(what) for side in sides]
-    if values[0] == values[1]:  # of one name, with other weights
-        what, values = "weights", [str(side.get(differ))[:12] for side in sides]
+    what, values = next(iter(found.items()))
     one, other = (f"{name} ({value})" for name, value in zip(names, values, strict=True))
     raise UserError(
         f"{one} and {other} differ in {what}; embed both with the same extractor, or see transferkit compare"
     )
+
+
+def differences(first: Embeddings, second: Embeddings) -> dict[str, tuple[Any, Any]]:
+    """What the spaces of two tables differ in, with both values; extractors are told by name where they have two."""
+    one, other = (EmbeddingSpace.from_metadata(table.metadata) for table in (first, second))
+    found = one.differences(other)
+    names = [table.metadata.get("extractor") for table in (first, second)]
+    weights = found.pop("weights_sha256", None)
+    unknown = UNKNOWN in (one.weights_sha256, other.weights_sha256)  # a name, for want of better
+    if (weights or unknown) and names[0] != names[1]:
+        return {"extractor": (names[0], names[1]), **found}
+    return {"weights": (weights[0][:12], weights[1][:12]), **found} if weights else found
 
 
 class Shared(NamedTuple):

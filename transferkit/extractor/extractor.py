@@ -14,6 +14,7 @@ from transferkit.backbones.weights import state_sha256
 from transferkit.errors import UserError
 from transferkit.extractor import checkpoint, directory
 from transferkit.extractor.forward import Features, Forward, Precision
+from transferkit.extractor.full_float32 import full_float32
 from transferkit.images import ImageError, read_image
 from transferkit.preprocessing import Preprocessing
 
@@ -83,7 +84,8 @@ class Extractor:
         Returns:
             float32 (B, D) on the backbone's device.
         """
-        embedding: Tensor = self.backbone(self.preprocessing.normalize(pixels.to(self.device)))
+        with full_float32():
+            embedding: Tensor = self.backbone(self.preprocessing.normalize(pixels.to(self.device)))
         return embedding.float()
 
     def embed(self, images: Sequence[str | Path | Tensor], batch_size: int = 32) -> Tensor:

@@ -8,6 +8,7 @@ import math
 import re
 import threading
 from collections import Counter
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
@@ -17,6 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from transferkit.backbones import Backbone
 from transferkit.errors import UserError
+from transferkit.extractor.full_float32 import full_float32
 from transferkit.preprocessing import Preprocessing
 
 Precision = Literal["32", "bf16"]
@@ -94,10 +96,11 @@ class Forward:
         if self.device.type == "cuda":
             pixels = pixels.pin_memory().to(self.device, non_blocking=True)
         normalised = pixels.to(self.device).float().mul_(self.scale).add_(self.shift)
-        if self.layer or self.features != "pooled":
-            kept = self.pool(self.stage_output(backbone, normalised))
-        else:
-            kept = backbone(normalised.to(DTYPES[self.precision]))
+        with full_float32() if self.precision == "32" else nullcontext():
+            if self.layer or self.features != "pooled":
+                kept = self.pool(self.stage_output(backbone, normalised))
+            else:
+                kept = backbone(normalised.to(DTYPES[self.precision]))
         return F.normalize(kept.float()) if self.normalize else kept.float()
 
     def stage_output(self, backbone: Backbone, pixels: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from transferkit.embed import space_of
+from transferkit.embedding_space import EmbeddingSpace
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 from transferkit.files import atomic_path
@@ -61,20 +63,14 @@ class LinearClassifier:
             UserError: the classifier was fitted on embeddings of another extractor.
         """
         classes, width = self.weight.shape
-        given = {
-            "embed_dim": extractor.embed_dim,
-            "pooling": extractor.pooling,
-            "weights_sha256": extractor.weights_sha256(),
-            "layer": None,
-            "features": "pooled",
-        }
-        for what, value in given.items():
-            fitted = width if what == "embed_dim" else self.metadata.get(what, value)
-            if fitted != value:
-                raise UserError(
-                    f"the probe's classifier was fitted on embeddings with {what} {fitted}, "
-                    f"{extractor.name} has {value}; give the extractor that was probed, or probe this one"
-                )
+        found = {"embed_dim": (width, extractor.embed_dim)} if width != extractor.embed_dim else {}
+        found |= EmbeddingSpace.from_metadata(self.metadata).differences(space_of(extractor))
+        found.pop("normalize", None)  # the head then reads unit rows, see below
+        for what, (fitted, value) in found.items():
+            raise UserError(
+                f"the probe's classifier was fitted on embeddings with {what} {fitted}, "
+                f"{extractor.name} has {value}; give the extractor that was probed, or probe this one"
+            )
         head = nn.Linear(width, classes, device=extractor.device)
         scale = 1 / self.temperature
         head.load_state_dict({"weight": self.weight * scale, "bias": self.bias * scale})

@@ -15,6 +15,7 @@ from transferkit.data.sources import ImageTable
 from transferkit.embed.stream import Batch, stream
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
+from transferkit.extractor.full_float32 import full_float32
 from transferkit.images import ImageError
 from transferkit.preprocessing import Size
 from transferkit.regions.boxes import Box
@@ -52,6 +53,7 @@ def embed_aligned(
         return scheme.resize_crop(image)
 
     @torch.inference_mode()
+    @full_float32()
     def forward(pixels: Tensor) -> Tensor:
         normal = extractor.preprocessing.normalize(pixels.to(extractor.device))
         return as_map(extractor.backbone.forward_features(normal), *pixels.shape[2:]).float()

@@ -1,20 +1,21 @@
 """Making an index, or bringing one up to date: only new and changed images are embedded."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from transferkit.data.fingerprint import MISSING, same
 from transferkit.data.sources import ImageTable
-from transferkit.embed import cached_features, describe
+from transferkit.embed import cached_features, describe, forget_features
 from transferkit.embeddings import Embeddings
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 from transferkit.files import check_folder, sweep
 from transferkit.search import approximate
-from transferkit.search.directory import RECORD, ImageIndex, identity, open_index, stamp, write_index
+from transferkit.search.directory import RECORD, ImageIndex, identity, open_index, write_index
 from transferkit.similarity import unit_rows, zero_rows
 from transferkit.versions import versions
 
@@ -43,8 +44,9 @@ def build_index(
 ) -> tuple[ImageIndex, Change]:
     """Index images, or bring the index of the same images and extractor up to date.
 
-    An image counts as changed when the size or modification time of its file differs. Unreadable ones are left
-    out and looked at again the next time.
+    An image counts as changed when the stamp of its file differs, see :func:`transferkit.data.fingerprint.stamp`.
+    Unreadable ones are left out and looked at again the next time. The feature cache keeps what a new index is
+    made of; of what is added to an old one nothing stays there, since nothing else reads it.
 
     Args:
         images: the images.
@@ -67,11 +69,10 @@ def build_index(
     old = open_old(folder, images, extractor, overwrite)
     if kind not in (None, "auto", "exact") and not (old and old.kind == kind):
         approximate.make(kind, len(images), extractor.embed_dim)
-    stamps = [stamp(images, row) for row in range(len(images))]
-    known = {(path, old.stamps[row]): row for row, path in enumerate(old.images.paths)} if old else {}
-    before = [known.get((path, now)) if now else None for path, now in zip(images.paths, stamps, strict=True)]
-    pending = [row for row, previous in enumerate(before) if previous is None]
-    fresh = cached_features(extractor, images.select(pending)) if pending else None
+    stamps = images.stamps()
+    before = rows_before(old, images, stamps)
+    new = images.select(row for row, previous in enumerate(before) if previous is None)
+    fresh = cached_features(extractor, new) if len(new) else None
     row_in_fresh = {path: row for row, path in enumerate(fresh.paths)} if fresh is not None else {}
     rows = [row for row, path in enumerate(images.paths) if before[row] is not None or path in row_in_fresh]
     if not rows:
@@ -82,7 +83,9 @@ def build_index(
         kind = approximate.choose(len(rows), extractor.embed_dim)
     previous = torch.tensor([-1 if before[row] is None else before[row] for row in rows])
     moved = old is not None and any(old.record["extractor"].get(key) != value for key, value in source.items())
-    if old and not moved and old.kind == kind and (previous >= 0).all() and same_rows(old.images, kept_images):
+    current = [stamps[row] for row in rows]
+    unchanged = old and not moved and old.kind == kind and (previous >= 0).all() and list(old.stamps) == current
+    if old and unchanged and same_rows(old.images, kept_images):
         return old, Change(0, 0, 0, len(rows), broken, 0)
     embedding = torch.empty(len(rows), extractor.embed_dim)
     if old and (previous >= 0).any():
@@ -103,7 +106,9 @@ def build_index(
     }
     metadata = describe(extractor, kept_images) | {"broken": broken}
     table = Embeddings(embedding, kept_images.paths, kept_images.labels, kept_images.splits, metadata)
-    write_index(folder, record, table, [stamps[row] or (0, 0) for row in rows], places, faiss_index)
+    write_index(folder, record, table, current, places, faiss_index)
+    if old and len(new):
+        forget_features(extractor, new)
     return open_index(folder), compare(old, kept_images, previous, broken, len(zero_rows(embedding)))
 
 
@@ -126,6 +131,17 @@ def open_old(folder: Path, images: ImageTable, extractor: Extractor, overwrite: 
             f"{folder} indexes {old.images.root}, not {images.root}; choose another directory or add --overwrite"
         )
     return old
+
+
+def rows_before(old: ImageIndex | None, images: ImageTable, stamps: Sequence[str]) -> list[int | None]:
+    """The row of each image in the index before; None for a new or changed one."""
+    row_of = {path: row for row, path in enumerate(old.images.paths)} if old else {}
+    found: list[int | None] = []
+    for path, now in zip(images.paths, stamps, strict=True):
+        row = row_of.get(path)
+        kept = old is not None and row is not None and now != MISSING and same(old.stamps[row], now)
+        found.append(row if kept else None)
+    return found
 
 
 def same_rows(one: ImageTable, other: ImageTable) -> bool:

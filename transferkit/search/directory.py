@@ -1,7 +1,8 @@
 """The index directory: ``index.json``, ``embeddings.parquet`` and, for an approximate index, ``index.faiss``.
 
-The embeddings are an embeddings table like any other, with three more columns: ``size`` and ``mtime_ns`` of the
-file when it was embedded, and ``place``, the number of its vector in ``index.faiss``.
+The embeddings are an embeddings table like any other, with four more columns: ``stamp``, what told the file from
+others when it was embedded, its ``size`` and ``mtime_ns`` (all that earlier versions knew of it), and ``place``, the
+number of its vector in ``index.faiss``.
 """
 
 import json
@@ -17,7 +18,9 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from transferkit.data.sources import DIGITS, ImageTable
+from transferkit.data.sources import ImageTable
+from transferkit.embed import space_of
+from transferkit.embedding_space import EmbeddingSpace
 from transferkit.embeddings import Embeddings, to_arrow
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
@@ -31,9 +34,6 @@ FAISS = "index.faiss"
 FORMAT = 1
 GROUP_ROWS = 256  # a few rows are read without the rest: half a MB a group of 512-d embeddings
 
-Stamp = tuple[int, int]
-"""Size in bytes and modification time in ns."""
-
 
 @dataclass(frozen=True)
 class ImageIndex:
@@ -43,14 +43,14 @@ class ImageIndex:
         folder: the directory.
         record: content of ``index.json``: extractor, root of the images, kind of index.
         images: the indexed images, rows in path order.
-        stamps: size and time of each file when it was embedded.
+        stamps: of each file when it was embedded, see :func:`transferkit.data.fingerprint.stamp`.
         places: int64 (N,), number of each row's vector in ``index.faiss``.
     """
 
     folder: Path
     record: Mapping[str, Any]
     images: ImageTable
-    stamps: Sequence[Stamp]
+    stamps: Sequence[str]
     places: Tensor
 
     def __len__(self) -> int:
@@ -113,23 +113,18 @@ class ImageIndex:
         Raises:
             UserError: naming what differs.
         """
-        recorded, given = self.record["extractor"], identity(extractor)
-        for part, what in (("weights_sha256", "weights"), ("pooling", "pooling"), ("preprocessing", "preprocessing")):
-            if recorded[part] != given[part]:
-                raise UserError(
-                    f"{self.folder} was built with {recorded['source']} ({recorded['pooling']}); {extractor.name} "
-                    f"({extractor.pooling}) has other {what}; use the former, or index anew with --overwrite"
-                )
+        recorded = self.record["extractor"]
+        for what in EmbeddingSpace.from_metadata(recorded).differences(space_of(extractor)):
+            raise UserError(
+                f"{self.folder} was built with {recorded['source']} ({recorded['pooling']}); {extractor.name} "
+                f"({extractor.pooling}) has other {'weights' if what == 'weights_sha256' else what}; use the former, "
+                "or index anew with --overwrite"
+            )
 
 
 def identity(extractor: Extractor) -> dict[str, Any]:
-    """What an extractor's embeddings depend on, in plain types."""
-    return {
-        "weights_sha256": extractor.weights_sha256(),
-        "pooling": extractor.pooling,
-        "preprocessing": extractor.preprocessing.to_dict(),
-        "embed_dim": extractor.embed_dim,
-    }
+    """The space of an extractor's embeddings, and their width, in plain types."""
+    return {**space_of(extractor).to_metadata(), "embed_dim": extractor.embed_dim}
 
 
 def open_index(folder: str | Path) -> ImageIndex:
@@ -146,7 +141,9 @@ def open_index(folder: str | Path) -> ImageIndex:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         if record["format"] != FORMAT:
             raise UserError(f"{folder} has format {record['format']}, this version reads {FORMAT}; update transferkit")
-        columns = ["path", "label", "split", "size", "mtime_ns", "place"]
+        there = pq.read_schema(folder / TABLE).names
+        stamped = ["stamp"] if "stamp" in there else ["size", "mtime_ns"]  # all that earlier versions kept
+        columns = ["path", "label", "split", "place", *stamped]
         table = pq.read_table(folder / TABLE, columns=columns).to_pydict()
         paths, labels, splits = (tuple(table[name]) for name in ("path", "label", "split"))
         images = ImageTable(record["images"], paths, labels, splits, source=record["images"])
@@ -155,7 +152,7 @@ def open_index(folder: str | Path) -> ImageIndex:
             raise ValueError(f"{TABLE} is {len(images)} x {width}, {RECORD} says otherwise")
         if record["index"] != "exact" and not record["faiss"]["sha256"]:
             raise ValueError(f"no hash of {FAISS}")
-        stamps = list(zip(table["size"], table["mtime_ns"], strict=True))
+        stamps = [" ".join(map(str, parts)) for parts in zip(*(table[name] for name in stamped), strict=True)]
         index = ImageIndex(folder, record, images, stamps, torch.tensor(table["place"], dtype=torch.long))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())[:200]
@@ -169,7 +166,7 @@ def write_index(
     folder: Path,
     record: Mapping[str, Any],
     embeddings: Embeddings,
-    stamps: Sequence[Stamp],
+    stamps: Sequence[str],
     places: Tensor,
     faiss_index: Any = None,
 ) -> None:
@@ -178,8 +175,8 @@ def write_index(
     Raises:
         UserError: the place cannot be written.
     """
-    sizes, times = zip(*stamps, strict=True)
-    table = to_arrow(embeddings)
+    table = to_arrow(embeddings).append_column("stamp", pa.array(stamps, pa.string()))
+    sizes, times = zip(*((int(text.split()[0]), int(text.split()[1])) for text in stamps), strict=True)
     for name, values in (("size", sizes), ("mtime_ns", times), ("place", places.tolist())):
         table = table.append_column(name, pa.array(values, pa.int64()))
     content = dict(record)
@@ -195,14 +192,3 @@ def write_index(
             }
         text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False)
         (temporary / RECORD).write_text(text + "\n", encoding="utf-8")
-
-
-def stamp(images: ImageTable, row: int) -> Stamp | None:
-    """Size and modification time of an image; None if it is not there."""
-    if images.root == DIGITS:
-        return 0, 0
-    try:
-        status = Path(images.root, images.paths[row]).stat()
-    except OSError:
-        return None
-    return status.st_size, status.st_mtime_ns
