@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -104,6 +105,7 @@ def build(
     weights: str = "DEFAULT",
     pooling: str | None = None,
     architecture: dict[str, Any] | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
 ) -> TransformersBackbone:
     """Build a transformers backbone with its weights, in float32 whatever the file stores.
 
@@ -112,13 +114,14 @@ def build(
         weights: ``DEFAULT`` (the directory's or hub's), ``none`` (random), or a path.
         pooling: one of the backbone's poolings.
         architecture: changes to the configuration, with ``none`` only.
+        preprocessing: fields that differ from the weights' own.
 
     Raises:
         UserError: not an image model, weights that do not fit, no network for a hub model.
     """
     config = read_config(name, weights, architecture)
     kind, options = model_class(name, config, pooling)
-    scheme = read_preprocessing(name, config, weights)
+    scheme = read_preprocessing(name, config, weights, preprocessing or {})
     if weights == "none":
         model = make_model(kind, name, config, options)
     else:
