@@ -206,6 +206,15 @@ class Preprocessing:
             changed |= _sized(self, (image_size, image_size) if isinstance(image_size, int) else image_size)
         return Preprocessing(**{**vars(self), **{k: v for k, v in changed.items() if v is not None}})
 
+    def in_words(self) -> str:
+        """All that it does, in a few words for a message."""
+        size = "resized to" if self.crop is None else "cropped to"
+        resize = self.resize if isinstance(self.resize, int) else " x ".join(map(str, self.resize))
+        start = "" if self.crop is None else f"resized to {resize}, "
+        mean, std = ("/".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
+        sides = " x ".join(map(str, self.image_size))
+        return f"{start}{size} {sides}, {self.interpolation}, mean {mean}, std {std}"
+
     def override(self, given: Mapping[str, Any]) -> "Preprocessing":
         """:meth:`replace` with fields as a user gives them.
 

@@ -268,7 +268,7 @@ def test_directories_that_hold_no_model(tmp_path: Path, name: str, content: str,
 def test_a_pickled_model_that_would_run_code_is_refused(saved: Path, tmp_path: Path, hostile: type[object]) -> None:
     (tmp_path / "config.json").write_text((saved / "vit" / "config.json").read_text())
     torch.save({"layernorm.weight": hostile()}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(UserError, match="the weights of .* cannot be used|no usable weights"):
+    with pytest.raises(UserError, match=r"the weights of .* cannot be used|no usable weights"):
         backbones.build(str(tmp_path), preprocessing=GIVEN)
     assert not (tmp_path / "mark").exists()
 

@@ -14,7 +14,7 @@ from transferkit.backbones.base import Backbone, choose_pooling, leaf_types
 from transferkit.backbones.loading import check_finite, load_state, own_names, without_heads
 from transferkit.backbones.weights import first_line, read_state_dict, require_network
 from transferkit.errors import UserError
-from transferkit.preprocessing import Preprocessing
+from transferkit.preprocessing import Preprocessing, is_complete
 
 log = logging.getLogger(__name__)
 
@@ -146,10 +146,11 @@ def build(
     if isinstance(model, models.VisionTransformer):  # takes the one size it was made for
         scheme = scheme.replace(image_size=model.image_size)
     scheme = scheme.override(preprocessing or {})
-    if weights != "none" and entry is None:
+    if weights != "none" and entry is None and not is_complete(preprocessing or {}):
         log.warning(
-            "%s is no file that torchvision published: images are prepared as for %s (%s)%s",
-            *(weights, entries.DEFAULT, scheme, ", transform_input is off" if name in INCEPTIONS else ""),
+            "%s is not named as a file that torchvision published: images are prepared as for %s, %s%s; "
+            "--model.preprocessing changes it",
+            *(weights, entries.DEFAULT, scheme.in_words(), ", transform_input off" if name in INCEPTIONS else ""),
         )
     return TorchvisionBackbone(name, model, scheme, pooling, arguments)
 

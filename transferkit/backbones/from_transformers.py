@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -62,10 +62,11 @@ class TransformersBackbone(Backbone):
         """The output, and how many tokens in it stand before the patches (0 for a map)."""
         output = self.run(pixels)
         hidden: Tensor = output.last_hidden_state
+        height, width = pixels.shape[-2:]
         if hidden.ndim == 4:
+            check_channels(hidden.shape[1:], height, width, self.model.config.to_dict())
             return output, 0
         patch = getattr(self.model.config, "patch_size", None)
-        height, width = pixels.shape[-2:]
         return output, count_prefix(hidden.shape[1], height, width, patch if isinstance(patch, int) else None)
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -184,11 +185,34 @@ def make_model(
 
 def poolings_of(model: nn.Module, output: Any, prefix: int) -> tuple[str, ...]:
     """The poolings a model offers, its default first, from one output of it."""
-    optional = takes_pooler(type(model))
+    optional = takes_pooler(type(model)) and hasattr(output, "pooler_output")  # CvT takes the option for nothing
     pooler = ("pooler",) if optional or output.get("pooler_output") is not None else ()
     if prefix:
         return ("cls", "mean", "cls+mean", *pooler)
     return ("mean", *pooler) if optional else (*pooler, "mean")
+
+
+def check_channels(shape: Sequence[int], height: int, width: int, config: Mapping[str, Any]) -> None:
+    """Refuse a map whose channels come last, as SAM 2's do: its mean would be over the wrong axes.
+
+    Args:
+        shape: of the map, without the batch.
+        height: of the image.
+        width: of the image.
+        config: of the model; its widths tell where the shape alone does not.
+
+    Raises:
+        ValueError: the channels come last.
+    """
+
+    def shrunk(rows: int, columns: int) -> bool:  # are these the axes of the image?
+        return abs(rows / height - columns / width) < 1 / min(height, width)
+
+    named = [value for key, value in config.items() if "hidden_size" in key or "dim" in key or "channel" in key]
+    widths = {side for value in named for side in (value if isinstance(value, list | tuple) else [value])}
+    told = shape[2] in widths and shape[0] not in widths
+    if shrunk(shape[0], shape[1]) and (told or not shrunk(shape[1], shape[2])):
+        raise ValueError(f"it puts out {' x '.join(map(str, shape))}, the channels last")
 
 
 def takes_pooler(kind: type[nn.Module]) -> bool:

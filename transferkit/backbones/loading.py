@@ -65,14 +65,15 @@ def check_keys(
     Raises:
         UserError: naming the tensors that are missing, unexpected or of another shape.
     """
-    for kind, tensors in (
-        ("lacks tensors", missing),
-        ("has unexpected tensors", unexpected),
-        ("has tensors of another shape:", misshapen),
+    another = "is it for another architecture?"
+    for kind, tensors, remedy in (
+        ("lacks tensors", missing, another),
+        ("has unexpected tensors", unexpected, f"take them out, or {another}"),
+        ("has tensors of another shape:", misshapen, another),
     ):
         if names := sorted(tensors):
             shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-            raise UserError(f"{path} {kind} {shown}; is it for another architecture?")
+            raise UserError(f"{path} {kind} {shown}; {remedy}")
 
 
 def check_finite(origin: str | Path, state: Mapping[str, Tensor]) -> None:
@@ -108,17 +109,17 @@ def own_names(state: Mapping[str, Tensor], own: Collection[str], origin: str | P
     plain = {unwrapped(key, own): tensor for key, tensor in state.items()}
     plain = plain if len(plain) == len(state) else dict(state)
     starts = Counter(start for key in plain for start in prefixes(key) if key[len(start) :] in own)
-    most = max(starts.values(), default=0)
-    best = [start for start, count in starts.items() if count == most]
-    if not best or "" in best:
-        return plain
-    if len(best) > 1:
+    best = [start for start, count in starts.items() if count == max(starts.values())]
+    prefix = "" if "" in best or not best else best[0]
+    if prefix and len(best) > 1:
         raise UserError(f"{origin} holds weights under {', '.join(sorted(best))}; save those of one of them alone")
-    prefix = best[0]
-    found = {key[len(prefix) :]: tensor for key, tensor in plain.items() if key.startswith(prefix)}
+    found = {key.removeprefix(prefix): tensor for key, tensor in plain.items() if key.startswith(prefix)}
     rest = {key: tensor for key, tensor in plain.items() if not key.startswith(prefix)}
     check_keys(origin, unexpected=rest.keys() & found.keys())
-    log.warning("took the prefix %s off the names in %s", prefix, origin)
+    lost = {part for old, new in zip(state, plain, strict=True) for part in set(old.split(".")) - set(new.split("."))}
+    if lost or prefix:
+        parts = [*(f"{part}." for part in sorted(lost)), *([prefix] if prefix else [])]
+        log.warning("took %s off the names in %s", " and ".join(parts), origin)
     return found | rest
 
 
