@@ -52,7 +52,7 @@ class TransferModule(LightningModule):
         lr_backbone: learning rate of the backbone's last stage.
         layer_decay: factor on the learning rate for each stage further from the head, in (0, 1].
         optimizer: ``adamw`` or ``sgd``.
-        weight_decay: decoupled for ``adamw``, L2 for ``sgd``; not on norms, biases, tokens, position embeddings.
+        weight_decay: decoupled for ``adamw``, L2 for ``sgd``; on weights of linear layers and convolutions alone.
         momentum: of ``sgd``.
         warmup_epochs: epochs of linear warm-up before the cosine.
         label_smoothing: in [0, 1).

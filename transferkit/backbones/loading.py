@@ -106,7 +106,8 @@ def own_names(state: Mapping[str, Tensor], own: Collection[str], origin: str | P
     Raises:
         UserError: several prefixes fit equally well, or two tensors would get one name.
     """
-    plain = {unwrapped(key, own): tensor for key, tensor in state.items()}
+    wrappers = set(WRAPPED) - {part for key in own for part in key.split(".")}
+    plain = {".".join(part for part in key.split(".") if part not in wrappers): state[key] for key in state}
     plain = plain if len(plain) == len(state) else dict(state)
     starts = Counter(start for key in plain for start in prefixes(key) if key[len(start) :] in own)
     best = [start for start, count in starts.items() if count == max(starts.values())]
@@ -135,11 +136,6 @@ def is_head(key: str) -> bool:
     """Whether a tensor belongs to a head, a pooler or a mask token, which a backbone leaves out."""
     heads = ("classifier", "cls_classifier", "distillation_classifier", "pooler", "head", "lm_head", "decoder")
     return any(part in (*heads, "fc", "mask_token") for part in key.split("."))
-
-
-def unwrapped(key: str, own: Collection[str]) -> str:
-    """A name without the parts that wrappers of modules put in."""
-    return key if key in own else ".".join(part for part in key.split(".") if part not in WRAPPED)
 
 
 def prefixes(key: str) -> Iterable[str]:
