@@ -107,16 +107,13 @@ def test_transformers(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("name", slow_but(TORCHVISION, QUICK))
 def test_a_weights_file_of_torchvisions_own_state(name: str, tmp_path: Path) -> None:
-    """As people save it, whole or as a plain dict; with the classifier of the library in it."""
+    """A plain dict, with the classifier and the auxiliary heads of the library in it."""
     if name in ARCHITECTURES:
         pytest.skip("its weights are for one size of image")
     options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
     with torch.device("cpu" if name.startswith("regnet") else "meta"):
-        shapes = {key: value for key, value in models.get_model(name, weights=None, **options).state_dict().items()}
-    state = {
-        key: torch.zeros((), dtype=value.dtype).expand(value.shape)  # a small file
-        for key, value in shapes.items()
-    }
-    torch.save({f"module.{key}": value for key, value in state.items()}, tmp_path / "w.pt")
+        shapes = models.get_model(name, weights=None, **options).state_dict()
+    zeros = {f"module.{key}": torch.zeros((), dtype=like.dtype).expand(like.shape) for key, like in shapes.items()}
+    torch.save(zeros, tmp_path / "w.pt")  # a small file
     backbone = backbones.build(name, str(tmp_path / "w.pt"))
     assert all(not parameter.any() for parameter in backbone.parameters())

@@ -17,6 +17,9 @@ from transferkit.preprocessing import Preprocessing
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
+# Fields of a configuration that change no embedding: an export, which fills them in, has the architecture of its model.
+NO_NUMBERS = ("architectures", "dtype", "id2label", "label2id", "problem_type", "transformers_version")
+
 __all__ = ["VIT", "TransformersBackbone", "build", "rebuild"]
 
 
@@ -91,7 +94,7 @@ class TransformersBackbone(Backbone):
 
     def spec(self) -> dict[str, Any]:
         """Plain-typed description, for :func:`rebuild`."""
-        config = {key: value for key, value in self.model.config.to_diff_dict().items() if key != "dtype"}
+        config = {key: value for key, value in self.model.config.to_diff_dict().items() if key not in NO_NUMBERS}
         return {
             "source": "transformers",
             "name": self.name,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torchvision import models
 
 from transferkit.backbones.from_torchvision import INCEPTIONS, TorchvisionBackbone
 from transferkit.backbones.from_transformers import TransformersBackbone, takes_pooler
@@ -26,6 +27,9 @@ elif image.has_transparency_data:  # on white
     image = Image.composite(image, Image.new("RGBA", image.size, "white"), image.getchannel("A"))
 image = image.convert("RGB")"""
 PROCESS = 'pixels = AutoImageProcessor.from_pretrained(".")(image, return_tensors="pt")["pixel_values"]'
+VERSIONED = """state = OrderedDict(load_file("model.safetensors"))
+state._metadata = model.state_dict()._metadata  # the versions of its modules
+model.load_state_dict(state)"""
 TO_NAME = ["import json", "from pathlib import Path"]
 NAME = """names = json.loads(Path("transferkit.json").read_text(encoding="utf-8"))["class_names"]
 print(names[int(logits.argmax())])"""
@@ -129,6 +133,11 @@ def with_torchvision(extractor: "Extractor", backbone: TorchvisionBackbone, layo
     arguments = ", ".join(f"{name}={value!r}" for name, value in options.items())
     without = f'model.set_submodule("{backbone.last_layer}", torch.nn.Identity())'
     load = 'model.load_state_dict(load_file("model.safetensors"))'
+    if isinstance(
+        backbone.model, models.MNASNet
+    ):  # loads no state without a version, which safetensors has no room for
+        load = VERSIONED
+    ordered = ["from collections import OrderedDict"] if load == VERSIONED else []
     name = NAME if extractor.class_names else ""
     grad, logits = "with torch.inference_mode():", "    logits = model(pixels)  # (1, classes)"
     embed = f"    embedding = model(pixels).flatten(1)  # (1, {extractor.embed_dim})"
@@ -140,7 +149,7 @@ def with_torchvision(extractor: "Extractor", backbone: TorchvisionBackbone, layo
     its_own = extractor.preprocessing.arithmetic == "torchvision"
     return program(
         [
-            *(TO_NAME if extractor.head and extractor.class_names else []),
+            *sorted([*(TO_NAME if extractor.head and extractor.class_names else []), *ordered]),
             NUMPY,
             "import torch",
             PILLOW,
