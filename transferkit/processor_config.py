@@ -127,8 +127,8 @@ def to_config(fields: Mapping[str, Any]) -> dict[str, Any]:
 def from_pretrained_cfg(config: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a ``Preprocessing`` that does what timm's evaluation transform of a ``pretrained_cfg`` does.
 
-    Fields left out take timm's defaults (timm/data/config.py and constants.py). Its Pillow resize is within a grey
-    level of torchvision's, whose crop it is.
+    Fields left out take timm's defaults (timm/data/config.py and constants.py). The crop is torchvision's; Pillow's
+    resize is within two grey levels of torchvision's.
 
     Raises:
         UserError: a field that cannot be honoured, named.

@@ -133,11 +133,8 @@ def with_torchvision(extractor: "Extractor", backbone: TorchvisionBackbone, layo
     arguments = ", ".join(f"{name}={value!r}" for name, value in options.items())
     without = f'model.set_submodule("{backbone.last_layer}", torch.nn.Identity())'
     load = 'model.load_state_dict(load_file("model.safetensors"))'
-    if isinstance(
-        backbone.model, models.MNASNet
-    ):  # loads no state without a version, which safetensors has no room for
-        load = VERSIONED
-    ordered = ["from collections import OrderedDict"] if load == VERSIONED else []
+    versioned = isinstance(backbone.model, models.MNASNet)  # loads nothing without a version, which safetensors lose
+    load = VERSIONED if versioned else load
     name = NAME if extractor.class_names else ""
     grad, logits = "with torch.inference_mode():", "    logits = model(pixels)  # (1, classes)"
     embed = f"    embedding = model(pixels).flatten(1)  # (1, {extractor.embed_dim})"
@@ -149,7 +146,8 @@ def with_torchvision(extractor: "Extractor", backbone: TorchvisionBackbone, layo
     its_own = extractor.preprocessing.arithmetic == "torchvision"
     return program(
         [
-            *sorted([*(TO_NAME if extractor.head and extractor.class_names else []), *ordered]),
+            *(TO_NAME if extractor.head and extractor.class_names else []),
+            *(["from collections import OrderedDict"] if versioned else []),
             NUMPY,
             "import torch",
             PILLOW,
