@@ -3,6 +3,7 @@
 import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import transformers
@@ -84,3 +85,9 @@ def test_weights_of_a_file_for_a_model_of_the_hub_need_its_preprocessor(filled_c
     for source in (file, "DEFAULT"):
         told = backbones.build("someone/tiny-vit", source, preprocessing=FIELDS | {"image_size": 32})
         assert told.preprocessing.std == tuple(FIELDS["std"])
+
+
+@pytest.mark.parametrize("given", [{}, {"mean": [0] * 3, "std": [1] * 3}, {"image_size": 32, "mean": [0] * 3}])
+def test_fields_alone_must_say_size_mean_and_std(given: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"image_size .or resize and crop., mean and std are all needed"):
+        Preprocessing.from_fields(given)
