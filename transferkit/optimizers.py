@@ -55,6 +55,7 @@ def parameter_groups(
 def decayed_parameters(module: nn.Module) -> set[nn.Parameter]:
     """The weights of linear layers and convolutions, which weight decay is for; decided by the type of the module."""
     found: set[nn.Parameter] = set()
+    part: Any
     for part in module.modules():
         if isinstance(part, DECAYED) or type(part).__name__ == "Conv1D":  # transformers' linear layer of that name
             found.add(part.weight)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchvision import models
 
@@ -31,6 +31,19 @@ def resnet18() -> State:
 
 def prefixed(state: State, prefix: str) -> State:
     return {f"{prefix}{key}": value for key, value in state.items()}
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_the_file_of_a_directory_gives_what_the_directory_gives(family: str, tmp_path: Path) -> None:
+    """Whatever transformers renames on the way; with a prefix as well."""
+    save(family, tmp_path / "saved")
+    file = tmp_path / "saved" / "model.safetensors"
+    torch.save(prefixed(load_file(file), "student.net."), tmp_path / "prefixed.pt")
+    own = backbones.build(str(tmp_path / "saved"))
+    for weights in (file, tmp_path / "prefixed.pt"):
+        given = backbones.build(str(tmp_path / "saved"), str(weights))
+        assert given.preprocessing == own.preprocessing
+        assert all(torch.equal(value, own.state_dict()[key]) for key, value in given.state_dict().items())
 
 
 PREFIXES = ("model.", "_orig_mod.", "net.", "backbone.", "module.", "encoder.", "module.model._orig_mod.", "a.b.c.")

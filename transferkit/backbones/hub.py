@@ -164,9 +164,7 @@ def load_model(
     origin = name if own else weights
     state = None
     if not own:
-        with torch.device("meta"):
-            names = set(kind(config, **options).state_dict())
-        state = own_names(read_state_dict(weights), names, weights)
+        state = own_names(read_state_dict(weights), names_in_files(kind, config, options), weights)
     shared = {
         "config": config,
         "state_dict": state,
@@ -193,6 +191,23 @@ def load_model(
     )
     check_finite(origin, model.state_dict())
     return model
+
+
+def names_in_files(kind: "type[PreTrainedModel]", config: "PreTrainedConfig", options: dict[str, Any]) -> set[str]:
+    """Names of a model's tensors, and those under which transformers saves them, which differ for some families.
+
+    Raises:
+        UserError: the configuration contradicts itself.
+    """
+    from transformers.core_model_loading import revert_weight_conversion
+
+    try:
+        with torch.device("meta"):
+            model = kind(config, **options)
+            own = model.state_dict()
+            return {*own, *revert_weight_conversion(model, own)}
+    except Exception as error:  # whatever a configuration makes a model raise
+        raise UserError(f"a {config.model_type} model cannot be built so: {first_line(error)}") from error
 
 
 @contextmanager

@@ -38,7 +38,8 @@ def load_state(
     first: Any = None
     # Safetensors and plain dicts lose the versions of the modules, which MNASNet needs to load at all. So today's
     # are taken; only where names are left over can the file be older, and the modules translate (ViT's MLP).
-    for versions in (own._metadata, {}):  # type: ignore[attr-defined]  # of the OrderedDict that torch returns
+    today: Any = own  # torch's OrderedDict has an attribute more
+    for versions in (today._metadata, {}):
         given: Any = OrderedDict(state)
         given._metadata = versions
         try:
@@ -100,7 +101,7 @@ def own_names(state: Mapping[str, Tensor], own: Collection[str], origin: str | P
 
     Args:
         state: name -> tensor, from a file.
-        own: names that the module has.
+        own: names that the module has, or that files give to its tensors.
         origin: the file, for messages.
 
     Raises:
@@ -110,9 +111,9 @@ def own_names(state: Mapping[str, Tensor], own: Collection[str], origin: str | P
     plain = {".".join(part for part in key.split(".") if part not in wrappers): state[key] for key in state}
     plain = plain if len(plain) == len(state) else dict(state)
     starts = Counter(start for key in plain for start in prefixes(key) if key[len(start) :] in own)
-    best = [start for start, count in starts.items() if count == max(starts.values())]
-    prefix = "" if "" in best or not best else best[0]
-    if prefix and len(best) > 1:
+    best = sorted((start for start, count in starts.items() if count == max(starts.values())), key=len)
+    prefix = best[0] if best else ""  # a longer one is a part of the network that is called as another
+    if not all(start.startswith(prefix) for start in best):
         raise UserError(f"{origin} holds weights under {', '.join(sorted(best))}; save those of one of them alone")
     found = {key.removeprefix(prefix): tensor for key, tensor in plain.items() if key.startswith(prefix)}
     rest = {key: tensor for key, tensor in plain.items() if not key.startswith(prefix)}
