@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import onnx
+import onnx_ir
 import onnxruntime
 import pytest
 import torch
@@ -16,10 +18,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import transferkit
+from tests.backbones.families import CONFIGS
 from tests.bench.bench_parity import BACKBONES, REGIMES, decode, draw_images, parity, trained
 from tests.extractor.examples import CLASSES, resnet18, transformer
 from transferkit.errors import UserError
-from transferkit.export import LIBRARIES, Graph, export, largest_difference
+from transferkit.export import LIBRARIES, Graph, export, largest_difference, name_outputs
 from transferkit.extractor import Extractor
 
 
@@ -124,6 +127,64 @@ def test_onnx_of_l2_normalised_embeddings_and_without_a_head(
     if extractor.head:
         oracle = extractor.head(before / before.norm(dim=1, keepdim=True))
         torch.testing.assert_close(torch.from_numpy(outputs[1]), oracle, atol=1e-4, rtol=0)
+
+
+@pytest.mark.slow
+@torch.inference_mode()
+@pytest.mark.parametrize("family", CONFIGS)
+def test_every_family_becomes_onnx_and_its_outputs_have_their_names_alone(family: str, tmp_path: Path) -> None:
+    """CLIP's and SigLIP's table of positions is an ``embedding`` in the exporter's own names."""
+    pooling = "pooler" if family in ("siglip_vision", "aimv2_vision", "convnext") else "mean"
+    extractor = transformer(family, pooling)
+    export(extractor, tmp_path / "export", onnx=True)
+    graph = onnx.load(tmp_path / "export" / "model.onnx").graph
+    values = [
+        *(name for node in graph.node for name in node.output if name),
+        *(each.name for each in graph.initializer),
+    ]
+    assert len(values) == len(set(values))
+    assert [output.name for output in graph.output] == ["embedding", "logits"]
+    assert [value.name for value in graph.input] == ["pixel_values"]
+    pixels = torch.rand(2, 3, *extractor.preprocessing.image_size)
+    session = onnxruntime.InferenceSession(tmp_path / "export" / "model.onnx")
+    embedding, logits = map(torch.from_numpy, session.run(["embedding", "logits"], {"pixel_values": pixels.numpy()}))
+    oracle = extractor.backbone(pixels)
+    torch.testing.assert_close(embedding, oracle, atol=1e-4, rtol=1e-4)
+    assert extractor.head is not None
+    torch.testing.assert_close(logits, extractor.head(oracle), atol=1e-4, rtol=1e-4)
+
+
+def test_values_of_a_graph_make_room_for_the_outputs() -> None:
+    """Of operators and of constants, whichever comes first."""
+    given = onnx_ir.Value(name="pixel_values")
+    constant = onnx_ir.Value(name="logits", const_value=onnx_ir.tensor(np.zeros(1, np.float32), name="logits"))
+    first = onnx_ir.node("Add", [given, constant])
+    first.outputs[0].name = "embedding"
+    last, other = onnx_ir.node("Relu", first.outputs), onnx_ir.node("Abs", first.outputs)
+    outputs = [other.outputs[0], last.outputs[0]]
+    graph = onnx_ir.Graph([given], outputs, nodes=[first, last, other], initializers=[constant])
+    name_outputs(graph)
+    assert [value.name for value in graph.outputs] == ["embedding", "logits"]
+    names = [given.name, *graph.initializers, first.outputs[0].name, last.outputs[0].name, other.outputs[0].name]
+    assert len(set(names)) == 5
+
+
+@pytest.mark.parametrize("fault", ["broken", "unknown operator"])
+def test_a_file_that_the_exporter_got_wrong_ends_in_one_line(fault: str, tmp_path: Path) -> None:
+    extractor = transformer("vit", "cls")
+    if fault == "broken":
+        (tmp_path / "model.onnx").write_bytes(b"no graph")
+    else:
+        info = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+        node = onnx.helper.make_node("Nothing", ["x"], ["x2"], domain="nowhere")
+        graph = onnx.helper.make_graph([node], "g", [info], [])
+        opsets = [onnx.helper.make_opsetid("nowhere", 1), onnx.helper.make_opsetid("", 18)]
+        onnx.save(onnx.helper.make_model(graph, opset_imports=opsets), tmp_path / "model.onnx")
+    with pytest.raises(
+        UserError, match=r"^someone/model as ONNX cannot be run: .*; export it without --onnx$"
+    ) as caught:
+        largest_difference(extractor, Graph(extractor), tmp_path / "model.onnx")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("library", LIBRARIES)

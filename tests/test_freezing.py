@@ -2,10 +2,13 @@ import pytest
 import torch
 from torch import nn
 
+from tests.backbones.families import CONFIGS, make
 from tests.tiny import VIT
 from transferkit.backbones import Backbone, build
+from transferkit.backbones.from_transformers import TransformersBackbone
 from transferkit.errors import UserError
 from transferkit.freezing import Regime, count_parameters, first_trainable, freeze, frozen_keys, set_mode
+from transferkit.preprocessing import Preprocessing
 
 RESNET_STAGES = ("stem", "layer1", "layer2", "layer3", "layer4")
 
@@ -53,6 +56,68 @@ def test_freeze_can_be_taken_back(resnet: Backbone) -> None:
     assert not any(parameter.requires_grad for parameter in resnet.parameters())
     freeze(resnet, 0)
     assert all(parameter.requires_grad for parameter in resnet.model.parameters())
+
+
+def without_gradient(backbone: Backbone) -> set[str]:
+    """Names of the parameters whose ``grad`` a backward pass in training mode leaves at None."""
+    for parameter in backbone.parameters():
+        parameter.requires_grad_(True)
+        parameter.grad = None
+    backbone.train()
+    size = backbone.preprocessing.image_size
+    backbone(torch.randn(2, 3, *size)).square().sum().backward()
+    return {name for name, parameter in backbone.model.named_parameters() if parameter.grad is None}
+
+
+def transformer(family: str, pooling: str | None = None) -> TransformersBackbone:
+    size = getattr(CONFIGS[family], "image_size", 32)
+    return TransformersBackbone(family, make(family), Preprocessing.vit().replace(image_size=size), pooling)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_what_no_gradient_reaches_does_not_learn(family: str) -> None:
+    backbone = transformer(family)
+    idle = without_gradient(backbone)
+    freeze(backbone, 0)
+    assert {name for name, parameter in backbone.model.named_parameters() if not parameter.requires_grad} == idle
+    sizes = {name: parameter.numel() for name, parameter in backbone.model.named_parameters()}
+    total, learning = count_parameters(backbone)
+    assert (total, learning) == (sum(sizes.values()), sum(n for name, n in sizes.items() if name not in idle))
+
+
+@pytest.mark.parametrize(
+    ("family", "pooling", "idle"),
+    [
+        ("dinov2", "cls", "embeddings.mask_token"),
+        ("dinov3_vit", "cls", "embeddings.mask_token"),
+        ("clip_vision", "mean", "post_layernorm.weight"),
+    ],
+)
+def test_known_parameters_that_no_gradient_reaches(family: str, pooling: str, idle: str) -> None:
+    backbone = transformer(family, pooling)
+    freeze(backbone, 0)
+    still = {name for name, parameter in backbone.model.named_parameters() if not parameter.requires_grad}
+    assert any(name.endswith(idle) for name in still), still
+
+
+def test_every_parameter_of_torchvision_models_learns() -> None:
+    for name in ("squeezenet1_1", "googlenet", "mnasnet0_5"):
+        backbone = build(name, "none", preprocessing={"image_size": 64})
+        freeze(backbone, 0)
+        assert all(parameter.requires_grad for parameter in backbone.parameters()), name
+
+
+def test_finding_them_changes_nothing_and_a_frozen_backbone_is_not_run(
+    resnet: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {name: value.clone() for name, value in resnet.state_dict().items()}
+    generator = torch.get_rng_state()
+    freeze(resnet, 0)
+    assert all(torch.equal(value, before[name]) for name, value in resnet.state_dict().items())
+    assert all(parameter.grad is None for parameter in resnet.parameters())
+    assert torch.equal(torch.get_rng_state(), generator)
+    monkeypatch.setattr(type(resnet), "forward", None)
+    freeze(resnet, 5)
 
 
 @pytest.mark.parametrize("first", [0, 2, 4, 5])

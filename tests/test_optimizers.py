@@ -7,7 +7,10 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 from torch import nn
+from torchvision import models
+from transformers.pytorch_utils import Conv1D
 
+from tests.backbones.families import CONFIGS, make
 from tests.tiny import VIT
 from transferkit.backbones import Backbone, build
 from transferkit.data.datamodule import ImageDataModule
@@ -17,6 +20,7 @@ from transferkit.module import TransferModule
 from transferkit.optimizers import (
     CosineWithWarmup,
     check_length,
+    decayed_parameters,
     learning_rates,
     make_optimizer,
     parameter_groups,
@@ -70,17 +74,79 @@ def test_layer_decay_by_distance_from_the_head(backbone: Backbone) -> None:
         assert rate[id(parameter)] == pytest.approx(1e-3 * 0.5 ** (last - stage_by_name(backbone, name))), name
 
 
-def test_no_weight_decay_on_norms_biases_and_tokens(backbone: Backbone) -> None:
-    decay = {id(p): group["weight_decay"] for group in groups_of(backbone) for p in group["params"]}
-    norms = (nn.BatchNorm2d, nn.LayerNorm)
-    spared = {
-        id(parameter)
-        for module in backbone.model.modules()
-        for name, parameter in module.named_parameters(recurse=False)
-        if isinstance(module, norms) or name in ("bias", "cls_token", "position_embeddings")
+# One a family by default, and every family.
+FAMILIES = (
+    *("alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s", "googlenet", "inception_v3"),
+    *("maxvit_t", "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small", "regnet_x_400mf", "regnet_y_400mf", "resnet18"),
+    *("resnext50_32x4d", "shufflenet_v2_x0_5", "squeezenet1_1", "swin_t", "swin_v2_t", "vgg11_bn", "vit_b_32"),
+)
+LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+# Parameters that no network wants near zero, by the names that the libraries give them.
+SPARED = ("class_token", "cls_token", "pos_embed", "position_embedding", "relative_position_bias_table", "logit_scale")
+SPARED += ("layer_scale", "lambda", "register_tokens", "mask_token", "probe", "distillation_token", "bias", "norm")
+
+
+def walked(model: nn.Module) -> set[str]:
+    """Names of the weights of linear layers and convolutions, module by module."""
+    return {
+        f"{place}.{name}".lstrip(".")
+        for place, module in model.named_modules()
+        for name, _ in module.named_parameters(recurse=False)
+        if (isinstance(module, LINEAR) and name == "weight")
+        or (isinstance(module, nn.MultiheadAttention) and name in ATTENTION)
     }
+
+
+def plain_torchvision(name: str) -> nn.Module:
+    options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    with torch.device("cpu" if name.startswith("regnet") else "meta"):  # RegNet computes its widths with tensors
+        model: nn.Module = models.get_model(name, weights=None, **options)
+    return model
+
+
+def check_decayed(model: nn.Module) -> None:
+    decayed = decayed_parameters(model)
+    names = {name for name, parameter in model.named_parameters() if parameter in decayed}
+    assert names == walked(model)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim <= 1 or any(part in name.split(".")[-1] for part in SPARED):
+            assert name not in names, name
+    assert {name for name, parameter in model.named_parameters() if parameter.ndim == 4} <= names | {
+        name for name in dict(model.named_parameters()) if any(part in name for part in SPARED)
+    }, "kernels of convolutions"
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_weight_decay_is_for_linear_layers_and_convolutions_of_torchvision(name: str) -> None:
+    check_decayed(plain_torchvision(name))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(models.list_models(module=models)) - set(FAMILIES) - {"regnet_y_128gf"}))
+def test_weight_decay_of_every_torchvision_model(name: str) -> None:
+    check_decayed(plain_torchvision(name))
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_weight_decay_is_for_linear_layers_and_convolutions_of_transformers(family: str) -> None:
+    check_decayed(make(family))
+
+
+def test_weight_decay_of_transformers_own_linear_layer() -> None:
+    """Conv1D is x @ weight + bias, as in ImageGPT."""
+    module = nn.Sequential(Conv1D(3, 2), nn.Embedding(4, 2), nn.LayerNorm(2), nn.PReLU())
+    assert decayed_parameters(module) == {module[0].weight}
+
+
+def test_groups_decay_what_is_to_be_decayed(backbone: Backbone) -> None:
+    groups = groups_of(backbone)
+    decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    decayed = walked(backbone.model)
     for name, parameter in backbone.model.named_parameters():
-        assert decay[id(parameter)] == (0.0 if id(parameter) in spared else 0.05), name
+        assert decay[id(parameter)] == (0.05 if name in decayed else 0.0), name
+    head = [group for group in groups if group["name"].startswith("head")]
+    assert {(p.ndim, group["weight_decay"]) for group in head for p in group["params"]} == {(2, 0.05), (1, 0.0)}
 
 
 def scheduled() -> tuple[torch.optim.Optimizer, CosineWithWarmup]:

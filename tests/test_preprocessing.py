@@ -391,3 +391,10 @@ def test_nothing_warns() -> None:
         warnings.simplefilter("error")
         for scheme in (IMAGENET, *SCHEMES.values()):
             scheme(tensor(PHOTOS[0]))
+
+
+def test_a_preprocessing_in_words() -> None:
+    assert IMAGENET.in_words() == (
+        "resized to 256, cropped to 224 x 224, bilinear, mean 0.485/0.456/0.406, std 0.229/0.224/0.225"
+    )
+    assert VIT.in_words() == "resized to 224 x 224, bilinear, mean 0.5/0.5/0.5, std 0.5/0.5/0.5"

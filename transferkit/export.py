@@ -17,6 +17,7 @@ from transferkit.errors import UserError
 from transferkit.extractor import Extractor, card, directory
 
 LIBRARIES = ("onnx", "onnxruntime", "onnxscript")
+OUTPUTS = ("embedding", "logits")
 BATCHES = (1, 3, 17)
 TOLERANCE = 1e-4  # of the largest difference; relative where values exceed 1
 PROTOBUF_BYTES = 2**31 - 2**24  # a larger ONNX file keeps its weights in another one
@@ -99,17 +100,13 @@ def write_onnx(extractor: Extractor, path: Path) -> float:
             1e-4 (relative to the largest value where that exceeds 1) or in their top class.
     """
     require_onnx()
-    import onnx
-
     graph = Graph(extractor).eval()
-    names = ["embedding", "logits"][: 2 if extractor.head else 1]
     with plain_attention(extractor.backbone.model):
         try:
             program: Any = torch.onnx.export(
                 graph,
                 (noise(extractor, 2),),
                 input_names=["pixel_values"],
-                output_names=names,
                 dynamic_shapes=({0: "batch"},),
                 dynamo=True,
                 verbose=False,
@@ -118,11 +115,26 @@ def write_onnx(extractor: Extractor, path: Path) -> float:
             raise UserError(
                 f"{extractor.name} cannot become ONNX: {first_line(error.__cause__ or error)}; export it without --onnx"
             ) from error
+    name_outputs(program.model.graph)
     program.model.metadata_props.update(metadata(extractor))
     weights = sum(tensor.nbytes for tensor in graph.state_dict().values())
     program.save(path, external_data=weights > PROTOBUF_BYTES)
-    onnx.checker.check_model(path)
     return largest_difference(extractor, graph, path)
+
+
+def name_outputs(graph: Any) -> None:
+    """Call the outputs ``embedding`` and ``logits``, and nothing else in the graph.
+
+    The exporter names values after their operators: a position table of CLIP's gives an ``embedding``, too.
+
+    Args:
+        graph: of onnx_ir.
+    """
+    for value in [*graph.initializers.values(), *(value for node in graph for value in node.outputs)]:
+        if value.name in OUTPUTS:
+            value.name = f"{value.name}/operator"  # no operator of PyTorch's has a slash in its name
+    for value, name in zip(graph.outputs, OUTPUTS, strict=False):
+        value.name = name
 
 
 @contextmanager
@@ -165,16 +177,24 @@ def largest_difference(extractor: Extractor, graph: Graph, path: Path) -> float:
     """Run ONNX Runtime and PyTorch on the same pixels.
 
     Raises:
-        UserError: they do not agree.
+        UserError: the file is not valid, cannot be run, or does not agree.
     """
+    import onnx
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    batches = {images: noise(extractor, images) for images in BATCHES}
+    try:
+        onnx.checker.check_model(path)
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        outputs = {n: session.run(None, {"pixel_values": each.cpu().numpy()}) for n, each in batches.items()}
+    except Exception as error:  # whatever both make of a file that the exporter got wrong
+        raise UserError(
+            f"{extractor.name} as ONNX cannot be run: {first_line(error)}; export it without --onnx"
+        ) from error
     largest = 0.0
-    for images in BATCHES:
-        pixels = noise(extractor, images)
-        theirs = session.run(None, {"pixel_values": pixels.cpu().numpy()})
-        for name, ours, array in zip(("embedding", "logits"), graph(pixels), theirs, strict=False):
+    for images, pixels in batches.items():
+        theirs = outputs[images]
+        for name, ours, array in zip(OUTPUTS, graph(pixels), theirs, strict=False):
             ours, other = ours.cpu(), torch.from_numpy(array)
             difference = float((ours - other).abs().max())
             if not difference <= TOLERANCE * max(1.0, float(ours.abs().max())):  # nor NaN

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import torch
 from torch import nn
 
 from transferkit.backbones import Backbone
@@ -28,9 +29,27 @@ def first_trainable(backbone: Backbone, regime: Regime, unfreeze_last: int) -> i
 
 
 def freeze(backbone: Backbone, first: int) -> None:
-    """Let the stages from ``first`` on learn, and no others."""
+    """Let the stages from ``first`` on learn, and no others; nor what no gradient reaches."""
     for name, parameter in backbone.model.named_parameters():
         parameter.requires_grad_(backbone.stage_of(name) >= first)
+    for parameter in unreached(backbone):
+        parameter.requires_grad_(False)
+
+
+def unreached(backbone: Backbone) -> list[nn.Parameter]:
+    """Parameters that would learn, but do not touch the embedding: DINOv2's mask token, what follows a pooled token.
+
+    They would be counted as learning, and DistributedDataParallel waits for their gradients for ever. Found by one
+    backward pass on a blank image, which a frozen backbone does without.
+    """
+    learning = [parameter for parameter in backbone.model.parameters() if parameter.requires_grad]
+    if not learning:
+        return []
+    backbone.eval()  # BatchNorm takes one image, and its statistics stay
+    pixels = torch.zeros(1, 3, *backbone.preprocessing.image_size, device=learning[0].device)
+    with torch.enable_grad():
+        gradients = torch.autograd.grad(backbone(pixels).sum(), learning, allow_unused=True)
+    return [parameter for parameter, gradient in zip(learning, gradients, strict=True) if gradient is None]
 
 
 def set_mode(backbone: Backbone, first: int, training: bool, batchnorm_moves: bool = True) -> None:

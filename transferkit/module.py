@@ -65,7 +65,7 @@ class TransferModule(LightningModule):
         batchnorm: ``train`` normalizes by the batch where BatchNorm layers learn, ``eval`` by the running statistics,
             which then stay; ``auto`` is ``eval`` where the head to start from is trained already, as it was on
             these statistics, else ``train``.
-        weight_decay: decoupled for ``adamw``, L2 for ``sgd``; not on norms, biases, tokens, position embeddings.
+        weight_decay: decoupled for ``adamw``, L2 for ``sgd``; on weights of linear layers and convolutions alone.
         momentum: of ``sgd``.
         warmup_epochs: epochs of linear warm-up before the cosine.
         label_smoothing: in [0, 1).

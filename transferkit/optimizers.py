@@ -10,7 +10,8 @@ from torch import nn
 from transferkit.backbones import Backbone
 from transferkit.errors import UserError
 
-NO_DECAY = ("cls_token", "distillation_token", "register_tokens", "position_embeddings", "pos_embedding", "mask_token")
+# What is decayed: matrices that turn features into features. Not norms, biases, tokens, tables of positions, scales.
+DECAYED = (nn.Linear, nn.modules.conv._ConvNd)
 
 
 def parameter_groups(
@@ -24,8 +25,8 @@ def parameter_groups(
     """Groups of the trainable parameters, each parameter in exactly one.
 
     A backbone parameter of stage i of n learns at ``lr_backbone * layer_decay ** (n - 1 - i)`` (Clark et al.
-    2020, arXiv:2003.10555; Bao et al. 2021, arXiv:2106.08254). Norms, biases, class tokens and position
-    embeddings are not decayed.
+    2020, arXiv:2003.10555; Bao et al. 2021, arXiv:2106.08254). Only weights of linear layers and convolutions
+    are decayed.
 
     Returns:
         Dicts with ``name``, ``params``, ``lr`` and ``weight_decay``; ``head`` groups first.
@@ -33,11 +34,12 @@ def parameter_groups(
     groups: dict[tuple[str, float, float], list[nn.Parameter]] = {}
     last = len(backbone.stages) - 1
     names = backbone.stage_names
+    decayed = decayed_parameters(head) | decayed_parameters(backbone.model)
     for prefix, module in (("head", head), ("backbone", backbone.model)):
         for name, parameter in module.named_parameters():
             if not parameter.requires_grad:
                 continue
-            decay = 0.0 if parameter.ndim <= 1 or name.endswith(NO_DECAY) else weight_decay
+            decay = weight_decay if parameter in decayed else 0.0
             if prefix == "head":
                 key = ("head", lr_head, decay)
             else:
@@ -48,6 +50,19 @@ def parameter_groups(
         {"name": name + ("" if decay else "/no_decay"), "params": params, "lr": lr, "weight_decay": decay}
         for (name, lr, decay), params in groups.items()
     ]
+
+
+def decayed_parameters(module: nn.Module) -> set[nn.Parameter]:
+    """The weights of linear layers and convolutions, which weight decay is for; decided by the type of the module."""
+    found: set[nn.Parameter] = set()
+    part: Any
+    for part in module.modules():
+        if isinstance(part, DECAYED) or type(part).__name__ == "Conv1D":  # transformers' linear layer of that name
+            found.add(part.weight)
+        elif isinstance(part, nn.MultiheadAttention):  # three linear layers in one, or apart where widths differ
+            weights = (part.in_proj_weight, part.q_proj_weight, part.k_proj_weight, part.v_proj_weight)
+            found.update(weight for weight in weights if weight is not None)
+    return found
 
 
 def make_optimizer(

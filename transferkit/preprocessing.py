@@ -11,6 +11,7 @@ libraries whose weights we load differ in their arithmetic, so that is a field t
 Each is reproduced to 1e-6 on the same decoded pixels.
 """
 
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -24,7 +25,7 @@ from torchvision.transforms._presets import ImageClassification
 from torchvision.transforms.v2 import functional as F_v2
 
 from transferkit.errors import UserError
-from transferkit.processor_config import from_config, to_config
+from transferkit.processor_config import from_config, from_pretrained_cfg, to_config
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 Arithmetic = Literal["torchvision", "transformers"]
@@ -137,6 +138,26 @@ class Preprocessing:
         return to_config(self.to_dict())
 
     @classmethod
+    def from_timm(cls, config: Mapping[str, Any]) -> "Preprocessing":
+        """Read the ``pretrained_cfg`` in the ``config.json`` of timm's weights.
+
+        Raises:
+            UserError: a field that cannot be honoured, named.
+        """
+        return cls(**from_pretrained_cfg(config))
+
+    @classmethod
+    def from_fields(cls, given: Mapping[str, Any]) -> "Preprocessing":
+        """From fields of :meth:`replace` alone, where nothing else is known of the weights.
+
+        Raises:
+            UserError: size, mean or std is missing, or a field makes no sense.
+        """
+        if not is_complete(given):
+            raise UserError("preprocessing: image_size (or resize and crop), mean and std are all needed")
+        return cls.vit().override(given)
+
+    @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "Preprocessing":
         """The inverse of ``to_dict``.
 
@@ -184,6 +205,26 @@ class Preprocessing:
                 raise UserError("image_size: contradicts resize and crop; give either it or them")
             changed |= _sized(self, (image_size, image_size) if isinstance(image_size, int) else image_size)
         return Preprocessing(**{**vars(self), **{k: v for k, v in changed.items() if v is not None}})
+
+    def in_words(self) -> str:
+        """All that it does, in a few words for a message."""
+        size = "resized to" if self.crop is None else "cropped to"
+        resize = self.resize if isinstance(self.resize, int) else " x ".join(map(str, self.resize))
+        start = "" if self.crop is None else f"resized to {resize}, "
+        mean, std = ("/".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
+        sides = " x ".join(map(str, self.image_size))
+        return f"{start}{size} {sides}, {self.interpolation}, mean {mean}, std {std}"
+
+    def override(self, given: Mapping[str, Any]) -> "Preprocessing":
+        """:meth:`replace` with fields as a user gives them.
+
+        Raises:
+            UserError: see :meth:`replace`; a field that there is not.
+        """
+        known = list(inspect.signature(self.replace).parameters)
+        if unknown := set(given) - set(known):
+            raise UserError(f"preprocessing: no field {min(map(str, unknown))!r}; it takes {', '.join(known)}")
+        return self.replace(**given)
 
     @property
     def image_size(self) -> Size:
@@ -250,6 +291,12 @@ class Preprocessing:
     def __call__(self, image: Tensor) -> Tensor:
         """``normalize(resize_crop(image))``: uint8 (3, H, W) to float32 (3, *image_size)."""
         return self.normalize(self.resize_crop(image))
+
+
+def is_complete(given: Mapping[str, Any]) -> bool:
+    """Whether fields of :meth:`Preprocessing.replace` say all that the weights' own preprocessing would."""
+    sized = given.get("image_size") is not None or given.get("resize") is not None
+    return sized and given.get("mean") is not None and given.get("std") is not None
 
 
 def _shorten(image: Tensor, limit: int) -> Tensor:

@@ -6,6 +6,8 @@ from typing import Any
 
 from transferkit.errors import UserError
 
+FILE = "preprocessor_config.json"
+
 # Of transformers' image processors: what a preprocessor_config.json may leave out, first in general, then by
 # class where it differs (transformers 5, models/*/image_processing_*.py). Other classes do other arithmetic.
 _SQUARE = {"height": 224, "width": 224}
@@ -44,6 +46,14 @@ _NEUTRAL = {  # fields that do not touch the pixels of a picture that is already
     *("image_processor_type", "feature_extractor_type", "processor_class", "transferkit_arithmetic"),
     *("do_convert_rgb", "data_format", "input_data_format", "return_tensors", "image_seq_length"),
     *("device", "disable_grouping", "use_fast", "do_reduce_labels", "reduce_labels", "_valid_processor_keys"),
+}
+_TIMM: dict[str, Any] = {
+    "input_size": (3, 224, 224),
+    "interpolation": "bicubic",
+    "crop_pct": 0.875,
+    "crop_mode": "center",
+    "mean": (0.485, 0.456, 0.406),
+    "std": (0.229, 0.224, 0.225),
 }
 _RESAMPLE: dict[int, str] = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 
@@ -114,6 +124,37 @@ def to_config(fields: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def from_pretrained_cfg(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a ``Preprocessing`` that does what timm's evaluation transform of a ``pretrained_cfg`` does.
+
+    Fields left out take timm's defaults (timm/data/config.py and constants.py). The crop is torchvision's; Pillow's
+    resize is within two grey levels of torchvision's.
+
+    Raises:
+        UserError: a field that cannot be honoured, named.
+    """
+    given = _TIMM | {key: value for key, value in config.items() if value is not None}
+    size, mode, interpolation = given["input_size"], given["crop_mode"], given["interpolation"]
+    if not isinstance(size, list | tuple) or len(size) != 3 or not all(isinstance(side, int) for side in size):
+        raise _unsupported("input_size", size, "channels, height and width are read", "pretrained_cfg")
+    height, width = size[1:]
+    if interpolation not in _RESAMPLE.values():
+        remedy = f"{', '.join(_RESAMPLE.values())} are read"
+        raise _unsupported("interpolation", interpolation, remedy, "pretrained_cfg")
+    share = _positive("crop_pct", given["crop_pct"], "pretrained_cfg")
+    if mode not in ("center", "squash") or (mode == "center" and height != width):
+        raise _unsupported("crop_mode", mode, "squash, and center of a square, are read", "pretrained_cfg")
+    larger = (math.floor(height / share), math.floor(width / share))
+    return {
+        "resize": larger if mode == "squash" else larger[0],
+        "crop": (height, width),
+        "interpolation": interpolation,
+        "mean": _channels("mean", given["mean"], "pretrained_cfg"),
+        "std": _channels("std", given["std"], "pretrained_cfg"),
+        "arithmetic": "torchvision",
+    }
+
+
 def _height_width(size: tuple[int, int]) -> dict[str, int]:
     return {"height": size[0], "width": size[1]}
 
@@ -133,18 +174,18 @@ def _config_size(field: str, value: Any, square: bool) -> int | tuple[int, int]:
     raise _unsupported(field, value, "a number, shortest_edge, or height and width are read")
 
 
-def _positive(field: str, value: Any) -> float:
+def _positive(field: str, value: Any, file: str = FILE) -> float:
     if not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise _unsupported(field, value, "a number above 0 is needed")
+        raise _unsupported(field, value, "a number above 0 is needed", file)
     return float(value)
 
 
-def _channels(field: str, value: Any) -> list[float]:
+def _channels(field: str, value: Any, file: str = FILE) -> list[float]:
     values = [value] * 3 if isinstance(value, int | float) else value
     if not isinstance(values, list | tuple) or not all(isinstance(number, int | float) for number in values):
-        raise _unsupported(field, value, "one number for each of red, green and blue is needed")
+        raise _unsupported(field, value, "one number for each of red, green and blue is needed", file)
     return [float(number) for number in values]
 
 
-def _unsupported(field: str, value: Any, remedy: str) -> UserError:
-    return UserError(f"preprocessor_config.json: {field} {value!r} cannot be honoured; {remedy}")
+def _unsupported(field: str, value: Any, remedy: str, file: str = FILE) -> UserError:
+    return UserError(f"{file}: {field} {value!r} cannot be honoured; {remedy}")

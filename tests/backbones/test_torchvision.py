@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -245,6 +246,82 @@ def test_googlenet_with_its_weights_scales_its_input_also_when_rebuilt(torch_hom
     plain.fc = nn.Identity()
     torch.testing.assert_close(backbone(images(1)), plain(images(1)), atol=1e-5, rtol=0)
     assert backbone.model.transform_input
+
+
+PUBLISHED = [entry for name in from_torchvision.names() for entry in models.get_model_weights(name)]
+
+
+def test_published_files_are_known_by_their_names() -> None:
+    """Their transforms are the entry's, whatever folder they lie in; two entries of a model share no file."""
+    for name in from_torchvision.names():
+        for entry in models.get_model_weights(name):
+            file = entry.url.rpartition("/")[2]
+            assert from_torchvision.published(name, f"/somewhere/{file}") is entry
+            assert from_torchvision.published(name, f"/somewhere/my-{file}") is None
+    assert len(PUBLISHED) > 100
+
+
+@pytest.mark.parametrize(
+    ("entry", "resize"),
+    [
+        (models.ResNet50_Weights.IMAGENET1K_V1, 256),
+        (models.ResNet50_Weights.IMAGENET1K_V2, 232),
+        (models.GoogLeNet_Weights.IMAGENET1K_V1, 256),
+        (models.DenseNet121_Weights.IMAGENET1K_V1, 256),
+        pytest.param(models.Inception_V3_Weights.IMAGENET1K_V1, 342, marks=pytest.mark.slow),
+        pytest.param(models.ViT_B_16_Weights.IMAGENET1K_SWAG_E2E_V1, 384, marks=pytest.mark.slow),
+    ],
+)
+def test_a_published_file_is_as_its_preset(
+    entry: models.WeightsEnum, resize: int, torch_home: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = type(entry).__name__.removesuffix("_Weights").lower()
+    options = {"init_weights": False} if name in from_torchvision.INCEPTIONS else {}
+    options |= {"image_size": 384} if name == "vit_b_16" else {}
+    file = torch_home / Path(entry.url).name
+    state = models.get_model(name, weights=None, **options).state_dict()
+    # As torchvision's DenseNet files call them.
+    old = {re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", key): value for key, value in state.items()}
+    torch.save({key: value for key, value in old.items() if "num_batches" not in key}, file)
+    with caplog.at_level(logging.WARNING):
+        given = backbones.build(name, str(file))
+    assert not caplog.records
+    preset = backbones.build(name, entry.name)
+    assert given.spec() == preset.spec()
+    assert given.preprocessing == Preprocessing.from_torchvision(entry.transforms())
+    assert given.preprocessing.resize == resize
+    for key, value in preset.model.state_dict().items():
+        assert torch.equal(given.model.state_dict()[key], value), key
+
+
+def test_a_file_of_another_name_says_what_was_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with torch.device("meta"):
+        shapes = {key: value.shape for key, value in models.resnet50().state_dict().items()}
+    torch.save({key: torch.zeros(()).expand(shape) for key, shape in shapes.items()}, tmp_path / "mine.pth")
+    given = {"image_size": 96, "mean": [0, 0, 0], "std": [1, 1, 1]}
+    for options, lines in (({}, 1), ({"image_size": 64}, 1), (given, 0)):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            backbone = backbones.build("resnet50", str(tmp_path / "mine.pth"), preprocessing=options)
+        assert len(caplog.records) == lines
+        size = str(options.get("image_size", 224))
+        for word in ("mine.pth", "ResNet50_Weights.IMAGENET1K_V2", f"cropped to {size} x {size}") if lines else ():
+            assert word in caplog.text
+        assert backbone.preprocessing.image_size == (int(size), int(size))
+
+
+@pytest.mark.parametrize("name", from_torchvision.INCEPTIONS)
+def test_an_unknown_file_of_an_inception_does_not_transform_its_input(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with torch.device("meta"):
+        model = models.get_model(name, weights=None, init_weights=False)
+    state = {key: torch.zeros(()).expand(value.shape) for key, value in model.state_dict().items()}
+    torch.save(state, tmp_path / "mine.pth")
+    with caplog.at_level(logging.WARNING):
+        backbone = backbones.build(name, str(tmp_path / "mine.pth"))
+    assert not backbone.model.transform_input
+    assert "transform_input off" in caplog.text
 
 
 def test_a_vit_with_weights_for_another_size_keeps_it_when_rebuilt(torch_home: Path) -> None:

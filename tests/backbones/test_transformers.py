@@ -4,6 +4,7 @@ import json
 import logging
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,9 +14,10 @@ from torch import Tensor
 
 from tests.backbones.families import BLOCKS, CONFIGS, PATCHES, save
 from transferkit import backbones
-from transferkit.backbones.from_transformers import VIT, TransformersBackbone, count_prefix
+from transferkit.backbones.from_transformers import VIT, TransformersBackbone, check_channels, count_prefix
 from transferkit.errors import UserError
 
+GIVEN = {"image_size": 32, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}  # of a directory without a preprocessor
 # Tokens before the patches (None: a map), the poolings (default first), and the stages.
 EXPECTED = {
     "vit": (1, "cls mean cls+mean pooler", "embeddings, block 0, block 1"),
@@ -188,10 +190,62 @@ def test_unknown_pooling_names_those_there_are(saved: Path) -> None:
 def test_half_precision_files_become_float32(saved: Path, tmp_path: Path) -> None:
     plain = transformers.AutoModel.from_pretrained(saved / "vit").half()
     plain.save_pretrained(tmp_path / "half")
-    backbone = backbones.build(str(tmp_path / "half"))
+    backbone = backbones.build(str(tmp_path / "half"), preprocessing=GIVEN)
     assert {tensor.dtype for tensor in backbone.state_dict().values()} == {torch.float32}
     oracle = plain.float()(pixel_values=images()).last_hidden_state[:, 0]
     torch.testing.assert_close(backbone(images()), oracle, atol=1e-5, rtol=0)
+
+
+def test_maps_with_their_channels_last_are_refused(tmp_path: Path) -> None:
+    """A mean over axes 2 and 3 of SAM 2's would be over columns and channels."""
+    widths = {"embed_dim_per_stage": [8, 16, 32, 64], "num_attention_heads_per_stage": [1, 2, 4, 8]}
+    for size in (64, 256):
+        config = transformers.Sam2HieraDetConfig(hidden_size=8, num_attention_heads=1, image_size=[size] * 2, **widths)
+        config.save_pretrained(tmp_path)
+        with pytest.raises(UserError, match=rf"it puts out {size // 32} x {size // 32} x 64, the channels last"):
+            backbones.build(str(tmp_path), "none")
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "config", "first"),
+    [
+        ((64, 7, 7), (224, 224), {"hidden_sizes": [32, 64]}, True),
+        ((7, 7, 64), (224, 224), {"hidden_sizes": [32, 64]}, False),
+        ((1024, 7, 7), (224, 224), {}, True),  # MobileNet computes its width
+        ((64, 7, 14), (224, 448), {}, True),
+        ((7, 14, 64), (224, 448), {}, False),
+        ((8, 8, 8), (64, 64), {"hidden_size": 8}, True),
+        ((7, 7, 7), (224, 224), {"embed_dim": 7}, True),
+        ((64, 8, 15), (230, 460), {}, True),
+    ],
+)
+def test_check_channels(shape: tuple[int, ...], size: tuple[int, int], config: dict[str, Any], first: bool) -> None:
+    if first:
+        check_channels(shape, *size, config)
+    else:
+        with pytest.raises(ValueError, match="the channels last"):
+            check_channels(shape, *size, config)
+
+
+def test_cvt_has_no_pooler(tmp_path: Path) -> None:
+    """Its model takes ``add_pooling_layer`` and pools nothing."""
+    widths = {"embed_dim": [8, 16, 24], "num_heads": [1, 2, 2], "depth": [1, 2, 3]}
+    transformers.CvtConfig(**widths).save_pretrained(tmp_path)
+    backbone = backbones.build(str(tmp_path), "none")
+    assert (backbone.poolings, backbone.embed_dim) == (("mean",), 24)
+    with pytest.raises(UserError, match="has no pooling 'pooler'; it offers mean"):
+        backbones.build(str(tmp_path), "none", "pooler")
+
+
+@pytest.mark.parametrize("change", [{"hidden_act": "relu"}, {"layer_norm_eps": 1e-3}, {"num_attention_heads": 4}])
+def test_the_spec_tells_apart_what_the_weights_do_not(change: dict[str, Any]) -> None:
+    small = {**BLOCKS, **PATCHES}
+    one = backbones.build(VIT, "none", architecture=small)
+    other = backbones.build(VIT, "none", architecture=small | change)
+    other.load_state_dict(one.state_dict())
+    with torch.no_grad():
+        assert not torch.equal(one(images()), other(images()))
+    assert one.spec() != other.spec()
 
 
 @torch.no_grad()
@@ -237,7 +291,7 @@ def test_a_directory_that_lacks_tensors_is_refused(saved: Path, tmp_path: Path) 
     state = {key: value for key, value in model.state_dict().items() if "layers.1.mlp" not in key}
     model.save_pretrained(tmp_path, state_dict=state)
     with pytest.raises(UserError, match=r"lacks tensors layers\.1\.mlp"):
-        backbones.build(str(tmp_path))
+        backbones.build(str(tmp_path), preprocessing=GIVEN)
 
 
 @pytest.mark.parametrize(
@@ -267,8 +321,8 @@ def test_directories_that_hold_no_model(tmp_path: Path, name: str, content: str,
 def test_a_pickled_model_that_would_run_code_is_refused(saved: Path, tmp_path: Path, hostile: type[object]) -> None:
     (tmp_path / "config.json").write_text((saved / "vit" / "config.json").read_text())
     torch.save({"layernorm.weight": hostile()}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(UserError, match="weights"):
-        backbones.build(str(tmp_path))
+    with pytest.raises(UserError, match=r"the weights of .* cannot be used|no usable weights"):
+        backbones.build(str(tmp_path), preprocessing=GIVEN)
     assert not (tmp_path / "mark").exists()
 
 

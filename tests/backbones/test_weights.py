@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from transferkit.backbones.weights import check_keys, read_state_dict, require_network, state_sha256
+from transferkit.backbones.loading import check_keys
+from transferkit.backbones.weights import read_state_dict, require_network, state_sha256
 from transferkit.errors import UserError
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +16,12 @@ from PIL import Image
 from torch import Tensor
 
 from tests.extractor.examples import resnet18, transformer, with_head
+from tests.image_corpus import encode
 from transferkit import backbones
 from transferkit.export import export
 from transferkit.extractor import Extractor
+from transferkit.extractor.snippets import NUMPY, PILLOW, READ
+from transferkit.images import decode
 
 
 def at_another_size(family: str) -> Extractor:
@@ -89,6 +93,70 @@ def photograph(path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees
     image.save(path, quality=95, exif=exif)
+
+
+def pictures() -> dict[str, bytes]:
+    """Every kind of picture whose pixels two readers could see differently: name -> the bytes of a file."""
+    noise = np.random.default_rng(0)
+    rgba = noise.integers(0, 256, (20, 30, 4), dtype=np.uint8)
+    deep = noise.integers(0, 2**16, (20, 30), dtype=np.uint16)
+    pillow, upright = Image.fromarray(rgba), Image.Exif()
+    upright[0x0112] = 6  # turn by 90 degrees
+    palette = pillow.convert("RGB").quantize(16)
+    return {
+        "rgb": encode(pillow.convert("RGB"), "PNG"),
+        "rgba": encode(pillow, "PNG"),
+        "rgba-webp": encode(pillow, "WEBP", lossless=True, exact=True),
+        "rgba-turned": encode(pillow, "PNG", exif=upright),
+        "la": encode(pillow.convert("LA"), "PNG"),
+        "l": encode(pillow.convert("L"), "PNG"),
+        "l-transparent": encode(pillow.convert("L"), "PNG", transparency=int(rgba[3, 3, 0])),
+        "rgb-transparent": encode(pillow.convert("RGB"), "PNG", transparency=tuple(map(int, rgba[3, 3, :3]))),
+        "p": encode(palette, "PNG"),
+        "p-transparent": encode(palette, "PNG", transparency=3),
+        "p-alphas": encode(palette, "PNG", transparency=bytes(range(0, 256, 16))),
+        "gif-transparent": encode(palette, "GIF", transparency=3),
+        "1": encode(pillow.convert("1"), "PNG"),
+        "i16": encode(Image.fromarray(deep), "PNG"),
+        "i16-tiff": encode(Image.fromarray(deep), "TIFF"),
+        "i16-big": encode(Image.fromarray(deep.astype(">u2")), "TIFF"),
+        "i16-transparent": encode(Image.fromarray(deep), "PNG", transparency=int(deep[5, 5])),
+        "cmyk": encode(pillow.convert("CMYK"), "JPEG"),
+        "cmyk-tiff": encode(pillow.convert("CMYK"), "TIFF"),
+        "turned": encode(pillow.convert("RGB"), "JPEG", exif=upright),
+    }
+
+
+@pytest.mark.parametrize("name", pictures())
+def test_the_cards_code_sees_the_pixels_that_we_see(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = pictures()[name]
+    Path("image.jpg").write_bytes(data)
+    names: dict[str, Any] = {}
+    exec("\n".join((NUMPY, PILLOW, READ)), names)
+    image = names["image"]
+    assert image.mode == "RGB"
+    theirs, ours = np.asarray(image), decode(data).permute(1, 2, 0).numpy()
+    np.testing.assert_array_equal(theirs, ours)
+    if "turned" in name:
+        assert theirs.shape == (30, 20, 3)
+
+
+@pytest.mark.parametrize("family", ["resnet18", "vit"])
+@pytest.mark.parametrize("name", ["rgba", "la", "p-transparent", "i16", "cmyk", "turned"])
+def test_the_cards_code_gives_our_input_of_the_model(
+    name: str, family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole snippet, up to ``pixels``."""
+    extractor = resnet18() if family == "resnet18" else transformer("vit", "cls")
+    extractor.save_pretrained(tmp_path / "export")
+    monkeypatch.chdir(tmp_path / "export")
+    data = pictures()[name]
+    Path("image.jpg").write_bytes(data)
+    names: dict[str, Any] = {}
+    exec(re.findall(r"```python\n(.*?)^```", Path("README.md").read_text(), flags=re.DOTALL | re.MULTILINE)[-1], names)
+    torch.testing.assert_close(names["pixels"][0], extractor.preprocessing(decode(data)), atol=1e-5, rtol=0)
+    torch.testing.assert_close(names["embedding"], extractor.embed([Path("image.jpg")]), atol=1e-5, rtol=0)
 
 
 @pytest.fixture(scope="module")

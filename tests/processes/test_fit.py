@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from tests.backbones.families import save
 from tests.commands.running import transferkit, write_photos
 from tests.tiny import RESNET, VIT, options
 
@@ -72,6 +73,15 @@ def measured(name: str) -> dict[str, float]:
 
 def rows(name: str, file: str) -> list[dict[str, Any]]:
     return list(pq.read_table(f"runs/{name}/0/{file}.parquet").to_pylist())
+
+
+@pytest.mark.parametrize("family", ["dinov2", "dinov3_vit", "clip_vision"])
+def test_two_processes_train_networks_with_parameters_that_no_gradient_reaches(family: str) -> None:
+    """DistributedDataParallel raises in the second step where one of its parameters has no gradient."""
+    save(family, Path("network"))
+    model = ["--model.backbone", "network", "--model.regime", "full", "--model.pooling", "cls"]
+    done = run("fit", *model, *DATA, *TRAINER, *TWO, "--name", family)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.mark.parametrize("model", MODELS)

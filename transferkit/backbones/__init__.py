@@ -1,6 +1,7 @@
 """Backbones by name: torchvision's models, Hugging Face ids, local directories."""
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ def build(
     weights: str = "DEFAULT",
     pooling: str | None = None,
     architecture: dict[str, Any] | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
 ) -> Backbone:
     """Build a backbone by its name.
 
@@ -24,17 +26,18 @@ def build(
         weights: ``DEFAULT``, ``none`` (random) or a path to ``.safetensors`` or a state dict.
         pooling: see :class:`Backbone`; ``None`` is the backbone's default.
         architecture: arguments that change the architecture, for random weights only.
+        preprocessing: fields that differ from the weights' own, or all of them where the weights bring none.
 
     Raises:
         UserError: unknown name (the nearest are named), or see the libraries' ``build``.
     """
     known = from_torchvision.names()
     if name in known:  # a folder that happens to have this name is reached as ./NAME
-        return from_torchvision.build(name, weights, pooling, architecture)
+        return from_torchvision.build(name, weights, pooling, architecture, preprocessing)
     if Path(name).is_file():
         raise UserError(f"{name} is a file, but no checkpoint (.ckpt); give the folder that an extractor is in")
     if Path(name).is_dir() or (name.count("/") == 1 and not name.startswith((".", "/", "~"))):
-        return from_transformers.build(name, weights, pooling, architecture)
+        return from_transformers.build(name, weights, pooling, architecture, preprocessing)
     near = difflib.get_close_matches(name, [*known, from_transformers.VIT], n=3, cutoff=0.4)
     hint = f"nearest: {', '.join(near)}" if near else f"try resnet18 or {from_transformers.VIT}"
     raise UserError(f"unknown backbone {name!r} (no such torchvision model, hub id or directory); {hint}")

@@ -104,7 +104,7 @@ class Backbone(nn.Module, ABC):
         try:
             with torch.no_grad():
                 return run(torch.zeros(1, 3, height, width))
-        except (TypeError, ValueError, RuntimeError, AttributeError, AssertionError) as error:
+        except Exception as error:  # whatever a network makes of a size or of arguments that it does not take
             raise UserError(
                 f"{self.name} cannot embed an image of {height} x {width} pixels ({first_line(error)}); "
                 "give another size, or a model that takes pixel_values alone"

@@ -1,6 +1,8 @@
 """Backbones from torchvision's classification models (He et al. 2015 for ResNet18, arXiv:1512.03385)."""
 
 import logging
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +11,18 @@ from torch import Tensor, nn
 from torchvision import models
 
 from transferkit.backbones.base import Backbone, choose_pooling, leaf_types
-from transferkit.backbones.weights import check_keys, first_line, read_state_dict, require_network
+from transferkit.backbones.loading import check_finite, load_state, own_names, without_heads
+from transferkit.backbones.weights import first_line, read_state_dict, require_network
 from transferkit.errors import UserError
-from transferkit.preprocessing import Preprocessing
+from transferkit.preprocessing import Preprocessing, is_complete
 
 log = logging.getLogger(__name__)
 
 POOLINGS = ("avg", "logits")
 INCEPTIONS = ("googlenet", "inception_v3")
 AUXILIARY = ("aux1", "aux2", "AuxLogits")  # heads that those only train with
+# A DenseNet's layers in torchvision's published files: norm.1.weight is now norm1.weight.
+OLD_DENSENET = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..*)")
 
 
 def names() -> list[str]:
@@ -56,7 +61,8 @@ class TorchvisionBackbone(Backbone):
         self.pooling = choose_pooling(name, pooling, self.poolings)
         self.architecture = dict(architecture or {})
         self.last_layer = last_layer(model)
-        self.ends_linear = isinstance(model.get_submodule(self.last_layer), nn.Linear)
+        last = model.get_submodule(self.last_layer)
+        self.ends_linear = isinstance(last, nn.Linear) and last.bias is not None  # as a head is: MaxViT's has no bias
         self.stages = find_stages(model, self.last_layer)
         if self.pooling == "avg":
             model.set_submodule(self.last_layer, nn.Identity())
@@ -109,15 +115,17 @@ def build(
     weights: str = "DEFAULT",
     pooling: str | None = None,
     architecture: dict[str, Any] | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
 ) -> TorchvisionBackbone:
     """Build a torchvision backbone with its weights.
 
     Args:
         name: torchvision's name, such as ``resnet18``.
         weights: ``DEFAULT`` or another entry of the model's weights enum, ``none`` (random), or a
-            path to a ``.safetensors`` file or state dict.
+            path to a ``.safetensors`` file or state dict; one that torchvision published is known by its name.
         pooling: ``avg`` or ``logits``.
         architecture: arguments of the model's builder, with ``none`` only.
+        preprocessing: fields that differ from the weights' own.
 
     Raises:
         UserError: unknown weights or arguments, a file that does not fit, no network for a download.
@@ -125,18 +133,41 @@ def build(
     if architecture and weights != "none":
         raise UserError(f"architecture changes of {name} need --model.weights none; its weights fit only as it is")
     entries = models.get_model_weights(name)
-    chosen = weights if weights in entries.__members__ else "DEFAULT"
-    scheme = Preprocessing.from_torchvision(entries[chosen].transforms())
+    entry = entries.__members__.get(weights) or published(name, weights)
+    scheme = Preprocessing.from_torchvision((entry or entries.DEFAULT).transforms())
     if weights == "none":
         arguments = dict(architecture or {})
         model = make_model(name, arguments)
-    elif weights == chosen:
-        model, arguments = load_preset(name, entries[weights])
+    elif weights in entries.__members__:
+        arguments = arguments_of(name, entries[weights])
+        model = load_preset(name, entries[weights])
     else:
-        model, arguments = load_file(name, weights, keep_classifier=pooling == "logits")
+        model, arguments = load_file(name, weights, arguments_of(name, entry), keep_classifier=pooling == "logits")
     if isinstance(model, models.VisionTransformer):  # takes the one size it was made for
         scheme = scheme.replace(image_size=model.image_size)
+    scheme = scheme.override(preprocessing or {})
+    if weights != "none" and entry is None and not is_complete(preprocessing or {}):
+        log.warning(
+            "%s is not named as a file that torchvision published: images are prepared as for %s, %s%s; "
+            "--model.preprocessing changes it",
+            *(weights, entries.DEFAULT, scheme.in_words(), ", transform_input off" if name in INCEPTIONS else ""),
+        )
     return TorchvisionBackbone(name, model, scheme, pooling, arguments)
+
+
+def published(name: str, weights: str) -> models.WeightsEnum | None:
+    """The entry of a model's weights enum whose file this is, by the file's name."""
+    entries = models.get_model_weights(name).__members__.values()
+    return next((entry for entry in entries if Path(entry.url).name == Path(weights).name), None)
+
+
+def arguments_of(name: str, entry: models.WeightsEnum | None) -> dict[str, Any]:
+    """The arguments that torchvision builds a model with for published weights, besides their classes."""
+    if entry is None:
+        return {}
+    if name in INCEPTIONS:
+        return {"transform_input": True}
+    return {"image_size": entry.meta["min_size"][0]} if name.startswith("vit_") else {}
 
 
 def rebuild(spec: dict[str, Any]) -> TorchvisionBackbone:
@@ -160,8 +191,8 @@ def make_model(name: str, arguments: dict[str, Any]) -> nn.Module:
     return model
 
 
-def load_preset(name: str, entry: models.WeightsEnum) -> tuple[nn.Module, dict[str, Any]]:
-    """torchvision's model with its own weights, and the arguments that make it without them.
+def load_preset(name: str, entry: models.WeightsEnum) -> nn.Module:
+    """torchvision's model with its own weights.
 
     Raises:
         UserError: the weights are neither in the cache nor can be downloaded, or are broken.
@@ -181,12 +212,13 @@ def load_preset(name: str, entry: models.WeightsEnum) -> tuple[nn.Module, dict[s
         raise UserError(
             f"{name}'s weights in {cached} cannot be loaded: {first_line(error)}; remove it and try again"
         ) from error
-    if isinstance(model, models.VisionTransformer):  # these arguments follow from the weights
-        return model, {"image_size": model.image_size}
-    return model, {"transform_input": True} if name in INCEPTIONS else {}
+    check_finite(cached, model.state_dict())
+    return model
 
 
-def load_file(name: str, path: str, keep_classifier: bool) -> tuple[nn.Module, dict[str, Any]]:
+def load_file(
+    name: str, path: str, arguments: dict[str, Any], keep_classifier: bool
+) -> tuple[nn.Module, dict[str, Any]]:
     """torchvision's model with the weights of a file, and the arguments that make it without them.
 
     A classifier of another size is dropped and said so, or the model made to fit it.
@@ -195,28 +227,21 @@ def load_file(name: str, path: str, keep_classifier: bool) -> tuple[nn.Module, d
         UserError: a tensor is missing, unexpected or of another shape.
     """
     auxiliary = tuple(f"{part}." for part in AUXILIARY)
-    state = {key: value for key, value in read_state_dict(path).items() if not key.startswith(auxiliary)}
-    arguments: dict[str, Any] = {}
     model = make_model(name, arguments)
     place = last_layer(model)
     own = model.state_dict()
+    state = {OLD_DENSENET.sub(r"\1\2", key): value for key, value in read_state_dict(path).items()}
+    state = {key: value for key, value in own_names(state, own, path).items() if not key.startswith(auxiliary)}
+    state = without_heads(state, own, path)
     found = state.get(f"{place}.weight")
     if found is not None and found.ndim and found.shape != own[f"{place}.weight"].shape:
         if keep_classifier:
-            arguments["num_classes"] = len(found)
+            arguments = arguments | {"num_classes": len(found)}
             model = make_model(name, arguments)
-            own = model.state_dict()
         else:
             log.warning("dropped the %d-class layer %s of %s", len(found), place, path)
             state = {key: value for key, value in state.items() if not key.startswith(f"{place}.")}
-    optional = () if keep_classifier else (f"{place}.weight", f"{place}.bias")
-    check_keys(
-        path,
-        missing=[k for k in own if not (k in state or k in optional or k.endswith("num_batches_tracked"))],
-        unexpected=[key for key in state if key not in own],
-        misshapen=[key for key in state if key in own and state[key].shape != own[key].shape],
-    )
-    model.load_state_dict(state, strict=False)  # copies into the model's float32
+    load_state(model, state, path, optional=() if keep_classifier else (f"{place}.weight", f"{place}.bias"))
     return model, arguments
 
 

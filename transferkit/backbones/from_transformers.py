@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +16,9 @@ from transferkit.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
+
+# Fields of a configuration that change no embedding: an export, which fills them in, has the architecture of its model.
+NO_NUMBERS = ("architectures", "dtype", "id2label", "label2id", "problem_type", "transformers_version")
 
 __all__ = ["VIT", "TransformersBackbone", "build", "rebuild"]
 
@@ -61,10 +65,11 @@ class TransformersBackbone(Backbone):
         """The output, and how many tokens in it stand before the patches (0 for a map)."""
         output = self.run(pixels)
         hidden: Tensor = output.last_hidden_state
+        height, width = pixels.shape[-2:]
         if hidden.ndim == 4:
+            check_channels(hidden.shape[1:], height, width, self.model.config.to_dict())
             return output, 0
         patch = getattr(self.model.config, "patch_size", None)
-        height, width = pixels.shape[-2:]
         return output, count_prefix(hidden.shape[1], height, width, patch if isinstance(patch, int) else None)
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -89,7 +94,7 @@ class TransformersBackbone(Backbone):
 
     def spec(self) -> dict[str, Any]:
         """Plain-typed description, for :func:`rebuild`."""
-        config = {key: value for key, value in self.model.config.to_diff_dict().items() if key != "dtype"}
+        config = {key: value for key, value in self.model.config.to_diff_dict().items() if key not in NO_NUMBERS}
         return {
             "source": "transformers",
             "name": self.name,
@@ -104,6 +109,7 @@ def build(
     weights: str = "DEFAULT",
     pooling: str | None = None,
     architecture: dict[str, Any] | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
 ) -> TransformersBackbone:
     """Build a transformers backbone with its weights, in float32 whatever the file stores.
 
@@ -112,13 +118,14 @@ def build(
         weights: ``DEFAULT`` (the directory's or hub's), ``none`` (random), or a path.
         pooling: one of the backbone's poolings.
         architecture: changes to the configuration, with ``none`` only.
+        preprocessing: fields that differ from the weights' own.
 
     Raises:
         UserError: not an image model, weights that do not fit, no network for a hub model.
     """
     config = read_config(name, weights, architecture)
     kind, options = model_class(name, config, pooling)
-    scheme = read_preprocessing(name, config, weights)
+    scheme = read_preprocessing(name, config, weights, preprocessing or {})
     if weights == "none":
         model = make_model(kind, name, config, options)
     else:
@@ -181,11 +188,34 @@ def make_model(
 
 def poolings_of(model: nn.Module, output: Any, prefix: int) -> tuple[str, ...]:
     """The poolings a model offers, its default first, from one output of it."""
-    optional = takes_pooler(type(model))
+    optional = takes_pooler(type(model)) and hasattr(output, "pooler_output")  # CvT takes the option for nothing
     pooler = ("pooler",) if optional or output.get("pooler_output") is not None else ()
     if prefix:
         return ("cls", "mean", "cls+mean", *pooler)
     return ("mean", *pooler) if optional else (*pooler, "mean")
+
+
+def check_channels(shape: Sequence[int], height: int, width: int, config: Mapping[str, Any]) -> None:
+    """Refuse a map whose channels come last, as SAM 2's do: its mean would be over the wrong axes.
+
+    Args:
+        shape: of the map, without the batch.
+        height: of the image.
+        width: of the image.
+        config: of the model; its widths tell where the shape alone does not.
+
+    Raises:
+        ValueError: the channels come last.
+    """
+
+    def shrunk(rows: int, columns: int) -> bool:  # are these the axes of the image?
+        return abs(rows / height - columns / width) < 1 / min(height, width)
+
+    named = [value for key, value in config.items() if "hidden_size" in key or "dim" in key or "channel" in key]
+    widths = {side for value in named for side in (value if isinstance(value, list | tuple) else [value])}
+    told = shape[2] in widths and shape[0] not in widths
+    if shrunk(shape[0], shape[1]) and (told or not shrunk(shape[1], shape[2])):
+        raise ValueError(f"it puts out {' x '.join(map(str, shape))}, the channels last")
 
 
 def takes_pooler(kind: type[nn.Module]) -> bool:

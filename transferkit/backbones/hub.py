@@ -5,16 +5,17 @@ The local cache is asked first, so that a cached model needs no network, and a m
 
 import difflib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from transferkit.backbones.weights import check_keys, first_line, read_state_dict, require_network
+from transferkit.backbones.loading import check_finite, check_keys, is_head, own_names
+from transferkit.backbones.weights import first_line, read_state_dict, require_network
 from transferkit.errors import UserError
-from transferkit.preprocessing import Preprocessing
+from transferkit.preprocessing import Preprocessing, is_complete
 
 if TYPE_CHECKING:  # seconds to import: elsewhere where it is needed, so that torchvision's models do without
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -22,6 +23,7 @@ if TYPE_CHECKING:  # seconds to import: elsewhere where it is needed, so that to
 log = logging.getLogger(__name__)
 
 VIT = "google/vit-base-patch16-224-in21k"
+PREPROCESSOR = "preprocessor_config.json"
 Content = TypeVar("Content")
 
 
@@ -91,32 +93,55 @@ def read_config(name: str, weights: str, architecture: dict[str, Any] | None) ->
         raise UserError(f"architecture: {architecture} does not fit {name}: {first_line(error)}") from error
 
 
-def read_preprocessing(name: str, config: "PreTrainedConfig", weights: str) -> Preprocessing:
-    """The preprocessing that comes with the weights, or the ``vit`` scheme at the model's own size.
+def read_preprocessing(name: str, config: "PreTrainedConfig", weights: str, given: Mapping[str, Any]) -> Preprocessing:
+    """The preprocessing that the weights were trained with; for random ones the ``vit`` scheme at the model's size.
+
+    Args:
+        name: directory or hub id.
+        config: the configuration; timm's weights have the preprocessing in it.
+        weights: ``DEFAULT``, ``none`` or a path.
+        given: fields that differ; where they are complete, the weights need not bring any.
 
     Raises:
-        UserError: see :func:`read_local_or_hub`; a preprocessing that cannot be honoured.
+        UserError: see :func:`read_local_or_hub`; nothing is known of it, or it cannot be honoured.
+    """
+    if weights == "none":
+        size = getattr(config, "image_size", None) or 224
+        size = size if isinstance(size, int) else tuple(size)
+        return Preprocessing.vit().replace(image_size=size).override(given)
+    try:
+        return recorded_preprocessing(name, config, may_ask_hub=not is_complete(given)).override(given)
+    except UserError:
+        if is_complete(given):
+            return Preprocessing.from_fields(given)
+        raise
+
+
+def recorded_preprocessing(name: str, config: "PreTrainedConfig", may_ask_hub: bool) -> Preprocessing:
+    """What ``preprocessor_config.json``, ``processor_config.json`` or timm's ``pretrained_cfg`` say.
+
+    Raises:
+        UserError: there is none of them, or one that cannot be read or honoured.
     """
     from transformers.image_processing_base import ImageProcessingMixin
-
-    size = getattr(config, "image_size", None) or 224
-    fallback = Preprocessing.vit().replace(image_size=size if isinstance(size, int) else tuple(size))
-    if weights == "none":
-        return fallback
 
     def read(local: bool) -> dict[str, Any]:
         return ImageProcessingMixin.get_image_processor_dict(name, local_files_only=local)[0]
 
-    if weights == "DEFAULT" and not Path(name).is_dir():
-        return Preprocessing.from_hf(read_local_or_hub(name, "preprocessor_config.json", read))
     try:
-        content = read(True)
+        return Preprocessing.from_hf(read(True))
     except OSError as error:
-        file = Path(name, "preprocessor_config.json")
+        file = Path(name, PREPROCESSOR)
         if file.exists():
             raise UserError(f"{file} cannot be read: {first_line(error)}; repair or delete it") from error
-        return fallback  # weights from a file: there need not be one
-    return Preprocessing.from_hf(content)
+    if isinstance(timm := getattr(config, "pretrained_cfg", None), Mapping):
+        return Preprocessing.from_timm(timm)
+    if may_ask_hub and not Path(name).is_dir():
+        return Preprocessing.from_hf(read_local_or_hub(name, PREPROCESSOR, read))
+    raise UserError(
+        f"{name} has no {PREPROCESSOR}, so nobody knows what its weights were trained on; put it there, or give "
+        '--model.preprocessing "{image_size: 224, interpolation: bicubic, mean: [R, G, B], std: [R, G, B]}"'
+    )
 
 
 def load_model(
@@ -133,11 +158,13 @@ def load_model(
 
     Raises:
         UserError: see :func:`read_local_or_hub`; a tensor of the backbone is missing or of another shape, or
-            a file holds one that has no place in it.
+            a file holds one that has no place in it; one that is not finite.
     """
     own = weights == "DEFAULT"
     origin = name if own else weights
-    state = None if own else read_state_dict(weights)
+    state = None
+    if not own:
+        state = own_names(read_state_dict(weights), names_in_files(kind, config, options), weights)
     shared = {
         "config": config,
         "state_dict": state,
@@ -162,13 +189,25 @@ def load_model(
         unexpected=() if own else set(report["unexpected_keys"]) - set(dropped),
         misshapen=[key for key, *_ in report["mismatched_keys"]],
     )
+    check_finite(origin, model.state_dict())
     return model
 
 
-def is_head(key: str) -> bool:
-    """Whether a tensor belongs to a head, a pooler or a mask token, which a backbone leaves out."""
-    heads = ("classifier", "cls_classifier", "distillation_classifier", "pooler", "head", "lm_head", "decoder")
-    return any(part in (*heads, "fc", "mask_token") for part in key.split("."))
+def names_in_files(kind: "type[PreTrainedModel]", config: "PreTrainedConfig", options: dict[str, Any]) -> set[str]:
+    """Names of a model's tensors, and those under which transformers saves them, which differ for some families.
+
+    Raises:
+        UserError: the configuration contradicts itself.
+    """
+    from transformers.core_model_loading import revert_weight_conversion
+
+    try:
+        with torch.device("meta"):
+            model = kind(config, **options)
+            own = model.state_dict()
+            return {*own, *revert_weight_conversion(model, own)}
+    except Exception as error:  # whatever a configuration makes a model raise
+        raise UserError(f"a {config.model_type} model cannot be built so: {first_line(error)}") from error
 
 
 @contextmanager

@@ -1,9 +1,10 @@
 """Reading weights from files and caches: tensors only, and never a long wait for a hub that is not there."""
 
 import hashlib
+import logging
 import pickle
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,6 +15,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from transferkit.errors import UserError
+
+log = logging.getLogger(__name__)
+
+WRAPPERS = ("state_dict", "model_state_dict", "model", "teacher")  # where training scripts keep it, best first
 
 
 def read_tensors(path: str | Path) -> Any:
@@ -37,7 +42,7 @@ def read_tensors(path: str | Path) -> Any:
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """Read a state dict from a file that :func:`read_tensors` takes.
 
-    A dict under the key ``state_dict`` or ``model`` is unwrapped, a ``module.`` prefix taken off.
+    A state dict that lies in a dict, as training scripts save it, is unwrapped.
 
     Raises:
         UserError: no such file, or a file that holds anything but tensors.
@@ -45,33 +50,25 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     if not Path(path).is_file():
         raise UserError(f"weights file {path} does not exist; give a .safetensors file or a saved state dict")
     content = read_tensors(path)
-    for key in ("state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+    while isinstance(content, Mapping) and not is_state(content):
+        inner = {key: value for key, value in content.items() if isinstance(value, Mapping) and value}
+        states = [key for key, value in inner.items() if is_state(value)]
+        key = next((key for key in WRAPPERS if key in inner), states[0] if len(states) == 1 else None)
+        if key is None:
+            break
+        if len(states) > 1:
+            log.warning("took %r of %s, which also holds %s", key, path, ", ".join(map(repr, set(states) - {key})))
+        content = inner[key]
+    if not is_state(content):
         raise UserError(f"{path} holds no state dict (name -> tensor); save one with model.state_dict()")
-    return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
+    return dict(content)
 
 
-def check_keys(
-    path: str | Path,
-    missing: Iterable[str] = (),
-    unexpected: Iterable[str] = (),
-    misshapen: Iterable[str] = (),
-) -> None:
-    """Refuse weights that do not fit the architecture.
-
-    Raises:
-        UserError: naming the tensors that are missing, unexpected or of another shape.
-    """
-    for kind, tensors in (
-        ("lacks tensors", missing),
-        ("has unexpected tensors", unexpected),
-        ("has tensors of another shape:", misshapen),
-    ):
-        if names := sorted(tensors):
-            shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-            raise UserError(f"{path} {kind} {shown}; is it for another architecture?")
+def is_state(content: Any) -> bool:
+    """Whether something maps names to tensors alone."""
+    return isinstance(content, Mapping) and all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
+    )
 
 
 def state_sha256(state: Mapping[str, Tensor]) -> str:

@@ -87,9 +87,10 @@ def check_keys(file: Path, known: Sequence[str], verb: str) -> None:
 
 def own_names(message: str, options: Container[str]) -> str:
     """A message about ``fit``'s options in the names that a command has for them."""
-    for theirs, ours in (("model.backbone", "extractor"), ("model.weights", "weights"), ("model.pooling", "pooling")):
+    names = {"backbone": "extractor", "weights": "weights", "pooling": "pooling", "preprocessing": "preprocessing"}
+    for theirs, ours in names.items():
         if ours in options:
-            message = message.replace(f"--{theirs} ", f"--{ours} ")
+            message = message.replace(f"--model.{theirs} ", f"--{ours} ")
     return message
 
 

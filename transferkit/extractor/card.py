@@ -152,7 +152,7 @@ def preprocessing(extractor: "Extractor") -> list[str]:
     resize = f"shorter side to {it.resize}" if isinstance(it.resize, int) else f"to {it.resize[0]} × {it.resize[1]}"
     antialiased = "" if it.interpolation == "nearest" else ", antialiased"
     rows = [
-        ("image", "upright by its EXIF orientation, RGB"),
+        ("image", "upright by its EXIF orientation, transparency on white, 16 bits to their upper 8, RGB"),
         ("resize", f"{resize}, {it.interpolation}{antialiased}"),
         ("centre crop", f"{it.crop[0]} × {it.crop[1]}" if it.crop else None),
         ("scale", "0 … 255 to 0 … 1"),

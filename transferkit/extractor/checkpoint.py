@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from transferkit import backbones
+from transferkit.backbones.loading import check_finite, load_state
 from transferkit.backbones.weights import first_line, read_tensors
 from transferkit.errors import UserError
 from transferkit.preprocessing import Preprocessing
@@ -62,10 +63,8 @@ def read(path: Path, weights: str, pooling: str | None) -> dict[str, Any]:
         backbone = backbones.rebuild(record["backbone"])
         state = {key.removeprefix("backbone."): tensor for key, tensor in content["state_dict"].items()}
         head = linear(state.pop("head.weight"), state.pop("head.bias"), backbone.embed_dim, record["class_names"])
-        try:
-            backbone.load_state_dict(state)
-        except RuntimeError as error:
-            raise UserError(f"{path} does not fit its own architecture here: {first_line(error)}") from error
+        check_finite(path, {"head.weight": head.weight, "head.bias": head.bias})
+        load_state(backbone, state, path)
         return {
             "backbone": backbone,
             "preprocessing": Preprocessing.from_dict(record["backbone"]["preprocessing"]),

@@ -15,7 +15,8 @@ from transferkit import backbones
 from transferkit.backbones.from_torchvision import TorchvisionBackbone
 from transferkit.backbones.from_transformers import TransformersBackbone
 from transferkit.backbones.hub import quiet
-from transferkit.backbones.weights import check_keys, first_line, read_state_dict
+from transferkit.backbones.loading import check_finite, load_state
+from transferkit.backbones.weights import first_line, read_state_dict
 from transferkit.errors import UserError
 from transferkit.extractor import card
 from transferkit.extractor.checkpoint import BROKEN, TRAINING, check_training, linear
@@ -116,7 +117,7 @@ def write_torchvision(extractor: "Extractor", backbone: TorchvisionBackbone, pat
     """``model.safetensors`` for ``torchvision.models.NAME(num_classes=N)``; whether the head is its last layer.
 
     With pooling ``logits`` the model keeps its own last layer; SqueezeNet's is followed by a ReLU, which a
-    head is not.
+    head is not, and MaxViT's has no bias, which a head has.
     """
     head, last = extractor.head, backbone.last_layer
     state = {key: tensor.contiguous() for key, tensor in backbone.model.state_dict().items()}
@@ -216,13 +217,9 @@ def read_model(path: Path, record: dict[str, Any]) -> tuple[backbones.Backbone, 
     if spec["source"] == "torchvision":
         backbone = backbones.from_torchvision.rebuild(spec)
         place = backbone.last_layer
-        own, state = backbone.model.state_dict(), read_state_dict(weights)
+        state = read_state_dict(weights)
         inner = {k: v for k, v in state.items() if not (classifier and k.startswith(f"{place}."))}
-        check_keys(weights, own.keys() - inner.keys(), inner.keys() - own.keys())
-        try:
-            backbone.model.load_state_dict(inner)
-        except RuntimeError as error:
-            raise UserError(f"{weights} does not fit: {first_line(error)}") from error
+        load_state(backbone.model, inner, weights)
     else:
         if found := [key for key in FOREIGN if key in read_json(path / "config.json")]:
             raise UserError(f"{path}/config.json has {found[0]}, which no export has; export the extractor again")
@@ -236,6 +233,7 @@ def read_model(path: Path, record: dict[str, Any]) -> tuple[backbones.Backbone, 
             return backbone, None
         state, place = read_state_dict(path / "head.safetensors"), ""
     weight, bias = (state[f"{place}.{name}".removeprefix(".")] for name in ("weight", "bias"))
+    check_finite(f"{path}'s head", {"weight": weight, "bias": bias})
     return backbone, linear(weight, bias, backbone.embed_dim, record["class_names"])
 
 

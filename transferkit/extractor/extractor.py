@@ -1,6 +1,5 @@
 """The extractor: image in, embedding out, whatever it was built from."""
 
-import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -151,7 +150,8 @@ class Extractor:
                 written by :meth:`save_pretrained`, or a transferkit checkpoint (``.ckpt``).
             weights: ``DEFAULT``, ``none`` (random) or a path; a checkpoint or export brings its own.
             pooling: ``None`` is the source's own.
-            preprocessing: fields of :class:`Preprocessing` to override, such as ``{"image_size": 160}``.
+            preprocessing: fields of :class:`Preprocessing` to override, such as ``{"image_size": 160}``; of a
+                directory without ``preprocessor_config.json`` size, mean and std are needed.
             architecture: changes to the architecture, for random weights only.
 
         Raises:
@@ -165,7 +165,7 @@ class Extractor:
         elif (path / directory.RECORD).is_file():
             extractor = cls(**directory.read(path, weights, pooling))
         else:
-            extractor = cls(backbones.build(str(source), weights, pooling, dict(architecture or {})))
+            return cls(backbones.build(str(source), weights, pooling, dict(architecture or {}), preprocessing))
         if preprocessing:
             extractor.override(preprocessing)
         return extractor
@@ -176,10 +176,7 @@ class Extractor:
         Raises:
             UserError: unknown fields, or a size that the backbone does not take.
         """
-        known = [name for name in inspect.signature(Preprocessing.replace).parameters if name != "self"]
-        if unknown := set(preprocessing) - set(known):
-            raise UserError(f"preprocessing: no field {min(unknown)!r}; it takes {', '.join(known)}")
-        self.preprocessing = self.backbone.preprocessing = self.preprocessing.replace(**preprocessing)
+        self.preprocessing = self.backbone.preprocessing = self.preprocessing.override(preprocessing)
         self.backbone.try_blank(self.backbone)
 
     def save_pretrained(self, path: str | Path, overwrite: bool = False) -> None:

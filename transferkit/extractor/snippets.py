@@ -1,13 +1,15 @@
 """Python that opens an extractor directory with the libraries people have; it goes into the model card.
 
-Each snippet runs in the directory, reads ``image.jpg`` and leaves ``embedding`` (1, D), or ``logits`` (1, classes),
-or both. Names of classes are read from files at run time: none of them becomes code.
+Each snippet runs in the directory, reads ``image.jpg`` (as :func:`transferkit.images.decode` does) and leaves
+``embedding`` (1, D), or ``logits`` (1, classes), or both. Names of classes are read from files at run time: none of
+them becomes code.
 """
 
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torchvision import models
 
 from transferkit.backbones.from_torchvision import INCEPTIONS, TorchvisionBackbone
 from transferkit.backbones.from_transformers import TransformersBackbone, takes_pooler
@@ -15,9 +17,19 @@ from transferkit.backbones.from_transformers import TransformersBackbone, takes_
 if TYPE_CHECKING:
     from transferkit.extractor.extractor import Extractor
 
-TO_READ = ["from PIL import Image, ImageOps"]
-READ = 'image = ImageOps.exif_transpose(Image.open("image.jpg")).convert("RGB")'
+NUMPY, PILLOW = "import numpy as np", "from PIL import Image, ImageOps"
+READ = """image = ImageOps.exif_transpose(Image.open("image.jpg"))  # upright
+if image.mode.startswith("I"):  # 16 bits per value: the upper 8; transparent ones white
+    grey = np.asarray(image)
+    image = Image.fromarray(np.where(grey == image.info.get("transparency", -1), 255, grey >> 8).astype(np.uint8))
+elif image.has_transparency_data:  # on white
+    image = image.convert("RGBA")
+    image = Image.composite(image, Image.new("RGBA", image.size, "white"), image.getchannel("A"))
+image = image.convert("RGB")"""
 PROCESS = 'pixels = AutoImageProcessor.from_pretrained(".")(image, return_tensors="pt")["pixel_values"]'
+VERSIONED = """state = OrderedDict(load_file("model.safetensors"))
+state._metadata = model.state_dict()._metadata  # the versions of its modules
+model.load_state_dict(state)"""
 TO_NAME = ["import json", "from pathlib import Path"]
 NAME = """names = json.loads(Path("transferkit.json").read_text(encoding="utf-8"))["class_names"]
 print(names[int(logits.argmax())])"""
@@ -51,7 +63,7 @@ def program(imports: list[str], steps: list[str]) -> str:
 def with_their_classifier() -> str:
     """``AutoModelForImageClassification``."""
     return program(
-        ["import torch", *TO_READ, "from transformers import AutoImageProcessor, AutoModelForImageClassification"],
+        [NUMPY, "import torch", PILLOW, "from transformers import AutoImageProcessor, AutoModelForImageClassification"],
         [
             READ,
             PROCESS,
@@ -73,8 +85,9 @@ def with_transformers(extractor: "Extractor", backbone: TransformersBackbone, la
     return program(
         [
             *(TO_NAME if apart and extractor.class_names else []),
+            NUMPY,
             "import torch",
-            *TO_READ,
+            PILLOW,
             *(["from safetensors.torch import load_file"] if apart else []),
             "from transformers import AutoImageProcessor, AutoModel",
         ],
@@ -120,6 +133,8 @@ def with_torchvision(extractor: "Extractor", backbone: TorchvisionBackbone, layo
     arguments = ", ".join(f"{name}={value!r}" for name, value in options.items())
     without = f'model.set_submodule("{backbone.last_layer}", torch.nn.Identity())'
     load = 'model.load_state_dict(load_file("model.safetensors"))'
+    versioned = isinstance(backbone.model, models.MNASNet)  # loads nothing without a version, which safetensors lose
+    load = VERSIONED if versioned else load
     name = NAME if extractor.class_names else ""
     grad, logits = "with torch.inference_mode():", "    logits = model(pixels)  # (1, classes)"
     embed = f"    embedding = model(pixels).flatten(1)  # (1, {extractor.embed_dim})"
@@ -132,8 +147,10 @@ def with_torchvision(extractor: "Extractor", backbone: TorchvisionBackbone, layo
     return program(
         [
             *(TO_NAME if extractor.head and extractor.class_names else []),
+            *(["from collections import OrderedDict"] if versioned else []),
+            NUMPY,
             "import torch",
-            *TO_READ,
+            PILLOW,
             "from safetensors.torch import load_file",
             f"from torchvision import models{', transforms' if its_own else ''}",
             *([] if its_own else ["from transformers import AutoImageProcessor"]),
@@ -176,7 +193,7 @@ image = image.crop((left, top, left + {width}, top + {height}))"""
     outputs = "embedding, logits" if extractor.head else "(embedding,)"
     named = extractor.head is not None and bool(extractor.class_names)
     return program(
-        [*(["import json"] if named else []), "import numpy as np", "import onnxruntime", *TO_READ],
+        [*(["import json"] if named else []), NUMPY, "import onnxruntime", PILLOW],
         [
             READ,
             f"image = image.resize({size}, Image.Resampling.{it.interpolation.upper()})",
