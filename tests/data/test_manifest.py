@@ -178,6 +178,10 @@ def test_a_parquet_file_that_unpacks_into_gigabytes_is_refused(tmp_path: Path, m
         file.write_table(pa.table({"path": [text] * 65}))
     assert bomb.stat().st_size < 2**16
     assert "unpack to" in refusal(bomb)
+    again = tmp_path / "again.parquet"
+    pq.write_table(pa.table({"path": pa.array([text] * 200)}), again)
+    assert again.stat().st_size < 2**20
+    assert "unpack to" in refusal(again), "a path that is repeated, and so stands in the file once"
     repeated = tmp_path / "repeated.parquet"
     labels = pa.DictionaryArray.from_arrays(pa.array([0] * 8_000, pa.int32()), pa.array([text]))
     pq.write_table(pa.table({"path": [f"{row}.png" for row in range(8_000)], "label": labels}), repeated)

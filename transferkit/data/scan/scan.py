@@ -4,11 +4,11 @@ import os
 from pathlib import Path
 
 from transferkit.data.decoding import each, recall
-from transferkit.data.manifest import MANIFEST_SUFFIXES, read_manifest
+from transferkit.data.manifest import MANIFEST_SUFFIXES
 from transferkit.data.scan import rules
 from transferkit.data.scan.files import Look, fault, look, oddities, stray
 from transferkit.data.scan.findings import Finding, Report, report
-from transferkit.data.sources import DIGITS, ImageTable, arrange, open_images, table_of
+from transferkit.data.sources import DIGITS, ImageTable, arrange, open_images, table_of, table_of_manifest
 from transferkit.data.walk import walk
 from transferkit.errors import UserError
 
@@ -67,7 +67,7 @@ def listing(source: str | Path) -> tuple[ImageTable, list[Finding]]:
         return list_folder(place)
     if place.is_file() and place.suffix.lower() in MANIFEST_SUFFIXES:
         faults: list[str] = []
-        table = table_of(str(place.parent.resolve()), read_manifest(place, faults), str(source))
+        table = table_of_manifest(place, str(source), faults=faults)
         return table, [Finding("faulty-row", place.name, line) for line in faults]
     return open_images(source), []
 
