@@ -87,7 +87,8 @@ def check_keys(file: Path, known: Sequence[str], verb: str) -> None:
 
 def own_names(message: str, options: Container[str]) -> str:
     """A message about ``fit``'s options in the names that a command has for them."""
-    for theirs, ours in (("model.backbone", "extractor"), ("model.weights", "weights"), ("model.pooling", "pooling")):
+    names = {"model.backbone": "extractor", "model.weights": "weights", "model.pooling": "pooling"}
+    for theirs, ours in (names | {"data.image_root": "image_root"}).items():
         if ours in options:
             message = message.replace(f"--{theirs} ", f"--{ours} ")
     return message
