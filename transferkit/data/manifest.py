@@ -4,7 +4,7 @@ import csv
 import difflib
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,13 +60,22 @@ class Columns(NamedTuple):
     labels: list[str | None]
     splits: list[str | None]
 
+    def select(self, rows: Iterable[int]) -> "Columns":
+        """Some rows, in the order given."""
+        rows = list(rows)
+        paths, labels, splits = self
+        return Columns([paths[row] for row in rows], [labels[row] for row in rows], [splits[row] for row in rows])
+
 
 class Block(NamedTuple):
-    """Some rows as they stand in the file: three cells each, and the positions of rows with more cells than columns."""
+    """Some rows as they stand in the file.
 
-    paths: Cells
-    labels: Cells
-    splits: Cells
+    Attributes:
+        cells: of the columns path, label and split.
+        ragged: positions of rows with more cells than columns.
+    """
+
+    cells: list[Cells]
     ragged: Sequence[int]
 
 
@@ -123,9 +132,13 @@ def read_columns(manifest: Path, faults: list[str] | None = None, image_root: st
             for position, reason in sorted(reasons.items()):
                 _tell(manifest, number + position + 1, reason, faults)
                 dropped.add(number + position + 1)
-            number += len(block.paths)
-            for column, cells in zip(found, checked, strict=True):
-                column += [cell for position, cell in enumerate(cells) if position not in reasons] if reasons else cells
+            number += len(checked.paths)
+            checked = (
+                checked.select(row for row in range(len(checked.paths)) if row not in reasons) if reasons else checked
+            )
+            found.paths.extend(checked.paths)
+            found.labels.extend(checked.labels)
+            found.splits.extend(checked.splits)
     except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
         kind = "Parquet file" if is_parquet else "CSV file in UTF-8"
         reason = " ".join(str(error).split())[:200]
@@ -149,14 +162,14 @@ def _check(block: Block, contain: Containment, labels: _Labels, splits: _Splits)
     """What the cells of some rows mean, and position -> fault of the rows that are not to be kept."""
     reasons: dict[int, str] = {}
     checked = Columns(
-        contain.all(block.paths, reasons),
-        list(map(labels.__getitem__, block.labels)),
-        list(map(splits.__getitem__, block.splits)),
+        contain.all(block.cells[0], reasons),
+        list(map(labels.__getitem__, block.cells[1])),
+        list(map(splits.__getitem__, block.cells[2])),
     )
     if _UNKNOWN in checked.splits:
         for position, split in enumerate(checked.splits):
             if split == _UNKNOWN:
-                word = (block.splits[position] or "").strip()
+                word = (block.cells[2][position] or "").strip()
                 known = f"unknown split {word!r}; use train, val or test, or leave it empty"
                 reasons.setdefault(position, known)
     for position in block.ragged:
@@ -175,7 +188,7 @@ def _without_repeated(found: Columns, dropped: set[int], manifest: Path, faults:
         else:
             first[path] = number
             kept.append(position)
-    return Columns(*([column[position] for position in kept] for column in found))  # type: ignore[arg-type]
+    return found.select(kept)
 
 
 def _without_nan(found: Columns) -> Columns:
@@ -208,7 +221,7 @@ def _csv_blocks(manifest: Path) -> Iterator[Block]:
                 block = [cells + [""] * len(names) for cells in block]
             ragged = [row for row, length in enumerate(lengths) if length > len(names)]
             nothing: Cells = [None] * len(block)
-            yield Block(*(nothing if place < 0 else [row[place] for row in block] for place in places), ragged)
+            yield Block([nothing if place < 0 else [row[place] for row in block] for place in places], ragged)
 
 
 def _parquet_blocks(manifest: Path) -> Iterator[Block]:
@@ -233,7 +246,7 @@ def _parquet_blocks(manifest: Path) -> Iterator[Block]:
             _check_unpacked(paths)
             texts = {name: _texts(batch.column(name)) for name in columns}
             nothing: Cells = [None] * len(batch)
-            yield Block(*(texts.get(name, nothing) for name in _COLUMNS), ())
+            yield Block([texts.get(name, nothing) for name in _COLUMNS], ())
 
 
 def _check_unpacked(size: int) -> None:

@@ -220,7 +220,11 @@ def table_of(
     Raises:
         UserError: a name that is not UTF-8.
     """
-    columns = Columns(*map(list, zip(*rows, strict=True))) if (rows := list(rows)) else Columns([], [], [])
+    columns = Columns([], [], [])
+    for path, label, split in rows:
+        columns.paths.append(path)
+        columns.labels.append(label)
+        columns.splits.append(split)
     return table_of_columns(root, columns, source, empty)
 
 
@@ -233,9 +237,8 @@ def table_of_columns(root: str, columns: Columns, source: str, empty: Sequence[s
         except UnicodeEncodeError as error:
             raise UserError(f"the file name {os.fsencode(path)!r} is not UTF-8; rename it") from error
     if any(map(operator.gt, paths, itertools.islice(paths, 1, None))):
-        order = sorted(range(len(paths)), key=paths.__getitem__)
-        columns = Columns(*([column[row] for row in order] for column in columns))  # type: ignore[arg-type]
-    return ImageTable(root, *map(tuple, columns), source, tuple(empty))  # type: ignore[arg-type]
+        columns = columns.select(sorted(range(len(paths)), key=paths.__getitem__))
+    return ImageTable(root, tuple(columns.paths), tuple(columns.labels), tuple(columns.splits), source, tuple(empty))
 
 
 def table_of_manifest(
