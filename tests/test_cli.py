@@ -1,3 +1,4 @@
+import errno
 import os
 import subprocess
 import sys
@@ -5,7 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
+import pyarrow as pa
 import pytest
+import torch
 from PIL import Image
 
 import transferkit
@@ -85,6 +89,68 @@ def test_debug_shows_the_traceback(command: Callable[..., None], capsys: pytest.
     assert cli.run(["do", "--debug"]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith("Traceback") and lines[-1] == "transferkit: error: what"
+
+
+@pytest.mark.parametrize(
+    ("error", "device"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has ..."), "CUDA"),
+        (RuntimeError("CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA` ..."), "CUDA"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "CUDA"),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 18.13 GB, other allocations: ...)"), "MPS"),
+        (
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: ..."
+            ),
+            "CPU",
+        ),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:75] DefaultCPUAllocator: not enough memory: you tried ..."),
+            "CPU",
+        ),
+        (MemoryError(), "CPU"),
+        (MemoryError("Unable to allocate 8.00 EiB for an array with shape ..."), "CPU"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "CPU"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["fit", "embed", "probe"])
+def test_out_of_memory_is_one_line_with_the_remedy(
+    verb: str, error: Exception, device: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run_out(arguments: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr(cli, "execute", run_out)
+    assert cli.run([verb]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"transferkit: error: out of memory ({device}); ")
+    smaller = {"fit": "--data.batch_size", "embed": "--batch_size"}.get(verb, "")
+    processor = {"fit": "--trainer.accelerator cpu", "embed": "--trainer.accelerator cpu"}.get(
+        verb, "--accelerator cpu"
+    )
+    assert smaller in line and (processor in line) == (device != "CPU")
+
+
+@pytest.mark.parametrize(
+    "allocate", [lambda: torch.empty(2**55), lambda: np.empty(2**55), lambda: pa.allocate_buffer(2**55)]
+)
+def test_what_libraries_really_say(
+    allocate: Callable[[], object], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "execute", lambda _: allocate() and 0)
+    assert cli.run(["probe"]) == 2
+    assert capsys.readouterr().err == "transferkit: error: out of memory (CPU); free some, or use fewer images\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "options"), [(torch.OutOfMemoryError("CUDA out of memory"), ["--debug"]), (RuntimeError("shapes"), [])]
+)
+def test_other_errors_of_torch_are_not_taken_for_it(
+    error: Exception, options: list[str], command: Callable[..., None]
+) -> None:
+    command(error)
+    with pytest.raises(type(error)):
+        cli.run(["do", *options])
 
 
 def test_interruption(command: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:

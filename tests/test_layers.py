@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "transferkit"
 FLOORS = (  # from the ground up; a room is a module or a folder of modules
-    {"errors"},
+    {"cores", "errors"},
     {"embedding_space", "files", "images", "intervals", "metrics", "parquet", "processor_config", "progress"}
     | {"similarity", "versions"},
     {"pictures", "preprocessing"},

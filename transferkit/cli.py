@@ -11,6 +11,7 @@ import io
 import itertools
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -21,6 +22,7 @@ from typing import Any, NoReturn
 
 import transferkit
 from transferkit.commands.report import harmless
+from transferkit.cores import limit_threads
 from transferkit.errors import UserError
 
 VERBS = {
@@ -44,6 +46,12 @@ VERBS = {
     "quickstart": ("quickstart", "transfer learning on built-in digits, start to end, no network"),
 }
 
+BATCH_SIZE = dict.fromkeys(("fit", "validate", "test", "predict"), "--data.batch_size") | {"embed": "--batch_size"}
+# What allocators say: CUDA's, MPS's, the CPU's, those of cuBLAS and cuDNN, and ONNX Runtime's.
+NO_MEMORY = re.compile(
+    r"out of memory|can't allocate memory|not enough memory|ALLOC_FAILED|failed to allocate memory", re.IGNORECASE
+)
+
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit: 0 done, 1 a fault of ours, 2 bad input, 130 interrupted."""
@@ -66,6 +74,7 @@ def run(arguments: list[str]) -> int:
     logging.getLogger("transferkit").setLevel(logging.INFO)
     signal.signal(signal.SIGTERM, interrupt)
     acknowledge_signals()
+    limit_threads()
     try:
         return execute(arguments)
     except UserError as error:
@@ -86,7 +95,13 @@ def run(arguments: list[str]) -> int:
             return unwritable(error)
         if error.errno in (errno.EACCES, errno.EPERM) and error.filename:
             return complain(f"{error.filename}: {error.strerror}; change its rights, or those of the folders it is in")
+        if error.errno == errno.ENOMEM:
+            return complain(out_of_memory(error, arguments[0]))
         raise
+    except (MemoryError, RuntimeError) as error:  # torch's are of the latter type, or say so in words only
+        if debug or not (isinstance(error, MemoryError) or NO_MEMORY.search(str(error))):
+            raise
+        return complain(out_of_memory(error, arguments[0]))
 
 
 def execute(arguments: list[str]) -> int:
@@ -113,6 +128,18 @@ def execute(arguments: list[str]) -> int:
     return int(command.main(arguments))
 
 
+def out_of_memory(error: Exception, verb: str) -> str:
+    """One line for memory that ran out, of whatever device, with the options of the verb that need less."""
+    device = next((name for name in ("CUDA", "HIP", "XPU", "MPS") if name in str(error)), None)
+    remedies = []
+    if batch := BATCH_SIZE.get(verb):
+        remedies.append(f"give a smaller {batch}")
+    if device:
+        accelerator = "--trainer.accelerator" if verb in BATCH_SIZE else "--accelerator"
+        remedies.append(f"compute on the processor with {accelerator} cpu")
+    return f"out of memory ({device or 'CPU'}); {', or '.join(remedies or ['free some, or use fewer images'])}"
+
+
 def interrupt(signum: int, frame: Any) -> NoReturn:
     """SIGTERM ends work as Ctrl-C does."""
     raise KeyboardInterrupt
@@ -121,6 +148,8 @@ def interrupt(signum: int, frame: Any) -> NoReturn:
 @cache  # once a process
 def acknowledge_signals() -> None:
     """Answer the first SIGINT or SIGTERM at once, from a thread: the main one may be in a long step of torch's."""
+    if not hasattr(os, "register_at_fork"):  # Windows, whose signals are others
+        return
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)

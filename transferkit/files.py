@@ -1,11 +1,12 @@
 """Files that are whole or absent: written under a temporary name beside the target, then renamed."""
 
 import ctypes
+import errno
 import os
-import platform
 import re
+import secrets
 import shutil
-import zlib
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -13,43 +14,127 @@ from pathlib import Path
 
 from transferkit.errors import UserError
 
-MACHINE = f"{zlib.crc32(platform.node().encode()):08x}"  # several may share a file system
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp", re.DOTALL)  # ours: hidden, and named by chance
+ABANDONED = 24 * 3600  # seconds after which a temporary is nobody's, where the system does not say who holds it
 
 
 @contextmanager
-def atomic_path(target: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``target`` (file or directory) that takes its name on success.
+def atomic_path(target: str | Path, folder: bool = False) -> Iterator[Path]:
+    """Yield a temporary path beside ``target`` that takes its name on success.
 
-    On any exception the temporary file or directory is removed and ``target`` stays as it was. A
-    directory takes the place of the directory that was there before. What killed processes left half-written in
-    the same folder is removed.
+    There is an empty file at the temporary path, or an empty directory. This process holds a lock on it until the
+    block ends, however it ends: nobody removes it meanwhile, be it from another container, and once the process is
+    no more the next one that writes into the same folder does. On any exception it is removed and ``target`` stays
+    as it was. A directory takes the place of the directory that was there before. Where ``target`` is a symbolic
+    link, what it leads to is replaced, and the temporary path lies beside that.
+
+    Args:
+        target: the file or directory to write.
+        folder: whether it is a directory.
 
     Raises:
         UserError: the place cannot be written (missing rights, full disk, a folder in the way), or is a device,
             which the renamed file would replace for everybody.
     """
-    target = Path(target)
-    target = target if target.name else target.absolute()
-    temporary = target.with_name(f".{target.name}.{MACHINE}-{os.getpid()}.tmp")
+    named = Path(target)
+    target = named if named.name else named.absolute()
+    temporary: Path | None = None
+    held: int | None = None
     try:
         device = target.exists() and not (target.is_file() or target.is_dir())
         if device or target.absolute().parent == Path("/dev"):  # /dev/stdout may lead to a file
-            raise UserError(f"cannot write {target}: a device cannot be replaced; choose another place")
+            raise UserError(f"cannot write {named}: a device cannot be replaced; choose another place")
         target.parent.mkdir(parents=True, exist_ok=True)
+        target = through_links(target)
         sweep_once(target.parent.absolute())
+        temporary, held = new_temporary(target, folder)
         yield temporary
-        if temporary.is_dir() and target.is_dir():
-            exchange(temporary, target)  # the old directory is now the temporary one
-        else:
-            temporary.replace(target)
+        install(temporary, target)
     except OSError as error:
-        place = Path(error.filename) if isinstance(error.filename, str | Path) else temporary
-        ours = {temporary, target, *target.parents}
-        if place not in ours and temporary not in place.parents:
+        place = Path(error.filename) if isinstance(error.filename, str | Path) else target
+        within = any(TEMPORARY.fullmatch(name) for name in place.parts)
+        if not within and place not in {target, named, *target.parents}:
             raise  # of a file that the caller read
-        raise unwritable(target, error) from error
+        raise unwritable(named, error) from error
     finally:
-        discard(temporary)
+        if temporary:
+            discard(temporary)
+        if held is not None:
+            os.close(held)
+
+
+def through_links(target: Path) -> Path:
+    """What is to be replaced: a path itself, or what it leads to where it is a symbolic link.
+
+    Raises:
+        OSError: the links go round in a circle.
+    """
+    if not target.is_symlink():
+        return target
+    real = Path(os.path.realpath(target))
+    if real.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(target))
+    return real
+
+
+def new_temporary(target: Path, folder: bool) -> tuple[Path, int | None]:
+    """Make an empty file or directory of a new name beside the target, and lock it.
+
+    Returns:
+        Its path, and the descriptor that holds the lock, ``None`` where there are no such locks.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    while True:
+        path = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+        path.mkdir() if folder else path.touch(exist_ok=False)
+        with suppress(BlockingIOError, FileNotFoundError):  # swept in the moment before it was locked
+            held = lock(path)
+            path.stat()
+            return path, held
+
+
+def lock(path: Path) -> int | None:
+    """Lock a file or directory for this process, until the descriptor is closed or the process ends.
+
+    Returns:
+        The descriptor; ``None`` if the system or the file system has no such locks.
+
+    Raises:
+        BlockingIOError: somebody else holds it.
+        OSError: it cannot be opened.
+    """
+    if fcntl is None:
+        return None
+    number = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # over NFS, only what is open for writing
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(number)
+        if isinstance(error, BlockingIOError):
+            raise
+        return None
+    return number
+
+
+def install(whole: Path, target: Path) -> None:
+    """Give a file or directory its name; a directory that had it is left under the other one.
+
+    Raises:
+        OSError: it cannot be renamed.
+    """
+    try:
+        whole.replace(target)
+    except OSError:
+        if not (whole.is_dir() and target.is_dir()):
+            raise
+        exchange(whole, target)
 
 
 def unwritable(target: Path, error: OSError) -> UserError:
@@ -77,28 +162,25 @@ def check_folder(folder: str | Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove from a folder the temporary files and directories of processes of this machine that are no more."""
-    for path in folder.glob(f".*.{MACHINE}-*.tmp"):
-        number = re.fullmatch(r".*-(\d+)\.tmp", path.name, re.DOTALL)
-        if number and not is_alive(int(number[1])):
-            with suppress(OSError):  # somebody else's, or just gone
-                discard(path)
+    """Remove from a folder the temporary files and directories that processes which are no more have left there."""
+    for path in folder.glob(".*.tmp"):
+        if TEMPORARY.fullmatch(path.name):
+            with suppress(OSError):  # of a living process, somebody else's, or just gone
+                held = lock(path)
+                try:
+                    if held is not None or is_abandoned(path):
+                        discard(path)
+                finally:
+                    if held is not None:
+                        os.close(held)
 
 
 sweep_once = cache(sweep)  # once a process and folder
 
 
-def is_alive(process: int) -> bool:
-    """Whether there is a process of that number; where that cannot be asked, yes."""
-    if os.name != "posix":  # where signal 0 is Ctrl-C
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True
+def is_abandoned(path: Path) -> bool:
+    """Whether nothing was written into a temporary file or directory for a day."""
+    return max(inner.stat().st_mtime for inner in (path, *path.rglob("*"))) < time.time() - ABANDONED
 
 
 def exchange(one: Path, other: Path) -> None:

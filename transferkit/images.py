@@ -41,7 +41,8 @@ logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 # warnings.catch_warnings changes the whole process, so threads take turns; a fork never inherits the turn.
 _turn = threading.Lock()
-os.register_at_fork(before=_turn.acquire, after_in_parent=_turn.release, after_in_child=_turn.release)
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no forks
+    os.register_at_fork(before=_turn.acquire, after_in_parent=_turn.release, after_in_child=_turn.release)
 
 
 class ImageError(Exception):

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from transferkit import pictures
-from transferkit.data.decoding import cores
+from transferkit.cores import cores
 from transferkit.embeddings import Embeddings
 from transferkit.files import atomic_path
 from transferkit.images import ImageError

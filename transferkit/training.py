@@ -19,7 +19,7 @@ from transferkit.checkpoints import AtomicCheckpointIO, complete
 from transferkit.embed.processes import check_devices
 from transferkit.errors import UserError
 from transferkit.extractor.checkpoint import KEY, epoch_of, load
-from transferkit.files import atomic_path, discard
+from transferkit.files import atomic_path, sweep
 from transferkit.module import TransferModule
 from transferkit.results import Results
 
@@ -67,8 +67,9 @@ class Checkpoints(Checkpoint):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remove what a killed fit left half-written."""
-        for path in self.last.parents[1].rglob(".*.tmp") if trainer.is_global_zero else ():
-            discard(path)
+        left = self.last.parents[1].rglob(".*.tmp") if trainer.is_global_zero else ()
+        for folder in {path.parent for path in left}:
+            sweep(folder)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write what is due."""

@@ -1,7 +1,9 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
+from tests.commands.running import transferkit
 from transferkit.commands.arguments import (
     all_options,
     as_config,
@@ -94,3 +96,32 @@ def test_a_section_without_options(here: Path) -> None:
 )
 def test_what_a_parser_says_in_one_line(message: str, line: str) -> None:
     assert explain(message, known_options(), "fit") == line
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["model.lr_head: 0.001", "model:", "  weights: none"],
+        ["model:", "  weights: none", "model.lr_head: 0.001"],
+        ["model.preprocessing.image_size: 32", "model.preprocessing: {resize: 32}"],
+        ["model.preprocessing.image_size: 32", "model: {weights: none}"],
+    ],
+)
+def test_a_dotted_key_beside_its_section_is_refused(tmp_path: Path, lines: list[str]) -> None:
+    """The parser would lose one of them in silence; of which, the order decides."""
+    file = tmp_path / "c.yaml"
+    file.write_text("\n".join(lines))
+    with pytest.raises(UserError, match=rf"^config {file}: 'model\..*' stands beside the section 'model.*; write '.*'"):
+        read_yaml(file)
+
+
+def test_a_dotted_key_alone_is_an_option(tmp_path: Path) -> None:
+    """For the parser, and for what is read before it."""
+    file = tmp_path / "c.yaml"
+    file.write_text("model.lr_head: 0.001\nmodel.weights: none\ntrainer.default_root_dir: here\ndata:\n  root: a.b\n")
+    assert setting([], [file], "trainer.default_root_dir") == "here"
+    assert setting([], [file], "data.root") == "a.b"
+    assert setting([], [file], "data.nothing") is None
+    printed = yaml.safe_load(transferkit("fit", "--config", str(file), "--print_config").out)
+    assert printed["model"]["lr_head"] == 0.001 and printed["model"]["weights"] == "none"
+    assert printed["trainer"]["default_root_dir"] == "here"

@@ -3,12 +3,15 @@
 import logging
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
-from transferkit.data.decoding import raise_broken, recall, remember, verify
+from transferkit.data import memory
+from transferkit.data.decoding import raise_broken, recall, remember, verify, verify_together
 from transferkit.data.sources import ImageTable, open_images
 from transferkit.errors import UserError
 from transferkit.files import cache_dir
@@ -94,12 +97,21 @@ def spoil_at_the_same_size(file: Path) -> None:
     os.utime(file, ns=(1, 1))
 
 
+def replaced_at_the_same_size_and_time(file: Path) -> None:
+    """As ``cp -p``, ``rsync -t`` and unpacking do."""
+    status, other = file.stat(), file.with_name("other")
+    other.write_bytes(b"x" * status.st_size)
+    os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
+    other.replace(file)
+
+
 @pytest.mark.parametrize(
     ("name", "change", "broken"),
     [
         ("4.jpg", replace_by_good, False),
         ("0.jpg", cut_at_the_same_time, True),
         ("0.jpg", spoil_at_the_same_size, True),
+        ("0.jpg", replaced_at_the_same_size_and_time, True),
     ],
 )
 def test_a_changed_file_is_decoded_again(
@@ -143,8 +155,8 @@ def test_a_damaged_memory_is_ignored_and_rebuilt(
     table: ImageTable, cache: Path, decoded: Decoded, caplog: pytest.LogCaptureFixture, damage: bytes | None
 ) -> None:
     bad = verify(table)
-    (memory,) = (cache / "decoded").iterdir()
-    memory.write_bytes(memory.read_bytes()[:-20] if damage is None else damage)
+    (file,) = (cache / "decoded").iterdir()
+    file.write_bytes(file.read_bytes()[:-20] if damage is None else damage)
     decoded.clear()
     with caplog.at_level(logging.WARNING):
         assert verify(table) == bad
@@ -181,6 +193,45 @@ def test_many_rounds_find_what_one_finds(table: ImageTable, monkeypatch: pytest.
     monkeypatch.setattr("transferkit.data.decoding._ROUND", 2)
     assert list(verify(table)) == ["a/4.jpg", "a/5.png", "a/6.png"]
     assert len(recall(table)) == 6
+
+
+def test_each_image_is_written_once(table: ImageTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many are remembered already: else the cost of a pass would grow with the square of the images."""
+    written: list[int] = []
+    insert = memory.insert
+
+    def counted(file: Path, rows: list[tuple[object, ...]]) -> None:
+        written.append(len(rows))
+        insert(file, rows)
+
+    monkeypatch.setattr(memory, "insert", counted)
+    monkeypatch.setattr("transferkit.data.decoding._ROUND", 2)
+    verify(table.select(range(6)))
+    assert written == [2, 2, 2]
+
+
+def test_two_processes_lose_nothing(table: ImageTable) -> None:
+    """Nor do threads, each with a connection of its own."""
+    good = table.select(range(5))
+    with ThreadPoolExecutor(5) as pool:
+        list(pool.map(lambda path: remember(good, {path: None}), good.paths))
+    assert recall(good) == dict.fromkeys(good.paths)
+
+
+def test_processes_share_the_work(table: ImageTable, decoded: Decoded, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each decodes a share, and all hear of every broken image."""
+    shares = [verify(table, range(rank, 7, 2)) for rank in range(2)]
+    assert len(decoded) == 7
+    decoded.clear()
+
+    def gather(results: list[dict[str, str]], own: dict[str, str]) -> None:
+        assert own == shares[1]
+        results[:] = shares
+
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+    assert list(verify_together(table, 1, 2).items()) == list(verify(table).items())
+    assert set(decoded) <= {"6.png"}, "which is not there, and so not remembered"
+    assert verify_together(table, 0, 1) == verify(table)
 
 
 def test_digits_need_no_decoding(cache: Path) -> None:

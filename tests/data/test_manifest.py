@@ -1,14 +1,18 @@
 """Manifests: what is read, and the one line that each fault gets."""
 
 import random
+import time
+import tracemalloc
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
 from transferkit.data import manifest
 from transferkit.data.manifest import read_manifest
+from transferkit.data.scan import scan
 from transferkit.data.sources import open_images
 from transferkit.errors import UserError
 
@@ -178,6 +182,10 @@ def test_a_parquet_file_that_unpacks_into_gigabytes_is_refused(tmp_path: Path, m
         file.write_table(pa.table({"path": [text] * 65}))
     assert bomb.stat().st_size < 2**16
     assert "unpack to" in refusal(bomb)
+    again = tmp_path / "again.parquet"
+    pq.write_table(pa.table({"path": pa.array([text] * 200)}), again)
+    assert again.stat().st_size < 2**20
+    assert "unpack to" in refusal(again), "a path that is repeated, and so stands in the file once"
     repeated = tmp_path / "repeated.parquet"
     labels = pa.DictionaryArray.from_arrays(pa.array([0] * 8_000, pa.int32()), pa.array([text]))
     pq.write_table(pa.table({"path": [f"{row}.png" for row in range(8_000)], "label": labels}), repeated)
@@ -207,3 +215,101 @@ def test_mutated_manifests_are_read_or_refused(tmp_path: Path, suffix: str) -> N
         else:
             assert not any(path.startswith(("/", "..")) for path in table.paths)
     assert refused > 10
+
+
+def test_paths_may_lie_in_another_folder(tmp_path: Path) -> None:
+    """Relative to it or absolute, the folder known by whatever name; but nowhere else."""
+    root, lists = tmp_path / "images", tmp_path / "lists"
+    (root / "a").mkdir(parents=True)
+    (tmp_path / "alias").symlink_to(root)
+    (root / "out").symlink_to(tmp_path)
+    (root / "a" / "out.png").symlink_to(tmp_path / "secret.png")
+    rows = f"path\na/0.png\n{root}/a/1.png\n{tmp_path}/alias/a/2.png\n{root}/a/../b.png\n"
+    file = write(lists / "m.csv", rows)
+    expected = [("a/0.png", None, None), ("a/1.png", None, None), ("a/2.png", None, None), ("b.png", None, None)]
+    assert read_manifest(file, image_root=root) == expected
+    table = open_images(file, tmp_path / "alias")
+    assert table.root == str(root) and table.paths == ("a/0.png", "a/1.png", "a/2.png", "b.png")
+    for path in (
+        "../secret.png",
+        f"{tmp_path}/secret.png",
+        "out/secret.png",
+        "a/out.png",
+        f"{root}/a/out.png",
+        "/a/0.png",
+    ):
+        with pytest.raises(UserError, match=f"row 1: '{path}' leads out of {root}; move .* --data.image_root DIR"):
+            read_manifest(write(lists / "m.csv", f"path\n{path}\n"), image_root=root)
+    with pytest.raises(UserError, match=r"leads out of the manifest's folder; .* --data.image_root DIR"):
+        read_manifest(write(lists / "m.csv", f"path\n{root}/a/1.png\n"))
+
+
+@pytest.mark.parametrize(
+    ("source", "root", "expected"),
+    [
+        ("m.csv", "nowhere", "the image root .*nowhere' is no folder; give the one"),
+        ("m.csv", "m.csv", "the image root .*m.csv' is no folder; give the one"),
+        ("", "", "an image root goes with a manifest .*, not with .*; leave it out"),
+    ],
+)
+def test_an_image_root_that_is_none(tmp_path: Path, source: str, root: str, expected: str) -> None:
+    write(tmp_path / "m.csv", "path\na.png\n")
+    for entrance in (open_images, scan):
+        with pytest.raises(UserError, match=f"^{expected}"):
+            entrance(tmp_path / source, image_root=tmp_path / root)
+
+
+@pytest.mark.parametrize("count", [5, 50])
+def test_a_link_among_many_files_is_found(tmp_path: Path, count: int) -> None:
+    """Where its folder was listed, and where every file was asked."""
+    names = [f"{number:02d}.png" for number in range(count)]
+    for folder in ("a", "b"):
+        (tmp_path / "root" / folder).mkdir(parents=True)
+    (tmp_path / "root" / "b" / names[-1]).symlink_to(tmp_path / "secret.png")
+    rows = [f"{folder}/{name}" for folder in ("a", "b") for name in names]
+    file = write(tmp_path / "root" / "m.csv", "\n".join(["path", *rows]))
+    faults: list[str] = []
+    assert len(read_manifest(file, faults)) == 2 * count - 1
+    assert len(faults) == 1 and f"row {2 * count}: 'b/{names[-1]}' leads out" in faults[0]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_row_takes_little_and_always_as_much(tmp_path: Path, suffix: str) -> None:
+    """Text of 34 letters takes 83 bytes in Python, and a place in each of three columns 24."""
+    rows = [(f"class_{row % 1000:04d}/image_{row:08d}.jpeg", f"{row % 1000:04d}", "train") for row in range(16_000)]
+    random.Random(0).shuffle(rows)
+    taken, peaks = [], []
+    for count in (8_000, 16_000):
+        columns = dict(zip(("path", "label", "split"), map(list, zip(*rows[:count], strict=True)), strict=True))
+        file = tmp_path / f"{count}{suffix}"
+        if suffix == ".csv":
+            write(file, "\n".join(["path,label,split", *map(",".join, rows[:count])]))
+        else:
+            pq.write_table(pa.table(columns), file)
+        tracemalloc.start()
+        table = open_images(file)
+        kept, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        taken.append(kept)
+        peaks.append(peak)
+        assert len(table) == count
+    assert taken[1] / 16_000 < 130 and peaks[1] / 16_000 < 250
+    assert taken[1] / taken[0] < 2 * 1.1 and peaks[1] / peaks[0] < 2 * 1.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_million_rows(tmp_path: Path, suffix: str) -> None:
+    """Processor time grows with the rows, within a tenth; 31 s once, 4 s now."""
+    seconds = []
+    for count in (500_000, 1_000_000):
+        paths = [f"class_{row % 1000:04d}/image_{row:08d}.jpeg" for row in range(count)]
+        random.Random(0).shuffle(paths)
+        table = pa.table({"path": paths, "label": [path[6:10] for path in paths]})
+        file = tmp_path / f"{count}{suffix}"
+        pq.write_table(table, file) if suffix == ".parquet" else pa.csv.write_csv(table, file)
+        del paths, table
+        start = time.process_time()
+        assert len(open_images(file)) == count
+        seconds.append(time.process_time() - start)
+    assert seconds[1] < 6 and seconds[1] / seconds[0] < 2 * 1.1 + 0.2  # a sort is a little more than linear

@@ -298,13 +298,36 @@ def test_only_shards_are_replaced(extractor: Extractor, table: ImageTable, tmp_p
     out = tmp_path / "shards"
     out.mkdir()
     write(extractor, table, out, as_folder=True)
-    (out / ".000000.parquet.0123abcd-7.tmp").touch()
+    (out / ".000000.parquet.0123456789abcdef.tmp").touch()
     write_embeddings(extractor, table, out, describe(extractor, table), batch_size=8, as_folder=True)
     assert len(list(out.iterdir())) == 3
     (out / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match=r"something else than embeddings \('notes\.txt'\)"):
         write(extractor, table, out, as_folder=True)
     assert (out / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("as_folder", [False, True])
+def test_a_link_to_a_larger_disk_stays_one(
+    extractor: Extractor, table: ImageTable, tmp_path: Path, as_folder: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shards, too, lie beside what it leads to: from one disk to another nothing can be renamed."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    (tmp_path / "link").symlink_to(disk / "real")
+    if as_folder:
+        (disk / "real").mkdir()
+    make, made = shards.make_folder, []
+
+    def noted(planned: shards.Shards) -> None:
+        made.append(planned.folder)
+        make(planned)
+
+    monkeypatch.setattr(shards, "make_folder", noted)
+    write(extractor, table, tmp_path / "link", as_folder=as_folder)
+    assert [folder.parent for folder in made] == [disk]
+    assert (tmp_path / "link").readlink() == disk / "real" and [path.name for path in disk.iterdir()] == ["real"]
+    assert len(Embeddings.load(tmp_path / "link")) == len(table)
 
 
 def test_the_metadata_stand_in_the_file(extractor: Extractor, table: ImageTable, tmp_path: Path) -> None:

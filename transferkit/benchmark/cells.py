@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from transferkit.errors import UserError
+from transferkit.files import lock
 
 CELL = "cell.json"
 
@@ -105,19 +107,16 @@ def locked(out: Path) -> Iterator[None]:
     Raises:
         UserError: another process has it, or the directory cannot be written.
     """
-    import fcntl  # not on Windows
-
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with (out / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UserError(
-                    f"another benchmark is writing into {out}; wait for it or give another --out"
-                ) from error
-            yield
+        (out / ".lock").touch()
+        held = lock(out / ".lock")
+    except BlockingIOError as error:
+        raise UserError(f"another benchmark is writing into {out}; wait for it or give another --out") from error
     except OSError as error:
-        if error.filename and Path(error.filename) in (out, out / ".lock", *out.parents):
-            raise UserError(f"cannot write {out}: {error.strerror}; choose another --out") from error
-        raise
+        raise UserError(f"cannot write {out}: {error.strerror}; choose another --out") from error
+    try:
+        yield
+    finally:
+        if held is not None:
+            os.close(held)

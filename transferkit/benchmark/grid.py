@@ -157,8 +157,7 @@ def cosine_gap(features: Embeddings) -> float:
 
 def save(cell: Cell, folder: Path, result: ProbeResult | None = None) -> None:
     """Put a cell in its place, whole: a directory that ``transferkit probe --compare`` takes as well."""
-    with atomic_path(folder) as temporary:
-        temporary.mkdir()
+    with atomic_path(folder, folder=True) as temporary:
         if result is not None:
             save_probe(result, temporary)
         write_cell(cell, temporary)

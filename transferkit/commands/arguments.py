@@ -34,11 +34,21 @@ def setting(arguments: Sequence[str], files: Sequence[Path], name: str) -> str |
     """The value of an option: its last on the command line, else that of the last config that has it."""
     values = all_options(arguments, f"--{name}")
     for file in reversed(files):
-        found: Any = read_yaml(file)
-        for part in name.split("."):
-            found = found.get(part) if isinstance(found, dict) else None
+        found = look_up(read_yaml(file), name)
         values = values or ([str(found)] if found is not None else [])
     return values[-1] if values else None
+
+
+def look_up(content: Any, name: str) -> Any:
+    """The value of an option in a config, whose keys may hold dots; None if it is not there."""
+    if not isinstance(content, dict):
+        return None
+    if name in content:
+        return content[name]
+    places = (place for place, letter in enumerate(name) if letter == ".")
+    return next(
+        (found for at in places if (found := look_up(content.get(name[:at]), name[at + 1 :])) is not None), None
+    )
 
 
 def all_options(arguments: Sequence[str], name: str) -> list[str]:
@@ -86,6 +96,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"config {path} holds no options (key: value)")
     check_values(path, content)
+    check_dots(path, content)
     if "config" in content:
         raise UserError(f"config {path} names another one; give both: --config ONE --config OTHER")
     return content
@@ -111,6 +122,21 @@ def check_values(path: Path, content: dict[str, Any]) -> None:
             pending += [(inner, depth + 1) for inner in value.values()]
         elif isinstance(value, list | set | tuple):
             pending += [(inner, depth + 1) for inner in value]
+
+
+def check_dots(path: Path, content: dict[str, Any]) -> None:
+    """Refuse an option with a dot in its key beside its section: the parser would keep whichever comes last.
+
+    Raises:
+        UserError: naming both.
+    """
+    for key in content:
+        parts = key.split(".")
+        for section in (".".join(parts[:count]) for count in range(1, len(parts))):
+            if section in content:
+                inner = key.removeprefix(f"{section}.")
+                beside = f"{key[:80]!r} stands beside the section {section[:80]!r}"
+                raise UserError(f"config {path}: {beside}; write {inner[:80]!r} into it")
 
 
 def as_config(content: dict[str, Any]) -> list[str]:

@@ -2,12 +2,13 @@
 
 import re
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from transferkit.benchmark.cells import Approach
 from transferkit.commands import report
-from transferkit.commands.extractors import open_extractor
+from transferkit.commands.extractors import Accelerator, open_extractor
 from transferkit.commands.parse import own_names, resumable
 from transferkit.errors import UserError
 from transferkit.files import check_folder
@@ -31,6 +32,7 @@ def benchmark(
     val_fraction: float = 0.15,
     test_fraction: float = 0.2,
     on_error: Literal["fail", "skip"] = "fail",
+    accelerator: Accelerator = "auto",
     json: bool = False,
 ) -> int:
     """Probe several extractors on several datasets: a table, a CSV file and a picture.
@@ -50,6 +52,7 @@ def benchmark(
         val_fraction: share of train to select on, where no val is given beside a test.
         test_fraction: share of all to report on, where no splits are given.
         on_error: unreadable images: ``fail`` fails the cell, ``skip`` leaves them out.
+        accelerator: auto takes a GPU if there is one.
         json: print the cells as one JSON object.
     """
     from transferkit.benchmark import grid, table
@@ -61,7 +64,8 @@ def benchmark(
     options = {"fast": fast, "seed": seed, "val_fraction": val_fraction, "test_fraction": test_fraction}
     place = Path(out)
     check_folder(place)
-    cells = grid.run(place, approaches, datasets, opened, resume=resume, on_error=on_error, options=options)
+    opens = partial(opened, accelerator=accelerator)
+    cells = grid.run(place, approaches, datasets, opens, resume=resume, on_error=on_error, options=options)
     if json:
         report.as_json({"cells": [asdict(cell) for cell in cells]})
     else:
@@ -77,14 +81,14 @@ def benchmark(
     return 0
 
 
-def opened(name: str, weights: str, pooling: str | None) -> "Extractor":
+def opened(name: str, weights: str, pooling: str | None, accelerator: Accelerator = "auto") -> "Extractor":
     """As :func:`open_extractor`; a message names the keys of the config.
 
     Raises:
         UserError: likewise.
     """
     try:
-        return open_extractor(name, weights, pooling)
+        return open_extractor(name, weights, pooling, accelerator)
     except UserError as error:
         own = own_names(str(error), ("extractor", "weights", "pooling"))
         raise UserError(re.sub("--(extractor|weights|pooling) ", r"\1: ", own)) from error

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from transferkit.commands.extractors import Accelerator, open_extractor
 from transferkit.commands.parse import call
 from transferkit.commands.report import as_json, note, table
 
@@ -23,6 +24,8 @@ def duplicates(
     extractor: str = "resnet18",
     pooling: str | None = None,
     weights: str = "DEFAULT",
+    image_root: str | None = None,
+    accelerator: Accelerator = "auto",
     json: bool = False,
 ) -> int:
     """List groups of images that are almost the same, and pairs of them in different splits (leakage).
@@ -37,6 +40,8 @@ def duplicates(
             for an embeddings table.
         pooling: how features become one embedding; by default the extractor's own.
         weights: DEFAULT or a weights file, for a torchvision or Hugging Face extractor.
+        image_root: the folder that a manifest's paths are relative to or lie in, where it is not its own.
+        accelerator: auto takes a GPU if there is one.
         json: print one JSON object.
     """
     from transferkit.search.duplicates import find_duplicates, open_embeddings
@@ -46,13 +51,12 @@ def duplicates(
     if embeddings is not None:
         found = find_duplicates(embeddings, threshold)
     else:
-        from transferkit.commands.extractors import open_extractor
         from transferkit.data.sources import open_images
         from transferkit.embed import cached_features
         from transferkit.search.duplicates import content_hashes
 
-        opened = open_images(images)
-        embeddings = cached_features(open_extractor(extractor, weights, pooling), opened)
+        opened = open_images(images, image_root)
+        embeddings = cached_features(open_extractor(extractor, weights, pooling, accelerator), opened)
         for path, reason in embeddings.metadata["broken"].items():
             note(f"left out: {path} ({reason})")
         found = find_duplicates(embeddings, threshold)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from transferkit.commands import report
+from transferkit.commands.extractors import Accelerator
 from transferkit.commands.parse import resumable
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class Processes:
     devices: int | None = None
     num_nodes: int | None = None
     strategy: Literal["auto", "ddp"] = "auto"
-    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
+    accelerator: Accelerator = "auto"
 
 
 def main(arguments: list[str]) -> int:
@@ -48,6 +49,7 @@ def embed(
     batch_size: int | None = None,
     workers: int | None = None,
     on_error: Literal["fail", "skip"] = "fail",
+    image_root: str | None = None,
     trainer: Processes = Processes(),
     json: bool = False,
 ) -> int:
@@ -72,6 +74,7 @@ def embed(
         batch_size: images a forward pass; by default 16 on a CPU, 128 on a GPU.
         workers: threads; by default one a core.
         on_error: fail names every unreadable image and writes no table, skip leaves them out.
+        image_root: the folder that a manifest's paths are relative to or lie in, where it is not its own.
         trainer: processes, as of Lightning's Trainer.
         json: print one JSON object.
     """
@@ -88,7 +91,7 @@ def embed(
     if pooling and (layer or features != "pooled"):
         other = f"--layer {layer}" if layer else f"--features {features}"
         raise UserError(f"--pooling {pooling} is of the network's end and does not go with {other}; leave one out")
-    table = open_images(images)
+    table = open_images(images, image_root)
     opened = read_extractor(extractor, weights, pooling, preprocessing)
     with start(trainer.devices, trainer.num_nodes, trainer.accelerator) as member:
         forward = opened.to(member.device).forward(precision, layer, features, normalize)

@@ -1,26 +1,31 @@
 """The extractor that ``--extractor`` names, on the device to use."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from transferkit.extractor import Extractor
 
+Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
 
-def open_extractor(name: str, weights: str = "DEFAULT", pooling: str | None = None) -> "Extractor":
-    """Open an extractor on the GPU if there is one, else on the CPU.
+
+def open_extractor(
+    name: str, weights: str = "DEFAULT", pooling: str | None = None, accelerator: Accelerator = "auto"
+) -> "Extractor":
+    """Open an extractor on the device to use.
 
     Args:
         name: torchvision name, Hugging Face id or directory, exported directory, or checkpoint.
         weights: ``DEFAULT``, ``none`` (random, the same each time) or a path.
         pooling: ``None`` is the extractor's own.
+        accelerator: ``auto`` takes a GPU if there is one.
 
     Raises:
-        UserError: see :meth:`Extractor.from_pretrained`.
+        UserError: no such accelerator; see :meth:`Extractor.from_pretrained`.
     """
-    import torch
+    from transferkit.embed.processes import find_device
 
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return read_extractor(name, weights, pooling).to(device or "cpu")
+    device = find_device(accelerator, "--accelerator")
+    return read_extractor(name, weights, pooling).to(device)
 
 
 def read_extractor(

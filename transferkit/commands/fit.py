@@ -53,7 +53,7 @@ RESUME = "last, best or a checkpoint: go on with its fit, in its run directory"
 EVALUATE = "best or last of the newest run of that --name (of any without one), or a checkpoint; best by default"
 SAVED = ("seed_everything", "name", "model", "data", "trainer")
 SPLITTING = ("val_fraction", "test_fraction", "split_seed", "n_per_class")
-MOVABLE = ("root", "num_workers", "splits")  # what a resumed fit may change and end with the same weights
+MOVABLE = ("root", "image_root", "num_workers", "splits")  # what a resumed fit may change and end with the same weights
 RUN = "TRANSFERKIT_RUN"  # tells the processes that Lightning starts for more devices where to write
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from transferkit.commands.extractors import Accelerator, open_extractor
 from transferkit.commands.parse import resumable
 from transferkit.commands.report import as_json, next_command, note, table, written
 
@@ -24,6 +25,8 @@ def index(
     pooling: str | None = None,
     weights: str = "DEFAULT",
     overwrite: bool = False,
+    image_root: str | None = None,
+    accelerator: Accelerator = "auto",
     json: bool = False,
 ) -> int:
     """Embed images into a directory that `transferkit search` answers from.
@@ -41,9 +44,10 @@ def index(
         pooling: how features become one embedding; by default the extractor's own.
         weights: DEFAULT or a weights file, for a torchvision or Hugging Face extractor.
         overwrite: replace an index of other images or another extractor.
+        image_root: the folder that a manifest's paths are relative to or lie in, where it is not its own.
+        accelerator: auto takes a GPU if there is one.
         json: print one JSON object.
     """
-    from transferkit.commands.extractors import open_extractor
     from transferkit.data.sources import open_images
     from transferkit.search.build import absolute_source, build_index
     from transferkit.search.directory import open_index
@@ -53,8 +57,8 @@ def index(
         before = open_index(out)
         source = dict(zip(("source", "weights"), before.source(), strict=True))
         pooling = pooling or before.record["extractor"]["pooling"]
-    opened = open_extractor(source["source"], source["weights"], pooling)
-    built, change = build_index(open_images(images), out, opened, source, index, overwrite)
+    opened = open_extractor(source["source"], source["weights"], pooling, accelerator)
+    built, change = build_index(open_images(images, image_root), out, opened, source, index, overwrite)
     report(built, change, asked=index, json=json)
     written(Path(out))
     next_command("search", out, "QUERY.jpg", "-k", "10")

@@ -87,10 +87,10 @@ def check_keys(file: Path, known: Sequence[str], verb: str) -> None:
 
 def own_names(message: str, options: Container[str]) -> str:
     """A message about ``fit``'s options in the names that a command has for them."""
-    names = {"backbone": "extractor", "weights": "weights", "pooling": "pooling", "preprocessing": "preprocessing"}
-    for theirs, ours in names.items():
+    names = {f"model.{name}": name for name in ("weights", "pooling", "preprocessing")}
+    for theirs, ours in (names | {"model.backbone": "extractor", "data.image_root": "image_root"}).items():
         if ours in options:
-            message = message.replace(f"--model.{theirs} ", f"--{ours} ")
+            message = message.replace(f"--{theirs} ", f"--{ours} ")
     return message
 
 

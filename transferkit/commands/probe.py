@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from transferkit.commands import report
-from transferkit.commands.extractors import open_extractor
+from transferkit.commands.extractors import Accelerator, open_extractor
 from transferkit.commands.parse import resumable
 from transferkit.errors import UserError
 
@@ -34,6 +34,8 @@ def probe(
     on_error: Literal["fail", "skip"] = "fail",
     compare: str | None = None,
     export: str | None = None,
+    image_root: str | None = None,
+    accelerator: Accelerator = "auto",
     json: bool = False,
 ) -> int:
     """Measure embeddings with a linear probe, nearest neighbours and few-shot curves.
@@ -58,6 +60,8 @@ def probe(
         on_error: unreadable images: ``fail`` names them all, ``skip`` leaves them out.
         compare: directory of another probe of the same images; says how this one differs.
         export: directory for the extractor with the classifier as its head.
+        image_root: the folder that a manifest's paths are relative to or lie in, where it is not its own.
+        accelerator: auto takes a GPU if there is one.
         json: print probe.json instead of the table.
     """
     from transferkit.data.sources import open_images
@@ -72,8 +76,8 @@ def probe(
     if export:
         check_folder(Path(export).parent)
     other = load_predictions(compare) if compare else None
-    table = None if is_embeddings(images) else open_images(images)
-    opened = open_extractor(extractor, weights, pooling) if table or export else None
+    table = None if is_embeddings(images) else open_images(images, image_root)
+    opened = open_extractor(extractor, weights, pooling, accelerator) if table or export else None
     table = load_splits(table, splits) if table and splits else table
     embeddings = extract(opened, table, on_error) if opened and table else Embeddings.load(images)
     if splits and not table:
@@ -99,6 +103,7 @@ def probe(
     else:
         how = ["--model.backbone", extractor, *(["--model.weights", weights] if weights != "DEFAULT" else [])]
         how += ["--model.pooling", pooling] if pooling else []
+        how += ["--data.image_root", image_root] if image_root else []
         how += ["--data.splits", f"{out}/splits.parquet", "--model.head", f"{out}/start.safetensors"]
         report.next_command("fit", "--data.root", images, *how, "--model.regime", "full")
     return 0

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
+from transferkit.commands.extractors import Accelerator, open_extractor
 from transferkit.commands.parse import call
 from transferkit.commands.report import as_json, next_command, note, table, written
 
@@ -22,6 +23,8 @@ def regions(
     weights: str = "DEFAULT",
     on_error: Literal["fail", "skip"] = "fail",
     overwrite: bool = False,
+    image_root: str | None = None,
+    accelerator: Accelerator = "auto",
     json: bool = False,
 ) -> int:
     """Embed boxes in images into a Parquet table: path, label, split, embedding, box, x1, y1, x2, y2.
@@ -40,16 +43,17 @@ def regions(
         weights: DEFAULT or a weights file, for a torchvision or Hugging Face extractor.
         on_error: boxes outside of their image and unreadable images: fail names them, skip leaves them out.
         overwrite: replace an earlier table of regions.
+        image_root: the folder that a manifest's paths are relative to or lie in, where it is not its own.
+        accelerator: auto takes a GPU if there is one.
         json: print one JSON object.
     """
-    from transferkit.commands.extractors import open_extractor
     from transferkit.data.sources import open_images
     from transferkit.regions import check_place, embed_regions, match_boxes, read_boxes, save_regions
 
     check_place(Path(out), overwrite)
-    opened, found = open_images(images), read_boxes(boxes)
+    opened, found = open_images(images, image_root), read_boxes(boxes)
     match_boxes(boxes, found, opened)
-    result = embed_regions(open_extractor(extractor, weights, pooling), opened, found, method, on_error)
+    result = embed_regions(open_extractor(extractor, weights, pooling, accelerator), opened, found, method, on_error)
     for box in result.clipped[:5]:
         note(f"clipped to its image: row {box.number}, {box.path} {', '.join(f'{value:g}' for value in box[2:6])}")
     if len(result.clipped) > 5:

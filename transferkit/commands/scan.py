@@ -1,6 +1,7 @@
 """``scan``: what is wrong with a set of images."""
 
 import csv
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ def main(arguments: list[str]) -> int:
     return call(scan, arguments)
 
 
-def scan(images: str, out: str | None = None, json: bool = False) -> int:
+def scan(images: str, out: str | None = None, image_root: str | None = None, json: bool = False) -> int:
     """Find out what is wrong with a set of images, in one pass.
 
     An error would stop training or spoil it: images that cannot be read or are cut short, the same bytes under
@@ -31,13 +32,14 @@ def scan(images: str, out: str | None = None, json: bool = False) -> int:
     Args:
         images: class folders, a folder with train/val[/test], a flat folder, a CSV or Parquet manifest, or one image.
         out: a CSV file, one line a finding: path, finding, severity, detail.
+        image_root: the folder that a manifest's paths are relative to or lie in, where it is not its own.
         json: print everything as one JSON object.
     """
     from transferkit.data.scan import scan as scan_images
 
     if out is not None:
         check_place(Path(out))
-    report = scan_images(images)
+    report = scan_images(images, image_root=image_root)
     if out is not None:
         write_csv(report, Path(out))
     if json:
@@ -49,7 +51,7 @@ def scan(images: str, out: str | None = None, json: bool = False) -> int:
     if report.errors:
         note(f"findings that would stop or spoil training: {report.errors} of {len(report.findings)}")
     elif len(report.table.class_names) > 1:
-        next_command("fit", "--data.root", images)
+        next_command("fit", "--data.root", images, *(["--data.image_root", image_root] if image_root else []))
     return 2 if report.errors else 0
 
 
@@ -81,12 +83,12 @@ def as_dict(report: "Report", source: str) -> dict[str, object]:
     """The report as plain types."""
     from transferkit.data.scan import KINDS
 
-    images, labels = report.table, report.table.labels
+    images, labels = report.table, Counter(report.table.labels)
     splits = sorted({split for split in images.splits if split is not None})
     return {
         "source": source,
         "images": len(images),
-        "classes": {name: labels.count(name) for name in images.class_names},
+        "classes": {name: labels[name] for name in images.class_names},
         "splits": {split: images.splits.count(split) for split in splits},
         "errors": report.errors,
         "notes": len(report.findings) - report.errors,

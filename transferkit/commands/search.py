@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from transferkit.commands.extractors import Accelerator, open_extractor
 from transferkit.commands.parse import call
 from transferkit.commands.report import as_json, note, table, written
 from transferkit.errors import UserError
@@ -27,6 +28,7 @@ def search(
     row: str | None = None,
     exact: bool = False,
     html: str | None = None,
+    accelerator: Accelerator = "auto",
     json: bool = False,
 ) -> int:
     """Find the images of an index that are nearest to one image, or to the mean of several.
@@ -39,6 +41,7 @@ def search(
         row: search for an indexed image instead, by its row number (from 0) or path; it is itself left out.
         exact: compare with every image, whatever the kind of index.
         html: write the results with thumbnails as one HTML file, too.
+        accelerator: auto takes a GPU if there is one.
         json: print one JSON object.
     """
     from transferkit.search.directory import open_index
@@ -50,7 +53,7 @@ def search(
         raise UserError(f"--html {html}: give the page a name that ends in .html")
     opened = open_index(index)
     if row is None:
-        left_out, direction = None, mean_direction(embed_queries(opened, query))
+        left_out, direction = None, mean_direction(embed_queries(opened, query, accelerator))
     else:
         import torch
 
@@ -78,11 +81,9 @@ def search(
     return 0
 
 
-def embed_queries(index: "ImageIndex", query: list[str]) -> "Tensor":
+def embed_queries(index: "ImageIndex", query: list[str], accelerator: Accelerator = "auto") -> "Tensor":
     """Embeddings of the query images, by the extractor the index was built with: (Q, D)."""
-    from transferkit.commands.extractors import open_extractor
-
-    extractor = open_extractor(*index.source(), index.record["extractor"]["pooling"])
+    extractor = open_extractor(*index.source(), index.record["extractor"]["pooling"], accelerator)
     index.check_extractor(extractor)
     return extractor.embed(query)
 

@@ -1,6 +1,7 @@
 """``similarity``: cosine of images under an extractor."""
 
 from transferkit.commands import report
+from transferkit.commands.extractors import Accelerator, open_extractor
 from transferkit.commands.parse import call
 
 
@@ -14,6 +15,7 @@ def similarity(
     extractor: str = "resnet18",
     weights: str = "DEFAULT",
     pooling: str | None = None,
+    accelerator: Accelerator = "auto",
     json: bool = False,
 ) -> int:
     """Cosine similarity of images, in [-1, 1]: one number for two, a table for more.
@@ -23,6 +25,7 @@ def similarity(
         extractor: torchvision name, Hugging Face id or directory, exported directory, or checkpoint.
         weights: DEFAULT, none (random), or a weights file.
         pooling: how features become one embedding; by default the extractor's own.
+        accelerator: auto takes a GPU if there is one.
         json: print one JSON object.
     """
     from transferkit.errors import UserError
@@ -30,9 +33,7 @@ def similarity(
 
     if len(images) < 2:
         raise UserError("similarity compares two or more images; give another one")
-    from transferkit.commands.extractors import open_extractor
-
-    embedding = open_extractor(extractor, weights, pooling).embed(images)
+    embedding = open_extractor(extractor, weights, pooling, accelerator).embed(images)
     for row in zero_rows(embedding).tolist():
         report.note(f"{images[row]} has an embedding of zeros: its cosine with everything is 0")
     cosine = cosine_matrix(embedding).tolist()

@@ -10,9 +10,10 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from transferkit.cores import cores
 from transferkit.data.augmentation import Augmentation, Preset
 from transferkit.data.batches import Batch, EpochBatches, FeatureBatches, ImageBatches, leave_signals_to_main
-from transferkit.data.decoding import MOST_NAMED, cores, raise_broken, verify
+from transferkit.data.decoding import MOST_NAMED, raise_broken, verify_together
 from transferkit.data.sources import ImageTable, check_trainable, open_images
 from transferkit.data.splits import HELD_OUT, assign_splits, few_shot, load_splits, select_classes
 from transferkit.errors import UserError
@@ -28,6 +29,7 @@ class ImageDataModule(LightningDataModule):
 
     Args:
         root: class folders, a folder with train/val[/test], a CSV or Parquet manifest, or ``digits``.
+        image_root: the folder that a manifest's paths are relative to or lie in, where it is not its own.
         val_fraction: share of the training images that becomes val, stratified, where none is given.
         test_fraction: share that becomes test, stratified, where none is given.
         split_seed: seed of these splits and of ``n_per_class``, apart from the training's.
@@ -59,11 +61,13 @@ class ImageDataModule(LightningDataModule):
         class_weights: Literal["balanced"] | list[float] | None = None,
         batch_size: int = 32,
         num_workers: int | None = None,
+        image_root: str | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
         check_counts(batch_size=batch_size, num_workers=num_workers, views=views, n_per_class=n_per_class)
         check_fractions(val_fraction=val_fraction, test_fraction=test_fraction)
+        self.image_root = image_root
         self.root, self.splits, self.classes, self.n_per_class = root, splits, classes, n_per_class
         self.val_fraction, self.test_fraction, self.split_seed = val_fraction, test_fraction, split_seed
         self.augmentation, self.views, self.cache = augmentation, views, cache
@@ -94,7 +98,7 @@ class ImageDataModule(LightningDataModule):
             raise UserError("no data given; add --data.root DIR (class folders, a manifest, or digits)")
         if stage == "predict":
             if "predict" not in self.tables:
-                self.tables["predict"] = open_images(self.root)
+                self.tables["predict"] = open_images(self.root, self.image_root)
             return
         if not self.tables.keys() - {"predict"}:
             table = self.read_splits() if stage == "fit" or self.splits else self.read_all(stage)
@@ -105,7 +109,7 @@ class ImageDataModule(LightningDataModule):
 
     def read_splits(self) -> ImageTable:
         """All images with the splits to train, select and test on."""
-        table = open_images(self.root)
+        table = open_images(self.root, self.image_root)
         if self.splits:
             table = load_splits(table, self.splits)
         if self.classes:
@@ -122,7 +126,7 @@ class ImageDataModule(LightningDataModule):
 
     def read_all(self, stage: str) -> ImageTable:
         """Images to evaluate that nothing was trained on, with the splits they bring, or all in the one wanted."""
-        table = open_images(self.root)
+        table = open_images(self.root, self.image_root)
         if self.classes:
             table = select_classes(table, self.classes)
         if not any(table.splits):
@@ -156,10 +160,15 @@ class ImageDataModule(LightningDataModule):
     def check_images(self, names: Sequence[str]) -> None:
         """Decode every image of the named splits once, unless it is remembered, and apply ``on_error``.
 
+        Several processes share the work.
+
         Raises:
             UserError: naming every image that cannot be read, with ``on_error: fail``.
         """
-        self.check_broken({path: why for name in names for path, why in verify(self.tables[name]).items()})
+        trainer: Any = self.trainer
+        share = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        broken = (verify_together(self.tables[name], *share) for name in names)
+        self.check_broken({path: why for found in broken for path, why in found.items()})
 
     def check_broken(self, broken: dict[str, str]) -> None:
         """Leave unreadable images out of the splits, or refuse them.

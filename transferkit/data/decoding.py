@@ -1,24 +1,19 @@
 """Which images are broken: each is decoded in full once, and that is remembered by path and stamp."""
 
 import errno
-import hashlib
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
-import PIL
-import pyarrow as pa
-import pyarrow.parquet as pq
-import torchvision
+import torch
 
-from transferkit.data.fingerprint import stamp
+from transferkit.cores import cores
+from transferkit.data import memory
 from transferkit.data.sources import DIGITS, ImageTable
 from transferkit.errors import UserError
-from transferkit.files import atomic_path, cache_dir
 from transferkit.images import ImageError
 from transferkit.progress import progress_bar
 
@@ -31,9 +26,6 @@ MOST_NAMED = 50  # named in one line; a manifest with a wrong path has them by t
 _PASSING = {os.strerror(number).lower() for number in errno.errorcode}
 
 Seen = TypeVar("Seen")
-
-# Path -> (stamp of the file, reason why it cannot be decoded or None).
-_Memory = dict[str, tuple[str, str | None]]
 
 
 def verify(table: ImageTable, rows: Sequence[int] | None = None, workers: int | None = None) -> dict[str, str]:
@@ -55,9 +47,21 @@ def verify(table: ImageTable, rows: Sequence[int] | None = None, workers: int | 
     return {name: reason for name in names if (reason := results[name]) is not None}
 
 
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def verify_together(table: ImageTable, rank: int, world_size: int) -> dict[str, str]:
+    """As :func:`verify`, where several processes of one fit ask for the same: each decodes a share.
+
+    Args:
+        table: images, the same in all processes.
+        rank: number of this process.
+        world_size: how many there are.
+    """
+    found = verify(table, range(rank, len(table), world_size))
+    if world_size == 1:
+        return found
+    shares: list[dict[str, str]] = [{}] * world_size
+    torch.distributed.all_gather_object(shares, found)
+    broken = {name: reason for share in shares for name, reason in share.items()}
+    return dict(sorted(broken.items()))
 
 
 def recall(table: ImageTable, rows: Sequence[int] | None = None) -> dict[str, str | None]:
@@ -69,19 +73,13 @@ def recall(table: ImageTable, rows: Sequence[int] | None = None) -> dict[str, st
     names = [table.paths[row] for row in (range(len(table)) if rows is None else rows)]
     if table.root == DIGITS:
         return dict.fromkeys(names)
-    memory = _load(_memory_file(table.root))
-    known: dict[str, str | None] = {}
-    for name in names:
-        if name in memory and memory[name][0] == stamp(Path(table.root, name)):
-            known[name] = memory[name][1]
-    return known
+    return memory.known(table.root, names)
 
 
 def remember(table: ImageTable, results: Mapping[str, str | None]) -> None:
     """Keep what was found by decoding, for ``recall`` and ``verify`` in this and in later processes.
 
     What the system says of a file is not remembered: rights, a network drive, or memory change without a trace.
-    Where two processes write at once, one of the additions is lost and decoded again some day.
 
     Args:
         table: images.
@@ -89,22 +87,9 @@ def remember(table: ImageTable, results: Mapping[str, str | None]) -> None:
     """
     if table.root == DIGITS or not results:
         return
-    target = _memory_file(table.root)
-    memory = _load(target)
-    for name, reason in results.items():
-        now = stamp(Path(table.root, name))
-        if now is not None and reason not in _PASSING:
-            memory[name] = (now, reason)
-    found, reasons = zip(*memory.values(), strict=True) if memory else ((), ())
-    columns = {
-        "path": pa.array(memory, pa.string()),
-        "stamp": pa.array(found, pa.string()),
-        "reason": pa.array(reasons, pa.string()),
-    }
     try:
-        with atomic_path(target) as temporary:
-            pq.write_table(pa.table(columns), temporary)
-    except (UserError, OSError) as error:  # a read-only home costs time, not the run
+        memory.add(table.root, {name: reason for name, reason in results.items() if reason not in _PASSING})
+    except UserError as error:  # a read-only home costs time, not the run
         _log.warning("images will be checked again next time: %s", error)
 
 
@@ -171,22 +156,3 @@ def _fault(table: ImageTable, row: int) -> str | None:
     except ImageError as error:
         return str(error)
     return None
-
-
-def _memory_file(root: str) -> Path:
-    # Another version of a decoder may read what this one cannot, and the other way round.
-    key = "\0".join((root, "stamps", torchvision.__version__, PIL.__version__))
-    return cache_dir() / "decoded" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.parquet"
-
-
-def _load(path: Path) -> _Memory:
-    """The memory of one root; empty if there is none or it cannot be read."""
-    try:
-        columns = pq.read_table(path, columns=["path", "stamp", "reason"]).to_pydict()
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, pa.ArrowException) as error:
-        _log.warning("ignoring the memory of checked images in %s, it is damaged: %s", path, error)
-        return {}
-    facts = zip(columns["stamp"], columns["reason"], strict=True)
-    return dict(zip(columns["path"], facts, strict=True))

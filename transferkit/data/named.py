@@ -83,8 +83,7 @@ def manifest_of(name: str) -> Path:
         return manifest
     remedy = f"put torchvision's {named.kind} files into {folder}, or give a folder of images"
     require_network(named.host, f"the dataset {name}", remedy)
-    with atomic_path(folder) as temporary:  # a half of an archive never passes for a dataset
-        temporary.mkdir()
+    with atomic_path(folder, folder=True) as temporary:  # a half of an archive never passes for a dataset
         write_manifest(named, temporary, download=True)
         for file in [path for path in temporary.rglob("*") if path.suffix in ARCHIVES]:
             file.unlink()

@@ -2,6 +2,8 @@
 
 import functools
 import hashlib
+import itertools
+import operator
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,7 +14,7 @@ import torch
 from torch import Tensor
 
 from transferkit.data.fingerprint import fingerprint, stamps
-from transferkit.data.manifest import MANIFEST_SUFFIXES, SPLIT_WORDS, read_manifest
+from transferkit.data.manifest import MANIFEST_SUFFIXES, SPLIT_WORDS, Columns, read_columns
 from transferkit.data.named import manifest_of, plain_name
 from transferkit.data.walk import IMAGE_SUFFIXES, walk
 from transferkit.errors import UserError
@@ -45,7 +47,7 @@ class ImageTable:
         """Check the invariants that everyone downstream relies on."""
         if not len(self.paths) == len(self.labels) == len(self.splits):
             raise ValueError("paths, labels and splits differ in length")
-        if any(a >= b for a, b in zip(self.paths, self.paths[1:], strict=False)):
+        if any(map(operator.ge, self.paths, itertools.islice(self.paths, 1, None))):
             raise ValueError("paths must be sorted and unique")
 
     def __len__(self) -> int:
@@ -96,7 +98,7 @@ class ImageTable:
         return fingerprint(self.paths, self.stamps())
 
 
-def open_images(source: str | Path) -> ImageTable:
+def open_images(source: str | Path, image_root: str | Path | None = None) -> ImageTable:
     """List the images of a source without opening any of them.
 
     Args:
@@ -106,6 +108,7 @@ def open_images(source: str | Path) -> ImageTable:
             name (``cifar10``; ``named.NAMED`` lists them), downloaded when it is first asked for. A folder of
             such a name in the current directory wins. Folders below a class folder belong to the class. Hidden files,
             ``__MACOSX`` and files without an image's extension are left out; links are followed, loops not.
+        image_root: the folder that a manifest's paths are relative to, or lie in, where that is not its own.
 
     Raises:
         UserError: nothing there, no image, a name that is not UTF-8, a mixture of class and split folders,
@@ -122,6 +125,9 @@ def open_images(source: str | Path) -> ImageTable:
     except (OSError, ValueError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"no such folder or file: {str(source)!r} ({reason}); check the path") from error
+    is_manifest = place.suffix.lower() in MANIFEST_SUFFIXES and not is_folder
+    if image_root is not None:
+        check_image_root(image_root, source, is_manifest)
     if is_folder:
         found = walk(place)
         for name, reason in found.closed:
@@ -132,8 +138,8 @@ def open_images(source: str | Path) -> ImageTable:
         table = table_of(DIGITS, [(f"{row:04d}.png", label, None) for row, label in enumerate(labels)], DIGITS)
     elif not place.is_file():  # a pipe would be waited for
         raise UserError(f"{str(source)!r} is neither a folder nor a regular file; give one of these")
-    elif place.suffix.lower() in MANIFEST_SUFFIXES:
-        table = table_of(str(place.parent.resolve()), read_manifest(place), str(source))
+    elif is_manifest:
+        table = table_of_manifest(place, str(source), image_root)
     elif place.suffix.lower() in IMAGE_SUFFIXES:
         table = table_of(str(place.parent.resolve()), [(place.name, None, None)], str(source))
     else:
@@ -207,14 +213,49 @@ def table_of(
     Raises:
         UserError: a name that is not UTF-8.
     """
-    rows = sorted(rows, key=lambda row: row[0])
-    for path, _, _ in rows:
+    columns = Columns([], [], [])
+    for path, label, split in rows:
+        columns.paths.append(path)
+        columns.labels.append(label)
+        columns.splits.append(split)
+    return table_of_columns(root, columns, source, empty)
+
+
+def table_of_columns(root: str, columns: Columns, source: str, empty: Sequence[str] = ()) -> ImageTable:
+    """As :func:`table_of`, of columns of path, label and split."""
+    paths = columns.paths
+    for path in itertools.filterfalse(str.isascii, paths):
         try:
             path.encode()
         except UnicodeEncodeError as error:
             raise UserError(f"the file name {os.fsencode(path)!r} is not UTF-8; rename it") from error
-    paths, labels, splits = zip(*rows, strict=True) if rows else ((), (), ())
-    return ImageTable(root, paths, labels, splits, source, tuple(empty))
+    if any(map(operator.gt, paths, itertools.islice(paths, 1, None))):
+        columns = columns.select(sorted(range(len(paths)), key=paths.__getitem__))
+    return ImageTable(root, tuple(columns.paths), tuple(columns.labels), tuple(columns.splits), source, tuple(empty))
+
+
+def table_of_manifest(
+    manifest: Path, source: str, image_root: str | Path | None = None, faults: list[str] | None = None
+) -> ImageTable:
+    """The table of a manifest; see :func:`~transferkit.data.manifest.read_columns`.
+
+    Raises:
+        UserError: likewise.
+    """
+    columns = read_columns(manifest, faults, image_root and Path(image_root).expanduser())
+    return table_of_columns(str(Path(image_root or manifest.parent).expanduser().resolve()), columns, source)
+
+
+def check_image_root(image_root: str | Path, source: str | Path, is_manifest: bool) -> None:
+    """Refuse a folder of the images that is none, or goes with something else than a manifest.
+
+    Raises:
+        UserError: saying which.
+    """
+    if not is_manifest:
+        raise UserError(f"an image root goes with a manifest (.csv, .parquet), not with {str(source)!r}; leave it out")
+    if not Path(image_root).expanduser().is_dir():
+        raise UserError(f"the image root {str(image_root)!r} is no folder; give the one that the images lie in")
 
 
 def arrange(folder: Path, images: Sequence[str], folders: Sequence[str]) -> ImageTable:

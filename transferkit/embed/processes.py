@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import torch
 
-from transferkit.data.decoding import cores
+from transferkit.cores import cores
 from transferkit.errors import UserError
 
 MOST_PROCESSES = 8  # a core: more is a slip of the keyboard that would bring the machine down
@@ -44,6 +44,25 @@ def check_devices(devices: int) -> None:
         raise UserError(f"--trainer.devices is {devices}, this machine has {cores()} cores; give no more")
 
 
+def find_device(accelerator: str, option: str) -> torch.device:
+    """Where a network is to run.
+
+    Args:
+        accelerator: ``auto`` is a GPU if there is one, else the CPU; ``gpu`` one of whatever kind.
+        option: what it was given by.
+
+    Raises:
+        UserError: there is none of that kind.
+    """
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if accelerator == "cpu" or (accelerator == "auto" and found is None):
+        return torch.device("cpu")
+    if found is None or accelerator not in ("auto", "gpu", found.type):
+        there = f"{found.type} alone" if found else "none"
+        raise UserError(f"{option} {accelerator}: torch finds {there} here; give auto or cpu")
+    return found
+
+
 @contextmanager
 def start(devices: int | None = None, num_nodes: int | None = None, accelerator: str = "auto") -> Iterator[Member]:
     """Start the other processes, if there are to be any; each of them runs this very command.
@@ -58,15 +77,12 @@ def start(devices: int | None = None, num_nodes: int | None = None, accelerator:
     Raises:
         UserError: another accelerator than there is, or far more processes than cores.
     """
-    if accelerator not in ("auto", "cpu") and not torch.accelerator.is_available():
-        raise UserError(f"--trainer.accelerator {accelerator}: torch finds none here; give auto or cpu")
+    device = find_device(accelerator, "--trainer.accelerator")
     devices = devices or int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's
     check_devices(devices)
     nodes = num_nodes or int(os.environ.get("GROUP_WORLD_SIZE", 1))
     if devices * nodes == 1:
-        gpu = accelerator != "cpu" and torch.accelerator.is_available()
-        device = torch.accelerator.current_accelerator() if gpu else None
-        yield Member(device or torch.device("cpu"), cores())
+        yield Member(device, cores())
         return
     from lightning.fabric import Fabric
     from lightning.fabric.strategies.ddp import DDPStrategy

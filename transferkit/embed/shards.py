@@ -20,11 +20,11 @@ from transferkit.embeddings import TEXTS, read_facts, with_metadata, writer
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 from transferkit.extractor.forward import Forward
-from transferkit.files import atomic_path, discard, sweep, unwritable
+from transferkit.files import TEMPORARY, atomic_path, discard, install, sweep, through_links, unwritable
 
 SHARD_BATCHES = 16  # a killed run repeats at most this many batches
 SHARD_BYTES = 2**26  # fewer batches a shard where an image gives many numbers
-SHARD_NAME = re.compile(r"\d{6,}\.parquet|\.\d{6,}\.parquet\.[0-9a-f]{8}-\d+\.tmp")  # or half-written by a killed run
+SHARD_NAME = re.compile(rf"\d{{6,}}\.parquet|{TEMPORARY.pattern}")  # or half-written by a killed run
 IGNORED = {"broken": {}, "reused": 0}  # of the metadata, when it is asked whether a file is what would be written
 SKIP = "leave out with --on_error skip, which keeps what is done"
 
@@ -108,6 +108,7 @@ def write_embeddings(
     batch_size = batch_size or usual_batch_size(extractor.device)
     metadata = {**metadata, "batch_size": batch_size}
     check_place(out, as_folder)
+    out = through_links(out)  # shards lie on the disk that the whole of them is to lie on
     sweep(out.absolute().parent)
     found = written_before(out, table, metadata)
     if agree(found is not None):
@@ -214,10 +215,13 @@ def assemble(
     if not paths and on_error == "skip":
         raise UserError(f"none of the {len(table)} images can be read; see transferkit scan {table.source}")
     whole = {**metadata, "broken": broken}
-    with atomic_path(shards.out) as temporary:
-        if as_folder:
-            shards.folder.rename(temporary)
-        else:
+    if as_folder:
+        try:
+            install(shards.folder, shards.out)
+        except OSError as error:
+            raise unwritable(shards.out, error) from error
+    else:
+        with atomic_path(shards.out) as temporary:
             join(shards.files, temporary, whole)
     discard_parts(shards.out)
     return len(paths), broken

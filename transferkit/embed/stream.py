@@ -17,7 +17,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from transferkit.data.decoding import cores
+from transferkit.cores import cores
 from transferkit.images import ImageError
 
 Job = TypeVar("Job")

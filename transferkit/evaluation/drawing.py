@@ -12,6 +12,8 @@ from transferkit.embeddings import Embeddings
 
 DRAWN = 5_000
 """Rows at most in the histogram and in the map; the titles say how many there are."""
+CLASSES_DRAWN = 500
+"""Classes at most in a picture of every pair of them: a pixel each, and not gigabytes."""
 TSNE_DRAWN = 2_000
 """Rows at most in a t-SNE map: half a minute."""
 
@@ -63,13 +65,17 @@ def draw(
 
 def class_matrix(query: Side, reference: Side, labels: list[str]) -> Figure:
     """Cosines of the mean rows of the queries' classes and the references'."""
-    there = [torch.unique(side.classes) for side in (query, reference)]
+    all_of = [torch.unique(side.classes) for side in (query, reference)]
+    there = [classes[similarity.drawn_rows(len(classes), CLASSES_DRAWN, 0)] for classes in all_of]
+    title = "cosine of class means"
+    if there[0].shape < all_of[0].shape:
+        title += f", {len(there[0]):,} of {len(all_of[0]):,} classes"
     means = [
         similarity.class_means(*side, len(labels))[classes]
         for side, classes in zip((query, reference), there, strict=True)
     ]
     rows, columns = ([labels[code] for code in classes.tolist()] for classes in there)
-    figure = pictures.class_cosines(similarity.cosine_matrix(*means), rows, columns, "cosine of class means")
+    figure = pictures.class_cosines(similarity.cosine_matrix(*means), rows, columns, title)
     if query is not reference:
         figure.axes[0].set(xlabel="references", ylabel="queries")
     return figure

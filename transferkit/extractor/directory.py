@@ -47,8 +47,7 @@ def replacing(path: Path, overwrite: bool) -> Iterator[Path]:
         UserError: see :func:`check_place`; it cannot be written.
     """
     check_place(path, overwrite)
-    with atomic_path(path) as temporary:
-        temporary.mkdir()
+    with atomic_path(path, folder=True) as temporary:
         try:
             yield temporary
         except SafetensorError as error:  # a full disk, for one

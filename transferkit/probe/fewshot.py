@@ -87,5 +87,5 @@ def few_shot_curve(
 def draw_order(target: Tensor, classes: int, seed: int) -> list[Tensor]:
     """The rows of each class in random order, one `(n_k,)` int64 a class."""
     generator = torch.Generator().manual_seed(seed)
-    members = [(target == number).nonzero().flatten() for number in range(classes)]
+    members = torch.split(target.argsort(stable=True), target.bincount(minlength=classes).tolist())
     return [rows[torch.randperm(len(rows), generator=generator)] for rows in members]

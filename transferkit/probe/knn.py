@@ -33,7 +33,7 @@ def knn_predictions(
     for start in range(0, len(query), QUERIES):
         rows = query[start : start + QUERIES]
         cosine, neighbour = top_k(rows, reference, reach[-1], normalize=False)
-        for k, vote in votes(cosine, target[neighbour], classes, reach).items():
+        for k, vote in votes(cosine, target[neighbour], classes, reach):
             blocks[k].append(vote.argmax(1))
     return {k: torch.cat(parts) for k, parts in blocks.items()}
 

@@ -180,8 +180,7 @@ def write_index(
     for name, values in (("size", sizes), ("mtime_ns", times), ("place", places.tolist())):
         table = table.append_column(name, pa.array(values, pa.int64()))
     content = dict(record)
-    with atomic_path(folder) as temporary:
-        temporary.mkdir()
+    with atomic_path(folder, folder=True) as temporary:
         texts = ["path", "label", "split"]  # floats gain nothing from either
         options = {"use_dictionary": texts, "compression": "none", "row_group_size": GROUP_ROWS}
         pq.write_table(table, temporary / TABLE, **options)

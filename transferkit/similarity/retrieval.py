@@ -1,6 +1,6 @@
 """Retrieval metrics of each query: is what lies near of the same class?"""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -71,7 +71,7 @@ def retrieval(
         found = neighbour == target[:, None]
         block = _at_k(found, wanted, ks)
         block["mrr"] = 1 / _first_rank(found, scores, target, reference_class)
-        for reach, vote in votes(cosine, neighbour, classes, ks).items():
+        for reach, vote in votes(cosine, neighbour, classes, ks):
             block[f"knn_accuracy@{reach}"] = vote.argmax(1) == target
         if class_sized:
             block |= _at_r(found, wanted)
@@ -82,7 +82,7 @@ def retrieval(
     return columns
 
 
-def votes(cosine: Tensor, neighbour: Tensor, classes: int, ks: Sequence[int]) -> dict[int, Tensor]:
+def votes(cosine: Tensor, neighbour: Tensor, classes: int, ks: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
     """Votes of the K nearest for each class, a neighbour's weighing exp(cosine / 0.07).
 
     Args:
@@ -91,16 +91,16 @@ def votes(cosine: Tensor, neighbour: Tensor, classes: int, ks: Sequence[int]) ->
         classes: how many classes there are.
         ks: the K; clamped to k.
 
-    Returns:
-        K to `(Q, classes)` float64, each row up to a factor of its own.
+    Yields:
+        Each K, ascending, and `(Q, classes)` float64, each row up to a factor of its own; valid until the next K.
     """
     weight = ((cosine - cosine[:, :1]).double() / TEMPERATURE).exp()
     vote = weight.new_zeros(len(cosine), classes)
-    cast, result = 0, {}
+    cast = 0
     for k in sorted(set(ks)):
         vote.scatter_add_(1, neighbour[:, cast:k], weight[:, cast:k])
-        cast, result[k] = k, vote.clone()
-    return result
+        cast = k
+        yield k, vote
 
 
 def _at_k(found: Tensor, wanted: Tensor, ks: Sequence[int]) -> dict[str, Tensor]:

@@ -4,16 +4,24 @@ import os
 from pathlib import Path
 
 from transferkit.data.decoding import each, recall
-from transferkit.data.manifest import MANIFEST_SUFFIXES, read_manifest
+from transferkit.data.manifest import MANIFEST_SUFFIXES
 from transferkit.data.scan import rules
 from transferkit.data.scan.files import Look, fault, look, oddities, stray
 from transferkit.data.scan.findings import Finding, Report, report
-from transferkit.data.sources import DIGITS, ImageTable, arrange, open_images, table_of
+from transferkit.data.sources import (
+    DIGITS,
+    ImageTable,
+    arrange,
+    check_image_root,
+    open_images,
+    table_of,
+    table_of_manifest,
+)
 from transferkit.data.walk import walk
 from transferkit.errors import UserError
 
 
-def scan(source: str | Path, workers: int | None = None) -> Report:
+def scan(source: str | Path, workers: int | None = None, image_root: str | Path | None = None) -> Report:
     """Find what would stop or spoil training on some images, and what is odd about them.
 
     What would stop a fit at its first fault is collected here. Every image is read once and decoded in full
@@ -22,11 +30,12 @@ def scan(source: str | Path, workers: int | None = None) -> Report:
     Args:
         source: what :func:`~transferkit.data.sources.open_images` opens.
         workers: threads; one a core if ``None``. The report does not depend on it.
+        image_root: as of :func:`~transferkit.data.sources.open_images`.
 
     Raises:
         UserError: there is nothing to scan: no such place, no image, or an unreadable manifest.
     """
-    table, found = listing(source)
+    table, found = listing(source, image_root)
     if not len(table) and not any(finding.severity == "error" or finding.kind == "no-extension" for finding in found):
         raise UserError(f"no images in {str(source)!r}; it needs files such as .jpg or .png, or class folders")
     looks = look_at_all(table, workers)
@@ -56,20 +65,22 @@ def look_at_all(table: ImageTable, workers: int | None) -> dict[str, Look]:
     return each(table, range(len(table)), see, lambda seen: seen.reason, workers)
 
 
-def listing(source: str | Path) -> tuple[ImageTable, list[Finding]]:
+def listing(source: str | Path, image_root: str | Path | None = None) -> tuple[ImageTable, list[Finding]]:
     """The images of a source, and what was found wrong while listing them.
 
     Raises:
         UserError: see :func:`scan`.
     """
     place = Path(source).expanduser()
-    if place.is_dir():
+    if place.is_dir() and image_root is None:
         return list_folder(place)
     if place.is_file() and place.suffix.lower() in MANIFEST_SUFFIXES:
         faults: list[str] = []
-        table = table_of(str(place.parent.resolve()), read_manifest(place, faults), str(source))
+        if image_root is not None:
+            check_image_root(image_root, source, is_manifest=True)
+        table = table_of_manifest(place, str(source), image_root, faults)
         return table, [Finding("faulty-row", place.name, line) for line in faults]
-    return open_images(source), []
+    return open_images(source, image_root), []
 
 
 def list_folder(folder: Path) -> tuple[ImageTable, list[Finding]]:
