@@ -22,7 +22,7 @@ from transferkit.images import decode
 # What each broken file of the corpus is called; a case that is not here is `unreadable`.
 BROKEN_KINDS = {
     "truncated": "half.jpg half.png half.gif half.webp half.bmp half.tif half.ppm half.jp2 no-end-marker.jpg "
-    "progressive-cut.jpg no-end-chunk.png no-trailer.gif second-frame-cut.gif no-codestream.jp2 wide-claim.jpg "
+    "progressive-cut.jpg no-end-chunk.png second-frame-cut.gif no-codestream.jp2 wide-claim.jpg "
     "strips-missing.tif zero-tail.jpg no-pixels.png",
     "too-large": "bomb.png under-pillows-limit.png bomb.jpg long-side.png bomb.gif bomb.bmp bomb.ppm many-scans.jpg",
     "zero-byte": "empty.jpg",
@@ -36,7 +36,7 @@ ODD = {
     "tiny": "rgb-1x1.png rgb-2x3.png rgb-1x40.png rgb-40x1.png rgb-7x200.png one-wide.jpg",
     "odd-mode": "bilevel.png palette.png bilevel.bmp cmyk.jpg rgba.png rgba.tif rgba.webp grey-alpha.png "
     "fading-palette.png palette-key.png palette-key.gif invisible.png grey16.png rgb16.png grey16-key.png grey16.tif "
-    "grey16-big-endian.tif grey16.pgm grey32.tif still.gif animated.gif cmyk.tif lab.tif ycbcr.tif",
+    "grey16-big-endian.tif grey16.pgm grey32.tif still.gif no-trailer.gif animated.gif cmyk.tif lab.tif ycbcr.tif",
 }
 
 
