@@ -10,15 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-import PIL
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torchvision
 
 from transferkit.data.sources import DIGITS, ImageTable
 from transferkit.errors import UserError
 from transferkit.files import atomic_path, cache_dir
-from transferkit.images import ImageError
+from transferkit.images import ImageError, decoders
 from transferkit.progress import progress_bar
 
 _log = logging.getLogger(__name__)
@@ -174,8 +172,8 @@ def _fault(table: ImageTable, row: int) -> str | None:
 
 
 def _memory_file(root: str) -> Path:
-    # Another version of a decoder may read what this one cannot, and the other way round.
-    key = "\0".join((root, torchvision.__version__, PIL.__version__))
+    # Another version of a decoder may read what this one cannot, and the other way round; so may a new package.
+    key = f"{root}\0{decoders()}"
     return cache_dir() / "decoded" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.parquet"
 
 

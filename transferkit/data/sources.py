@@ -2,7 +2,10 @@
 
 import functools
 import hashlib
+import logging
 import os
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +16,11 @@ from torch import Tensor
 
 from transferkit.data.manifest import MANIFEST_SUFFIXES, SPLIT_WORDS, read_manifest
 from transferkit.data.named import manifest_of, plain_name
-from transferkit.data.walk import IMAGE_SUFFIXES, walk
+from transferkit.data.walk import IMAGE_SUFFIXES, picture_kind, walk
 from transferkit.errors import UserError
 from transferkit.images import read_image
+
+_log = logging.getLogger(__name__)
 
 DIGITS = "digits"
 
@@ -134,6 +139,9 @@ def open_images(source: str | Path) -> ImageTable:
         for name, reason in found.closed:
             raise UserError(f"cannot read the folder {str(place / name)!r}: {reason}; change its rights or move it")
         table = arrange(place, found.images, found.folders)
+        if unread := Counter(filter(None, map(picture_kind, found.others))):
+            kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(unread.items()))
+            _log.warning("pictures in %r that are not read: %s; convert them to PNG or JPEG", str(source), kinds)
     elif str(source) == DIGITS:
         labels = [str(label) for label in _digits()[1]]
         table = table_of(DIGITS, [(f"{row:04d}.png", label, None) for row, label in enumerate(labels)], DIGITS)
@@ -143,6 +151,8 @@ def open_images(source: str | Path) -> ImageTable:
         table = table_of(str(place.parent.resolve()), read_manifest(place), str(source))
     elif place.suffix.lower() in IMAGE_SUFFIXES:
         table = table_of(str(place.parent.resolve()), [(place.name, None, None)], str(source))
+    elif kind := picture_kind(place.name):
+        raise UserError(f"{str(source)!r} is a picture of a kind that is not read ({kind}); convert it to PNG or JPEG")
     else:
         raise UserError(f"{str(source)!r} is no image, .csv or .parquet; give a folder or one of these")
     if not table.paths:
@@ -221,7 +231,12 @@ def table_of(
         except UnicodeEncodeError as error:
             raise UserError(f"the file name {os.fsencode(path)!r} is not UTF-8; rename it") from error
     paths, labels, splits = zip(*rows, strict=True) if rows else ((), (), ())
-    return ImageTable(root, paths, labels, splits, source, tuple(empty))
+    return ImageTable(root, paths, tuple(map(one_form, labels)), splits, source, tuple(empty))
+
+
+def one_form(label: str | None) -> str | None:
+    """A label in Unicode's composed form: file systems and editors write the same letters in two ways."""
+    return label if label is None or label.isascii() else unicodedata.normalize("NFC", label)
 
 
 def arrange(folder: Path, images: Sequence[str], folders: Sequence[str]) -> ImageTable:

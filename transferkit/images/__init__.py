@@ -24,7 +24,7 @@ from torch import Tensor
 from transferkit.images import tiff
 from transferkit.images.error import ImageError
 from transferkit.images.extent import is_cut, jpeg_extent
-from transferkit.images.formats import EXTENSIONS, FORMATS, UNREAD_KINDS, decoders, formats_for
+from transferkit.images.formats import EXTENSIONS, FORMATS, UNREAD_KINDS, decoders, formats_for, needs_plugin
 from transferkit.images.rgb import to_rgb
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "decode",
     "decoders",
     "inspect",
+    "needs_plugin",
     "read_file",
     "read_image",
 ]
