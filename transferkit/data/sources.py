@@ -4,6 +4,7 @@ import functools
 import hashlib
 import logging
 import os
+import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -222,16 +223,25 @@ def table_of(
     """A table of rows (path, label, split) in any order; see :class:`ImageTable`.
 
     Raises:
-        UserError: a name that is not UTF-8.
+        UserError: a name that is not UTF-8, or a locale that cannot read those that are.
     """
     rows = sorted(rows, key=lambda row: row[0])
-    for path, _, _ in rows:
+    for path in (root, *(row[0] for row in rows)):
         try:
             path.encode()
         except UnicodeEncodeError as error:
-            raise UserError(f"the file name {os.fsencode(path)!r} is not UTF-8; rename it") from error
+            raise UserError(f"the file name {os.fsencode(path)!r} {_name_fault(path)}") from error
     paths, labels, splits = zip(*rows, strict=True) if rows else ((), (), ())
     return ImageTable(root, paths, tuple(map(one_form, labels)), splits, source, tuple(empty))
+
+
+def _name_fault(path: str) -> str:
+    """What is wrong with a name that Python could not read as text."""
+    try:
+        os.fsencode(path).decode()
+    except UnicodeDecodeError:
+        return "is not UTF-8; rename it"
+    return f"is UTF-8, but this locale has names read as {sys.getfilesystemencoding()}; set PYTHONUTF8=1"
 
 
 def one_form(label: str | None) -> str | None:

@@ -142,4 +142,4 @@ def ignored(paths: Iterable[str]) -> dict[str, int]:
     kinds = Counter(
         _KINDS.get(ending.lower(), f".{ending.lower()}") if name else "no extension" for name, _, ending in endings
     )
-    return dict(kinds.most_common())
+    return dict(sorted(kinds.items(), key=lambda item: (-item[1], item[0])))
