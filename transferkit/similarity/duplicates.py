@@ -24,6 +24,7 @@ SHARE = 0.1
 FEWEST = 20
 """Rows from which the usual distance is measured; of fewer it says little, and ``FIXED`` is taken."""
 FIXED = 0.976
+LOWEST = 0.95  # rows that are usually orthogonal or opposite have not been measured
 SAMPLE = 2000
 
 
@@ -31,7 +32,7 @@ def usual_threshold(embeddings: Tensor) -> float:
     """The cosine from which two rows are far more alike than rows of this table usually are.
 
     One minus a tenth of the median distance (1 - cosine) of two rows, of at most 2,000 drawn with a fixed seed:
-    extractors differ in how alike they find everything, and so do sets of images.
+    extractors differ in how alike they find everything, and so do sets of images. At least 0.95.
 
     Args:
         embeddings: `(N, D)`.
@@ -48,7 +49,7 @@ def usual_threshold(embeddings: Tensor) -> float:
     drawn = unit[drawn_rows(len(unit), SAMPLE, 0)]
     first, second = torch.triu_indices(len(drawn), len(drawn), 1)
     middle = float((drawn @ drawn.T)[first, second].median())
-    return min(1.0, 1 - float(f"{SHARE * (1 - middle):.2g}"))  # two digits of the distance
+    return max(LOWEST, min(1.0, 1 - float(f"{SHARE * (1 - middle):.2g}")))  # two digits of the distance
 
 
 def similar_pairs(embeddings: Tensor, threshold: float) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
