@@ -177,9 +177,7 @@ def scatter(points: Tensor, classes: Tensor, names: Sequence[str], title: str, l
     return figure
 
 
-def class_marks(
-    classes: Tensor, names: Sequence[str]
-) -> tuple[dict[int, tuple[Color, str]], list[Line2D], list[str]]:
+def class_marks(classes: Tensor, names: Sequence[str]) -> tuple[dict[int, tuple[Color, str]], list[Line2D], list[str]]:
     """Color and shape of each class, and the lines of a legend: handles and texts."""
     counts = dict(zip(*(part.tolist() for part in torch.unique(classes, return_counts=True)), strict=True))
     known = [code for code in counts if code >= 0]
@@ -187,9 +185,7 @@ def class_marks(
     shown = known if few else sorted(sorted(known, key=lambda code: -counts[code])[: LEGEND - 1])
     # A space first: matplotlib leaves "_name" out of a legend.
     lines = {code: f" {tick(names[code])}" for code in shown}
-    marks = {
-        code: (to_rgba(COLORS[at % len(COLORS)]), SHAPES[at // len(COLORS)]) for at, code in enumerate(shown)
-    }
+    marks = {code: (to_rgba(COLORS[at % len(COLORS)]), SHAPES[at // len(COLORS)]) for at, code in enumerate(shown)}
     if -1 in counts:
         marks[-1] = (to_rgba(UNKNOWN), SHAPES[0])
         lines = {-1: "no label", **lines}

@@ -104,7 +104,11 @@ def test_other_files_are_counted(photo_folder: Path) -> None:
     assert done.status == 0
     assert "other files, not looked at: 2 .json, 1 PDF, 1 video\n" in done.out
     assert "other-format" in done.out and "train/limes/9.tga (TGA)" in done.out
-    assert json.loads(transferkit("scan", str(photo_folder), "--json").out)["ignored"] == {".json": 2, "video": 1, "PDF": 1}
+    assert json.loads(transferkit("scan", str(photo_folder), "--json").out)["ignored"] == {
+        ".json": 2,
+        "video": 1,
+        "PDF": 1,
+    }
 
 
 def test_of_many_classes_the_largest_and_the_smallest_are_shown(tmp_path: Path) -> None:
@@ -131,4 +135,8 @@ def test_names_in_utf_8_under_a_locale_that_knows_ascii_only(tmp_path: Path, utf
         assert done.returncode == 0 and "caf\u00e9" in done.stdout.decode() and "\u6728" in done.stdout.decode()
     else:
         said = done.stderr.decode()
-        assert done.returncode == 2 and said.count("\n") == 1 and "this locale has names read as ascii; set PYTHONUTF8=1" in said
+        assert (
+            done.returncode == 2
+            and said.count("\n") == 1
+            and "this locale has names read as ascii; set PYTHONUTF8=1" in said
+        )

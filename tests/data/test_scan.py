@@ -436,7 +436,10 @@ def test_pictures_that_are_not_read_are_named_and_other_files_counted(
     report = scan(root)
     assert {finding.path: (finding.kind, finding.detail) for finding in report.findings} == {
         "train/a/0.heic": ("needs-package", "HEIC needs the package pillow-heif (pip install pillow-heif)"),
-        "train/a/1.jxl": ("needs-package", "JPEG XL needs the package pillow-jxl-plugin (pip install pillow-jxl-plugin)"),
+        "train/a/1.jxl": (
+            "needs-package",
+            "JPEG XL needs the package pillow-jxl-plugin (pip install pillow-jxl-plugin)",
+        ),
         "train/a/2.tga": ("other-format", "TGA"),
         "train/a/3.ICO": ("other-format", "ICO"),
         "train/a/4.dcm": ("other-format", "DICOM"),

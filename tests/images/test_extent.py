@@ -52,7 +52,7 @@ def test_a_gif_ends_at_its_trailer_at_its_end_or_at_what_is_no_block() -> None:
 
 
 def test_the_markers_of_a_jpeg() -> None:
-    """A thumbnail in the metadata, a video behind it, stuffed bytes and restart markers are not scans of the picture."""
+    """A thumbnail in the metadata, a video behind it, stuffed bytes and restart markers are no scans of it."""
     thumbnail = encode(photo(20, 30), "JPEG")
     data = encode(photo(243, 261), "JPEG", quality=95, restart_marker_rows=1)
     with_exif = data[:2] + b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 2) + thumbnail + data[2:]
@@ -92,7 +92,9 @@ def test_ycck_jpegs() -> None:
     y, x = np.mgrid[:64, :64]
     ycc = np.stack([40 + x * 2, 110 + y // 2, 140 - y // 2], -1)
     black = 255 - 2 * x // 3
-    samples = Image.merge("CMYK", [Image.fromarray((255 - c).astype(np.uint8)) for c in (*ycc.transpose(2, 0, 1), black)])
+    samples = Image.merge(
+        "CMYK", [Image.fromarray((255 - c).astype(np.uint8)) for c in (*ycc.transpose(2, 0, 1), black)]
+    )
     data = bytearray(encode(samples, "JPEG", quality=98))
     at = data.index(b"Adobe")
     data[at + 11] = 2  # transform: YCCK

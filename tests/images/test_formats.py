@@ -42,9 +42,7 @@ def test_brands_and_signatures(data: bytes, name: str | None) -> None:
         (JXL, "pillow_jxl", "JPEG XL needs the package pillow-jxl-plugin (pip install pillow-jxl-plugin)"),
     ],
 )
-def test_what_is_not_installed_is_named(
-    data: bytes, plugin: str, says: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_not_installed_is_named(data: bytes, plugin: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, plugin, None)  # importing it fails
     monkeypatch.setitem(sys.modules, f"{plugin}.HeifImagePlugin", None)
     assert outcome(data) == says

@@ -1,4 +1,4 @@
-"""PNG: every depth and color type, with and without transparency, from bytes and definitions (W3C PNG, third edition)."""
+"""PNG: every depth and color type, with and without transparency, by hand from its definition (W3C PNG)."""
 
 import struct
 

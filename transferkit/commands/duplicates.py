@@ -86,7 +86,9 @@ def report(embeddings: "Embeddings", found: "Duplicates", same: dict[str, str], 
     if not found.pairs:
         print(f"no two of {len(paths):,} images have a cosine of {found.threshold:g} or more")
         return
-    title = f"{found.pair_count:,} pairs of {len(paths):,} images with cosine {found.threshold:g} or more, most alike first"
+    title = (
+        f"{found.pair_count:,} pairs of {len(paths):,} images with cosine {found.threshold:g} or more, most alike first"
+    )
     print_pairs(title, found.pairs, found.pair_count, ("label", labels), paths)
     rows = [[number, paths[row], labels[row], splits[row], identical(group, paths, same, row)]
             for number, group in enumerate(found.groups, 1) for row in group]  # fmt: skip

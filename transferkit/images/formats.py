@@ -129,4 +129,3 @@ def decoders() -> str:
 
 RULES = 2
 """To be raised whenever a file comes out otherwise than before: as other pixels, refused, or accepted."""
-

@@ -91,9 +91,7 @@ def find_duplicates(embeddings: Embeddings, threshold: float | None = None) -> D
         pairs.add(members[first], members[second], cosine)
         leaks.add(members[first[across]], members[second[across]], cosine[across])
     groups = groups_within(values, linked, threshold)
-    return Duplicates(
-        threshold, pairs.kept, pairs.count, groups, leaks.kept, leaks.count, len(zero_rows(values))
-    )
+    return Duplicates(threshold, pairs.kept, pairs.count, groups, leaks.kept, leaks.count, len(zero_rows(values)))
 
 
 class Best:

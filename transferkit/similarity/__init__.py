@@ -2,7 +2,13 @@
 
 from transferkit.similarity.clustering import k_means, nmi
 from transferkit.similarity.compare import compare, knn_overlap, linear_cka, rsa
-from transferkit.similarity.duplicates import groups_within, linked_rows, near_duplicates, similar_pairs, usual_threshold
+from transferkit.similarity.duplicates import (
+    groups_within,
+    linked_rows,
+    near_duplicates,
+    similar_pairs,
+    usual_threshold,
+)
 from transferkit.similarity.evaluate import Evaluation, evaluate
 from transferkit.similarity.geometry import uniformity
 from transferkit.similarity.neighbours import top_k

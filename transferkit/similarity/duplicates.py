@@ -151,7 +151,9 @@ def _complete(embeddings: Tensor, rows: Sequence[int], threshold: float, linked_
     unit = unit_rows(part)
     distance = (1 - unit @ unit.T).clamp(min=0).cpu().numpy()
     limit = 1 - threshold + 2 * ROUNDING  # it joins what is nearer than that
-    method = AgglomerativeClustering(n_clusters=None, metric="precomputed", linkage="complete", distance_threshold=limit)
+    method = AgglomerativeClustering(
+        n_clusters=None, metric="precomputed", linkage="complete", distance_threshold=limit
+    )
     groups: dict[int, list[int]] = {}
     for row, label in zip(rows, method.fit_predict(distance).tolist(), strict=True):
         groups.setdefault(label, []).append(row)
