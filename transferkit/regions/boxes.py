@@ -185,13 +185,14 @@ def coco_boxes(file: Path) -> Iterator[Box | str]:
 
 def sizes_by_id(images: list[Any]) -> dict[str, tuple[int, int]]:
     """(height, width) of COCO's images by their id, where both are given as positive whole numbers."""
-    records = [record for record in images if isinstance(record, Mapping)]
-    sizes = ((str(record.get("id")), record.get("height"), record.get("width")) for record in records)
-    return {
-        key: (int(height), int(width))
-        for key, height, width in sizes
-        if all(isinstance(side, int | float) and 1 <= side < 2**31 for side in (height, width))  # NaN is not
-    }
+    sizes: dict[str, tuple[int, int]] = {}
+    for record in images:
+        height, width = (record.get(side) for side in ("height", "width")) if isinstance(record, Mapping) else (0, 0)
+        if not (isinstance(height, int | float) and isinstance(width, int | float)):
+            continue
+        if 1 <= height < 2**31 and 1 <= width < 2**31:  # NaN is not
+            sizes[str(record.get("id"))] = int(height), int(width)
+    return sizes
 
 
 def by_id(what: str, records: Any, field: str) -> dict[str, str]:
