@@ -6,11 +6,13 @@ import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from tests import image_corpus
 from tests.image_corpus import encode, photo
+from tests.images.tiffs import picture
 from transferkit.data import sources, walk
 from transferkit.data.decoding import recall, verify
 from transferkit.data.scan import KINDS, Report, scan
@@ -452,3 +454,15 @@ def test_pictures_that_are_not_read_are_named_and_other_files_counted(
     assert "not read: 1 DICOM, 1 ICO, 1 Photoshop, 1 TGA, 1 camera raw; convert" in caplog.text
     with pytest.raises(UserError, match=r"a picture of a kind that is not read \(TGA\)"):
         open_images(root / "train/a/2.tga")
+
+
+def test_pictures_of_unread_formats_and_layouts_under_other_names(tmp_path: Path) -> None:
+    (tmp_path / "tga.png").write_bytes(encode(photo(40, 40), "TGA"))
+    (tmp_path / "signed.tif").write_bytes(picture(np.full((40, 40, 1), 9), 8, 1, sample_format=2))
+    (tmp_path / "dark.tif").write_bytes(picture(np.full((40, 40, 1), 4000), 16, 1))
+    kinds = {finding.path: finding.kind for finding in scan(tmp_path).findings if finding.severity == "error"}
+    assert kinds == {
+        "tga.png": "unsupported-format",
+        "signed.tif": "unsupported-pixels",
+        "dark.tif": "unsupported-pixels",
+    }

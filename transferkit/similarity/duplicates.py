@@ -141,7 +141,7 @@ def _complete(embeddings: Tensor, rows: Sequence[int], threshold: float, linked_
         return [list(rows)]
     part = embeddings[torch.tensor(rows, device=embeddings.device)]
     if len(rows) > LARGEST:
-        tighter = (1 + linked_at) / 2
+        tighter = 1 - (1 - linked_at) / 4  # as a rule they are blank images: few rounds lead to them
         if 1 - tighter < ROUNDING:  # as good as equal
             return [list(rows)]
         smaller = [[rows[row] for row in group] for group in linked_rows(part, tighter)]
