@@ -70,13 +70,86 @@ def test_histogram_has_an_area_of_one(tmp_path: Path) -> None:
     pictures.save(pictures.cosine_histogram({"all": torch.zeros(4)}, "no pair"), tmp_path / "e.png")
 
 
-def test_many_classes_have_no_names(tmp_path: Path) -> None:
+def test_fifty_classes_have_their_names() -> None:
+    names = [f"class {number}" for number in range(50)]
+    for figure in (pictures.confusion(torch.eye(50), names, "t"), pictures.class_cosines(torch.eye(50), names, names, "t")):  # fmt: skip  # noqa: E501
+        assert [text for text in texts(figure) if text] == names * 2
+
+
+def test_of_many_classes_those_with_the_fewest_hits_are_drawn() -> None:
     names = [f"class {number}" for number in range(300)]
-    figure = pictures.class_cosines(torch.eye(300), names, names, "t")
-    assert "class 1" not in texts(figure)
-    points = pictures.scatter(torch.randn(300, 2), torch.arange(300), names, "t", ("x", "y"))
-    assert points.axes[0].get_legend() is None
-    pictures.save(points, tmp_path / "p.png")
+    counts = 10 * torch.eye(300)
+    for code in range(5, 25):
+        counts[code, code], counts[code, code + 1], counts[code, 200] = 4, 3, 3
+    counts[0] = 0  # no image of it
+    figure = pictures.confusion(counts, names, "val")
+    drawn = [f"class {code}" for code in range(5, 25)]
+    assert texts(figure)[:41] == [*drawn, "(others)", *drawn]
+    shares = np.asarray(figure.axes[0].images[0].get_array())
+    assert shares.shape == (20, 21)
+    np.testing.assert_allclose(shares.sum(1), 1, rtol=1e-6)
+    np.testing.assert_allclose(shares[0, [0, 1, 20]], [0.4, 0.3, 0.3], rtol=1e-6)
+    assert figure.axes[0].get_title() == "val, the 20 of 300 classes with the fewest hits"
+
+
+def test_of_many_classes_the_most_alike_are_drawn() -> None:
+    names = [f"class {number}" for number in range(300)]
+    cosine = torch.full((300, 300), 0.1).fill_diagonal_(1)
+    for code in range(100, 120, 2):
+        cosine[code, code + 1] = cosine[code + 1, code] = 0.9
+    figure = pictures.class_cosines(cosine, names, names, "t")
+    assert texts(figure)[:40] == [f"class {code}" for code in range(100, 120)] * 2
+    assert figure.axes[0].get_title() == "t, the 20 of 300 classes that are most alike"
+
+
+def test_many_classes_have_a_legend_of_the_largest(tmp_path: Path) -> None:
+    names = [f"class {number}" for number in range(300)]
+    classes = torch.cat([torch.arange(300), torch.arange(50, 73)])
+    figure = pictures.scatter(torch.randn(323, 2), classes, names, "t", ("x", "y"))
+    assert texts(figure)[-24:] == [*(f" class {code}" for code in range(50, 73)), "(277 other classes)"]
+    assert sum(len(group.get_offsets()) for group in figure.axes[0].collections) == 323
+    pictures.save(figure, tmp_path / "p.png")
+
+
+def test_marks_differ_for_everyone_and_can_be_seen() -> None:
+    """Also under the common forms of color blindness (Viénot, Brettel and Mollon 1999), in linear RGB."""
+    figure = pictures.scatter(torch.randn(5000, 2), torch.arange(5000) % 24, [str(n) for n in range(24)], "t", ("", ""))
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    marks = {(handle.get_color(), handle.get_marker()) for handle in legend.legend_handles}
+    assert len(marks) == 24
+    assert all(group.get_sizes().min() >= 12 for group in figure.axes[0].collections)
+    colors = np.array(sorted({color[:3] for color, _ in marks}))
+    linear = np.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4)
+    protan = np.array([[0.11238, 0.88762, 0], [0.11238, 0.88762, 0], [0.00401, -0.00401, 1]])
+    deutan = np.array([[0.29275, 0.70725, 0], [0.29275, 0.70725, 0], [-0.02234, 0.02234, 1]])
+    for sight in (np.eye(3), protan, deutan):
+        seen = np.clip(linear @ sight.T, 0, 1) ** (1 / 2.2)
+        apart = np.abs(seen[:, None] - seen[None]).max(-1) + np.eye(len(seen))
+        assert apart.min() > 0.15, sight
+
+
+def test_letters_that_no_font_has_are_written_out(recwarn: pytest.WarningsRecorder, tmp_path: Path) -> None:
+    names = ["日本", "木", "café", "Ωмега"]
+    known = set().union(*pictures.fonts().values())
+    wanted = ["".join(c if ord(c) in known else f"\\u{ord(c):04x}" for c in name) for name in names]
+    for number, figure in enumerate(
+        (
+            pictures.confusion(torch.eye(4), names, "t"),
+            pictures.scatter(torch.randn(9, 2), torch.arange(9) % 4, names, "t", ("x", "y")),
+        )
+    ):
+        assert set(wanted) <= {text.strip() for text in texts(figure)}
+        pictures.save(figure, tmp_path / f"{number}.png")
+    assert wanted[2:] == names[2:]
+    assert [str(warning.message) for warning in recwarn] == []
+
+
+def test_an_installed_font_is_used_for_the_letters_that_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "fonts", lambda: {"DejaVu Sans": frozenset(map(ord, "ab")), "Noto Sans CJK JP": {0x6728}})  # fmt: skip  # noqa: E501
+    figure = pictures.confusion(torch.eye(2), ["a木", "b本"], "t")
+    assert texts(figure)[:2] == ["a木", "b\\u672c"]
+    assert figure.axes[0].get_xticklabels()[0].get_fontfamily() == ["DejaVu Sans", "Noto Sans CJK JP"]
 
 
 @pytest.mark.parametrize(("count", "across"), [(1, 1), (2, 2), (4, 2), (5, 3), (9, 3), (10, 4)])

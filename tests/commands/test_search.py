@@ -166,6 +166,15 @@ def test_duplicates(here: Path, extractors: Path) -> None:
     assert (leak["a"]["split"], leak["b"]["split"], report["leak_count"]) == ("train", "val", 1)
     table = transferkit("duplicates", "photos", *one, "--threshold", "1")
     assert table.status == 2 and "same file as" in table.out and "Leakage: 1 pairs" in table.out
+    assert "1 pairs of 25 images with cosine 1 or more, most alike first" in table.out
+    (pair,) = report["pairs"]
+    assert report["pair_count"] == 1 and pair["cosine"] == pytest.approx(1, abs=1e-5)
+    assert (pair["a"]["label"], pair["b"]["path"]) == ("apples", "val/apples/copy.jpg")
+
+    usual = json.loads(transferkit("duplicates", "photos", *one, "--json").out)
+    cosines = [pair["cosine"] for pair in usual["pairs"]]
+    assert 0.9 < usual["threshold"] < 1 and cosines == sorted(cosines, reverse=True)
+    assert cosines[0] == pytest.approx(1, abs=1e-5) and cosines[-1] >= usual["threshold"] - 1e-6
 
     embed("photos", Extractor.from_pretrained(extractors / "one")).save("photos.parquet")
     from_table = transferkit("duplicates", "photos.parquet", "--threshold", "1", "--json")

@@ -198,3 +198,74 @@ def test_clipping(box: tuple[Any, ...], height: int, width: int) -> None:
         assert max(0, whole.y1) == part.y1 < part.y2 == min(height, whole.y2)
     else:
         assert whole.x2 <= 0 or whole.y2 <= 0 or whole.x1 >= width or whole.y1 >= height
+
+
+@pytest.mark.parametrize("method", [None, []])
+def test_rows_that_are_no_box_are_refused_or_skipped(tmp_path: Path, method: list[str] | None) -> None:
+    """COCO's own train2017 has boxes of height 0."""
+    boxes = [[5, 5, 20, 20], [5, 5, 1.03, 0.0], [5, 5, -1, 9], [1, 2, 3], [float("nan"), 0, 1, 1], [1, 1, 2, 2]]
+    file = tmp_path / "b.json"
+    annotations = [{"id": number, "image_id": 1, "bbox": box} for number, box in enumerate(boxes)]
+    file.write_text(json.dumps({"images": COCO["images"], "annotations": annotations}))
+    if method is None:
+        with pytest.raises(UserError, match=r"row 1: the box .* is empty .*; row 2: .*; row 3: .*; and 1 more rows"):
+            read_boxes(file)
+        return
+    assert [box.number for box in read_boxes(file, method)] == [0, 5]
+    assert [fault.split(":")[0] for fault in method] == ["row 1", "row 2", "row 3", "row 4"]
+    file.write_text(json.dumps({"images": COCO["images"], "annotations": annotations[1:5]}))
+    with pytest.raises(UserError, match="row 1: the box"):
+        read_boxes(file, [])
+
+
+def test_boxes_without_an_image_are_skipped() -> None:
+    images = ImageTable("/r", ("a.png",), (None,), (None,), "photos")
+    boxes = [Box(1, "a.png", 0, 0, 1, 1), Box(3, "b.png", 0, 0, 1, 1)]
+    skipped: list[str] = []
+    assert match_boxes("boxes.csv", boxes, images, skipped) == boxes[:1]
+    assert skipped == ["row 3: 'b.png' is not among the 1 images of photos"]
+    with pytest.raises(UserError, match="row 3"):
+        match_boxes("boxes.csv", boxes[1:], images, skipped)
+
+
+@pytest.mark.parametrize(
+    ("corners", "size", "fault"),
+    [
+        ((5, 5, 25, 25), (40, 60), None),
+        ((5, 5, 25, 25), None, None),
+        (
+            (5, 5, 25, 25),
+            (60, 40),
+            "the boxes are of an image of 40 x 60 pixels, it is upright 60 x 40: of the image before",
+        ),
+        ((5, 5, 25, 25), (80, 120), "the boxes are of an image of 120 x 80 pixels, it is upright 60 x 40"),
+        ((0.1, 0.2, 0.5, 0.6), None, "the box 0.1, 0.2, 0.5, 0.6 looks like fractions of the image; give pixels"),
+        ((0, 0, 1, 0.5), None, "the box 0, 0, 1, 0.5 looks like fractions"),
+        ((0, 0, 1, 1), None, None),  # the first pixel
+        ((0.5, 0.5, 1.5, 1.5), None, None),
+        ((60, 0, 70, 10), None, "the box 60, 0, 70, 10 lies outside of its image of 60 x 40 pixels"),
+    ],
+)
+def test_boxes_that_cannot_be_of_their_image(
+    corners: tuple[float, ...], size: tuple[int, int] | None, fault: str | None
+) -> None:
+    found = Box(1, "a.png", *corners, size=size).fault(40, 60)
+    assert found == fault or (fault is not None and found is not None and found.startswith(fault))
+
+
+@pytest.mark.parametrize(
+    ("said", "size"),
+    [
+        ({"width": 60, "height": 40}, (40, 60)),
+        ({"width": 60.0, "height": 40}, (40, 60)),
+        ({"width": 60}, None),
+        ({"width": 0, "height": 0}, None),  # as some tools write what they do not know
+        ({"width": "60", "height": "40"}, None),
+        ({"width": None, "height": None}, None),
+        ({"width": float("nan"), "height": 40}, None),
+        ({"width": 1e300, "height": 1e300}, None),
+    ],
+)
+def test_the_size_that_coco_gives(tmp_path: Path, said: dict[str, Any], size: tuple[int, int] | None) -> None:
+    (tmp_path / "b.json").write_text(json.dumps(COCO | {"images": [COCO["images"][0] | said]}))  # type: ignore[dict-item, index]
+    assert read_boxes(tmp_path / "b.json")[0].size == size

@@ -216,3 +216,18 @@ def test_sizes() -> None:
 def test_tokens_lie_in_row_major_order() -> None:
     cells = torch.arange(24.0).reshape(1, 1, 4, 6)
     assert torch.equal(as_map(cells.flatten(2).transpose(1, 2), 40, 60), cells)
+
+
+@pytest.mark.parametrize("method", ["crop", "roi_align"])
+def test_boxes_that_contradict_their_image_are_named_or_left_out(tmp_path: Path, method: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(gradient(40, 60)).save(tmp_path / "a.png", exif=exif)  # upright 40 x 60
+    images = open_images(tmp_path)
+    good = Box(1, "a.png", 5, 5, 25, 25, size=(60, 40))
+    bad = [Box(2, "a.png", 5, 5, 25, 25, size=(40, 60)), Box(3, "a.png", 0.1, 0.2, 0.5, 0.6)]
+    with pytest.raises(UserError, match=r"row 2: .* 60 x 40 pixels, it is upright 40 x 60: of the image before its EXIF") as error:  # fmt: skip  # noqa: E501
+        embed_regions(Extractor(Colours()), images, [good, *bad], method)
+    assert "row 3: 'a.png': the box 0.1, 0.2, 0.5, 0.6 looks like fractions" in str(error.value)
+    rest = embed_regions(Extractor(Colours()), images, [good, *bad], method, on_error="skip")
+    assert [box.number for box in rest.boxes] == [1] and set(rest.broken) == {2, 3}

@@ -28,12 +28,14 @@ def test_leaks_are_the_pairs_in_different_splits(monkeypatch: pytest.MonkeyPatch
     across = {(a, b) for a, b in pairs if splits[a] and splits[b] and splits[a] != splits[b]}
     assert across and {(leak.first, leak.second) for leak in found.leaks} == across
     assert found.leak_count == len(across) and found.zero_rows == 1
-    assert {row for pair in pairs for row in pair} == {row for group in found.groups for row in group}
+    assert {(pair.first, pair.second) for pair in found.pairs} == set(pairs) and found.pair_count == len(pairs)
+    assert {row for group in found.groups for row in group} <= {row for pair in pairs for row in pair}
+    assert {pair for group in found.groups for pair in itertools.combinations(group, 2)} <= set(pairs)
     cosines = [leak.cosine for leak in found.leaks]
     assert cosines == sorted(cosines, reverse=True)
     assert cosines[0] == pytest.approx(max(float(unit[a] @ unit[b]) for a, b in across), abs=1e-6)
 
-    monkeypatch.setattr(duplicates, "MOST_LEAKS", 7)
+    monkeypatch.setattr(duplicates, "MOST_PAIRS", 7)
     few = find_duplicates(table(rows, splits), 0.97)
     assert few.leaks == found.leaks[:7] and few.leak_count == found.leak_count
 

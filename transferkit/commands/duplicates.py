@@ -7,8 +7,10 @@ from transferkit.commands.parse import call
 from transferkit.commands.report import as_json, note, table
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from transferkit.embeddings import Embeddings
-    from transferkit.search.duplicates import Duplicates
+    from transferkit.search.duplicates import Duplicates, Pair
 
 SHOWN = 50  # rows of a table; --json has all
 
@@ -20,7 +22,7 @@ def main(arguments: list[str]) -> int:
 
 def duplicates(
     images: str,
-    threshold: float = 0.97,
+    threshold: float | None = None,
     extractor: str = "resnet18",
     pooling: str | None = None,
     weights: str = "DEFAULT",
@@ -28,14 +30,15 @@ def duplicates(
     accelerator: Accelerator = "auto",
     json: bool = False,
 ) -> int:
-    """List groups of images that are almost the same, and pairs of them in different splits (leakage).
+    """List pairs of images that are almost the same, the most alike first, groups of them, and leakage.
 
-    The exit status is 2 if there are any, 0 if not. A group holds all images that are linked by pairs whose
-    cosine reaches the threshold; two of its images may be less alike.
+    The exit status is 2 if there are any, 0 if not. In a group any two images reach the threshold. Leakage is a pair
+    in different splits.
 
     Args:
         images: a folder, manifest or image, or an embeddings table (.parquet).
-        threshold: cosine from which two images count as the same, above 0 and at most 1.
+        threshold: cosine from which two images count as the same, above 0 and at most 1; by default it is measured:
+            a tenth of the median distance (1 - cosine) of two images of the set is left between them.
         extractor: torchvision name, Hugging Face id or directory, exported directory or checkpoint; not used
             for an embeddings table.
         pooling: how features become one embedding; by default the extractor's own.
@@ -63,41 +66,54 @@ def duplicates(
         same = content_hashes(opened, [embeddings.paths[row] for group in found.groups for row in group])
     if found.zero_rows:
         note(f"{found.zero_rows} images have an embedding of zeros and are in no group")
-    report(embeddings, found, same, threshold, json)
+    report(embeddings, found, same, json)
     return 2 if found.groups else 0
 
 
-def report(embeddings: "Embeddings", found: "Duplicates", same: dict[str, str], threshold: float, json: bool) -> None:
-    """Groups, then leaking pairs."""
+def report(embeddings: "Embeddings", found: "Duplicates", same: dict[str, str], json: bool) -> None:
+    """Pairs, then groups, then leaking pairs."""
     paths, labels, splits = embeddings.paths, embeddings.labels, embeddings.splits
 
     def member(row: int) -> dict[str, Any]:
         digest = same.get(paths[row])
         return {"path": paths[row], "label": labels[row], "split": splits[row], "sha256": digest}
 
+    def in_json(pairs: "Sequence[Pair]") -> list[dict[str, Any]]:
+        return [{"cosine": pair.cosine, "a": member(pair.first), "b": member(pair.second)} for pair in pairs]
+
     if json:
-        leaks = [{"cosine": leak.cosine, "a": member(leak.first), "b": member(leak.second)} for leak in found.leaks]
         groups = [[member(row) for row in group] for group in found.groups]
-        content = {"images": len(paths), "threshold": threshold, "groups": groups}
-        as_json({**content, "leaks": leaks, "leak_count": found.leak_count})
+        content = {"images": len(paths), "threshold": found.threshold, "groups": groups}
+        pairs = {"pairs": in_json(found.pairs), "pair_count": found.pair_count}
+        as_json({**content, **pairs, "leaks": in_json(found.leaks), "leak_count": found.leak_count})
         return
+    if not found.pairs:
+        print(f"no two of {len(paths):,} images have a cosine of {found.threshold:g} or more")
+        return
+    title = (
+        f"{found.pair_count:,} pairs of {len(paths):,} images with cosine {found.threshold:g} or more, most alike first"
+    )
+    print_pairs(title, found.pairs, found.pair_count, ("label", labels), paths)
     rows = [[number, paths[row], labels[row], splits[row], identical(group, paths, same, row)]
             for number, group in enumerate(found.groups, 1) for row in group]  # fmt: skip
-    if rows:
-        images = sum(map(len, found.groups))
-        title = f"{len(found.groups)} groups of {images} images with cosine {threshold:g} or more"
-        columns = ["group", "path", "label", "split", "same file as"]
-        width = len(columns) - all(row[-1] is None for row in rows)  # a column only where it says something
-        table(columns[:width], [row[:width] for row in rows[:SHOWN]], title)
-        more(len(rows))
+    images = sum(map(len, found.groups))
+    columns = ["group", "path", "label", "split", "same file as"]
+    width = len(columns) - all(row[-1] is None for row in rows)  # a column only where it says something
+    table(columns[:width], [row[:width] for row in rows[:SHOWN]], f"{len(found.groups):,} groups of {images:,} images")
+    more(len(rows))
     if found.leaks:
-        shown = [[leak.cosine, splits[leak.first], paths[leak.first], splits[leak.second], paths[leak.second]]
-                 for leak in found.leaks]  # fmt: skip
-        title = f"Leakage: {found.leak_count} pairs in different splits"
-        table(["cosine", "split", "path", "split", "path"], shown[:SHOWN], title)
-        more(found.leak_count)
-    if not rows:
-        print(f"no two of {len(paths):,} images have a cosine of {threshold:g} or more")
+        title = f"Leakage: {found.leak_count:,} pairs in different splits"
+        print_pairs(title, found.leaks, found.leak_count, ("split", splits), paths)
+
+
+def print_pairs(
+    title: str, pairs: "Sequence[Pair]", count: int, column: tuple[str, "Sequence[str | None]"], paths: "Sequence[str]"
+) -> None:
+    """The first of some pairs, each row with another column of both images before their paths."""
+    name, values = column
+    shown = [[pair.cosine, *(cell for row in pair[:2] for cell in (values[row], paths[row]))] for pair in pairs[:SHOWN]]
+    table(["cosine", name, "path", name, "path"], shown, title)
+    more(count)
 
 
 def identical(group: list[int], paths: Any, same: dict[str, str], row: int) -> str | None:

@@ -30,7 +30,8 @@ def regions(
     """Embed boxes in images into a Parquet table: path, label, split, embedding, box, x1, y1, x2, y2.
 
     Rows are sorted by path, then by box: the row of the CSV (from 1, without the header) or COCO's annotation id.
-    Boxes are in pixels of the upright image (after its EXIF orientation); what reaches out of it is clipped.
+    Boxes are in pixels of the upright image (after its EXIF orientation); what reaches out of it is clipped. COCO's
+    width and height of an image must be those of the upright one.
 
     Args:
         images: a folder, manifest or image; only images with boxes are read.
@@ -41,7 +42,8 @@ def regions(
             once, without its centre crop, and averages the features in each box.
         pooling: how features become one embedding (crop); by default the extractor's own.
         weights: DEFAULT or a weights file, for a torchvision or Hugging Face extractor.
-        on_error: boxes outside of their image and unreadable images: fail names them, skip leaves them out.
+        on_error: rows that are no box, boxes outside of their image, given as fractions or for an image of another
+            size, and unreadable images: fail names them, skip leaves them out.
         overwrite: replace an earlier table of regions.
         image_root: the folder that a manifest's paths are relative to or lie in, where it is not its own.
         accelerator: auto takes a GPU if there is one.
@@ -51,23 +53,25 @@ def regions(
     from transferkit.regions import check_place, embed_regions, match_boxes, read_boxes, save_regions
 
     check_place(Path(out), overwrite)
-    opened, found = open_images(images, image_root), read_boxes(boxes)
-    match_boxes(boxes, found, opened)
+    skipped: list[str] | None = [] if on_error == "skip" else None
+    opened = open_images(images, image_root)
+    found = match_boxes(boxes, read_boxes(boxes, skipped), opened, skipped)
     result = embed_regions(open_extractor(extractor, weights, pooling, accelerator), opened, found, method, on_error)
     for box in result.clipped[:5]:
         note(f"clipped to its image: row {box.number}, {box.path} {', '.join(f'{value:g}' for value in box[2:6])}")
     if len(result.clipped) > 5:
         note(f"clipped: {len(result.clipped) - 5} more")
-    for number, reason in list(result.broken.items())[:5]:
-        note(f"left out: row {number}, {reason}")
-    if len(result.broken) > 5:
-        note(f"left out: {len(result.broken) - 5} more")
+    left_out = [*(skipped or ()), *(f"row {number}, {reason}" for number, reason in result.broken.items())]
+    for reason in left_out[:5]:
+        note(f"left out: {reason}")
+    if len(left_out) > 5:
+        note(f"left out: {len(left_out) - 5} more")
     save_regions(result, out)
     summary = {
         "boxes": len(result.boxes),
         "images": len(set(result.embeddings.paths)),
         "clipped": len(result.clipped),
-        "left out": len(result.broken),
+        "left out": len(left_out),
         "embed_dim": result.embeddings.embedding.shape[1],
         "method": method,
     }

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from transferkit.data.scan import Finding, Report
 
 EXAMPLES = 3
+CLASSES = 20  # rows of the table of classes
 COLUMNS = ("path", "finding", "severity", "detail")  # of the report
 
 
@@ -27,7 +28,8 @@ def scan(images: str, out: str | None = None, image_root: str | None = None, jso
 
     An error would stop training or spoil it: images that cannot be read or are cut short, the same bytes under
     two labels or in two splits, empty classes. A note is handled or harmless, but worth knowing: animations,
-    odd modes, EXIF rotation, copies in one split. The exit status is 2 if there is an error, else 0.
+    odd modes, EXIF rotation, blank images, copies in one split, pictures of formats that are not read. Images are
+    counted by class, other files by kind. The exit status is 2 if there is an error, else 0.
 
     Args:
         images: class folders, a folder with train/val[/test], a flat folder, a CSV or Parquet manifest, or one image.
@@ -56,20 +58,48 @@ def scan(images: str, out: str | None = None, image_root: str | None = None, jso
 
 
 def print_report(report: "Report") -> None:
-    """How many images of what, and a table of the findings."""
+    """How many images of what in which class, other files by kind, and a table of the findings."""
     from transferkit.data.scan import KINDS
 
     splits = sorted({split for split in report.table.splits if split is not None})
     counts = "".join(f", {report.table.splits.count(split):,} {split}" for split in splits)
     title = f"{report.table.source}: {len(report.table):,} images, {len(report.table.class_names):,} classes{counts}"
-    if not report.findings:
-        print(harmless(f"{title}; nothing found"))
-        return
+    print_classes(report, title if report.findings else f"{title}; nothing found")
+    if report.ignored:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in report.ignored.items())
+        print(harmless(f"other files, not looked at: {kinds}"))
     rows = [
         (kind, KINDS[kind].severity, len(findings), examples(findings), KINDS[kind].remedy)
         for kind, findings in report.by_kind().items()
     ]
-    table(("finding", "severity", "count", "examples", "what to do"), rows, title=title)
+    if rows:
+        table(("finding", "severity", "count", "examples", "what to do"), rows)
+
+
+def print_classes(report: "Report", title: str) -> None:
+    """The title, and images per class, the largest first; of many classes the largest and the smallest."""
+    counts = class_counts(report)
+    if not counts:
+        print(harmless(title))
+        return
+    splits = sorted({split for split in report.table.splits if split is not None})
+    ordered = sorted(counts.items(), key=lambda item: (-item[1].total(), item[0]))
+    rows: list[tuple[object, ...]] = [
+        (name, count.total(), *(count[split] for split in splits)) for name, count in ordered
+    ]
+    if len(rows) > CLASSES:
+        between = (f"({len(rows) - CLASSES:,} more; --json has them)", *[None] * (len(splits) + 1))
+        rows = [*rows[: CLASSES // 2], between, *rows[-CLASSES // 2 :]]
+    table(("class", "images", *splits), rows, title=title)
+
+
+def class_counts(report: "Report") -> dict[str, Counter[str | None]]:
+    """Class -> split -> images."""
+    counts: dict[str, Counter[str | None]] = {}
+    for label, split in zip(report.table.labels, report.table.splits, strict=True):
+        if label is not None:
+            counts.setdefault(label, Counter())[split] += 1
+    return counts
 
 
 def examples(findings: list["Finding"]) -> str:
@@ -83,13 +113,14 @@ def as_dict(report: "Report", source: str) -> dict[str, object]:
     """The report as plain types."""
     from transferkit.data.scan import KINDS
 
-    images, labels = report.table, Counter(report.table.labels)
+    images = report.table
     splits = sorted({split for split in images.splits if split is not None})
     return {
         "source": source,
         "images": len(images),
-        "classes": {name: labels[name] for name in images.class_names},
+        "classes": {name: count.total() for name, count in class_counts(report).items()},
         "splits": {split: images.splits.count(split) for split in splits},
+        "ignored": dict(report.ignored),
         "errors": report.errors,
         "notes": len(report.findings) - report.errors,
         "findings": [

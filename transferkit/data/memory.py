@@ -10,12 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
-import PIL
-import torchvision
-
 from transferkit import __version__
 from transferkit.data.fingerprint import stamp
 from transferkit.files import cache_dir, discard, unwritable
+from transferkit.images import decoders
 
 _log = logging.getLogger(__name__)
 
@@ -76,6 +74,6 @@ def insert(file: Path, rows: Sequence[tuple[object, ...]]) -> None:
 
 
 def memory_file(root: str) -> Path:
-    """The database of a folder of images, as these versions of the decoders see them."""
-    key = "\0".join((root, "stamps", __version__, torchvision.__version__, PIL.__version__))
+    """The database of a folder of images, as the decoders that are installed see them."""
+    key = "\0".join((root, "stamps", __version__, decoders()))
     return cache_dir() / "decoded" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.sqlite"

@@ -3,8 +3,12 @@
 import functools
 import hashlib
 import itertools
+import logging
 import operator
 import os
+import sys
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +20,11 @@ from torch import Tensor
 from transferkit.data.fingerprint import fingerprint, stamps
 from transferkit.data.manifest import MANIFEST_SUFFIXES, SPLIT_WORDS, Columns, read_columns
 from transferkit.data.named import manifest_of, plain_name
-from transferkit.data.walk import IMAGE_SUFFIXES, walk
+from transferkit.data.walk import IMAGE_SUFFIXES, picture_kind, walk
 from transferkit.errors import UserError
 from transferkit.images import read_image
+
+_log = logging.getLogger(__name__)
 
 DIGITS = "digits"
 
@@ -133,15 +139,21 @@ def open_images(source: str | Path, image_root: str | Path | None = None) -> Ima
         for name, reason in found.closed:
             raise UserError(f"cannot read the folder {str(place / name)!r}: {reason}; change its rights or move it")
         table = arrange(place, found.images, found.folders)
+        if unread := Counter(filter(None, map(picture_kind, found.others))):
+            kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(unread.items()))
+            _log.warning("pictures in %r that are not read: %s; convert them to PNG or JPEG", str(source), kinds)
     elif str(source) == DIGITS:
         labels = [str(label) for label in _digits()[1]]
         table = table_of(DIGITS, [(f"{row:04d}.png", label, None) for row, label in enumerate(labels)], DIGITS)
     elif not place.is_file():  # a pipe would be waited for
         raise UserError(f"{str(source)!r} is neither a folder nor a regular file; give one of these")
     elif is_manifest:
-        table = table_of_manifest(place, str(source), image_root)
+        columns = read_manifest_columns(place, image_root)
+        table = table_of_columns(root_of_manifest(place, image_root), columns, str(source))
     elif place.suffix.lower() in IMAGE_SUFFIXES:
         table = table_of(str(place.parent.resolve()), [(place.name, None, None)], str(source))
+    elif kind := picture_kind(place.name):
+        raise UserError(f"{str(source)!r} is a picture of a kind that is not read ({kind}); convert it to PNG or JPEG")
     else:
         raise UserError(f"{str(source)!r} is no image, .csv or .parquet; give a folder or one of these")
     if not table.paths:
@@ -211,7 +223,7 @@ def table_of(
     """A table of rows (path, label, split) in any order; see :class:`ImageTable`.
 
     Raises:
-        UserError: a name that is not UTF-8.
+        UserError: a name that is not UTF-8, or a locale that cannot read those that are.
     """
     columns = Columns([], [], [])
     for path, label, split in rows:
@@ -224,26 +236,46 @@ def table_of(
 def table_of_columns(root: str, columns: Columns, source: str, empty: Sequence[str] = ()) -> ImageTable:
     """As :func:`table_of`, of columns of path, label and split."""
     paths = columns.paths
-    for path in itertools.filterfalse(str.isascii, paths):
+    for path in itertools.filterfalse(str.isascii, (root, *paths)):
         try:
             path.encode()
         except UnicodeEncodeError as error:
-            raise UserError(f"the file name {os.fsencode(path)!r} is not UTF-8; rename it") from error
+            raise UserError(f"the file name {os.fsencode(path)!r} {_name_fault(path)}") from error
     if any(map(operator.gt, paths, itertools.islice(paths, 1, None))):
         columns = columns.select(sorted(range(len(paths)), key=paths.__getitem__))
-    return ImageTable(root, tuple(columns.paths), tuple(columns.labels), tuple(columns.splits), source, tuple(empty))
+    forms = {label: one_form(label) for label in set(columns.labels)}
+    labels = tuple(map(forms.__getitem__, columns.labels))
+    return ImageTable(root, tuple(columns.paths), labels, tuple(columns.splits), source, tuple(empty))
 
 
-def table_of_manifest(
-    manifest: Path, source: str, image_root: str | Path | None = None, faults: list[str] | None = None
-) -> ImageTable:
-    """The table of a manifest; see :func:`~transferkit.data.manifest.read_columns`.
+def _name_fault(path: str) -> str:
+    """What is wrong with a name that Python could not read as text."""
+    try:
+        os.fsencode(path).decode()
+    except UnicodeDecodeError:
+        return "is not UTF-8; rename it"
+    return f"is UTF-8, but this locale has names read as {sys.getfilesystemencoding()}; set PYTHONUTF8=1"
+
+
+def one_form(label: str | None) -> str | None:
+    """A label in Unicode's composed form: file systems and editors write the same letters in two ways."""
+    return label if label is None or label.isascii() else unicodedata.normalize("NFC", label)
+
+
+def read_manifest_columns(
+    manifest: Path, image_root: str | Path | None = None, faults: list[str] | None = None
+) -> Columns:
+    """The columns of a manifest; see :func:`~transferkit.data.manifest.read_columns`.
 
     Raises:
         UserError: likewise.
     """
-    columns = read_columns(manifest, faults, image_root and Path(image_root).expanduser())
-    return table_of_columns(str(Path(image_root or manifest.parent).expanduser().resolve()), columns, source)
+    return read_columns(manifest, faults, image_root and Path(image_root).expanduser())
+
+
+def root_of_manifest(manifest: Path, image_root: str | Path | None = None) -> str:
+    """The absolute folder that a manifest's paths are relative to."""
+    return str(Path(image_root or manifest.parent).expanduser().resolve())
 
 
 def check_image_root(image_root: str | Path, source: str | Path, is_manifest: bool) -> None:

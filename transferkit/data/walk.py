@@ -6,12 +6,9 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-IMAGE_SUFFIXES = tuple(
-    f".{kind}"
-    for kinds in ("jpg jpeg jpe jfif mpo png gif bmp webp tif tiff", "ppm pgm pbm pnm jp2 avif heic heif")
-    for kind in kinds.split()
-)
+from transferkit.images import EXTENSIONS, UNREAD_KINDS
 
+IMAGE_SUFFIXES = tuple(f".{extension}" for extensions in EXTENSIONS.values() for extension in extensions)
 
 # Folders that link to one another are reached by more paths than could ever be walked.
 MOST_VISITS = 64
@@ -73,6 +70,11 @@ def walk(root: Path) -> Found:
             found.closed.append((name, (error.strerror or str(error)).lower()))
     found.folders[:1] = []  # the root itself
     return found
+
+
+def picture_kind(path: str) -> str | None:
+    """What kind of picture a file is that is left out although it is one, by its extension; None for other files."""
+    return UNREAD_KINDS.get(path.rpartition(".")[2].lower()) if "." in path else None
 
 
 def _kind(entry: os.DirEntry[str]) -> int:

@@ -28,6 +28,7 @@ from transferkit.embedding_space import EmbeddingSpace
 from transferkit.embeddings import Facts, metadata_of, read_facts, with_metadata, writer
 from transferkit.errors import UserError
 from transferkit.files import atomic_path, cache_dir, discard
+from transferkit.images import decoders
 
 log = logging.getLogger(__name__)
 
@@ -54,9 +55,8 @@ def cache_limit() -> int:
 
 
 def entries_folder(space: EmbeddingSpace, view: str = "none") -> Path:
-    """The folder of all cached tables of one space; each random view has a folder of its own."""
-    name = space.sha256 if view == "none" else sha256(f"{space.sha256} {view}".encode()).hexdigest()
-    return cache_root() / name[:32]
+    """The folder of all cached tables of one space, as the decoders that are installed see images, and of one view."""
+    return cache_root() / sha256(f"{space.sha256} {view} {decoders()}".encode()).hexdigest()[:32]
 
 
 def cache_root() -> Path:

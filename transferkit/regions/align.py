@@ -19,7 +19,6 @@ from transferkit.extractor.full_float32 import full_float32
 from transferkit.images import ImageError
 from transferkit.preprocessing import Size
 from transferkit.regions.boxes import Box
-from transferkit.regions.crop import outside
 
 BINS = 7  # roi_align averages samples in 7 x 7 bins, one a feature cell at least; we average the bins
 
@@ -68,9 +67,9 @@ def embed_aligned(
 
 def pool(features: Tensor, span: range, boxes: Sequence[Box], size: tuple[int, int]) -> Batch:
     """Embeddings of one image's boxes from its features (1, C, h, w); ``size`` is (height, width) of the image."""
-    inside = {position: boxes[position].clip(*size) for position in span}
-    rows = [position for position, box in inside.items() if not box.is_empty]
-    broken = {row: outside(boxes[row], *size) for row in span if row not in rows}
+    broken = {row: fault for row in span if (fault := boxes[row].fault(*size))}
+    inside = {row: boxes[row].clip(*size) for row in span if row not in broken}
+    rows = list(inside)
     (height, width), (h, w) = size, features.shape[2:]
     scale = torch.tensor([w / width, h / height] * 2, dtype=torch.float64)
     corners = torch.tensor([inside[row][2:6] for row in rows], dtype=torch.float64).reshape(-1, 4) * scale

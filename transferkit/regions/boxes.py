@@ -18,7 +18,8 @@ MAX_BYTES = 2**30
 class Box(NamedTuple):
     """A rectangle in an upright image, in its pixels: x1 <= x < x2 from the left, y1 <= y < y2 from the top.
 
-    ``number`` is the row of a CSV (from 1, the header left out) or the ``id`` of a COCO annotation.
+    ``number`` is the row of a CSV (from 1, the header left out) or the ``id`` of a COCO annotation; ``size`` is what
+    the file says of its image, (height, width), if it does.
     """
 
     number: int
@@ -28,6 +29,7 @@ class Box(NamedTuple):
     x2: float
     y2: float
     label: str | None = None
+    size: tuple[int, int] | None = None
 
     def clip(self, height: int, width: int) -> "Box":
         """The part inside an image of that size; empty (x2 <= x1 or y2 <= y1) where there is none."""
@@ -40,18 +42,35 @@ class Box(NamedTuple):
         """Whether it has no area."""
         return not (self.x1 < self.x2 and self.y1 < self.y2)
 
+    def fault(self, height: int, width: int) -> str | None:
+        """Why it cannot be a box in an upright image of that size; None if it can."""
+        corners = ", ".join(f"{value:g}" for value in self[2:6])
+        if self.size is not None and self.size != (height, width):
+            turned = ": of the image before its EXIF rotation?" if self.size == (width, height) else ""
+            said = f"{self.size[1]} x {self.size[0]}"
+            return f"the boxes are of an image of {said} pixels, it is upright {width} x {height}{turned}"
+        in_unit = all(0 <= value <= 1 for value in self[2:6])
+        if in_unit and not all(value.is_integer() for value in map(float, self[2:6])) and (height, width) != (1, 1):
+            return f"the box {corners} looks like fractions of the image; give pixels"
+        if self.clip(height, width).is_empty:
+            return f"the box {corners} lies outside of its image of {width} x {height} pixels"
+        return None
 
-def read_boxes(file: str | Path) -> list[Box]:
+
+def read_boxes(file: str | Path, skipped: list[str] | None = None) -> list[Box]:
     """Read boxes, in the order of the file.
 
     Args:
         file: a ``.csv`` (UTF-8) with the columns ``path,x1,y1,x2,y2[,label]``, or a ``.json`` in COCO's layout
             (https://cocodataset.org/#format-data): ``images`` (``id``, ``file_name``), ``annotations``
             (``image_id``, ``bbox`` as x, y, width, height, and perhaps ``id`` and ``category_id``), and, for
-            labels, ``categories``.
+            labels, ``categories``. Where an image has ``width`` and ``height``, they are compared when it is read.
+        skipped: takes what is said of rows that are no box (empty ones, such as COCO itself has, or without four
+            numbers), so that the others are read.
 
     Raises:
-        UserError: unreadable, without boxes, or with rows that are no box: all of them are counted, the first named.
+        UserError: unreadable, without boxes, or with rows that are no box and not to be skipped: all of them are
+            counted, the first named.
     """
     file = Path(file)
     readers = {".csv": csv_boxes, ".json": coco_boxes}
@@ -68,21 +87,38 @@ def read_boxes(file: str | Path) -> list[Box]:
     except (OSError, ValueError, OverflowError, csv.Error, RecursionError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
         raise UserError(f"--boxes {file} cannot be read: {reason}") from error
-    refuse(file, faults)
+    if not boxes or skipped is None:
+        refuse(file, faults)
     if not boxes:
         raise UserError(f"--boxes {file} holds no boxes")
+    if skipped is not None:
+        skipped += faults
     return boxes
 
 
-def match_boxes(file: str | Path, boxes: Sequence[Box], images: ImageTable) -> None:
-    """Refuse boxes for images that are not there.
+def match_boxes(
+    file: str | Path, boxes: Sequence[Box], images: ImageTable, skipped: list[str] | None = None
+) -> list[Box]:
+    """The boxes whose images are there.
+
+    Args:
+        file: that they were read from, for messages.
+        boxes: of :func:`read_boxes`.
+        images: where the boxes should lie.
+        skipped: takes what is said of the other boxes.
 
     Raises:
-        UserError: they are counted, the first named.
+        UserError: no image for some of them, and they are not to be skipped, or for none: counted, the first named.
     """
     known = set(images.paths)
     what = f"not among the {len(images)} images of {images.source or images.root}"
-    refuse(file, [f"row {box.number}: {box.path!r} is {what}" for box in boxes if box.path not in known])
+    faults = [f"row {box.number}: {box.path!r} is {what}" for box in boxes if box.path not in known]
+    matched = [box for box in boxes if box.path in known]
+    if not matched or skipped is None:
+        refuse(file, faults)
+    if skipped is not None:
+        skipped += faults
+    return matched
 
 
 def refuse(file: str | Path, faults: Sequence[str], most: int = 3) -> None:
@@ -118,7 +154,7 @@ def coco_boxes(file: Path) -> Iterator[Box | str]:
     images, annotations = content.get("images"), content.get("annotations")
     if not isinstance(images, list) or not isinstance(annotations, list):
         raise ValueError("no lists images and annotations, as COCO files have them")
-    names = by_id("images", images, "file_name")
+    names, sizes = by_id("images", images, "file_name"), sizes_by_id(images)
     classes = by_id("categories", content["categories"], "name") if content.get("categories") is not None else None
     seen: set[int] = set()
     for position, record in enumerate(annotations):
@@ -142,8 +178,21 @@ def coco_boxes(file: Path) -> Iterator[Box | str]:
         if classes is not None and category is not None and str(category) not in classes:
             yield f"row {number}: category_id {str(category)[:40]!r} is not among the categories with a name"
             continue
-        path = names.get(str(record.get("image_id")))
-        yield box(number, path, [x, y, x + width, y + height], (classes or {}).get(str(category)))
+        image = str(record.get("image_id"))
+        label = (classes or {}).get(str(category))
+        yield box(number, names.get(image), [x, y, x + width, y + height], label, sizes.get(image))
+
+
+def sizes_by_id(images: list[Any]) -> dict[str, tuple[int, int]]:
+    """(height, width) of COCO's images by their id, where both are given as positive whole numbers."""
+    sizes: dict[str, tuple[int, int]] = {}
+    for record in images:
+        height, width = (record.get(side) for side in ("height", "width")) if isinstance(record, Mapping) else (0, 0)
+        if not (isinstance(height, int | float) and isinstance(width, int | float)):
+            continue
+        if 1 <= height < 2**31 and 1 <= width < 2**31:  # NaN is not
+            sizes[str(record.get("id"))] = int(height), int(width)
+    return sizes
 
 
 def by_id(what: str, records: Any, field: str) -> dict[str, str]:
@@ -159,7 +208,9 @@ def by_id(what: str, records: Any, field: str) -> dict[str, str]:
     return {key: value for key, value in named if isinstance(value, str)}
 
 
-def box(number: int, path: Any, corners: Sequence[Any], label: str | None) -> Box | str:
+def box(
+    number: int, path: Any, corners: Sequence[Any], label: str | None, size: tuple[int, int] | None = None
+) -> Box | str:
     """A box, or why these values make none."""
     path = path.removeprefix("./") if isinstance(path, str) else path
     if not path:
@@ -168,7 +219,7 @@ def box(number: int, path: Any, corners: Sequence[Any], label: str | None) -> Bo
     shown = ", ".join(str(corner)[:20] for corner in corners)
     if len(found) < 4:
         return f"row {number}: {shown} are not four finite numbers"
-    made = Box(number, path, found[0], found[1], found[2], found[3], label)
+    made = Box(number, path, found[0], found[1], found[2], found[3], label, size)
     return f"row {number}: the box {shown} is empty (x1 < x2 and y1 < y2 are wanted)" if made.is_empty else made
 
 

@@ -45,16 +45,11 @@ def cut(image: Tensor, box: Box) -> Tensor:
     """The pixels of a box, clipped: uint8 (3, H, W) -> (3, h, w).
 
     Raises:
-        ImageError: it lies outside of the image.
+        ImageError: it cannot be a box in this image, see :meth:`Box.fault`.
     """
-    inside = box.clip(*image.shape[1:])
-    if inside.is_empty:
-        raise ImageError(outside(box, *image.shape[1:]))
+    height, width = image.shape[1:]
+    if fault := box.fault(height, width):
+        raise ImageError(fault)
+    inside = box.clip(height, width)
     rows = slice(math.floor(inside.y1), math.ceil(inside.y2))
     return image[:, rows, math.floor(inside.x1) : math.ceil(inside.x2)]
-
-
-def outside(box: Box, height: int, width: int) -> str:
-    """What is said of a box with no part in its image."""
-    corners = ", ".join(f"{value:g}" for value in box[2:6])
-    return f"the box {corners} lies outside of its image of {width} x {height} pixels"

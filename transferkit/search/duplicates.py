@@ -8,16 +8,17 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from torch import Tensor
 
 from transferkit.data.sources import DIGITS, ImageTable
 from transferkit.embeddings import Embeddings
-from transferkit.similarity import finite_rows, near_duplicates, similar_pairs, zero_rows
+from transferkit.similarity import finite_rows, groups_within, linked_rows, similar_pairs, usual_threshold, zero_rows
 
-MOST_LEAKS = 10_000  # pairs that are kept; all are counted
+MOST_PAIRS = 10_000  # pairs that are kept; all are counted
 
 
-class Leak(NamedTuple):
-    """Two rows alike that stand in different splits, the smaller row first."""
+class Pair(NamedTuple):
+    """Two rows alike, the smaller row first."""
 
     first: int
     second: int
@@ -28,14 +29,20 @@ class Duplicates(NamedTuple):
     """What was found.
 
     Attributes:
-        groups: rows that are linked by pairs at least as alike as the threshold, two and more a group.
+        threshold: the cosine from which two rows count as the same.
+        pairs: rows at least as alike as the threshold, of highest cosine first; 10,000 at most.
+        pair_count: how many such pairs there are.
+        groups: rows of which any two are a pair, two and more per group.
         leaks: pairs across splits, of highest cosine first; 10,000 at most.
         leak_count: how many such pairs there are.
-        zero_rows: rows without direction, which are in no group.
+        zero_rows: rows without direction, which are in no pair.
     """
 
+    threshold: float
+    pairs: list[Pair]
+    pair_count: int
     groups: list[list[int]]
-    leaks: list[Leak]
+    leaks: list[Pair]
     leak_count: int
     zero_rows: int
 
@@ -61,33 +68,50 @@ def open_embeddings(path: str | Path) -> Embeddings | None:
     return embeddings
 
 
-def find_duplicates(embeddings: Embeddings, threshold: float = 0.97) -> Duplicates:
-    """Groups of near-duplicates, and the pairs of them that leak from one split into another.
+def find_duplicates(embeddings: Embeddings, threshold: float | None = None) -> Duplicates:
+    """Near-duplicates as ranked pairs and as groups, and the pairs that leak from one split into another.
 
     Args:
         embeddings: the table.
-        threshold: cosine, above 0 and at most 1.
+        threshold: cosine, above 0 and at most 1; None for what sets rows apart in this table, see
+            :func:`~transferkit.similarity.usual_threshold`.
 
     Raises:
         UserError: an empty table, or a threshold out of range.
     """
     values = embeddings.embedding
-    groups = near_duplicates(values, threshold)
-    members = torch.tensor(sorted(row for group in groups for row in group), dtype=torch.long)
+    threshold = usual_threshold(values) if threshold is None else threshold
+    linked = linked_rows(values, threshold)
+    members = torch.tensor(sorted(row for rows in linked for row in rows), dtype=torch.long)
     names = sorted({split for split in embeddings.splits if split})
     codes = torch.tensor([names.index(split) if split else -1 for split in embeddings.splits])[members]
-    leaks: list[Leak] = []
-    count = 0
-    if len(members) and len(names) > 1:
-        for first, second, cosine in similar_pairs(values[members], threshold):
-            across = (codes[first] != codes[second]) & (codes[first] >= 0) & (codes[second] >= 0)
-            count += int(across.sum())
-            first, second, cosine = members[first[across]], members[second[across]], cosine[across]
-            best = cosine.argsort(descending=True, stable=True)[:MOST_LEAKS]  # millions where many images are blank
-            parts = (part[best].tolist() for part in (first, second, cosine))
-            leaks += [Leak(*leak) for leak in zip(*parts, strict=True)]
-            leaks = sorted(leaks, key=lambda leak: (-leak.cosine, leak))[:MOST_LEAKS]
-    return Duplicates(groups, leaks, count, len(zero_rows(values)))
+    pairs, leaks = Best(), Best()
+    for first, second, cosine in similar_pairs(values[members], threshold) if len(members) else ():
+        across = (codes[first] != codes[second]) & (codes[first] >= 0) & (codes[second] >= 0)
+        pairs.add(members[first], members[second], cosine)
+        leaks.add(members[first[across]], members[second[across]], cosine[across])
+    groups = groups_within(values, linked, threshold)
+    return Duplicates(threshold, pairs.kept, pairs.count, groups, leaks.kept, leaks.count, len(zero_rows(values)))
+
+
+class Best:
+    """The pairs of highest cosine of all that are added: millions where many images are blank.
+
+    Attributes:
+        kept: the best of them, best first.
+        count: how many were added.
+    """
+
+    def __init__(self) -> None:
+        self.kept: list[Pair] = []
+        self.count = 0
+
+    def add(self, first: Tensor, second: Tensor, cosine: Tensor) -> None:
+        """Add pairs, each a row of the three (P,)."""
+        self.count += len(first)
+        best = cosine.argsort(descending=True, stable=True)[:MOST_PAIRS]
+        new = zip(*(part[best].tolist() for part in (first, second, cosine)), strict=True)
+        self.kept = sorted([*self.kept, *(Pair(*pair) for pair in new)], key=lambda p: (-p.cosine, p))[:MOST_PAIRS]
 
 
 def content_hashes(images: ImageTable, paths: Sequence[str]) -> dict[str, str]:

@@ -2,7 +2,13 @@
 
 from transferkit.similarity.clustering import k_means, nmi
 from transferkit.similarity.compare import compare, knn_overlap, linear_cka, rsa
-from transferkit.similarity.duplicates import near_duplicates, similar_pairs
+from transferkit.similarity.duplicates import (
+    groups_within,
+    linked_rows,
+    near_duplicates,
+    similar_pairs,
+    usual_threshold,
+)
 from transferkit.similarity.evaluate import Evaluation, evaluate
 from transferkit.similarity.geometry import uniformity
 from transferkit.similarity.neighbours import top_k
@@ -20,9 +26,11 @@ __all__ = [
     "drawn_rows",
     "evaluate",
     "finite_rows",
+    "groups_within",
     "k_means",
     "knn_overlap",
     "linear_cka",
+    "linked_rows",
     "near_duplicates",
     "neighbour_map",
     "nmi",
@@ -32,6 +40,7 @@ __all__ = [
     "top_k",
     "uniformity",
     "unit_rows",
+    "usual_threshold",
     "votes",
     "zero_rows",
 ]

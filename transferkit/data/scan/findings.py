@@ -1,6 +1,7 @@
 """The words of a scan: what can be found, how bad it is, and what to do about it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from transferkit.data.sources import ImageTable
@@ -22,7 +23,9 @@ KINDS = {
     "truncated": Kind("error", f"copy it again; else {_BROKEN}"),
     "zero-byte": Kind("error", f"copy it again; else {_BROKEN}"),
     "too-large": Kind("error", "scale it down or delete it: it would take too much memory or time"),
-    "unsupported-pixels": Kind("error", "convert to 8 or 16 bits a channel"),
+    "unsupported-pixels": Kind("error", "convert to 8 or 16 bits per channel, in PNG or plain TIFF"),
+    "unsupported-format": Kind("error", "convert to PNG or JPEG"),
+    "needs-package": Kind("error", "install the package that is named, or convert to JPEG"),
     "permission-denied": Kind("error", "change the rights of the file or folder"),
     "unreadable-folder": Kind("error", "mend or move the folder"),
     "broken-link": Kind("error", "mend or delete the link: it leads nowhere or round in a circle"),
@@ -40,10 +43,13 @@ KINDS = {
     "animated": Kind("note", "none needed: the first picture is taken"),
     "rotated": Kind("note", "none needed: turned upright as its EXIF says"),
     "odd-mode": Kind("note", "none needed: converted to RGB, transparency to white"),
+    "blank": Kind("note", "look whether something is missing: all pixels have one color"),
     "tiny": Kind("note", "look whether it is a thumbnail or an icon"),
     "wrong-extension": Kind("note", "rename it: other tools may trust the extension"),
     "no-extension": Kind("note", "rename it, or it stays left out"),
     "name-case": Kind("note", "rename one: where case does not count, one overwrites the other"),
+    "name-unicode": Kind("note", "rename one: both look the same; classes so named are read as one"),
+    "other-format": Kind("note", "convert to PNG or JPEG, or it stays left out"),
     "left-out": Kind("note", "delete it: no image, and not read"),
 }
 
@@ -74,10 +80,12 @@ class Report:
     Attributes:
         table: the images, those that cannot be read among them.
         findings: errors first, by kind in the order of ``KINDS``, then by path.
+        ignored: kind of file that is no picture -> how many of them lie there, the most frequent first.
     """
 
     table: ImageTable
     findings: tuple[Finding, ...]
+    ignored: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def errors(self) -> int:
@@ -92,7 +100,7 @@ class Report:
         return groups
 
 
-def report(table: ImageTable, findings: list[Finding]) -> Report:
+def report(table: ImageTable, findings: list[Finding], ignored: Mapping[str, int]) -> Report:
     """A report with its findings in order."""
     rank = {kind: number for number, kind in enumerate(KINDS)}
-    return Report(table, tuple(sorted(set(findings), key=lambda f: (rank[f.kind], f.path, f.detail))))
+    return Report(table, tuple(sorted(set(findings), key=lambda f: (rank[f.kind], f.path, f.detail))), ignored)

@@ -1,7 +1,8 @@
 """Faults that no single file has: copies, classes and names, as pure functions of the table and what was seen."""
 
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 
@@ -15,7 +16,8 @@ IMBALANCE = 10  # times more training images in the largest class than in a smal
 def copies(table: ImageTable, sha256: Mapping[str, str]) -> Iterator[Finding]:
     """Images with the same bytes: with two labels, in two splits, or in one.
 
-    Without a given split the copies of a labelled image may be drawn to both sides, and count as a leak.
+    Without a given split the copies of a labelled image may be drawn to both sides, and count as a leak. Copies with
+    two labels are that and nothing else, wherever they lie: one of them has to go in any case.
 
     Args:
         table: the images.
@@ -34,12 +36,12 @@ def copies(table: ImageTable, sha256: Mapping[str, str]) -> Iterator[Finding]:
                 unlike = next(o for o in same if table.labels[o] not in (None, table.labels[row]))
                 detail = f"{table.labels[row]!r}, but {table.paths[unlike]!r} is {table.labels[unlike]!r}"
                 yield Finding("label-conflict", table.paths[row], detail)
-            if len(splits) > 1:
+            elif len(splits) > 1:
                 apart = next(o for o in same if table.splits[o] != table.splits[row])
                 yield Finding("leak", table.paths[row], f"the same as {table.paths[apart]!r}")
             elif splits == {None} and labels:
                 yield Finding("leak", table.paths[row], f"the same as {other!r}, and no split is given")
-            elif len(labels) <= 1:
+            else:
                 yield Finding("duplicate", table.paths[row], f"the same as {other!r}")
 
 
@@ -54,7 +56,7 @@ def classes(table: ImageTable) -> Iterator[Finding]:
     except UserError as error:
         yield Finding("untrainable", ".", str(error))
     for names in alike(table.class_names):
-        yield Finding("class-case", ".", f"classes {', '.join(map(repr, names))}")
+        yield Finding("class-case", ".", f"classes {', '.join(map(ascii, names))}")
     pairs = zip(table.labels, table.splits, strict=True)
     counts = Counter(label for label, split in pairs if label is not None and split in ("train", None))
     most = max(counts.values(), default=0)
@@ -64,7 +66,7 @@ def classes(table: ImageTable) -> Iterator[Finding]:
 
 
 def names(paths: Iterable[str]) -> Iterator[Finding]:
-    """Files or folders of one folder whose names differ only by case.
+    """Files or folders of one folder whose names differ only by case, or by how Unicode writes the same letters.
 
     Args:
         paths: of files and folders; the folders that a path goes through need not be among them.
@@ -75,15 +77,36 @@ def names(paths: Iterable[str]) -> Iterator[Finding]:
         folder, _, name = place.rpartition("/")
         by_folder.setdefault(folder, []).append(name)
     for folder, inside in by_folder.items():
-        for group in alike(inside):
-            for name in group:
-                other = next(o for o in group if o != name)
-                yield Finding("name-case", f"{folder}/{name}" if folder else name, f"beside {other!r}")
+        for kind, groups in (("name-unicode", grouped(inside, nfc)), ("name-case", alike(inside))):
+            for group in groups:
+                for name in group:
+                    other = next(o for o in group if o != name)
+                    yield Finding(kind, f"{folder}/{name}" if folder else name, f"beside {other!a}")
+
+
+def nfc(text: str) -> str:
+    """The text with each letter and its accents as one character where Unicode has it (Unicode Annex 15)."""
+    return unicodedata.normalize("NFC", text)
+
+
+def caseless(text: str) -> str:
+    """The text without case, width and outer or repeated spaces."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def grouped(names: Iterable[str], key: Callable[[str], str]) -> list[list[str]]:
+    """Groups of at least two names with the same key."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(key(name), []).append(name)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def alike(names: Sequence[str]) -> list[list[str]]:
-    """Groups of at least two names that differ only by case."""
-    groups: dict[str, list[str]] = {}
-    for name in names:
-        groups.setdefault(name.casefold(), []).append(name)
-    return [group for group in groups.values() if len(group) > 1]
+    """Groups of at least two names that differ by case, width or spaces, and not only by their Unicode form."""
+    return [group for group in grouped(names, caseless) if len({nfc(name) for name in group}) > 1]
+
+
+def same_letters(names: Iterable[str]) -> list[str]:
+    """Names that differ only in their Unicode form, each group as one text in which the difference can be seen."""
+    return [" and ".join(map(ascii, group)) for group in grouped(sorted(names), nfc)]

@@ -1,8 +1,9 @@
 """Any image file to RGB pixels, or one short reason why not: the only place that decodes images.
 
-Every mode becomes uint8 RGB: the EXIF orientation is applied, transparency is composed on white, 16-bit
-values are shifted to 8, and of several frames the first is taken. Pillow decodes; its JPEG pixels are
-torchvision's to the bit, in the same time.
+Every mode becomes uint8 RGB: the EXIF orientation is applied, transparency is composed on white, deeper
+values are shifted to 8 bits, and of several frames the first is taken. Pillow decodes; its JPEG pixels are
+torchvision's to the bit, in the same time. What it is known to read wrong is refused by name (``tiff.py``) or
+read by hand here.
 """
 
 import errno
@@ -15,23 +16,37 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
 
-# Formats with a signature, decoded inside this process: EPS, for one, would start Ghostscript.
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+from transferkit.images import tiff
+from transferkit.images.error import ImageError
+from transferkit.images.extent import is_cut, jpeg_extent
+from transferkit.images.formats import EXTENSIONS, FORMATS, UNREAD_KINDS, decoders, formats_for, needs_plugin
+from transferkit.images.rgb import to_rgb
+
+__all__ = [
+    "EXTENSIONS",
+    "FORMATS",
+    "UNREAD_KINDS",
+    "Header",
+    "ImageError",
+    "decode",
+    "decoders",
+    "inspect",
+    "needs_plugin",
+    "read_file",
+    "read_image",
+]
+
 # Pillow holds up to 4 bytes a pixel and our tensor 3: at this size both stay under 1 GiB together.
 MAX_PIXELS = 2**27
 MAX_SIDE = 2**16 - 1  # JPEG's own; a resize widens a tall picture before it shortens it
 # Every scan of a progressive JPEG visits all its pixels; a few kilobytes could ask for hours of work.
 MAX_JPEG_WORK = 16 * MAX_PIXELS
 MAX_FILE_BYTES = 2**29
-BAND_PIXELS = 2**22
 
 ORIENTATION_TAG = 0x0112  # Exif 2.3, table 4
 _FLIPS = {2: (-1,), 3: (-1, -2), 4: (-2,), 6: (-1,), 7: (-1, -2), 8: (-2,)}  # after the transpose of 5 to 8
@@ -41,12 +56,8 @@ logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 # warnings.catch_warnings changes the whole process, so threads take turns; a fork never inherits the turn.
 _turn = threading.Lock()
-if hasattr(os, "register_at_fork"):  # not on Windows, which has no forks
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
     os.register_at_fork(before=_turn.acquire, after_in_parent=_turn.release, after_in_child=_turn.release)
-
-
-class ImageError(Exception):
-    """An image that cannot be used; the message is one short reason, such as ``truncated JPEG``."""
 
 
 class Header(NamedTuple):
@@ -107,7 +118,7 @@ def inspect(data: bytes) -> Header:
     Raises:
         ImageError: it is not an image, or its header is broken.
     """
-    image = _open(data)
+    image, _ = _open(data)
     name = "JPEG" if image.format == "MPO" else str(image.format)
     deep = ";16" not in image.mode and any(";16" in str(tile.args) for tile in image.tile)
     mode, size, orientation = f"{image.mode};16" if deep else image.mode, image.size, _orientation(image)
@@ -124,8 +135,8 @@ def decode(data: bytes) -> Tensor:
 
     Only complete pictures pass: a file that ends early is refused, in PNG every checksum must hold, and
     other formats are held to what their decoders notice: JPEG, GIF and WebP carry no checksum, so a flipped
-    bit may decode as other pixels, and a JPEG cut short but given a new end marker as grey ones. Of a
-    multi-picture JPEG (MPO) only the first picture is looked at.
+    bit may decode as other pixels, and a JPEG cut short but given a new end marker as gray ones. What lies behind
+    the first picture (of a multi-picture JPEG, or a phone's video) is not looked at.
 
     Args:
         data: the whole file.
@@ -138,22 +149,28 @@ def decode(data: bytes) -> Tensor:
     """
     if not data:
         raise ImageError("empty file")
-    image = _open(data)
+    image, layout = _open(data)
     name = "JPEG" if image.format == "MPO" else str(image.format)
-    _check_work(image.size, data.count(b"\xff\xda") if name == "JPEG" else 1)
+    extent = jpeg_extent(data) if name == "JPEG" else None
+    if extent and extent.unread:
+        raise ImageError(f"{extent.unread} is not read; convert it to PNG or JPEG")
+    _check_work(image.size, extent.scans if extent else 1)
     try:
-        if _ends_early(data, name, image):
-            raise ImageError(f"truncated {name}")
+        if name == "TIFF" and is_cut(data, name, image):  # once decoded, it has forgotten its strips
+            raise ImageError("truncated TIFF")
         if name == "TIFF":
             with _metadata_warnings_settled():
                 image.load()
-        pixels, orientation = _pixels(image), _orientation(image)
+        pixels, orientation = to_rgb(image, data, layout), _orientation(image)
+        if name != "TIFF" and is_cut(data, name, image):
+            raise ImageError(f"truncated {name}")
     except ImageError:
         raise
     except MemoryError as error:
         raise ImageError(os.strerror(errno.ENOMEM).lower()) from error
     except Exception as error:  # decoders raise whatever they like on broken data
         early = any(words in str(error).lower() for words in ("truncated", "end of file", "not enough"))
+        early = early or (name != "TIFF" and is_cut(data, name, image))
         raise ImageError(f"{'truncated' if early else 'corrupt'} {name}") from error
     del image  # a large picture is turned without Pillow's copy in memory
     return _upright(pixels, orientation)
@@ -169,17 +186,27 @@ def _metadata_warnings_settled() -> Iterator[None]:
         yield
 
 
-def _open(data: bytes) -> ImageFile.ImageFile:
-    """Read the header; no pixel is decoded yet."""
+def _open(data: bytes) -> tuple[ImageFile.ImageFile, tiff.Layout | None]:
+    """Read the header, and that of a TIFF by itself; no pixel is decoded yet."""
+    formats, layout = formats_for(data), None
     try:
         with _metadata_warnings_settled():
-            return Image.open(BytesIO(data), formats=FORMATS)
+            layout = tiff.layout_of(data)
+            if layout:
+                tiff.check(layout)
+            return Image.open(BytesIO(data), formats=formats), layout
+    except ImageError:
+        raise
     except Image.DecompressionBombError as error:
         raise ImageError(f"more pixels than the limit of {MAX_PIXELS}") from error
     except Exception as error:
         if data[8:12] == b"WEBP" and int.from_bytes(data[4:8], "little") + 8 > len(data):
             raise ImageError("truncated WEBP") from error  # opening it takes the whole file
+        if data[:3] == b"\xff\xd8\xff" and (unread := jpeg_extent(data).unread):
+            raise ImageError(f"{unread} is not read; convert it to PNG or JPEG") from error
         unknown = isinstance(error, UnidentifiedImageError)
+        if layout and unknown:
+            raise ImageError(f"TIFF layout is not read: {layout}") from error
         raise ImageError("not an image, or its header is broken" if unknown else "broken image header") from error
 
 
@@ -193,88 +220,13 @@ def _check_work(size: tuple[int, int], scans: int) -> None:
         raise ImageError(f"JPEG of {scans} scans, too many for its size")
 
 
-def _ends_early(data: bytes, format: str, image: ImageFile.ImageFile) -> bool:
-    """Whether something is missing in a way that the format's decoder does not notice."""
-    match format:
-        case "JPEG":  # Huffman coding spends a bit or more on every 8 x 8 block (ITU-T T.81, annexes F and G)
-            width, height = image.size
-            return 8 * len(data) < -(-width // 8) * -(-height // 8)
-        case "TIFF":
-            return not _is_covered(image)
-        case "PNG":  # the last chunk, empty, with its checksum
-            return b"IEND\xae\x42\x60\x82" not in data
-        case "BMP":
-            return int.from_bytes(data[2:6], "little") > len(data)
-        case "JPEG2000":  # end of codestream: no such pair of bytes in packet data (ISO 15444-1, B.10.1)
-            return b"\xff\xd9" not in data.partition(b"\xff\x93")[2]
-        case "GIF":
-            return not _gif_has_trailer(data)
-        case _:
-            return False
-
-
-def _is_covered(image: ImageFile.ImageFile) -> bool:
-    """Whether the strips or tiles of an image add up to it; Pillow leaves black what they lack."""
-    boxes = {tile.extents or (0, 0, *image.size) for tile in image.tile}
-    width, height = image.size
-    return sum((right - left) * (bottom - top) for left, top, right, bottom in boxes) >= width * height
-
-
-def _gif_has_trailer(data: bytes) -> bool:
-    """Walk the blocks of a GIF (GIF89a, appendix B) to its trailer."""
-    at = 13 + _colour_table_bytes(data[10])
-    while data[at : at + 1] != b";":
-        if at + 10 > len(data):
-            return False
-        # a frame has a descriptor, colours and a code size before its sub-blocks, an extension two bytes
-        at += 11 + _colour_table_bytes(data[at + 9]) if data[at] == 0x2C else 2
-        while at < len(data) and data[at]:
-            at += data[at] + 1
-        at += 1
-    return True
-
-
-def _colour_table_bytes(flags: int) -> int:
-    return 3 << (flags % 8 + 1) if flags & 0x80 else 0
-
-
-def _pixels(image: Image.Image) -> Tensor:
-    """Decode and convert to uint8 (3, H, W), in bands of rows, so that a large picture is held but once."""
-    image.load()
-    if image.mode == "F":
-        raise ImageError("floating-point pixels")
-    if image.mode == "I":
-        low, high = np.array(image.getextrema())
-        if low < 0 or high > 0xFFFF:
-            raise ImageError("32-bit pixels outside 0..65535")
-    width, height = image.size
-    rows = max(1, BAND_PIXELS // width)
-    pixels = np.empty((3, height, width), dtype=np.uint8)  # NumPy transposes in half of PyTorch's time
-    for top in range(0, height, rows):
-        bottom = min(top + rows, height)
-        band = image if rows >= height else image.crop((0, top, width, bottom))
-        pixels[:, top:bottom] = _rgb(band).transpose(2, 0, 1)
-    return torch.from_numpy(pixels)
-
-
-def _rgb(image: Image.Image) -> NDArray[np.uint8]:
-    """uint8 (H, W, 3) of a decoded Pillow image of any mode but ``F``."""
-    if image.mode.startswith("I"):  # 16 bits a pixel, or as many in a 32-bit integer
-        values: NDArray[Any] = np.array(image)
-        grey = (values >> 8).astype(np.uint8)
-        if "transparency" in image.info:
-            grey[values == image.info["transparency"]] = 255
-        return np.stack([grey] * 3, axis=-1)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        opaque = Image.new("RGB", image.size, "white")
-        opaque.paste(image.convert("RGB"), mask=image.getchannel("A"))
-        return np.asarray(opaque)
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-
-
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation of a decoded image; asked for after loading, since PNG may end with it."""
+    """The EXIF orientation of a decoded image; asked for after loading, since PNG may end with it.
+
+    JPEG XL has turned its own pixels by then, and only a JPEG that is packed in it has not.
+    """
+    if image.format == "JXL" and not getattr(image, "jpeg", False):
+        return 1
     try:
         with _metadata_warnings_settled():
             return int(image.getexif().get(ORIENTATION_TAG, 1))

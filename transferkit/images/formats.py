@@ -1,0 +1,131 @@
+"""Formats of pictures: which are opened, with which package, and the names of those that are not."""
+
+import importlib
+import importlib.metadata
+from contextlib import suppress
+from typing import NamedTuple
+
+import PIL
+from PIL import features
+
+from transferkit.images.error import ImageError
+
+# Formats with a signature, decoded inside this process: EPS, for one, would start Ghostscript.
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000")
+
+# Extensions of each format that is opened; the first is what people call it.
+EXTENSIONS = {
+    "JPEG": ("jpg", "jpeg", "jpe", "jfif", "mpo"),
+    "PNG": ("png",),
+    "GIF": ("gif",),
+    "BMP": ("bmp",),
+    "WEBP": ("webp",),
+    "TIFF": ("tif", "tiff"),
+    "PPM": ("ppm", "pgm", "pbm", "pnm"),
+    "JPEG2000": ("jp2", "j2k", "j2c"),
+    "AVIF": ("avif",),
+    "HEIF": ("heic", "heif", "hif"),
+    "JXL": ("jxl",),
+}
+
+# Pictures that are never opened, by extension: to be told of, not to be passed over.
+UNREAD = {
+    "camera raw": "3fr arw cr2 cr3 dng erf kdc mrw nef nrw orf pef raf raw rw2 sr2 srw x3f",
+    "DICOM": "dcm dicom",
+    "ICO": "ico cur",
+    "TGA": "tga",
+    "Photoshop": "psd psb",
+    "OpenEXR or HDR": "exr hdr pfm",
+    "JPEG XR": "jxr wdp hdp",
+    "other picture": "dds fits icns jls ktx pam pcx qoi ras sgi svs ndpi mrxs xbm xpm",
+    "drawing": "svg svgz eps ai wmf emf",
+}
+UNREAD_KINDS = {extension: kind for kind, extensions in UNREAD.items() for extension in extensions.split()}
+
+
+class Plugin(NamedTuple):
+    """A package that teaches Pillow a format.
+
+    Attributes:
+        name: of the format, for people.
+        module: registers the opener when it is imported.
+        package: what to install.
+    """
+
+    name: str
+    module: str
+    package: str
+
+
+# Pillow's name of a format -> who opens it.
+PLUGINS = {
+    "HEIF": Plugin("HEIC", "pillow_heif.HeifImagePlugin", "pillow-heif"),
+    "JXL": Plugin("JPEG XL", "pillow_jxl", "pillow-jxl-plugin"),
+    "AVIF": Plugin("AVIF", "pillow_avif", "pillow-avif-plugin"),
+}
+
+
+def formats_for(data: bytes) -> tuple[str, ...]:
+    """Pillow's names of the formats that the bytes of a file may have; a plugin is imported only when it is needed.
+
+    Raises:
+        ImageError: a picture in a format that cannot be opened; its name, and the package to install.
+    """
+    name = needs_plugin(data)
+    if name is None:
+        if unread := unread_name(data):
+            raise ImageError(f"{unread} is not read; convert it to PNG or JPEG")
+        return FORMATS
+    if name == "AVIF" and features.check("avif"):
+        return ("AVIF",)
+    plugin = PLUGINS[name]
+    try:
+        importlib.import_module(plugin.module)
+    except ImportError as error:
+        missing = f"{plugin.name} needs the package {plugin.package} (pip install {plugin.package})"
+        raise ImageError(missing) from error
+    return (name,)
+
+
+def needs_plugin(data: bytes) -> str | None:
+    """Pillow's name of a format that Pillow may not open by itself."""
+    if data[4:8] == b"ftyp":  # ISO 14496-12, 4.3: the size, the word, then brands of four letters
+        brands = data[8 : min(int.from_bytes(data[:4]), 256)]
+        # mif1 and msf1 say only that it is a picture or a sequence; AVIF names itself in the list behind them.
+        if brands[:4] in (b"avif", b"avis") or (brands[:4] in (b"mif1", b"msf1") and b"avi" in brands):
+            return "AVIF"
+        if brands[:4] in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"):
+            return "HEIF"
+    if data[:2] == b"\xff\x0a" or data[:12] == b"\0\0\0\x0cJXL \r\n\x87\n":  # ISO 18181-2, annex A
+        return "JXL"
+    return None
+
+
+def unread_name(data: bytes) -> str | None:
+    """The name of a picture format that is not read, by its signature."""
+    if data[128:132] == b"DICM":
+        return "DICOM"
+    if data[:4] in (b"\0\0\1\0", b"\0\0\2\0") and 0 < int.from_bytes(data[4:6], "little") < 256 and data[9:10] == b"\0":
+        return "ICO"
+    if data[-18:] == b"TRUEVISION-XFILE.\0":
+        return "TGA"
+    if data[:3] == b"P7\n":
+        return "PAM"
+    if data[:4] == b"8BPS":
+        return "Photoshop"
+    if data[:4] == b"\x76\x2f\x31\x01":
+        return "OpenEXR"
+    return "JPEG-LS" if data[:4] == b"\xff\xd8\xff\xf7" else None
+
+
+def decoders() -> str:
+    """What the outcome of decoding a file depends on beside its bytes, as one text."""
+    versions = [f"rules {RULES}", f"Pillow {PIL.__version__}", f"AVIF {features.check('avif')}"]
+    for plugin in PLUGINS.values():
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions.append(f"{plugin.package} {importlib.metadata.version(plugin.package)}")
+    return ", ".join(versions)
+
+
+RULES = 2
+"""To be raised whenever a file comes out otherwise than before: as other pixels, refused, or accepted."""

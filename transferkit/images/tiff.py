@@ -1,0 +1,179 @@
+"""TIFF: the layouts of pixels that are known to be read right; the rest is refused by name.
+
+Pillow opens more of them than it reads right, without a word: 16-bit samples where 0 is white come out as a
+negative, planar 16-bit ones as noise, signed ones as unsigned, 12-bit ones nearly black. So the tags are read here
+first (TIFF 6.0), and compared with a table each of whose lines a test holds to pixels computed by hand.
+"""
+
+from io import BytesIO
+from typing import Any, NamedTuple
+
+from PIL.TiffImagePlugin import COMPRESSION_INFO, PREFIXES, ImageFileDirectory_v2
+
+from transferkit.images.error import ImageError
+
+WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, MASK, CMYK, YCBCR, LAB = 0, 1, 2, 3, 4, 5, 6, 8
+NAMES = {
+    WHITE_IS_ZERO: "white-is-zero",
+    BLACK_IS_ZERO: "grayscale",
+    RGB: "RGB",
+    PALETTE: "palette",
+    MASK: "mask",
+    CMYK: "CMYK",
+    YCBCR: "YCbCr",
+    LAB: "CIELAB",
+    9: "ICCLAB",
+    10: "ITULAB",
+    32803: "color filter array",
+    34892: "linear raw",
+}
+COLORS = {RGB: 3, CMYK: 4, YCBCR: 3, LAB: 3, 9: 3, 10: 3, 34892: 3}  # samples per pixel; 1 in the others
+UNSIGNED, SIGNED, FLOAT = 1, 2, 3
+SIGNS = {UNSIGNED: "", SIGNED: " signed", FLOAT: " floating-point"}
+
+# (photometric interpretation, bits per sample, sample format)
+READ = {
+    *((gray, bits, UNSIGNED) for gray in (WHITE_IS_ZERO, BLACK_IS_ZERO) for bits in (1, 2, 4, 8, 16)),
+    *((BLACK_IS_ZERO, *depth) for depth in ((12, UNSIGNED), (32, UNSIGNED), (32, SIGNED))),
+    *((PALETTE, bits, UNSIGNED) for bits in (1, 2, 4, 8)),
+    *((RGB, bits, UNSIGNED) for bits in (8, 16)),
+    *((CMYK, bits, UNSIGNED) for bits in (8, 16)),
+    (YCBCR, 8, UNSIGNED),
+    (LAB, 8, UNSIGNED),
+}
+# Bits stored from the low end of each byte, without compression: (photometric interpretation, bits per sample).
+READ_REVERSED = {(0, 1), (0, 2), (0, 4), (1, 1), (1, 2), (1, 4), (1, 8), (1, 16), (RGB, 8), (PALETTE, 8)}
+READ_REVERSED_COMPRESSED = {*READ_REVERSED, (0, 8), (PALETTE, 1), (PALETTE, 2), (PALETTE, 4)}
+
+
+class Layout(NamedTuple):
+    """How the pixels of the first picture are stored.
+
+    Attributes:
+        photometric: what a value means; ``WHITE_IS_ZERO``, ``RGB``, ...
+        bits: of each sample of a pixel, those of color and the extra ones.
+        sample_format: ``UNSIGNED``, ``SIGNED``, ``FLOAT``, or something else.
+        extra: what the samples beyond the color are: 0 unspecified, 1 alpha that is multiplied in, 2 alpha.
+        planar: each color on its own, one after the other.
+        reversed: the low bit of a byte comes first.
+        compressed: any compression.
+        subsampled: fewer values of Cb and Cr than of Y.
+        problem: what else stands in the way, or "".
+    """
+
+    photometric: int
+    bits: tuple[int, ...]
+    sample_format: int
+    extra: tuple[int, ...]
+    planar: bool
+    reversed: bool
+    compressed: bool
+    subsampled: bool
+    problem: str
+
+    def __str__(self) -> str:
+        """Such as ``16-bit planar RGB``."""
+        bits = "/".join(map(str, self.bits if len(set(self.bits)) > 1 else self.bits[:1]))
+        sign = SIGNS.get(self.sample_format, " unknown-format")
+        name = NAMES.get(self.photometric, f"photometric {self.photometric}")
+        ways = {"planar": self.planar, "bit-reversed": self.reversed, "subsampled": self.subsampled}
+        shown = "".join(f" {way}" for way, is_so in ways.items() if is_so)
+        return f"{bits}-bit{sign}{shown} {name}{' with extra samples' if self.extra else ''}"
+
+
+def layout_of(data: bytes) -> Layout | None:
+    """The layout of a TIFF; None for other bytes, and where the tags are broken, which its decoder says then."""
+    if data[:4] not in PREFIXES:
+        return None
+    try:
+        tags = ImageFileDirectory_v2(data[:16] if data[2] == 43 or data[3] == 43 else data[:8])  # 43: BigTIFF
+        file = BytesIO(data)
+        file.seek(tags.next)
+        tags.load(file)
+        return _layout(tags)
+    except Exception:  # the reader of tags raises whatever it likes on broken ones
+        return None
+
+
+def check(layout: Layout) -> None:
+    """Refuse a layout that is not known to be read right.
+
+    Raises:
+        ImageError: what it is.
+    """
+    if layout.sample_format == FLOAT:
+        raise ImageError("floating-point pixels")
+    if layout.problem or not _is_read(layout):
+        raise ImageError(f"TIFF layout is not read: {layout.problem or layout}")
+
+
+def _layout(tags: Any) -> Layout:
+    compression = _number(tags.get(259, 1))
+    bits = tuple(tags.get(258, (1,)))
+    old_jpeg = compression == 6  # its tags are often missing
+    photometric = _number(tags.get(262, YCBCR if old_jpeg else -1))
+    if photometric == -1 and bits == (1,):
+        photometric = WHITE_IS_ZERO  # as fax machines leave it out
+    samples = _number(tags.get(277, COLORS.get(photometric, 1) if compression in (6, 7) else 1))
+    bits = bits[:samples] if len(bits) > 1 else bits * min(samples, 64)
+    formats = set(tags.get(339, (UNSIGNED,)))
+    subsampled = compression not in (6, 7) and photometric == YCBCR and tuple(tags.get(530, (2, 2))) != (1, 1)
+    problem = ""
+    if 50706 in tags:  # DNGVersion
+        problem = "camera raw (DNG)"
+    elif compression not in COMPRESSION_INFO:
+        problem = f"compression {compression}"
+    elif photometric == -1:
+        problem = "no photometric interpretation"
+    elif photometric == CMYK and _number(tags.get(332, 1)) != 1:
+        problem = "inks other than CMYK"
+    return Layout(
+        photometric=photometric,
+        bits=bits,
+        sample_format=formats.pop() if len(formats) == 1 else 0,
+        extra=tuple(tags.get(338, ())),
+        planar=_number(tags.get(284, 1)) == 2,
+        reversed=_number(tags.get(266, 1)) == 2,
+        compressed=compression != 1,
+        subsampled=subsampled,
+        problem=problem,
+    )
+
+
+def _number(value: Any) -> int:
+    return int(value[0] if isinstance(value, tuple) else value)
+
+
+def _is_read(layout: Layout) -> bool:
+    photometric, bits, extra = layout.photometric, layout.bits[0] if layout.bits else 0, layout.extra
+    colors = COLORS.get(photometric, 1)
+    # Four samples of RGB without a word on the fourth are alpha to libtiff, and to those who write them.
+    silent_alpha = photometric == RGB and len(layout.bits) == 4 and not extra
+    if len(layout.bits) != colors + len(extra) + silent_alpha or len(set(layout.bits)) != 1:
+        return False
+    if (photometric, bits, layout.sample_format) not in READ:
+        return False
+    if extra and not _is_extra_read(layout, bits):
+        return False
+    if layout.planar and not layout.compressed:  # Pillow takes each plane by the first letter of its raw mode
+        plain = extra in ((), (2,)) and not layout.reversed and photometric in (BLACK_IS_ZERO, RGB, CMYK, LAB)
+        if bits != 8 or not plain or (photometric == BLACK_IS_ZERO and extra):
+            return False
+    reversible = READ_REVERSED_COMPRESSED if layout.compressed else READ_REVERSED
+    if layout.reversed and ((photometric, bits) not in reversible or extra):
+        return False
+    return layout.compressed or not layout.subsampled
+
+
+def _is_extra_read(layout: Layout, bits: int) -> bool:
+    """Whether samples beyond the color are known to be taken for what they are."""
+    match layout.photometric:
+        case 1:  # grayscale
+            return bits == 8 and layout.extra in ((0,), (2,)) and not layout.planar
+        case 2:  # RGB
+            first, others = layout.extra[0], set(layout.extra[1:])
+            room = 3 if bits == 8 else 1
+            return first in (0, 1, 2) and others <= {0} and len(layout.extra) <= room and not (layout.planar and others)
+        case 5:  # CMYK
+            return bits == 8 and set(layout.extra) == {0} and len(layout.extra) <= 2
+    return False
