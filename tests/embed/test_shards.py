@@ -335,3 +335,14 @@ def test_the_metadata_stand_in_the_file(extractor: Extractor, table: ImageTable,
     schema = pq.read_schema(tmp_path / "e.parquet")
     assert json.loads(schema.metadata[b"transferkit"])["embed_dim"] == 32
     assert schema.field("embedding").type.list_size == 32
+
+
+def test_fewer_images_than_processes(extractor: Extractor, table: ImageTable, tmp_path: Path) -> None:
+    """Those without a share have nothing to do, and the file is the one that a single process writes."""
+    one = table.select([0])
+    shared = tmp_path / "shared.parquet"
+    for rank in (2, 1, 0):
+        done = write(extractor, one, shared, rank=rank, world_size=3)
+        assert done.images == (rank == 0)
+    write(extractor, one, tmp_path / "alone.parquet")
+    assert shared.read_bytes() == (tmp_path / "alone.parquet").read_bytes()
