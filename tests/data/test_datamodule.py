@@ -155,7 +155,7 @@ def test_balanced_weights_are_scikit_learns(class_folder: Path) -> None:
 def test_given_weights(class_folder: Path) -> None:
     data = ready(class_folder, class_weights=[1, 2.5, 0])
     weights = data.loss_weights()
-    assert weights is not None and (weights / weights[0]).tolist() == [1, 2.5, 0]
+    assert weights is not None and (weights / weights[0]).tolist() == pytest.approx([1, 2.5, 0])
     assert weights[data.targets("train")].mean().item() == pytest.approx(1)  # whatever the scale they are given in
     with pytest.raises(UserError, match=r"--data.class_weights has 2 numbers for 3 classes \(a, b, c\)"):
         ready(class_folder, class_weights=[1.0, 2.0]).loss_weights()
