@@ -36,6 +36,7 @@ def load_state(
     check_keys(origin, misshapen=[key for key in state if key in own and state[key].shape != own[key].shape])
     check_finite(origin, state)
     first: Any = None
+    versions: Mapping[str, Any]
     # Safetensors and plain dicts lose the versions of the modules, which MNASNet needs to load at all. So today's
     # are taken; only where names are left over can the file be older, and the modules translate (ViT's MLP).
     today: Any = own  # torch's OrderedDict has an attribute more

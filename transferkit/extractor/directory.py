@@ -151,6 +151,9 @@ def as_classifier(extractor: "Extractor") -> Any:
     if names:
         config.id2label = dict(enumerate(names))
         config.label2id = {name: index for index, name in enumerate(names)}
+    written = {key: value for key, value in config.to_dict().items() if key not in FOREIGN}
+    if type(config).from_dict(written).num_labels != head.out_features:  # PVT's does not count its labels
+        return None
     model = (kind[0] if isinstance(kind, list | tuple) else kind)(config).eval().to(extractor.device)
     layer = getattr(model, "classifier", None)
     inner = getattr(model, model.base_model_prefix, None)
