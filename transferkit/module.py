@@ -5,40 +5,38 @@ import math
 import os
 import time
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MetricCollection
 
-from transferkit.checkpoints import drop_frozen, frozen_sha256, restore_frozen
 from transferkit.data.augmentation import view_seed
 from transferkit.data.batches import Batch
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.embed import fill_features
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
-from transferkit.extractor.checkpoint import FORMAT, KEY
-from transferkit.freezing import Regime, first_trainable, freeze, frozen_keys, set_mode
+from transferkit.freezing import Regime, first_trainable, freeze, set_mode
 from transferkit.metrics import classification_metrics
+from transferkit.module_record import RecordedModule
 from transferkit.optimizers import (
     cosine_with_warmup,
     learning_rates,
     make_optimizer,
+    may_fuse,
     optimizer_steps,
     parameter_groups,
 )
 from transferkit.probe import LinearClassifier
-from transferkit.versions import versions
 
 log = logging.getLogger(__name__)
 
 
-class TransferModule(LightningModule):
+class TransferModule(RecordedModule):
     """A backbone, frozen or fine-tuned, under a linear head.
 
     Args:
@@ -117,11 +115,6 @@ class TransferModule(LightningModule):
         self.train_loss = torch.zeros(2)  # sums of loss and of images over the epoch
         self.evaluation_loss = torch.zeros(2)
 
-    def as_extractor(self) -> Extractor:
-        """The extractor as it stands, in eval mode, sharing its weights with this module."""
-        record = self.describe()
-        return Extractor(self.backbone, self.preprocessing, self.head, self.class_names, self.l2_normalize, record)
-
     def set_classes(self, names: list[str]) -> None:
         """Make a new head for the given classes; its weights depend on the seed alone."""
         self.class_names = list(names)
@@ -131,15 +124,23 @@ class TransferModule(LightningModule):
         for stage in ("val", "test"):
             setattr(self, f"{stage}_metrics", classification_metrics(len(names), stage))
 
-    def setup(self, stage: str) -> None:
-        """Where data and model meet: classes come from the data, preprocessing goes to it.
+    def configure_callbacks(self) -> list[Callback]:
+        """Where data and model meet: before callbacks are set up, since some then copy the module, head and all.
 
         Raises:
-            UserError: the data does not suit the classes of a trained head; broken images.
+            UserError: the data does not suit the classes of a trained head.
+        """
+        stage = self.trainer.state.fn
+        self.meet(self.data, stage.value if stage else "fit")
+        return []
+
+    def setup(self, stage: str) -> None:
+        """Embed what a frozen backbone sees once, or check that every image can be read.
+
+        Raises:
+            UserError: broken images.
         """
         data = self.data
-        data.seed = self.seed
-        self.meet(data, stage)
         if stage == "fit" and self.regime == "frozen" and data.caches_features:
             trainer = self.trainer
             extractor = self.as_extractor().to(trainer.strategy.root_device)
@@ -172,7 +173,7 @@ class TransferModule(LightningModule):
         Raises:
             UserError: the head to start from knows other classes than the data.
         """
-        data.preprocessing = self.preprocessing
+        data.preprocessing, data.seed = self.preprocessing, self.seed
         data.setup(stage)
         if stage != "fit":
             data.set_class_names(self.class_names)
@@ -188,6 +189,12 @@ class TransferModule(LightningModule):
             if self.regime != "frozen" and data.views:
                 log.warning("--data.views %d has no effect: only a frozen backbone is cached", data.views)
 
+    @property
+    def logged_names(self) -> set[str]:
+        """What a fit logs, and a callback may monitor; the classes are known."""
+        metrics = {str(name) for name in self.val_metrics} - {"val/acc_per_class", "val/confusion"}
+        return metrics | {"val/loss", "train/loss", "epoch_time", "lr/head", "lr/backbone"}
+
     def train(self, mode: bool = True) -> "TransferModule":
         """Train or evaluate; frozen stages stay in eval mode, so that their BatchNorm does not move by a bit."""
         super().train(mode)
@@ -198,7 +205,7 @@ class TransferModule(LightningModule):
         """Embeddings of a batch, computed or cached: float (B, D)."""
         if "embedding" in batch:
             return batch["embedding"]
-        pixels = self.preprocessing.normalize(batch["pixels"])
+        pixels = self.preprocessing.normalize(batch["pixels"]).to(self.dtype)  # bf16-true and the like
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.regime != "frozen"):
             embedding: Tensor = self.backbone(pixels)
         return embedding
@@ -271,8 +278,9 @@ class TransferModule(LightningModule):
     on_test_epoch_start = on_validation_epoch_start
 
     def on_validation_epoch_end(self) -> None:
-        """Log the metrics under ``val/``."""
+        """Log the metrics under ``val/``: they are of the weights at this step."""
         self.log_metrics("val")
+        self.validated_at = None if self.trainer.sanity_checking else self.trainer.global_step
 
     def on_test_epoch_end(self) -> None:
         """Log the metrics under ``test/``."""
@@ -311,75 +319,11 @@ class TransferModule(LightningModule):
         groups = parameter_groups(
             self.backbone, self.head, h["lr_head"], h["lr_backbone"], h["layer_decay"], h["weight_decay"]
         )
-        optimizer = make_optimizer(h["optimizer"], groups, h["momentum"])
+        optimizer = make_optimizer(h["optimizer"], groups, h["momentum"], fused=may_fuse(self.trainer))
         steps = optimizer_steps(self.trainer, len(self.data.train_dataloader()))
         warmup = round(h["warmup_epochs"] * steps / max(1, self.trainer.max_epochs or 1))
         scheduler = cosine_with_warmup(optimizer, steps, min(warmup, steps // 2))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    @cached_property
-    def frozen_keys(self) -> set[str]:
-        """Names within the backbone of what training does not change."""
-        return frozen_keys(self.backbone, self.first_trainable)
-
-    @cached_property
-    def frozen_sha256(self) -> str:
-        """SHA-256 over what training does not change."""
-        return frozen_sha256(self.backbone.state_dict(), self.frozen_keys)
-
-    @cached_property
-    def spec(self) -> dict[str, Any]:
-        """Plain-typed description of backbone, pooling and preprocessing, made once: writing it takes milliseconds."""
-        return self.backbone.spec() | {"preprocessing": self.preprocessing.to_dict()}
-
-    @cached_property
-    def versions(self) -> dict[str, str]:
-        """Versions of the libraries, looked up once: it reads many files."""
-        return versions()
-
-    def describe(self) -> dict[str, Any]:
-        """The checkpoint's plain-typed record: all that an extractor needs, and what is known of the training."""
-        trainer = self._trainer
-        logged = trainer.callback_metrics if trainer else {}
-        return {
-            "format": FORMAT,
-            "complete": True,
-            "backbone": self.spec,
-            "class_names": self.class_names,
-            "class_counts": self.class_counts,
-            "images": self.image_counts,
-            "l2_normalize": self.l2_normalize,
-            "regime": self.regime,
-            "weights": f"{self.hparams['backbone']} ({self.hparams['weights']})",
-            "metrics": {name: float(value) for name, value in logged.items()},
-            "versions": self.versions,
-        }
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the record; leave out frozen weights while the fit goes on."""
-        checkpoint[KEY] = self.describe()
-        if self.trainer.training and self.frozen_keys:
-            checkpoint[KEY]["frozen_sha256"] = self.frozen_sha256
-            drop_frozen(checkpoint, self.frozen_keys)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take over the classes and put frozen weights back.
-
-        Raises:
-            UserError: other classes than the data's, or other frozen weights.
-        """
-        names = checkpoint[KEY]["class_names"]
-        trainer = self._trainer
-        if trainer is not None and trainer.state.fn == "fit" and names != self.class_names:
-            raise UserError(
-                f"the checkpoint was trained on the classes {', '.join(names)}, the data has "
-                f"{', '.join(self.class_names)}; start a new fit with --model.backbone CKPT"
-            )
-        if names != self.class_names:
-            self.set_classes(names)
-            if trainer is not None:
-                self.data.set_class_names(names)
-        restore_frozen(checkpoint, self.backbone.state_dict(), self.frozen_keys)
 
 
 def check_ranges(options: Mapping[str, Any]) -> None:

@@ -51,13 +51,28 @@ def parameter_groups(
 
 
 def make_optimizer(
-    kind: Literal["adamw", "sgd"], groups: list[dict[str, Any]], momentum: float
+    kind: Literal["adamw", "sgd"], groups: list[dict[str, Any]], momentum: float, fused: bool = True
 ) -> torch.optim.Optimizer:
-    """AdamW (arXiv:1711.05101) or SGD with Nesterov momentum over the groups; fused where the device has it."""
+    """AdamW (arXiv:1711.05101) or SGD with Nesterov momentum over the groups.
+
+    Args:
+        kind: which of the two.
+        groups: of :func:`parameter_groups`.
+        momentum: of SGD.
+        fused: let AdamW update all parameters at once where the device can.
+    """
     if kind == "sgd":
         return torch.optim.SGD(groups, lr=0.0, momentum=momentum, nesterov=momentum > 0)
     kinds = {parameter.device.type for group in groups for parameter in group["params"]}
-    return torch.optim.AdamW(groups, lr=0.0, fused=kinds <= {"cpu", "cuda"})
+    return torch.optim.AdamW(groups, lr=0.0, fused=fused and kinds <= {"cpu", "cuda"})
+
+
+def may_fuse(trainer: Trainer) -> bool:
+    """Whether an optimizer may be fused: under mixed precision that would also unscale the gradients, too late to clip.
+
+    (Lightning then raises, for bf16 as well, which has no scale.)
+    """
+    return not (trainer.gradient_clip_val and "mixed" in str(trainer.precision))
 
 
 def cosine_with_warmup(optimizer: torch.optim.Optimizer, steps: int, warmup: int) -> torch.optim.lr_scheduler.LambdaLR:
