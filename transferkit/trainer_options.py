@@ -87,6 +87,8 @@ def refusal(error: BaseException, before_training: bool) -> UserError | None:
         before_training: whether no step has been taken yet: then whatever a library raises is taken for a refusal.
     """
     message = " ".join(str(error).split()) or type(error).__name__
+    if "DataLoader worker" in message:
+        return None  # of a process that loads images
     for pattern, remedy in REMEDIES.items():
         if isinstance(error, RuntimeError | ValueError) and re.search(pattern, message):
             return UserError(remedy)
@@ -95,7 +97,7 @@ def refusal(error: BaseException, before_training: bool) -> UserError | None:
     if not (known or raised):
         return None
     kind = "" if known or isinstance(error, ValueError | RuntimeError) else f"{type(error).__name__}: "
-    return UserError(f"--trainer, or a callback, logger or plugin of it: {kind}{message[:400]}")
+    return UserError(f"--trainer: {kind}{message[:400]}")
 
 
 def raised_by(trace: TracebackType | None) -> str:

@@ -107,7 +107,7 @@ def test_metrics_are_those_of_the_best_epoch(trained: tuple[Path, Done]) -> None
     run = trained[0] / "runs/tiny/0"
     with (run / "metrics.csv").open(newline="") as file:
         rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
-    assert [row.pop("epoch") for row in rows] == [0, 1, 2]
+    assert [row.pop("epoch") for row in rows] == [1, 2, 3]
     best = max(rows, key=lambda row: row["val/acc"])
     assert metrics_of(run) == pytest.approx(best | {"val/epoch": rows.index(best) + 1})
 
@@ -222,7 +222,7 @@ def test_a_finished_fit_can_be_continued(work: Path) -> None:
     done = transferkit("fit", "--ckpt_path", "last", "--trainer.max_epochs", "5", "--data.num_workers", "1")
     assert done.status == 0, done.err
     with (work / "runs/tiny/0/metrics.csv").open(newline="") as file:
-        assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1", "2", "3", "4"]
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2", "3", "4", "5"]
     config = yaml.safe_load((work / "runs/tiny/0/config.yaml").read_text())
     assert config["trainer"]["max_epochs"] == 5 and config["data"]["splits"] is None
     assert [path.name for path in (work / "runs/tiny").iterdir()] == ["0"]
