@@ -13,7 +13,6 @@ COLOURS = {"apples": (190, 50, 40), "limes": (70, 180, 60)}
 DATA = ["--data.root", "photos", "--data.num_workers", "0", "--data.batch_size", "4", "--trainer.max_epochs", "2"]
 FROZEN, FULL = options("model", RESNET), [*options("model", VIT), "--model.regime", "full"]
 BATCHNORM = [*options("model", RESNET), "--model.regime", "full"]
-PEFT = "--trainer.callbacks"
 
 
 def trainer(text: str) -> list[str]:
@@ -76,7 +75,6 @@ WORKS: dict[str, list[str]] = {
     "inference_mode": [*FULL, *trainer("inference_mode false")],
     "an AsyncCheckpointIO": [*FROZEN, *trainer("plugins AsyncCheckpointIO")],
     "one callback": [*FROZEN, *trainer("callbacks EarlyStopping callbacks.monitor val/loss")],
-    "BatchSizeFinder": [*FULL, *callbacks("BatchSizeFinder")],
     "DeviceStatsMonitor": [*FROZEN, *callbacks("DeviceStatsMonitor")],
     "EMAWeightAveraging": [*BATCHNORM, *callbacks("EMAWeightAveraging")],
     "GradientAccumulationScheduler": [*FULL, *callbacks("GradientAccumulationScheduler", scheduling="{0: 2, 1: 1}")],
@@ -115,6 +113,7 @@ REFUSED: dict[str, list[str]] = {
     "NeptuneLogger": [*FROZEN, *trainer("logger NeptuneLogger")],
     "one image per batch": [*BATCHNORM, "--data.batch_size", "1"],
     "BackboneFinetuning": [*FROZEN, *callbacks("BackboneFinetuning")],
+    "BatchSizeFinder": [*FULL, *callbacks("BatchSizeFinder")],
     "LearningRateFinder": [*FULL, *callbacks("LearningRateFinder")],
     "EarlyStopping, no monitor": [*FULL, *callbacks("EarlyStopping")],
     "EarlyStopping, misspelt": [*FULL, *callbacks("EarlyStopping", monitor="val_acc")],

@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -174,7 +175,8 @@ class TransferCLI(LightningCLI):
             UserError: an option says otherwise.
         """
         if self.run and self.subcommand == "fit":
-            saved, wanted = read_yaml(self.run / "config.yaml"), self.plain_config()
+            self._dump_config()
+            saved, wanted = read_yaml(self.run / "config.yaml"), self.config_dump
             resume.check_same_fit(saved, wanted, self.run)
             resume.check_progress(saved.get("trainer") or {}, wanted["trainer"], self.progress)
 
@@ -291,15 +293,28 @@ class TransferCLI(LightningCLI):
         if not (self.trainer.is_global_zero and self.run):
             return
         report.starting(self.model, self.datamodule, None if self.scratch else self.run)
-        config = {key: value for key, value in self.plain_config().items() if key in SAVED}
+        config = {key: value for key, value in self.config_dump.items() if key in SAVED}
         save_splits(self.datamodule.table, self.run / "splits.parquet")
         with atomic_path(self.run / "config.yaml") as temporary:
             temporary.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
 
-    def plain_config(self) -> dict[str, Any]:
-        """The parsed configuration of the verb as plain types."""
-        content = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
-        return dict(content[self.subcommand])
+    def _dump_config(self) -> None:
+        """Lightning's hook, which it calls itself: keep the parsed configuration of the verb as plain types.
+
+        Callbacks that cannot be written down so are left out.
+        """
+        if hasattr(self, "config_dump"):
+            return
+        config = self.config.clone()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", r"(?s).*Unable to serialize")
+            try:
+                content = yaml.safe_load(self.parser.dump(config, skip_none=False))
+            except (ArgumentError, TypeError, ValueError, UserWarning, yaml.YAMLError):
+                config[self.subcommand].trainer.callbacks = None
+                note("the callbacks cannot be written into config.yaml; give them again to resume")
+                content = yaml.safe_load(self.parser.dump(config, skip_none=False))
+        self.config_dump = dict(content[self.subcommand])
 
     def after_fit(self) -> None:
         """Write and print the metrics of the best checkpoint; of the last one if none was validated."""

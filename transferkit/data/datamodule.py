@@ -256,8 +256,9 @@ class ImageDataModule(LightningDataModule):
         else:
             transform = Augmentation(preset, self.preprocessing)
             dataset, workers = ImageBatches(self.tables[name], targets, transform, self.seed), self.workers()
-        size = FEATURE_BATCH if name in self.features and not shuffle else self.batch_size
         trainer: Any = self.trainer
+        whole = trainer is None or trainer.limit_val_batches == 1.0  # else batches are those that the user knows
+        size = FEATURE_BATCH if name in self.features and not shuffle and whole else self.batch_size
         rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         sampler = EpochBatches(len(dataset), size, shuffle, self.seed, rank, world_size)
         if trainer:  # Lightning draws the first order of a resumed fit before it names the epoch
