@@ -55,7 +55,7 @@ class TransferModule(RecordedModule):
         warmup_epochs: epochs of linear warm-up before the cosine.
         label_smoothing: in [0, 1).
         dropout: on the embedding before the head, in [0, 1).
-        l2_normalize: give the head L2-normalised embeddings.
+        l2_normalize: give the head L2-normalised embeddings; ``None`` is as the checkpoint's head had it, else false.
         head: ``classifier.safetensors`` of a probe of the same extractor, to start from; the data must have its
             classes, and ``l2_normalize`` comes from it (probe, then fine-tune: Kumar et al. 2022, arXiv:2202.10054).
         preprocessing: fields to override, such as ``{image_size: 160}``; ``None`` is the weights' own.
@@ -78,7 +78,7 @@ class TransferModule(RecordedModule):
         warmup_epochs: float = 1.0,
         label_smoothing: float = 0.0,
         dropout: float = 0.0,
-        l2_normalize: bool = False,
+        l2_normalize: bool | None = None,
         head: str | None = None,
         preprocessing: dict[str, Any] | None = None,
         architecture: dict[str, Any] | None = None,
@@ -98,10 +98,15 @@ class TransferModule(RecordedModule):
         self.preprocessing = extractor.preprocessing
         self.class_names: list[str] = []
         self.head: nn.Linear | None = None  # made when the classes are known
-        if extractor.head and extractor.l2_normalize == l2_normalize:
+        self.l2_normalize = extractor.l2_normalize if l2_normalize is None else l2_normalize
+        if extractor.head and extractor.l2_normalize == self.l2_normalize:
             self.set_classes(extractor.class_names)
             self.head = extractor.head  # kept where the data has the same classes
-        self.regime, self.l2_normalize, self.dropout = regime, l2_normalize, dropout
+        elif extractor.head:
+            log.warning(
+                "--model.l2_normalize %s: the head of %s reads other embeddings; a new one", l2_normalize, backbone
+            )
+        self.regime, self.dropout = regime, dropout
         if classifier:
             probed = classifier.on(extractor)
             self.set_classes(probed.class_names)

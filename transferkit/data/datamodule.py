@@ -11,7 +11,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from transferkit.data.augmentation import Augmentation, Preset
-from transferkit.data.batches import Batch, EpochBatches, FeatureBatches, ImageBatches, leave_signals_to_main
+from transferkit.data.batches import (
+    Batch,
+    EpochBatches,
+    EpochLoader,
+    FeatureBatches,
+    ImageBatches,
+    leave_signals_to_main,
+)
 from transferkit.data.decoding import MOST_NAMED, cores, raise_broken, verify
 from transferkit.data.sources import ImageTable, check_trainable, open_images
 from transferkit.data.splits import assign_splits, few_shot, load_splits, select_classes
@@ -262,8 +269,8 @@ class ImageDataModule(LightningDataModule):
         rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         sampler = EpochBatches(len(dataset), size, shuffle, self.seed, rank, world_size)
         if trainer:  # Lightning draws the first order of a resumed fit before it names the epoch
-            sampler.set_epoch(trainer.fit_loop.epoch_progress.current.processed)
-        return DataLoader(
+            sampler.resume(trainer.fit_loop)
+        return EpochLoader(
             dataset,
             batch_size=None,
             sampler=sampler,
