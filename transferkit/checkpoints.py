@@ -101,18 +101,27 @@ def figures(trainer: Trainer, validated_at: int | None) -> dict[str, float]:
     }
 
 
-def reopen_epoch(checkpoint: dict[str, Any], trainer: Trainer) -> None:
-    """Record an epoch that ended before its last batch (``max_steps``, ``max_time``) as one that is under way.
+def mend_progress(checkpoint: dict[str, Any], trainer: Trainer) -> None:
+    """Record an epoch as ended where its last batch is done, and only there; a fit resumes right from both.
 
-    Lightning counts it as done: a resumed fit would draw the rest of its batches from the next epoch's order.
+    Lightning counts an epoch that ``max_steps`` or ``max_time`` cut short as done, and would draw the rest of its
+    batches from the next one's order; one that is saved after its last batch it counts as under way, and would go
+    on in the next without beginning it.
     """
-    progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]
-    if not trainer.num_training_batches or batches_done(trainer):
+    if not trainer.num_training_batches:
         return
-    for counts in (progress["current"], progress["total"]):
-        if counts["processed"] == counts["ready"] > 0:
+    loop = checkpoint["loops"]["fit_loop"]
+    epochs, batches = loop["epoch_progress"], loop["epoch_loop.batch_progress"]
+    cut = epochs["current"]["processed"] == epochs["current"]["ready"] > 0 and not batches_done(trainer)
+    unfinished = batches["current"]["completed"] < batches["current"]["processed"]  # within on_train_batch_end
+    for which in ("current", "total"):
+        counts = epochs[which]
+        if cut:
             counts["processed"] -= 1
             counts["completed"] = min(counts["completed"], counts["processed"])
+        elif unfinished and batches["is_last_batch"]:
+            counts["processed"] += 1
+            batches[which]["completed"] += 1
 
 
 def is_within_epoch(checkpoint: Mapping[str, Any]) -> bool:

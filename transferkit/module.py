@@ -104,7 +104,7 @@ class TransferModule(RecordedModule):
             self.head = extractor.head  # kept where the data has the same classes
         elif extractor.head:
             log.warning(
-                "--model.l2_normalize %s: the head of %s reads other embeddings; a new one", l2_normalize, backbone
+                "--model.l2_normalize %s is not what the head of %s knows: a new one", l2_normalize, backbone
             )
         self.regime, self.dropout = regime, dropout
         if classifier:

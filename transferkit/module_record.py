@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from transferkit.backbones import Backbone
-from transferkit.checkpoints import EPOCH, check_resumable, figures, is_within_epoch, reopen_epoch
+from transferkit.checkpoints import EPOCH, check_resumable, figures, is_within_epoch, mend_progress
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
@@ -95,7 +95,7 @@ class RecordedModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the record, and what is known so far of an epoch that has not ended."""
         checkpoint[KEY] = self.describe()
-        reopen_epoch(checkpoint, self.trainer)
+        mend_progress(checkpoint, self.trainer)
         if is_within_epoch(checkpoint):
             seconds = time.perf_counter() - self.epoch_start
             checkpoint[EPOCH] = {"loss": self.train_loss.cpu(), "rates": self.rates, "seconds": seconds}
