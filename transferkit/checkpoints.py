@@ -71,9 +71,14 @@ def snapshot(content: Any, kept: Collection[int] = ()) -> Any:
     return content
 
 
+def epochs_of(trainer: Trainer) -> Any:
+    """Lightning's counts of epochs: those ``ready``, begun that is, and those ``processed``, whose batches are done."""
+    return trainer.fit_loop.epoch_progress.current
+
+
 def epoch_number(trainer: Trainer) -> int:
     """The epoch, from 1, that the weights are of; 0 before the first."""
-    return trainer.fit_loop.epoch_progress.current.ready
+    return int(epochs_of(trainer).ready)
 
 
 def batches_done(trainer: Trainer) -> bool:
@@ -91,7 +96,7 @@ def figures(trainer: Trainer, validated_at: int | None) -> dict[str, float]:
         trainer: during a fit, or after it.
         validated_at: the global step of the last validation.
     """
-    progress = trainer.fit_loop.epoch_progress.current
+    progress = epochs_of(trainer)
     ended = progress.processed == progress.ready  # no epoch is under way
     validated = validated_at == trainer.global_step
     return {
@@ -149,7 +154,7 @@ def check_resumable(checkpoint: Mapping[str, Any], own: Mapping[str, Tensor], fr
     state = checkpoint.get("current_model_state", checkpoint["state_dict"])  # an averaging callback's, if there is one
     for key in sorted(frozen):
         stored = state.get(f"backbone.{key}")
-        if stored is None or not torch.equal(stored.to(own[key]), own[key]):
+        if stored is None or not torch.equal(stored.cpu(), own[key].cpu().to(stored.dtype)):  # bf16-true stores less
             raise UserError(
                 "the backbone's weights are not those that the interrupted fit started from; "
                 "give the same --model.backbone, --model.weights and --seed_everything, or start a new fit"

@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 
-from transferkit.checkpoints import epoch_number
+from transferkit.checkpoints import epoch_number, epochs_of
 
 SECONDS = 5.0  # between two lines
 
@@ -98,13 +98,14 @@ class Clock:
 
 def share_done(trainer: Trainer) -> float:
     """How much of a fit is done, from 0 to 1, by epochs, batches and steps."""
-    loop = trainer.fit_loop
     epochs, shares = trainer.max_epochs or -1, [0.0]
     if epochs > 0:
-        done = loop.epoch_progress.current.processed
-        within = loop.epoch_progress.current.ready > done and trainer.num_training_batches
-        part = loop.epoch_loop.batch_progress.current.ready / trainer.num_training_batches if within else 0.0
-        shares.append((done + min(1.0, part)) / epochs)
+        begun, done = epochs_of(trainer).ready, epochs_of(trainer).processed
+        batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        part = (
+            min(1.0, batches / trainer.num_training_batches) if begun > done and trainer.num_training_batches else 0.0
+        )
+        shares.append((done + part) / epochs)
     if trainer.max_steps > 0:
         shares.append(trainer.global_step / trainer.max_steps)
     return min(1.0, max(shares))

@@ -103,9 +103,7 @@ class TransferModule(RecordedModule):
             self.set_classes(extractor.class_names)
             self.head = extractor.head  # kept where the data has the same classes
         elif extractor.head:
-            log.warning(
-                "--model.l2_normalize %s is not what the head of %s knows: a new one", l2_normalize, backbone
-            )
+            log.warning("--model.l2_normalize %s is not what the head of %s knows: a new one", l2_normalize, backbone)
         self.regime, self.dropout = regime, dropout
         if classifier:
             probed = classifier.on(extractor)
@@ -197,8 +195,14 @@ class TransferModule(RecordedModule):
     @property
     def logged_names(self) -> set[str]:
         """What a fit logs, and a callback may monitor; the classes are known."""
-        metrics = {str(name) for name in self.val_metrics} - {"val/acc_per_class", "val/confusion"}
-        return metrics | {"val/loss", "train/loss", "epoch_time", "lr/head", "lr/backbone"}
+        metrics: MetricCollection = getattr(self, "val_metrics")  # noqa: B009  # made with the classes
+        return {str(name) for name in metrics} - {"val/acc_per_class", "val/confusion"} | {
+            "val/loss",
+            "train/loss",
+            "epoch_time",
+            "lr/head",
+            "lr/backbone",
+        }
 
     def train(self, mode: bool = True) -> "TransferModule":
         """Train or evaluate; frozen stages stay in eval mode, so that their BatchNorm does not move by a bit."""

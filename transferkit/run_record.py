@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
-from transferkit.checkpoints import AtomicCheckpointIO, batches_done, epoch_number, figures, link, snapshot
+from transferkit.checkpoints import AtomicCheckpointIO, batches_done, epoch_number, epochs_of, figures, link, snapshot
 from transferkit.errors import UserError
 from transferkit.files import discard
 from transferkit.metrics_table import MetricsTable
@@ -61,7 +61,7 @@ class Checkpoints(Checkpoint):
         if trainer.is_global_zero:
             for path in self.run.rglob(".*.tmp"):
                 discard(path)
-            self.table.rewind(trainer.fit_loop.epoch_progress.current.processed, trainer.global_step)
+            self.table.rewind(epochs_of(trainer).processed, trainer.global_step)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Record a validation within an epoch or before the first, and keep the weights if they are the best."""
@@ -154,5 +154,4 @@ def shares_files(trainer: Trainer) -> bool:
 def is_last_epoch(trainer: Trainer) -> bool:
     """Whether the epoch that ends is the fit's last. (``trainer.fit_loop.done`` would change its state.)"""
     steps_done = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
-    epochs = trainer.fit_loop.epoch_progress.current.processed
-    return trainer.should_stop or steps_done or epochs == trainer.max_epochs
+    return bool(trainer.should_stop or steps_done or epochs_of(trainer).processed == trainer.max_epochs)

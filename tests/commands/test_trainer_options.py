@@ -5,9 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.commands.running import transferkit, write_photos
 from tests.tiny import RESNET, VIT, options
+from transferkit.embeddings import Embeddings
 
 COLOURS = {"apples": (190, 50, 40), "limes": (70, 180, 60)}
 DATA = ["--data.root", "photos", "--data.num_workers", "0", "--data.batch_size", "4", "--trainer.max_epochs", "2"]
@@ -145,6 +147,25 @@ def test_what_works(case: str) -> None:
     assert Path("runs").exists() is (not case.startswith("fast_dev_run"))
     for path in Path().rglob("*.ckpt"):  # whoever wrote it
         assert transferkit("validate", "--ckpt_path", str(path), "--data.root", "photos").status == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "16-true", "64-true"])
+@pytest.mark.parametrize("model", [FROZEN, FULL, BATCHNORM])
+def test_precisions_from_fit_to_export(precision: str, model: list[str]) -> None:
+    given = ["--trainer.precision", precision]
+    for verb, arguments in (
+        ("fit", [*DATA, *model, *given]),
+        ("validate", []),  # the run's own precision
+        ("test", given),
+        ("predict", ["--data.root", "photos/val/apples", *given]),
+        ("fit", ["--ckpt_path", "last", "--trainer.max_epochs", "3"]),
+        ("export", ["last"]),
+    ):
+        done = transferkit(verb, *arguments)
+        assert done.status == 0, f"{verb}: {done.err}"
+    for name in ("embeddings", "predict/embeddings"):
+        assert Embeddings.load(f"runs/fit/0/{name}.parquet").embedding.dtype == torch.float32
 
 
 @pytest.mark.slow

@@ -287,12 +287,23 @@ class TransferCLI(LightningCLI):
             if self.scratch:
                 self.scratch.cleanup()
 
+    def before_fit(self) -> None:
+        """Record configuration and splits of a new run: what cannot be written is said before any work."""
+        if self.is_new:
+            self.record()
+
     def announce(self, *_: Any) -> None:
-        """Record configuration and splits, and say what is trained on what, once the fit has begun."""
+        """Say what is trained on what, and record what a resumed run is from now on, once the fit has begun."""
         self.first_step = self.trainer.global_step
-        if not (self.trainer.is_global_zero and self.run):
+        if self.trainer.is_global_zero:
+            report.starting(self.model, self.datamodule, None if self.scratch else self.run)
+        if not self.is_new:
+            self.record()
+
+    def record(self) -> None:
+        """Write ``splits.parquet`` and ``config.yaml``."""
+        if not self.trainer.is_global_zero or self.run is None:
             return
-        report.starting(self.model, self.datamodule, None if self.scratch else self.run)
         config = {key: value for key, value in self.config_dump.items() if key in SAVED}
         save_splits(self.datamodule.table, self.run / "splits.parquet")
         with atomic_path(self.run / "config.yaml") as temporary:
