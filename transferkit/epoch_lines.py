@@ -2,15 +2,33 @@
 
 import sys
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 
 from transferkit.checkpoints import epoch_number, epochs_of
 
 SECONDS = 5.0  # between two lines
+
+
+def progress_callbacks(wanted: bool | None, given: Sequence[Callback]) -> tuple[bool | None, list[Callback]]:
+    """A bar on a terminal, lines elsewhere, unless the user has brought a bar or wants none.
+
+    Args:
+        wanted: the Trainer's ``enable_progress_bar``.
+        given: the user's callbacks.
+
+    Returns:
+        What the Trainer is to be given in its place, and the callbacks to add.
+    """
+    if any(isinstance(callback, ProgressBar) for callback in given):
+        return wanted, []
+    if not sys.stderr.isatty():
+        return False, [EpochLines()]
+    return (False, []) if wanted is False else (True, [FitProgressBar()])
 
 
 class EpochLines(Callback):

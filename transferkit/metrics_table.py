@@ -43,7 +43,7 @@ def read_rows(path: Path) -> list[Row]:
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
-        rows = [{name: cell for name, cell in row.items() if cell} for row in csv.DictReader(file)]
+        rows: list[Row] = [{name: cell for name, cell in row.items() if cell} for row in csv.DictReader(file)]
     if rows and rows[0]["epoch"] == "0" and "train/loss" in rows[0]:  # of an earlier version, which began with 0
         rows = [{**row, "epoch": str(int(row["epoch"]) + 1)} for row in rows]
     return rows

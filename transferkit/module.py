@@ -195,14 +195,10 @@ class TransferModule(RecordedModule):
     @property
     def logged_names(self) -> set[str]:
         """What a fit logs, and a callback may monitor; the classes are known."""
-        metrics: MetricCollection = getattr(self, "val_metrics")  # noqa: B009  # made with the classes
-        return {str(name) for name in metrics} - {"val/acc_per_class", "val/confusion"} | {
-            "val/loss",
-            "train/loss",
-            "epoch_time",
-            "lr/head",
-            "lr/backbone",
-        }
+        stage = "val"
+        metrics: MetricCollection = getattr(self, f"{stage}_metrics")
+        scalars = {str(name) for name in metrics} - {"val/acc_per_class", "val/confusion"}
+        return scalars | {"val/loss", "train/loss", "epoch_time", "lr/head", "lr/backbone"}
 
     def train(self, mode: bool = True) -> "TransferModule":
         """Train or evaluate; frozen stages stay in eval mode, so that their BatchNorm does not move by a bit."""

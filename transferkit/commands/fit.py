@@ -1,7 +1,6 @@
 """``fit``, ``validate``, ``test`` and ``predict``: LightningCLI with run directories."""
 
 import os
-import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -12,8 +11,8 @@ from typing import Any
 
 import yaml
 from jsonargparse import ArgumentError
-from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import LambdaCallback, ProgressBar
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from transferkit.checkpoints import epoch_number
@@ -32,7 +31,7 @@ from transferkit.commands.parse import check_seed, explain
 from transferkit.commands.report import next_command, note
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.data.splits import save_splits
-from transferkit.epoch_lines import EpochLines, FitProgressBar
+from transferkit.epoch_lines import progress_callbacks
 from transferkit.errors import UserError
 from transferkit.extractor.checkpoint import load
 from transferkit.files import atomic_path
@@ -213,23 +212,14 @@ class TransferCLI(LightningCLI):
             self.scratch = TemporaryDirectory(prefix="transferkit-")
             self.run = Path(self.scratch.name)
         self.run = self.run or self.make_run(Path(options["default_root_dir"] or "."))
-        callbacks += self.progress_callbacks(options, callbacks)
+        options["enable_progress_bar"], progress = progress_callbacks(options["enable_progress_bar"], callbacks)
+        callbacks += progress
         callbacks.append(LambdaCallback(on_train_start=self.announce))
         if options["logger"] is None and self.subcommand not in ("fit", "test"):
             options["logger"] = False
         # Lightning takes false for a contradiction where there are callbacks of this kind
         checkpoints = options.pop("enable_checkpointing") is not False and not self.scratch
         return make_trainer(self.run, checkpoints, **options, callbacks=callbacks)
-
-    def progress_callbacks(self, options: dict[str, Any], given: list[Callback]) -> list[Callback]:
-        """A bar on a terminal, lines elsewhere, unless the user has brought a bar or wants none."""
-        if any(isinstance(callback, ProgressBar) for callback in given):
-            return []
-        wanted, terminal = options["enable_progress_bar"] is not False, sys.stderr.isatty()
-        options["enable_progress_bar"] = wanted and terminal
-        if terminal:
-            return [FitProgressBar()] if wanted else []
-        return [EpochLines()]
 
     def make_run(self, root: Path) -> Path:
         """A new run directory, the same one in every process that Lightning starts."""
