@@ -185,7 +185,7 @@ AVERAGES = {
 
 
 @pytest.mark.parametrize("kind", AVERAGES)
-@pytest.mark.parametrize("model", [{**RESNET, "regime": "full"}, RESNET])
+@pytest.mark.parametrize("model", [pytest.param({**RESNET, "regime": "full"}, marks=pytest.mark.slow), RESNET])
 def test_callbacks_that_copy_the_module(tmp_path: Path, photo_folder: Path, kind: str, model: dict[str, Any]) -> None:
     for ours in (True, False):  # a plain Trainer too
         seed_everything(1)

@@ -120,10 +120,8 @@ def share_done(trainer: Trainer) -> float:
     if epochs > 0:
         begun, done = epochs_of(trainer).ready, epochs_of(trainer).processed
         batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready
-        part = (
-            min(1.0, batches / trainer.num_training_batches) if begun > done and trainer.num_training_batches else 0.0
-        )
-        shares.append((done + part) / epochs)
+        part = batches / trainer.num_training_batches if begun > done and trainer.num_training_batches else 0.0
+        shares.append((done + part % 1) / epochs)  # as an epoch begins, they are still those of the one before
     if trainer.max_steps > 0:
         shares.append(trainer.global_step / trainer.max_steps)
     return min(1.0, max(shares))
