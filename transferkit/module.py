@@ -1,52 +1,48 @@
 """The LightningModule: an extractor's backbone and a linear head, trained on labelled images."""
 
 import logging
-import math
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping
-from functools import cached_property
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MetricCollection
 
-from transferkit.checkpoints import drop_frozen, frozen_sha256, restore_frozen
 from transferkit.data.augmentation import view_seed
 from transferkit.data.batches import Batch
 from transferkit.data.datamodule import ImageDataModule
-from transferkit.data.seen import count_seen, remember_paths
+from transferkit.data.seen import check_unseen, remember_paths
 from transferkit.embed import fill_features
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
-from transferkit.extractor.checkpoint import FORMAT, KEY
-from transferkit.freezing import Regime, first_trainable, freeze, frozen_keys, set_mode
+from transferkit.freezing import Regime, first_trainable, freeze, set_mode
 from transferkit.metrics import RunningMean, classification_metrics
+from transferkit.module_record import RecordedModule
 from transferkit.optimizers import (
     CosineWithWarmup,
     check_length,
+    check_ranges,
     learning_rates,
     make_optimizer,
+    may_fuse,
     parameter_groups,
     progress_of,
     warmup_share,
 )
 from transferkit.probe import LinearClassifier
-from transferkit.regularization_path import RegularizationPath
-from transferkit.versions import versions
+from transferkit.regularization_path import RegularizationPath, is_solvable
 
 log = logging.getLogger(__name__)
 
-LR_HEAD = 3e-3
-MOST_LOGITS = 2**28  # of all training images in float32: a gigabyte
+LR_HEAD = 3e-3  # of AdamW and SGD
 
 
-class TransferModule(LightningModule):
+class TransferModule(RecordedModule):
     """A backbone, frozen or fine-tuned, under a linear head.
 
     Args:
@@ -70,7 +66,7 @@ class TransferModule(LightningModule):
         warmup_epochs: epochs of linear warm-up before the cosine.
         label_smoothing: in [0, 1).
         dropout: on the embedding before the head, in [0, 1).
-        l2_normalize: give the head L2-normalised embeddings.
+        l2_normalize: give the head L2-normalized embeddings; ``None`` is as the checkpoint's head had it, else false.
         head: classifier of a probe of the same extractor, to start from; the data must have its classes, val and
             test none of the images that it was fitted on, and ``l2_normalize`` comes from it (probe, then
             fine-tune: Kumar et al. 2022, arXiv:2202.10054). ``none`` starts from a new head, even where the
@@ -96,7 +92,7 @@ class TransferModule(LightningModule):
         warmup_epochs: float = 1.0,
         label_smoothing: float = 0.0,
         dropout: float = 0.0,
-        l2_normalize: bool = False,
+        l2_normalize: bool | None = None,
         head: str | None = None,
         preprocessing: dict[str, Any] | None = None,
         architecture: dict[str, Any] | None = None,
@@ -116,10 +112,13 @@ class TransferModule(LightningModule):
         self.preprocessing = extractor.preprocessing
         self.class_names: list[str] = []
         self.head: nn.Linear | None = None  # made when the classes are known
-        self.regime, self.l2_normalize, self.dropout = regime, l2_normalize, dropout
         self.class_weights: Tensor | None = None
-        if extractor.head and extractor.l2_normalize == l2_normalize and head is None:
+        self.l2_normalize = extractor.l2_normalize if l2_normalize is None else l2_normalize
+        if extractor.head and head is None and extractor.l2_normalize == self.l2_normalize:
             self.start_from(extractor)  # kept where the data has the same classes
+        elif extractor.head and head is None:
+            log.warning("--model.l2_normalize %s is not what the head of %s knows: a new one", l2_normalize, backbone)
+        self.regime, self.dropout = regime, dropout
         if classifier:
             self.start_from(classifier.on(extractor))
         self.first_trainable = first_trainable(self.backbone, regime, unfreeze_last)
@@ -130,11 +129,6 @@ class TransferModule(LightningModule):
         self.train_loss, self.evaluation_loss = RunningMean(), RunningMean()
         self.epoch_start: float | None = None
         self.solves = False  # whether the optimizer is lbfgs; known when the data is
-
-    def as_extractor(self) -> Extractor:
-        """The extractor as it stands, in eval mode, sharing its weights with this module."""
-        record = self.describe()
-        return Extractor(self.backbone, self.preprocessing, self.head, self.class_names, self.l2_normalize, record)
 
     def set_classes(self, names: list[str]) -> None:
         """Make a new head for the given classes; its weights depend on the seed alone."""
@@ -154,18 +148,25 @@ class TransferModule(LightningModule):
         if weights := extractor.record.get("class_weights"):
             self.class_weights = torch.tensor(weights)
 
-    def setup(self, stage: str) -> None:
-        """Where data and model meet: classes come from the data, preprocessing goes to it.
+    def configure_callbacks(self) -> list[Callback]:
+        """Where data and model meet: before callbacks are set up, since some then copy the module, head and all.
 
         Raises:
-            UserError: the data does not suit the classes of a trained head; broken images.
+            UserError: the data does not suit the classes of a trained head.
+        """
+        stage = self.trainer.state.fn
+        self.meet(self.data, stage.value if stage else "fit")
+        return []
+
+    def setup(self, stage: str) -> None:
+        """Embed what a frozen backbone sees once, or check that every image can be read.
+
+        Raises:
+            UserError: broken images.
         """
         data = self.data
-        data.seed = self.seed
-        self.meet(data, stage)
         if stage == "fit" and self.regime == "frozen" and data.caches_features:
-            trainer = self.trainer
-            extractor = self.as_extractor().to(trainer.strategy.root_device)
+            extractor = self.as_extractor().to(self.trainer.strategy.root_device)
             fill_features(extractor, data)
         elif stage == "fit":
             data.check_images(("train", "val"))
@@ -178,27 +179,9 @@ class TransferModule(LightningModule):
             self.class_counts = {name: counts[name] for name in self.class_names}
             self.image_counts = {name: len(table) for name, table in data.tables.items()}
             self.fitted_on = remember_paths(train.paths, self.fitted_on)
-            self.solves = data.one_batch = self.can_solve(data)
-
-    def can_solve(self, data: ImageDataModule) -> bool:
-        """Whether the head's optimum is found at once: a convex problem on embeddings that are there.
-
-        Raises:
-            UserError: it is asked for where it cannot be.
-        """
-        asked = self.hparams["optimizer"]
-        if asked == "auto" and self.hparams["lr_head"] is not None:
-            return False
-        views = data.features.get("train", [])
-        plain = len(views) == 1 and not self.dropout and self.trainer.limit_train_batches == 1.0
-        if plain and len(views[0]) * len(self.class_names) <= MOST_LOGITS:
-            return asked in ("auto", "lbfgs")
-        if asked == "lbfgs":
-            raise UserError(
-                "--model.optimizer lbfgs solves for the head on a frozen backbone's cached embeddings: it takes no "
-                f"augmentation, no dropout, all batches, and images times classes up to {MOST_LOGITS}; give adamw"
-            )
-        return False
+            whole = self.trainer.limit_train_batches == 1.0
+            views = data.features.get("train", []) if whole and self.regime == "frozen" else []
+            self.solves = data.one_batch = is_solvable(self.hparams, views, len(self.class_names))
 
     @property
     def data(self) -> ImageDataModule:
@@ -218,7 +201,7 @@ class TransferModule(LightningModule):
         Raises:
             UserError: the head to start from knows other classes than the data.
         """
-        data.preprocessing = self.preprocessing
+        data.preprocessing, data.seed = self.preprocessing, self.seed
         data.setup(stage)
         if stage != "fit":
             data.set_class_names(self.class_names)
@@ -230,24 +213,18 @@ class TransferModule(LightningModule):
                 )
             self.set_classes(data.class_names)
         if stage == "fit":
-            self.check_unseen(data)
+            held_out = {name: table.paths for name, table in data.tables.items() if name in ("val", "test")}
+            check_unseen(held_out, self.fitted_on if self.starts_trained else "")
             data.loss_weights()  # refused now rather than after an hour of embedding
             if self.regime != "frozen" and data.views:
                 log.warning("--data.views %d has no effect: only a frozen backbone is cached", data.views)
 
-    def check_unseen(self, data: ImageDataModule) -> None:
-        """Refuse to select or report on images that the head to start from was fitted on.
-
-        Raises:
-            UserError: saying how many there are.
-        """
-        for name in {"val", "test"} & data.tables.keys() if self.starts_trained else ():
-            if seen := count_seen(data.tables[name].paths, self.fitted_on):
-                raise UserError(
-                    f"{seen} of the {len(data.tables[name])} images of {name} were used to fit the head to start from; "
-                    "give the splits that it was fitted with (--data.splits FILE), or start from a new head "
-                    "(--model.head none)"
-                )
+    @property
+    def logged_names(self) -> set[str]:
+        """What a fit logs, and a callback may monitor; the classes are known."""
+        metrics: MetricCollection = self.val_metrics  # type: ignore[assignment]  # set with the classes
+        scalars = {str(name) for name in metrics} - {"val/acc_per_class", "val/confusion"}
+        return scalars | {"val/loss", "train/loss", "epoch_time", "lr/head", "lr/backbone", "head/C"}
 
     def train(self, mode: bool = True) -> "TransferModule":
         """Train or evaluate; frozen stages stay in eval mode, so that their BatchNorm does not move by a bit."""
@@ -261,7 +238,7 @@ class TransferModule(LightningModule):
         """Embeddings of a batch, computed or cached: float (B, D)."""
         if "embedding" in batch:
             return batch["embedding"]
-        pixels = self.preprocessing.normalize(batch["pixels"])
+        pixels = self.preprocessing.normalize(batch["pixels"]).to(self.dtype)  # bf16-true and the like
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.regime != "frozen"):
             embedding: Tensor = self.backbone(pixels)
         return embedding
@@ -334,8 +311,9 @@ class TransferModule(LightningModule):
         metrics.reset()
 
     def on_validation_epoch_end(self) -> None:
-        """Log the metrics under ``val/``."""
+        """Log the metrics under ``val/``: they are of the weights at this step."""
         self.log_metrics("val")
+        self.validated_at = None if self.trainer.sanity_checking else self.trainer.global_step
 
     def on_test_epoch_end(self) -> None:
         """Log the metrics under ``test/``."""
@@ -406,102 +384,13 @@ class TransferModule(LightningModule):
         assert self.head is not None
         check_length(trainer, len(self.data.train_dataloader()))
         if self.solves:
-            lengths = [n for n in (trainer.max_epochs, trainer.max_steps) if n is not None and n != -1]
             (train,) = self.data.features["train"]
-            return RegularizationPath(
-                self.head,
-                train,
-                self.data.targets("train"),
-                max(1, min(lengths)),
-                self.l2_normalize,
-                self.class_weights,
-                h["label_smoothing"],
-            )
+            lengths = [n for n in (trainer.max_epochs, trainer.max_steps) if n is not None and n != -1]
+            steps, smoothing = max(1, min(lengths)), h["label_smoothing"]
+            target, weights = self.data.targets("train"), self.class_weights
+            return RegularizationPath(self.head, train, target, steps, self.l2_normalize, weights, smoothing)
         rate = LR_HEAD if h["lr_head"] is None else h["lr_head"]
         groups = parameter_groups(self.backbone, self.head, rate, h["lr_backbone"], h["layer_decay"], h["weight_decay"])
-        optimizer = make_optimizer("sgd" if h["optimizer"] == "sgd" else "adamw", groups, h["momentum"])
+        kind: Literal["adamw", "sgd"] = "sgd" if h["optimizer"] == "sgd" else "adamw"
+        optimizer = make_optimizer(kind, groups, h["momentum"], fused=may_fuse(trainer))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": CosineWithWarmup(optimizer), "interval": "step"}}
-
-    @cached_property
-    def frozen_keys(self) -> set[str]:
-        """Names within the backbone of what training does not change."""
-        return frozen_keys(self.backbone, self.first_trainable)
-
-    @cached_property
-    def frozen_sha256(self) -> str:
-        """SHA-256 over what training does not change."""
-        return frozen_sha256(self.backbone.state_dict(), self.frozen_keys)
-
-    @cached_property
-    def spec(self) -> dict[str, Any]:
-        """Plain-typed description of backbone, pooling and preprocessing, made once: writing it takes milliseconds."""
-        return self.backbone.spec() | {"preprocessing": self.preprocessing.to_dict()}
-
-    @cached_property
-    def versions(self) -> dict[str, str]:
-        """Versions of the libraries, looked up once: it reads many files."""
-        return versions()
-
-    def describe(self) -> dict[str, Any]:
-        """The checkpoint's plain-typed record: all that an extractor needs, and what is known of the training."""
-        trainer = self._trainer
-        logged = trainer.callback_metrics if trainer else {}
-        return {
-            "format": FORMAT,
-            "complete": True,
-            "backbone": self.spec,
-            "class_names": self.class_names,
-            "class_counts": self.class_counts,
-            "images": self.image_counts,
-            "l2_normalize": self.l2_normalize,
-            "regime": self.regime,
-            "weights": f"{self.hparams['backbone']} ({self.hparams['weights']})",
-            "fitted_on": self.fitted_on,
-            "class_weights": None if self.class_weights is None else self.class_weights.tolist(),
-            "metrics": {name: float(value) for name, value in logged.items()},
-            "versions": self.versions,
-        }
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the record; leave out frozen weights while the fit goes on."""
-        checkpoint[KEY] = self.describe()
-        if self.trainer.training and self.frozen_keys:
-            checkpoint[KEY]["frozen_sha256"] = self.frozen_sha256
-            drop_frozen(checkpoint, self.frozen_keys)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take over the classes and put frozen weights back.
-
-        Raises:
-            UserError: other classes than the data's, or other frozen weights.
-        """
-        names = checkpoint[KEY]["class_names"]
-        trainer = self._trainer
-        if trainer is not None and trainer.state.fn == "fit" and names != self.class_names:
-            raise UserError(
-                f"the checkpoint was trained on the classes {', '.join(names)}, the data has "
-                f"{', '.join(self.class_names)}; start a new fit with --model.backbone CKPT"
-            )
-        if names != self.class_names:
-            self.set_classes(names)
-            if trainer is not None:
-                self.data.set_class_names(names)
-        if weights := checkpoint[KEY].get("class_weights"):  # of the loss: a checkpoint's is the same in every stage
-            self.class_weights = torch.tensor(weights)
-        restore_frozen(checkpoint, self.backbone.state_dict(), self.frozen_keys)
-
-
-def check_ranges(options: Mapping[str, Any]) -> None:
-    """Refuse numbers that no training can use.
-
-    Raises:
-        UserError: naming the option and its range.
-    """
-    for name in ("lr_head", "lr_backbone", "weight_decay", "warmup_epochs"):
-        if options[name] is not None and not 0 <= options[name] < math.inf:
-            raise UserError(f"--model.{name} is {options[name]}; give a number from 0 up")
-    for name in ("momentum", "label_smoothing", "dropout"):
-        if not 0 <= options[name] < 1:
-            raise UserError(f"--model.{name} is {options[name]}; give a number in [0, 1)")
-    if not 0 < options["layer_decay"] <= 1:
-        raise UserError(f"--model.layer_decay is {options['layer_decay']}; give a number in (0, 1], 1 for none")

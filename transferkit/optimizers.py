@@ -1,6 +1,7 @@
 """Parameter groups: which learning rate and weight decay each trainable parameter gets."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -66,13 +67,28 @@ def decayed_parameters(module: nn.Module) -> set[nn.Parameter]:
 
 
 def make_optimizer(
-    kind: Literal["adamw", "sgd"], groups: list[dict[str, Any]], momentum: float
+    kind: Literal["adamw", "sgd"], groups: list[dict[str, Any]], momentum: float, fused: bool = True
 ) -> torch.optim.Optimizer:
-    """AdamW (arXiv:1711.05101) or SGD with Nesterov momentum over the groups; fused where the device has it."""
+    """AdamW (arXiv:1711.05101) or SGD with Nesterov momentum over the groups.
+
+    Args:
+        kind: which of the two.
+        groups: of :func:`parameter_groups`.
+        momentum: of SGD.
+        fused: let AdamW update all parameters at once where the device can.
+    """
     if kind == "sgd":
         return torch.optim.SGD(groups, lr=0.0, momentum=momentum, nesterov=momentum > 0)
     kinds = {parameter.device.type for group in groups for parameter in group["params"]}
-    return torch.optim.AdamW(groups, lr=0.0, fused=kinds <= {"cpu", "cuda"})
+    return torch.optim.AdamW(groups, lr=0.0, fused=fused and kinds <= {"cpu", "cuda"})
+
+
+def may_fuse(trainer: Trainer) -> bool:
+    """Whether an optimizer may be fused: under mixed precision that would also unscale the gradients, too late to clip.
+
+    (Lightning then raises, for bf16 as well, which has no scale.)
+    """
+    return not (trainer.gradient_clip_val and "mixed" in str(trainer.precision))
 
 
 class CosineWithWarmup(torch.optim.lr_scheduler.LRScheduler):
@@ -161,3 +177,19 @@ def learning_rates(optimizer: Any) -> dict[str, float]:
         name = f"lr/{group['name'].split('/')[0]}"
         rates[name] = max(rates.get(name, 0.0), group["lr"])
     return rates
+
+
+def check_ranges(options: Mapping[str, Any]) -> None:
+    """Refuse numbers that no training can use.
+
+    Raises:
+        UserError: naming the option and its range.
+    """
+    for name in ("lr_head", "lr_backbone", "weight_decay", "warmup_epochs"):
+        if options[name] is not None and not 0 <= options[name] < math.inf:
+            raise UserError(f"--model.{name} is {options[name]}; give a number from 0 up")
+    for name in ("momentum", "label_smoothing", "dropout"):
+        if not 0 <= options[name] < 1:
+            raise UserError(f"--model.{name} is {options[name]}; give a number in [0, 1)")
+    if not 0 < options["layer_decay"] <= 1:
+        raise UserError(f"--model.layer_decay is {options['layer_decay']}; give a number in (0, 1], 1 for none")

@@ -284,8 +284,9 @@ class Preprocessing:
         """
         if pixels.dtype != torch.uint8 or pixels.ndim < 3 or pixels.shape[-3] != 3:
             raise ValueError(f"expected uint8 (..., 3, h, w), got {pixels.dtype} {tuple(pixels.shape)}")
-        mean = torch.tensor(self.mean, device=pixels.device)[:, None, None]
-        std = torch.tensor(self.std, device=pixels.device)[:, None, None]
+        # whatever torch's default dtype is at the moment
+        mean = torch.tensor(self.mean, dtype=torch.float32, device=pixels.device)[:, None, None]
+        std = torch.tensor(self.std, dtype=torch.float32, device=pixels.device)[:, None, None]
         return (pixels.to(torch.float32) / 255).sub_(mean).div_(std)
 
     def __call__(self, image: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """The head of a frozen backbone, solved instead of descended to: an optimizer whose step is a whole fit."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from transferkit.probe.standardise import Standardisation
 STRONGEST, WEAKEST = -5.0, 2.0  # log10 of C; with standardized features beyond either end nothing changes any more
 TOLERANCE = 1e-5  # largest entry of the gradient, as of a probe
 MOST_ITERATIONS = 300
+MOST_LOGITS = 2**28  # of all training images, in float32: a gigabyte
 
 
 class RegularizationPath(torch.optim.Optimizer):
@@ -90,6 +91,30 @@ class RegularizationPath(torch.optim.Optimizer):
         group["done"] += 1
         with torch.enable_grad():
             return closure() if closure else None
+
+
+def is_solvable(options: Mapping[str, Any], views: Sequence[Tensor], classes: int) -> bool:
+    """Whether the optimizer is to be a :class:`RegularizationPath`: where the problem is convex and fits into memory.
+
+    Args:
+        options: of the module: ``optimizer``, ``lr_head``, ``dropout``.
+        views: embeddings (N, D) of the training images; several where they are augmented, none where not cached.
+        classes: number of classes.
+
+    Raises:
+        UserError: it is asked for where it cannot be.
+    """
+    asked = options["optimizer"]
+    if asked not in ("auto", "lbfgs") or (asked == "auto" and options["lr_head"] is not None):
+        return False
+    if len(views) == 1 and not options["dropout"] and len(views[0]) * classes <= MOST_LOGITS:
+        return True
+    if asked == "lbfgs":
+        raise UserError(
+            "--model.optimizer lbfgs solves for the head on a frozen backbone's cached embeddings: it takes no "
+            f"augmentation, no dropout, all batches, and images times classes up to {MOST_LOGITS}; give adamw"
+        )
+    return False
 
 
 def strength(step: int, steps: int) -> float:

@@ -1,12 +1,15 @@
 """Run directories: ``runs/<name>/<number>/`` and what lies in them."""
 
 import json
+import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from transferkit.errors import UserError
 from transferkit.files import atomic_path, discard
+
+log = logging.getLogger(__name__)
 
 
 def new_run(root: Path, name: str) -> Path:
@@ -66,11 +69,16 @@ def numbers(folder: Path) -> list[int]:
 def find_checkpoint(root: Path, name: str | None, which: str) -> tuple[Path | None, Path]:
     """The run directory and file that ``best``, ``last`` or a path stand for; None for a file in no run.
 
+    Of a run that was never validated, ``best`` is ``last``, and a line says so.
+
     Raises:
         UserError: there is no such checkpoint.
     """
     if which in ("best", "last"):
         path = newest_run(root, name) / "checkpoints" / f"{which}.ckpt"
+        if which == "best" and not path.is_file() and path.with_name("last.ckpt").is_file():
+            path = path.with_name("last.ckpt")
+            log.warning("no validation ran, so there is no best.ckpt: taking %s", path)
     else:
         path = Path(which).expanduser()
     if not path.is_file():

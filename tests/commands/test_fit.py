@@ -107,7 +107,7 @@ def test_metrics_are_those_of_the_best_epoch(trained: tuple[Path, Done]) -> None
     run = trained[0] / "runs/tiny/0"
     with (run / "metrics.csv").open(newline="") as file:
         rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
-    assert [row.pop("epoch") for row in rows] == [0, 1, 2]
+    assert [row.pop("epoch") for row in rows] == [1, 2, 3]
     best = max(rows, key=lambda row: row["val/acc"])
     assert metrics_of(run) == pytest.approx(best | {"val/epoch": rows.index(best) + 1})
 
@@ -222,10 +222,41 @@ def test_a_finished_fit_can_be_continued(work: Path) -> None:
     done = transferkit("fit", "--ckpt_path", "last", "--trainer.max_epochs", "5", "--data.num_workers", "1")
     assert done.status == 0, done.err
     with (work / "runs/tiny/0/metrics.csv").open(newline="") as file:
-        assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1", "2", "3", "4"]
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2", "3", "4", "5"]
     config = yaml.safe_load((work / "runs/tiny/0/config.yaml").read_text())
     assert config["trainer"]["max_epochs"] == 5 and config["data"]["splits"] is None
     assert [path.name for path in (work / "runs/tiny").iterdir()] == ["0"]
+
+
+def test_a_run_that_was_never_validated(work: Path) -> None:
+    done = transferkit("fit", "--data.root", "photos", *FIT, "--trainer.limit_val_batches", "0", "--name", "blind")
+    assert done.status == 0 and "no validation ran, so there is no best.ckpt" in done.err, done.err
+    assert "next: transferkit test --ckpt_path runs/blind/0/checkpoints/last.ckpt" in done.err
+    assert set(printed(done)) == {"train/loss", "epoch_time", "lr/head"} == set(metrics_of(work / "runs/blind/0"))
+    for verb in (["test", "--name", "blind"], ["export", "best", "--name", "blind"]):
+        done = transferkit(*verb)
+        assert done.status == 0, done.err
+    assert metrics_of(work / "runs/blind/0")["test/epoch"] == 3
+
+
+def test_fast_dev_run_keeps_nothing(work: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (work / "runs").rglob("*")}
+    for arguments in (
+        ["fit", "--data.root", "photos", *FIT, "--name", "quick"],
+        ["test", "--name", "tiny"],
+        ["predict", "--data.root", "photos/val", "--name", "tiny"],
+    ):
+        done = transferkit(*arguments, "--trainer.fast_dev_run", "true")
+        assert done.status == 0 and "run " not in done.out, done.err
+    assert {path: path.stat().st_mtime_ns for path in (work / "runs").rglob("*")} == before
+
+
+@pytest.mark.parametrize("epochs", ["2", "0"])
+def test_a_refused_resume_leaves_the_run_as_it_was(work: Path, epochs: str) -> None:
+    before = {path: path.read_bytes() for path in (work / "runs").rglob("*") if path.is_file()}
+    done = transferkit("fit", "--ckpt_path", "last", "--trainer.max_epochs", epochs)
+    assert refused(done, f"--trainer.max_epochs is {epochs}, the checkpoint has 3 epochs behind it; give more")
+    assert {path: path.read_bytes() for path in (work / "runs").rglob("*") if path.is_file()} == before
 
 
 def test_figures_say_which_checkpoint_they_are_of(work: Path) -> None:

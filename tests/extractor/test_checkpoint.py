@@ -54,7 +54,10 @@ def test_checkpoints_that_cannot_be_opened(tmp_path: Path) -> None:
         ({"state_dict": state}, "is not a transferkit checkpoint; give one that transferkit fit wrote"),
         ([1], "is not a transferkit checkpoint"),
         (whole | {KEY: record | {"format": 9}}, f"has format 9, this version reads {FORMAT}"),
-        (whole | {KEY: record | {"complete": False}}, "is of a fit that has not ended; resume it"),
+        (
+            whole | {KEY: record | {"complete": False}},
+            "was written by an earlier version, within a fit, without its frozen weights; fit again",
+        ),
         (whole | {"state_dict": lacking}, "lacks tensors .*; is it for another architecture"),
     ):
         torch.save(content, path)

@@ -1,20 +1,23 @@
 """``fit``, ``validate``, ``test`` and ``predict``: LightningCLI with run directories."""
 
 import os
-import sys
 import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
 from jsonargparse import ArgumentError
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from transferkit.checkpoints import AtomicCheckpointIO
+from transferkit.checkpoints import epoch_number
 from transferkit.commands import fit_report as report
+from transferkit.commands import resume
 from transferkit.commands.arguments import (
     all_options,
     as_config,
@@ -25,23 +28,18 @@ from transferkit.commands.arguments import (
     without_option,
 )
 from transferkit.commands.parse import check_seed, explain
-from transferkit.commands.report import command, next_command, note
+from transferkit.commands.report import next_command, note
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.data.splits import save_splits
+from transferkit.epoch_lines import progress_callbacks
 from transferkit.errors import UserError
-from transferkit.extractor.checkpoint import KEY, load
+from transferkit.extractor.checkpoint import load
 from transferkit.files import atomic_path
 from transferkit.module import TransferModule
+from transferkit.run_record import MONITOR
 from transferkit.runs import find_checkpoint, new_run, read_metrics, remove_run, write_metrics
-from transferkit.training import (
-    MONITOR,
-    TRAINER_DEFAULTS,
-    best_metrics,
-    check_options,
-    progress_callback,
-    quiet_libraries,
-    run_parts,
-)
+from transferkit.trainer_options import check_callbacks, check_options, refusal
+from transferkit.training import TRAINER_DEFAULTS, as_list, chosen_metrics, make_trainer, quiet_libraries
 
 VERBS = {
     "fit": "Train a linear head on a frozen backbone, or fine-tune, and keep the best epoch in a run directory.",
@@ -52,8 +50,6 @@ VERBS = {
 RESUME = "last, best or a checkpoint: go on with its fit, in its run directory"
 EVALUATE = "best or last of the newest run of that --name (of any without one), or a checkpoint; best by default"
 SAVED = ("seed_everything", "name", "model", "data", "trainer")
-SPLITTING = ("val_fraction", "test_fraction", "split_seed", "n_per_class")
-MOVABLE = ("root", "image_root", "num_workers", "splits")  # what a resumed fit may change and end with the same weights
 RUN = "TRANSFERKIT_RUN"  # tells the processes that Lightning starts for more devices where to write
 
 
@@ -61,9 +57,9 @@ def main(arguments: list[str]) -> int:
     """Run one of the four verbs; the exit status."""
     verb, *rest = ["--config" if argument == "-c" else argument for argument in arguments]
     quiet_libraries()
-    run, prepared = prepare(verb, rest)
+    run, prepared, progress = prepare(verb, rest)
     try:
-        cli = TransferCLI(run, [verb, *prepared])
+        cli = TransferCLI(run, [verb, *prepared], progress)
     except ArgumentError as error:
         raise UserError(explain(str(error), report.known_options(), verb)) from error
     if cli.interrupted:
@@ -71,14 +67,14 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def prepare(verb: str, arguments: list[str]) -> tuple[Path | None, list[str]]:
+def prepare(verb: str, arguments: list[str]) -> tuple[Path | None, list[str], resume.Progress]:
     """Find configs, run and checkpoint; the arguments in the order that lets explicit ones win.
 
     A run's own config comes first, then the user's configs, then what the checkpoint decides, then
     the command line.
 
     Returns:
-        The run to go on in (None: a new one) and the arguments for the parser.
+        The run to go on in (None: a new one), the arguments for the parser, and how far the checkpoint's fit is.
 
     Raises:
         UserError: no such config, run or checkpoint; options that the checkpoint decides.
@@ -92,10 +88,10 @@ def prepare(verb: str, arguments: list[str]) -> tuple[Path | None, list[str]]:
     which = setting(arguments, files, "ckpt_path")
     asks = any(argument in ("-h", "--help") or argument.startswith("--print_config") for argument in explicit)
     if which is None and (verb == "fit" or asks):
-        return None, [*as_config({"name": name or verb}), *configs, *explicit]
+        return None, [*as_config({"name": name or verb}), *configs, *explicit], resume.Progress()
     root = Path(setting(arguments, files, "trainer.default_root_dir") or ".")
     run, checkpoint = find_checkpoint(root, name, which or "best")
-    record = load(checkpoint)[KEY]
+    content = load(checkpoint)
     saved = read_yaml(run / "config.yaml") if run else {}
     if run and not all(isinstance(saved.get(section), dict) for section in ("model", "data")):
         raise UserError(
@@ -106,22 +102,14 @@ def prepare(verb: str, arguments: list[str]) -> tuple[Path | None, list[str]]:
             raise UserError(
                 f"{checkpoint} lies in no run to resume; start a new fit with --model.backbone {checkpoint}"
             )
-        return run, [*as_config(saved), *configs, *explicit, "--ckpt_path", str(checkpoint)]
+        arguments = [*as_config(saved), *configs, *explicit, "--ckpt_path", str(checkpoint)]
+        return run, arguments, resume.progress_of(content, checkpoint)
     for option in ("backbone", "weights", "architecture"):
         if all_options(explicit, f"--model.{option}"):
             raise UserError(f"--model.{option} is decided by the checkpoint {checkpoint}; leave it out")
-    decided = {
-        "backbone": str(checkpoint),
-        "weights": "DEFAULT",
-        "regime": "frozen",
-        "pooling": None,
-        "l2_normalize": record["l2_normalize"],
-        "head": None,
-        "preprocessing": None,
-        "architecture": None,
-    }
-    first = [*as_config({"name": name or verb} | saved), *configs, *as_config({"model": decided})]
-    return run, [*first, *explicit, "--ckpt_path", str(checkpoint)]
+    decided = as_config({"model": resume.decided_by(checkpoint, content)})
+    first = [*as_config({"name": name or verb} | saved), *configs, *decided]
+    return run, [*first, *explicit, "--ckpt_path", str(checkpoint)], resume.Progress()
 
 
 class TransferCLI(LightningCLI):
@@ -130,11 +118,14 @@ class TransferCLI(LightningCLI):
     Args:
         run: the run to go on in, or None for a new one.
         arguments: verb and options.
+        progress: how far the fit is that is resumed.
     """
 
-    def __init__(self, run: Path | None, arguments: list[str]) -> None:
-        self.run, self.interrupted = run, False
+    def __init__(self, run: Path | None, arguments: list[str], progress: resume.Progress) -> None:
+        self.run, self.progress, self.interrupted = run, progress, False
         self.is_new = run is None
+        self.first_step: int | None = None  # the global step that training began at
+        self.scratch: TemporaryDirectory[str] | None = None  # in place of the run, for a fast_dev_run
         self.arguments = arguments
         self.begin = time.time()
         options = {"exit_on_error": False, "allow_abbrev": False}
@@ -177,40 +168,33 @@ class TransferCLI(LightningCLI):
         """Leave explicit values alone: the checkpoint's are no defaults here (Lightning issue 21455)."""
 
     def before_instantiate_classes(self) -> None:
-        """A resumed fit keeps its model and data: its optimiser state and splits belong to them.
+        """A resumed fit keeps its model and data, and its end is yet to come.
 
         Raises:
             UserError: an option says otherwise.
         """
         if self.run and self.subcommand == "fit":
-            saved, wanted = read_yaml(self.run / "config.yaml"), self.plain_config()
-            for section in ("model", "data"):
-                for field, value in wanted[section].items():
-                    before = saved[section].get(field, value)
-                    if before != value and (section, field) not in {("data", name) for name in MOVABLE}:
-                        again = command("fit", "--name", self.run.parent.name, "--ckpt_path", "last")
-                        raise UserError(
-                            f"--{section}.{field} {value}, given or in a config, differs from the {before} that "
-                            f"{self.run} was started with; resume with: {again}, or start a new fit"
-                        )
+            self._dump_config()
+            saved, wanted = read_yaml(self.run / "config.yaml"), self.config_dump
+            resume.check_same_fit(saved, wanted, self.run)
+            resume.check_progress(saved.get("trainer") or {}, wanted["trainer"], self.progress)
 
-    def recorded_splits(self) -> str | None:
-        """The splits of the run that goes on or is evaluated; None if it is to look at other data.
+    def instantiate_classes(self) -> None:
+        """Make module, data and Trainer.
 
         Raises:
-            UserError: an option asks for other splits of the same data.
+            UserError: they cannot be made so, or do not suit each other.
         """
-        data = self.config[self.subcommand].data
+        with self.refusals():
+            super().instantiate_classes()
+
+    def recorded_splits(self) -> str | None:
+        """The splits of the run that goes on or is evaluated, if it has any for this data."""
+        assert self.subcommand is not None
         recorded = self.run / "splits.parquet" if self.run else None
-        if data.splits or self.subcommand == "predict" or not (recorded and recorded.is_file()):
-            return None if data.splits is None else str(data.splits)
-        saved = read_yaml(recorded.with_name("config.yaml"))["data"]
-        if self.subcommand != "fit" and data.root != saved.get("root"):
-            return None
-        for field in SPLITTING:
-            if data[field] != saved.get(field, data[field]):
-                raise UserError(f"--data.{field} {data[field]}: the splits are those of {self.run}; leave it out")
-        return str(recorded)
+        recorded = recorded if recorded and recorded.is_file() else None
+        saved = read_yaml(recorded.with_name("config.yaml"))["data"] if recorded else None
+        return resume.recorded_splits(self.config[self.subcommand].data.as_dict(), saved, recorded, self.subcommand)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Check what can be checked, then make the run directory and the Trainer that fills it.
@@ -222,23 +206,20 @@ class TransferCLI(LightningCLI):
         self.model.meet(self.datamodule, self.subcommand)
         options = {**self.config_init[self.subcommand].trainer, **kwargs}
         check_options(options)
+        callbacks = as_list(options.pop("callbacks"))
+        check_callbacks(callbacks, self.model.logged_names)
+        if options["fast_dev_run"]:
+            self.scratch = TemporaryDirectory(prefix="transferkit-")
+            self.run = Path(self.scratch.name)
         self.run = self.run or self.make_run(Path(options["default_root_dir"] or "."))
-        # Lightning takes false for a contradiction where there are callbacks of this kind
-        callbacks, loggers = run_parts(self.run, checkpoints=options.pop("enable_checkpointing") is not False)
-        if options["enable_progress_bar"] is not False and sys.stderr.isatty():
-            callbacks.append(progress_callback())
-        else:
-            options["enable_progress_bar"] = False
+        options["enable_progress_bar"], progress = progress_callbacks(options["enable_progress_bar"], callbacks)
+        callbacks += progress
         callbacks.append(LambdaCallback(on_train_start=self.announce))
-        options["callbacks"] = [*(options["callbacks"] or []), *callbacks]
-        if options["logger"] is None:
-            options["logger"] = loggers if self.subcommand in ("fit", "test") else False
-        options["plugins"] = [*(options["plugins"] or []), AtomicCheckpointIO()]
-        try:
-            return Trainer(**options)
-        except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
-            self.forget_run()
-            raise UserError(f"--trainer: {error}") from error
+        if options["logger"] is None and self.subcommand not in ("fit", "test"):
+            options["logger"] = False
+        # Lightning takes false for a contradiction where there are callbacks of this kind
+        checkpoints = options.pop("enable_checkpointing") is not False and not self.scratch
+        return make_trainer(self.run, checkpoints, **options, callbacks=callbacks)
 
     def make_run(self, root: Path) -> Path:
         """A new run directory, the same one in every process that Lightning starts."""
@@ -253,18 +234,37 @@ class TransferCLI(LightningCLI):
         if self.run and self.is_new and not any((self.run / "checkpoints").glob("*.ckpt")):
             remove_run(self.run)
 
+    @contextmanager
+    def refusals(self) -> Iterator[None]:
+        """Turn what a library refuses into one line; a new run that holds no checkpoint is removed.
+
+        Raises:
+            UserError: in place of the library's own exception.
+        """
+        try:
+            yield
+        except UserError:
+            self.forget_run()
+            raise
+        except Exception as error:
+            trainer = getattr(self, "trainer", None)
+            stepped = trainer is not None and self.first_step not in (None, trainer.global_step)
+            told = refusal(error, before_training=not stepped and (trainer is None or self.subcommand == "fit"))
+            if told is None:
+                raise
+            self.forget_run()
+            raise told from error
+
     def _run_subcommand(self, subcommand: str) -> None:
         """Run the verb; what it leaves on an interruption can be resumed, on bad input is nothing."""
         assert self.run is not None
         try:
-            super()._run_subcommand(subcommand)
+            with self.refusals():
+                super()._run_subcommand(subcommand)
         except (KeyboardInterrupt, SystemExit):  # Lightning makes one of the other
             self.interrupted = True
             report.interrupted(subcommand, self.run)
             self.forget_run()
-        except UserError:
-            self.forget_run()
-            raise
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
@@ -273,42 +273,76 @@ class TransferCLI(LightningCLI):
             raise UserError(
                 "a process that loads images was killed, perhaps for want of memory; start fewer: --data.num_workers 1"
             ) from error
+        finally:
+            if self.scratch:
+                self.scratch.cleanup()
 
     def before_fit(self) -> None:
-        """Record configuration and splits."""
-        assert self.run is not None
-        if self.trainer.is_global_zero:
-            config = {key: value for key, value in self.plain_config().items() if key in SAVED}
-            save_splits(self.datamodule.table, self.run / "splits.parquet")
-            with atomic_path(self.run / "config.yaml") as temporary:
-                temporary.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+        """Record configuration and splits of a new run: what cannot be written is said before any work."""
+        if self.is_new:
+            self.record()
 
     def announce(self, *_: Any) -> None:
-        """Say what is trained on what, once nothing can be wrong with it any more."""
-        if self.trainer.is_global_zero and self.run:
-            report.starting(self.model, self.datamodule, self.run)
+        """Say what is trained on what, and record what a resumed run is from now on, once the fit has begun."""
+        self.first_step = self.trainer.global_step
+        if self.trainer.is_global_zero:
+            report.starting(self.model, self.datamodule, None if self.scratch else self.run)
+        if not self.is_new:
+            self.record()
 
-    def plain_config(self) -> dict[str, Any]:
-        """The parsed configuration of the verb as plain types."""
-        content = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
-        return dict(content[self.subcommand])
+    def record(self) -> None:
+        """Write ``splits.parquet`` and ``config.yaml``."""
+        if not self.trainer.is_global_zero or self.run is None:
+            return
+        config = {key: value for key, value in self.config_dump.items() if key in SAVED}
+        save_splits(self.datamodule.table, self.run / "splits.parquet")
+        with atomic_path(self.run / "config.yaml") as temporary:
+            temporary.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+
+    def _dump_config(self) -> None:
+        """Lightning's hook, which it calls itself: keep the parsed configuration of the verb as plain types.
+
+        Callbacks that cannot be written down so are left out.
+        """
+        if hasattr(self, "config_dump"):
+            return
+        config = self.config.clone()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", r"(?s).*Unable to serialize")
+            try:
+                content = yaml.safe_load(self.parser.dump(config, skip_none=False))
+            except (ArgumentError, TypeError, ValueError, UserWarning, yaml.YAMLError):
+                config[self.subcommand].trainer.callbacks = None
+                note("the callbacks cannot be written into config.yaml; give them again to resume")
+                content = yaml.safe_load(self.parser.dump(config, skip_none=False))
+        self.config_dump = dict(content[self.subcommand])
 
     def after_fit(self) -> None:
-        """Write and print the metrics of the best checkpoint."""
+        """Write and print the metrics of the best checkpoint; of the last one if none was validated."""
         assert self.run is not None
         if not self.trainer.is_global_zero:
             return
-        values, known = best_metrics(self.run), read_metrics(self.run)
-        epoch = values.get("val/epoch")
+        if self.scratch:
+            values = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+            return self.tell(values)
+        name, values, epoch = chosen_metrics(self.run)
+        known = read_metrics(self.run)
         if known.get("test/epoch", epoch) != epoch:
             note(f"the test results in {self.run} are those of another checkpoint; test again")
             known = {name: value for name, value in known.items() if not name.startswith("test/")}
         write_metrics(self.run, known | values)
-        if values:
-            note(f"best.ckpt: epoch {epoch} of {self.trainer.current_epoch}, the first of the highest {MONITOR}")
-        report.results(self.run, self.begin, values, self.config[self.subcommand].json)
-        if values:
-            next_command("test", "--ckpt_path", self.run / "checkpoints" / "best.ckpt")
+        if name == "best.ckpt":
+            note(f"best.ckpt: epoch {epoch} of {epoch_number(self.trainer)}, the first of the highest {MONITOR}")
+        elif name:
+            note("no validation ran, so there is no best.ckpt; test and export take last.ckpt")
+        self.tell(values)
+        if name:
+            next_command("test", "--ckpt_path", self.run / "checkpoints" / name)
+
+    def tell(self, values: dict[str, float]) -> None:
+        """Print metrics, and where they and what else was written are."""
+        assert self.run is not None and self.subcommand is not None
+        report.results(None if self.scratch else self.run, self.begin, values, self.config[self.subcommand].json)
 
     def after_validate(self) -> None:
         """Write and print the metrics."""
@@ -326,11 +360,12 @@ class TransferCLI(LightningCLI):
         checkpoint = self.config_init[self.subcommand].ckpt_path
         values = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
         values["test/epoch" if self.subcommand == "test" else "val/epoch"] = self.model.epoch
-        write_metrics(self.run, read_metrics(self.run) | values)
+        if not self.scratch:
+            write_metrics(self.run, read_metrics(self.run) | values)
         chosen = self.subcommand == "test" and split == "val"
         remark = " (there is no test split; the best checkpoint was chosen on these)" if chosen else ""
         note(f"{len(self.datamodule.tables[split])} images of split {split}{remark}")
-        report.results(self.run, self.begin, values, self.config[self.subcommand].json)
+        self.tell(values)
         following = ["test", "--ckpt_path", checkpoint] if self.subcommand == "validate" else ["export", checkpoint]
         next_command(*following)
 
@@ -338,10 +373,9 @@ class TransferCLI(LightningCLI):
         """Print where the predictions are."""
         assert self.run is not None
         if self.trainer.is_global_zero:
-            json = self.config[self.subcommand].json
-            if not json:
+            if not self.config[self.subcommand].json:
                 report.predictions(self.run / "predict" / "predictions.parquet")
-            report.results(self.run, self.begin, {}, json)
+            self.tell({})
 
     def validate(self, model: TransferModule, **kwargs: Any) -> None:
         """Validate; the metrics are printed once, by us."""

@@ -15,32 +15,33 @@ if TYPE_CHECKING:
     from transferkit.module import TransferModule
 
 
-def starting(module: "TransferModule", data: "ImageDataModule", run: Path) -> None:
-    """What is about to be trained on what."""
+def starting(module: "TransferModule", data: "ImageDataModule", run: Path | None) -> None:
+    """What is about to be trained on what; nothing is kept without a run."""
     total, learning = count_parameters(module)
     counts = ", ".join(f"{len(table)} {name}" for name, table in data.tables.items())
     note(f"{module.backbone.name} ({module.backbone.pooling}, {module.backbone.embed_dim}-d), regime {module.regime}: "
          f"{total:,} parameters, {learning:,} learn")  # fmt: skip
-    note(f"{data.root}: {len(data.class_names)} classes, {counts} images; run {run}")
+    note(f"{data.root}: {len(data.class_names)} classes, {counts} images; {f'run {run}' if run else 'nothing is kept'}")
 
 
-def results(run: Path, begin: float, values: Mapping[str, float], json: bool) -> None:
+def results(run: Path | None, begin: float, values: Mapping[str, float], json: bool) -> None:
     """Metrics by their names, one a line; the run's path, and what was written into it.
 
     Args:
-        run: the run directory.
+        run: the run directory; None for a fast_dev_run, which keeps nothing.
         begin: when the command began, in seconds since the epoch: what is older was there before.
         values: name -> value.
         json: print one JSON object instead.
     """
-    files = (path for path in run.rglob("*") if path.is_file() and path.stat().st_mtime >= begin)
-    written = sorted({str(path.relative_to(run)) for path in files})
+    files = [path for path in run.rglob("*") if path.is_file() and path.stat().st_mtime >= begin] if run else []
+    written = sorted({str(path.relative_to(run)) for path in files}) if run else []
     if json:
-        as_json({"run": str(run), "metrics": dict(values), "written": written})
+        as_json({"run": str(run) if run else None, "metrics": dict(values), "written": written})
     else:
         for name, value in sorted(values.items()):
             print(f"{name} {number(value)}")
-        print(f"run {run}")
+        if run:
+            print(f"run {run}")
     note(f"written into it: {', '.join(written) or 'nothing'}")
 
 

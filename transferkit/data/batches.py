@@ -4,10 +4,11 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from transferkit.data.augmentation import view_seed
 from transferkit.data.sources import ImageTable
@@ -38,6 +39,7 @@ class EpochBatches(DistributedSampler[Item]):
         self.rows, self.batch_size, self.shuffle, self.seed = rows, batch_size, shuffle, seed
         self.rank, self.num_replicas = rank, world_size
         self.epoch = 0
+        self.begun = (0, 0)  # an epoch, and how many of its batches a resumed fit has behind it
 
     def batches(self) -> list[list[int]]:
         """The batches of this process in the current epoch."""
@@ -54,14 +56,37 @@ class EpochBatches(DistributedSampler[Item]):
         return [share for share in shares if share]
 
     def __iter__(self) -> Iterator[Item]:
-        return ((self.epoch, rows) for rows in self.batches())
+        epoch, behind = self.begun
+        return ((self.epoch, rows) for rows in self.batches()[behind if epoch == self.epoch else 0 :])
 
     def __len__(self) -> int:
         return len(self.batches())
 
+    def resume(self, loop: Any) -> None:
+        """Go on where Lightning's fit loop is: at the beginning of an epoch, or within one."""
+        epochs, batches = loop.epoch_progress.current, loop.epoch_loop.batch_progress
+        within = epochs.ready > epochs.processed
+        self.set_epoch(epochs.processed + int(within and batches.is_last_batch))
+        if within and self.shuffle and not batches.is_last_batch:
+            self.begun = self.epoch, batches.current.processed
+
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning at the start of each epoch."""
         self.epoch = epoch
+
+
+class EpochLoader(DataLoader[Batch]):
+    """A DataLoader that a fit can go on from within an epoch: its sampler knows where.
+
+    (It has no state of its own, but the two methods: by them Lightning tells a loader that can be resumed.)
+    """
+
+    def state_dict(self) -> dict[str, int]:
+        """Nothing."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Nothing to do."""
 
 
 class ImageBatches(Dataset[Batch]):

@@ -12,7 +12,14 @@ from torch.utils.data import DataLoader
 
 from transferkit.cores import cores
 from transferkit.data.augmentation import Augmentation, Preset
-from transferkit.data.batches import Batch, EpochBatches, FeatureBatches, ImageBatches, leave_signals_to_main
+from transferkit.data.batches import (
+    Batch,
+    EpochBatches,
+    EpochLoader,
+    FeatureBatches,
+    ImageBatches,
+    leave_signals_to_main,
+)
 from transferkit.data.decoding import MOST_NAMED, raise_broken, verify_together
 from transferkit.data.sources import ImageTable, check_trainable, open_images
 from transferkit.data.splits import HELD_OUT, assign_splits, few_shot, load_splits, select_classes
@@ -270,15 +277,16 @@ class ImageDataModule(LightningDataModule):
         else:
             transform = Augmentation(preset, self.preprocessing)
             dataset, workers = ImageBatches(self.tables[name], targets, transform, self.seed), self.workers()
-        size = FEATURE_BATCH if name in self.features and not shuffle else self.batch_size
+        trainer: Any = self.trainer
+        whole = trainer is None or trainer.limit_val_batches == 1.0  # else batches are those that the user knows
+        size = FEATURE_BATCH if name in self.features and not shuffle and whole else self.batch_size
         if shuffle and self.one_batch:
             size, shuffle = len(dataset), False
-        trainer: Any = self.trainer
         rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         sampler = EpochBatches(len(dataset), size, shuffle, self.seed, rank, world_size)
         if trainer:  # Lightning draws the first order of a resumed fit before it names the epoch
-            sampler.set_epoch(trainer.fit_loop.epoch_progress.current.processed)
-        return DataLoader(
+            sampler.resume(trainer.fit_loop)
+        return EpochLoader(
             dataset,
             batch_size=None,
             sampler=sampler,

@@ -1,11 +1,13 @@
 """Which images a classifier has been fitted on: hashes of their paths, to be kept with it as one short text."""
 
 from base64 import b64decode, b64encode
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from hashlib import blake2b
 
 import numpy as np
 from numpy.typing import NDArray
+
+from transferkit.errors import UserError
 
 
 def remember_paths(paths: Iterable[str], earlier: str = "") -> str:
@@ -25,6 +27,24 @@ def count_seen(paths: Iterable[str], remembered: str) -> int:
         ValueError: ``remembered`` is no such text.
     """
     return len(np.intersect1d(hashes(paths), decode(remembered)))
+
+
+def check_unseen(held_out: Mapping[str, Collection[str]], remembered: str) -> None:
+    """Refuse to select or report on images that a trained head was fitted on.
+
+    Args:
+        held_out: split -> paths.
+        remembered: what the head remembers.
+
+    Raises:
+        UserError: saying how many of which split there are.
+    """
+    for split, paths in held_out.items():
+        if seen := count_seen(paths, remembered):
+            raise UserError(
+                f"{seen} of the {len(paths)} images of {split} were used to fit the head to start from; give the "
+                "splits that it was fitted with (--data.splits FILE), or start from a new head (--model.head none)"
+            )
 
 
 def hashes(paths: Iterable[str]) -> NDArray[np.int64]:

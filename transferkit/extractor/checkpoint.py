@@ -58,7 +58,9 @@ def read(path: Path, weights: str, pooling: str | None) -> dict[str, Any]:
                 f"leave out --model.pooling {pooling}"
             )
         if not record["complete"]:
-            raise UserError(f"{path} is of a fit that has not ended; resume it with transferkit fit --ckpt_path {path}")
+            raise UserError(
+                f"{path} was written by an earlier version, within a fit, without its frozen weights; fit again"
+            )
         check_training(record)
         backbone = backbones.rebuild(record["backbone"])
         state = {key.removeprefix("backbone."): tensor for key, tensor in content["state_dict"].items()}
@@ -78,8 +80,10 @@ def read(path: Path, weights: str, pooling: str | None) -> dict[str, Any]:
 
 
 def epoch_of(content: Mapping[str, Any]) -> int:
-    """The epoch, from 1, that a checkpoint was written after."""
-    return int(content["epoch"]) + 1
+    """The epoch, from 1, that a checkpoint's weights are of; 0 before the first step."""
+    if "loops" not in content:
+        return int(content["epoch"]) + 1
+    return int(content["loops"]["fit_loop"]["epoch_progress"]["current"]["ready"])
 
 
 def linear(weight: torch.Tensor, bias: torch.Tensor, embed_dim: int, class_names: list[str]) -> nn.Linear:
