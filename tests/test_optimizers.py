@@ -25,7 +25,7 @@ from transferkit.optimizers import (
     make_optimizer,
     parameter_groups,
 )
-from transferkit.training import make_trainer
+from transferkit.training import make_trainer, seed_everything
 
 
 @pytest.fixture(scope="module", params=["resnet", "vit"])
@@ -211,6 +211,7 @@ def rates_of(
     tmp_path: Path, photo_folder: Path, ckpt: Path | None = None, batch: int = 2, **options: Any
 ) -> tuple[list[float], Path]:
     """The rates of a fit of 12 images, and its checkpoint."""
+    seed_everything(0)
     watch, run = Rates(), tmp_path / str(len(list(tmp_path.iterdir())))
     module = TransferModule(**VIT, lr_head=1.0, warmup_epochs=1.0, optimizer="sgd")
     data = ImageDataModule(str(photo_folder), batch_size=batch, num_workers=0)

@@ -170,7 +170,7 @@ def test_sanity_checks_are_no_validation(tmp_path: Path, photo_folder: Path) -> 
 
 def test_best_and_last_share_their_bytes_where_they_are_equal(tmp_path: Path, photo_folder: Path) -> None:
     run = tmp_path / "run/checkpoints"
-    fit(tmp_path / "run", photo_folder, RESNET, max_epochs=1)
+    fit(tmp_path / "run", photo_folder, {**RESNET, "lr_head": 1e-3}, max_epochs=1)
     assert run.joinpath("best.ckpt").samefile(run / "last.ckpt")
     fit(tmp_path / "run", photo_folder, {**RESNET, "lr_head": 0.0}, resume=run / "last.ckpt", max_epochs=2)
     assert not run.joinpath("best.ckpt").samefile(run / "last.ckpt")
@@ -201,7 +201,10 @@ def test_callbacks_that_copy_the_module(tmp_path: Path, photo_folder: Path, kind
 
 def test_a_checkpoint_of_a_plain_trainer_stands_alone(tmp_path: Path, photo_folder: Path) -> None:
     seed_everything(1)
-    module, keep = TransferModule(**RESNET), ModelCheckpoint(tmp_path, every_n_train_steps=3, save_top_k=-1)
+    module, keep = (
+        TransferModule(**RESNET, optimizer="adamw"),
+        ModelCheckpoint(tmp_path, every_n_train_steps=3, save_top_k=-1),
+    )
     trainer = Trainer(**QUIET, max_epochs=2, callbacks=[keep], logger=False, default_root_dir=tmp_path)
     trainer.fit(module, datamodule=data(photo_folder))
     files = list(tmp_path.glob("*.ckpt"))

@@ -43,6 +43,7 @@ def link(source: Path, target: Path) -> bool:
     """Let two names share the bytes of one file; whether the file system could."""
     try:
         with atomic_path(target) as temporary:
+            temporary.unlink()  # the empty file that held its name
             os.link(source, temporary)
     except (OSError, UserError):
         return False

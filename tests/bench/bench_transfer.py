@@ -118,12 +118,11 @@ def open_dataset(dataset: str, place: Path, seed: int) -> tuple[str, dict[str, A
     options: dict[str, Any] = {"split_seed": seed, "num_workers": 0}
     if dataset == "digits":
         return "digits", options | {"n_per_class": 25}
-    folder = place / "photographs"
-    folder.symlink_to(SHARED / "data" / "hymenoptera")
-    files = sorted(path.relative_to(place) for path in folder.glob("*/*/*.jpg"))
+    folder = SHARED / "data" / "hymenoptera"
+    files = sorted(path.relative_to(folder) for path in folder.glob("*/*/*.jpg"))
     with (place / "images.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("path", "label"), *((path, path.parent.name) for path in files)])
-    return str(place / "images.csv"), options
+    return str(place / "images.csv"), options | {"image_root": str(folder)}
 
 
 def ours(model: dict[str, Any], root: str, data: dict[str, Any], epochs: int, seed: int) -> float:

@@ -106,9 +106,9 @@ def build_index(
     }
     metadata = describe(extractor, kept_images) | {"broken": broken}
     table = Embeddings(embedding, kept_images.paths, kept_images.labels, kept_images.splits, metadata)
-    write_index(folder, record, table, current, places, faiss_index)
-    if old and len(new):
+    if old and len(new):  # before the index is written: killed after it, nobody would think of them again
         forget_features(extractor, new)
+    write_index(folder, record, table, current, places, faiss_index)
     return open_index(folder), compare(old, kept_images, previous, broken, len(zero_rows(embedding)))
 
 
