@@ -1,5 +1,6 @@
 """A fit that starts from a trained head: what it may see, what it may move, and that it knows how good it began."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,12 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from tests.tiny import RESNET, VIT, fit
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.data.seen import count_seen, remember_paths
+from transferkit.data.sources import ImageTable, open_images
 from transferkit.data.splits import save_splits
 from transferkit.embed import cached_features
 from transferkit.embed import features as fit_features
@@ -142,3 +145,44 @@ def test_a_frozen_fit_is_as_good_as_the_probe(tmp_path: Path, monkeypatch: pytes
     fit(tmp_path / "run", "digits", VIT, epochs=20)
     best = torch.load(tmp_path / "run/checkpoints/best.ckpt", weights_only=True)["transferkit"]["metrics"]["val/acc"]
     assert best >= top1 - 0.01
+
+
+def counted_reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    read = ImageTable.read
+
+    def counting(table: ImageTable, row: int) -> Tensor:
+        counts[table.paths[row]] += 1
+        return read(table, row)
+
+    monkeypatch.setattr(ImageTable, "read", counting)
+    return counts
+
+
+def test_fit_test_predict_and_embed_share_their_features(
+    tmp_path: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = counted_reads(monkeypatch)
+    module, images, trainer = fit(tmp_path / "run", photo_folder, RESNET)
+    trainer.test(module, images, ckpt_path="best", verbose=False)
+    trainer.predict(module, ImageDataModule(str(photo_folder / "val"), num_workers=0))
+    cached_features(module.as_extractor(), open_images(photo_folder))  # as the verb embed does
+    shown = {path for path in reads if not path.startswith(("apples", "limes"))}  # predict's paths have no split
+    assert len(shown) == 24 and {reads[path] for path in shown} <= {1, 2}  # once more for the projector's thumbnails
+
+
+def test_a_loaded_checkpoint_is_evaluated_with_its_own_backbone(tmp_path: Path, photo_folder: Path) -> None:
+    """Also where the module was built with another, whose features are known by then."""
+    _, _, _ = fit(tmp_path / "one", photo_folder, RESNET, seed=1)
+    best = tmp_path / "one/checkpoints/best.ckpt"
+    module, images, trainer = fit(tmp_path / "two", photo_folder, RESNET, seed=2)
+    (found,) = trainer.validate(module, images, ckpt_path=best, verbose=False)
+    extractor = Extractor.from_pretrained(best)
+    val = ImageDataModule(str(photo_folder))
+    val.setup("fit")
+    pixels = torch.stack([extractor.preprocessing.resize_crop(val.tables["val"].read(row)) for row in range(12)])
+    index = torch.tensor([extractor.class_names.index(str(label)) for label in val.tables["val"].labels])
+    assert extractor.head is not None
+    with torch.inference_mode():
+        expected = torch.nn.functional.cross_entropy(extractor.head(extractor(pixels)), index)
+    assert found["val/loss"] == pytest.approx(expected.item(), rel=1e-4)

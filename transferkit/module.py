@@ -4,6 +4,7 @@ import logging
 import os
 import time
 from collections import Counter
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
@@ -20,9 +21,10 @@ from transferkit.data.seen import check_unseen, remember_paths
 from transferkit.embed import fill_features
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
+from transferkit.extractor.full_float32 import full_float32
 from transferkit.freezing import Regime, first_trainable, freeze, set_mode
 from transferkit.metrics import RunningMean, classification_metrics
-from transferkit.module_record import RecordedModule
+from transferkit.module_record import RecordedModule, run_validation
 from transferkit.optimizers import (
     CosineWithWarmup,
     check_length,
@@ -165,13 +167,19 @@ class TransferModule(RecordedModule):
             UserError: broken images.
         """
         data = self.data
-        if stage == "fit" and self.regime == "frozen" and data.caches_features:
+        splits = {"fit": ("train", "val"), "validate": ("val",), "test": (data.test_split,), "predict": ("predict",)}[
+            stage
+        ]
+        in_float32 = stage == "fit" or self.trainer.precision == "32-true"  # as cached embeddings are
+        if (
+            self.regime == "frozen"
+            and in_float32
+            and (data.caches_features if stage == "fit" else data.cache == "auto")
+        ):
             extractor = self.as_extractor().to(self.trainer.strategy.root_device)
-            fill_features(extractor, data)
-        elif stage == "fit":
-            data.check_images(("train", "val"))
+            fill_features(extractor, data, splits)
         else:
-            data.check_images([data.test_split if stage == "test" else "val" if stage == "validate" else "predict"])
+            data.check_images(splits)
         if stage == "fit":
             self.class_weights = data.loss_weights()
             train = data.tables["train"]
@@ -201,7 +209,7 @@ class TransferModule(RecordedModule):
         Raises:
             UserError: the head to start from knows other classes than the data.
         """
-        data.preprocessing, data.seed = self.preprocessing, self.seed
+        data.preprocessing, data.seed, data.features = self.preprocessing, self.seed, {}
         data.setup(stage)
         if stage != "fit":
             data.set_class_names(self.class_names)
@@ -239,7 +247,8 @@ class TransferModule(RecordedModule):
         if "embedding" in batch:
             return batch["embedding"]
         pixels = self.preprocessing.normalize(batch["pixels"]).to(self.dtype)  # bf16-true and the like
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.regime != "frozen"):
+        exact = nullcontext() if self.training else full_float32()
+        with exact, torch.set_grad_enabled(torch.is_grad_enabled() and self.regime != "frozen"):
             embedding: Tensor = self.backbone(pixels)
         return embedding
 
@@ -326,17 +335,8 @@ class TransferModule(RecordedModule):
     def on_train_start(self) -> None:
         """Measure a trained head before the first step: the state that it starts from may be the best."""
         if self.starts_trained and not self.trainer.global_step:
-            self.validate_now()
-
-    def validate_now(self) -> None:
-        """Run the validation loop outside of the training loop's own times for it."""
-        trainer = self.trainer
-        first = trainer._logger_connector._first_loop_iter
-        trainer.validating = True
-        trainer.fit_loop.epoch_loop.val_loop.run()
-        trainer.training = True
-        trainer._logger_connector._first_loop_iter = first
-        self.train()
+            run_validation(self.trainer)
+            self.train()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Set the learning rates; what is drawn depends on seed, epoch and batch alone, so a resumed fit repeats it."""

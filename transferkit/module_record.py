@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
 from transferkit.backbones import Backbone
@@ -130,9 +130,29 @@ class RecordedModule(LightningModule):
         if resumes:
             check_resumable(checkpoint, self.backbone.state_dict(), self.frozen_keys)
             self.resume_epoch(checkpoint.get(EPOCH))
+        elif trainer is not None and self.data.features:
+            self.forget_features(checkpoint["state_dict"])
+
+    def forget_features(self, state: Mapping[str, Tensor]) -> None:
+        """Let go of embeddings that were computed before a checkpoint with another backbone was loaded."""
+        own = self.backbone.state_dict()
+        if any(not torch.equal(state[f"backbone.{name}"].cpu(), value.cpu()) for name, value in own.items()):
+            splits = tuple(self.data.features)
+            self.data.features = {}
+            self.data.check_images(splits)
 
     def resume_epoch(self, known: Mapping[str, Any] | None) -> None:
         """Go on within an epoch, with what its first part has shown."""
         if known:
             self.train_loss.sums = known["loss"].to(self.trainer.strategy.root_device)
             self.rates, self.epoch_start = known["rates"], time.perf_counter() - known["seconds"]
+
+
+def run_validation(trainer: Trainer) -> None:
+    """Run the validation loop of a fit before its first step, as Lightning runs it between steps."""
+    connector = trainer._logger_connector
+    first = connector._first_loop_iter
+    trainer.validating = True
+    trainer.fit_loop.epoch_loop.val_loop.run()
+    trainer.training = True
+    connector._first_loop_iter = first

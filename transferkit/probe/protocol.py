@@ -57,8 +57,7 @@ class ProbeResult:
     Attributes:
         report: plain types, to be written as JSON.
         classifier: the one reported, fitted on train and val.
-        start: fitted on train alone, to start a fit from: it leaves val to select on, and by the strongest
-            regularization that is as good on val, so that its training loss leaves a backbone something to learn.
+        start: fitted on train alone, to start a fit from: it leaves val to select on.
         predictions: of ``classifier`` on test.
         splits: the images that were used, with the split that each was used as.
     """
@@ -119,16 +118,12 @@ def probe_embeddings(
     final = fit_linear(fit, target[rows.fit], known, standardisation=best.standardisation, c=best.c, **limits)
     paths = {name: [embeddings.paths[row] for row in getattr(parts, name)] for name in ("train", "val", "test")}
 
-    def classifier_of(fit: Fitted, fitted: list[str], temperature: float = temperature) -> LinearClassifier:
+    def classifier_of(fit: Fitted, fitted: list[str]) -> LinearClassifier:
         names = parts.class_names[:known]
         facts = (fit.standardisation, fit.c, temperature, embeddings.metadata, remember_paths(fitted))
         return LinearClassifier(fit.weight, fit.bias, names, *facts)
 
     classifier = classifier_of(final, paths["train"] + paths["val"])
-    strong = fit_linear(
-        train, target[rows.train], known, standardisation=best.standardisation, c=strongest(swept, len(val)), **limits
-    )
-    start = classifier_of(strong, paths["train"], 1.0)
     logits = classifier.logits(test)
     warnings = parts.warnings + fit_warnings(swept, final, temperature, limits)
     options = {"fast": fast, "seed": seed, "val_fraction": val_fraction, "test_fraction": test_fraction}
@@ -158,7 +153,7 @@ def probe_embeddings(
     return ProbeResult(
         report,
         classifier,
-        start,
+        classifier_of(best, paths["train"]),
         predictions(embeddings, parts, logits / temperature),
         splits_table(embeddings, parts),
     )
@@ -169,19 +164,6 @@ def splits_table(embeddings: Embeddings, parts: Parts) -> ImageTable:
     split_of = {int(row): name for name in ("train", "val", "test") for row in getattr(parts, name)}
     rows = [(embeddings.paths[row], embeddings.labels[row], name) for row, name in split_of.items()]
     return table_of("", rows, "the probe's embeddings")
-
-
-def strongest(swept: Sweep, rows: int) -> float:
-    """The smallest C whose accuracy is within one standard error of the best one's (Breiman et al. 1984, section 3.4).
-
-    Args:
-        swept: of the chosen standardisation and others.
-        rows: of val.
-    """
-    accuracy = swept.accuracy[swept.kinds.index(swept.best.standardisation)].nan_to_num(-1)
-    best = accuracy.max().item()
-    error = (best * (1 - best) / rows) ** 0.5
-    return swept.c_grid[int((accuracy >= best - error).nonzero()[0])]
 
 
 class Rows(NamedTuple):
