@@ -126,6 +126,27 @@ def test_max_steps_in_the_midst_of_an_epoch(tmp_path: Path, photo_folder: Path) 
     assert epoch_of(load(run / "checkpoints/last.ckpt")) == 2
 
 
+@pytest.mark.parametrize(
+    ("model", "limits"),
+    [
+        (RESNET, [{"max_steps": 3}, {"max_steps": 5}]),  # a step per epoch, as the head is solved for
+        (RESNET, [{"max_epochs": 3}, {"max_steps": 5}]),
+        ({**RESNET, "lr_head": 1e-3}, [{"max_steps": 8}, {"max_steps": 20}]),  # of four steps per epoch, and five
+        ({**RESNET, "lr_head": 1e-3}, [{"max_steps": 8}, {"max_epochs": 5}]),
+    ],
+)
+def test_a_fit_that_ended_with_an_epoch_goes_on_in_the_next(
+    tmp_path: Path, photo_folder: Path, model: dict[str, Any], limits: list[dict[str, int]]
+) -> None:
+    run = tmp_path / "run"
+    fit(run, photo_folder, model, **{"max_epochs": 9, **limits[0]})
+    before = rows(run)
+    fit(run, photo_folder, model, run / "checkpoints/last.ckpt", **{"max_epochs": 9, **limits[1]})
+    assert rows(run)[: len(before)] == before
+    assert [row["epoch"] for row in rows(run)] == ["1", "2", "3", "4", "5"]
+    assert all(row["train/loss"] and row["val/loss"] for row in rows(run))
+
+
 @pytest.mark.parametrize("model", [{**FULL, "dropout": 0.3}, {**RESNET, "dropout": 0.3}])
 @pytest.mark.parametrize("step", [2, 4, 6])
 def test_a_fit_goes_on_from_any_step(tmp_path: Path, photo_folder: Path, model: dict[str, Any], step: int) -> None:

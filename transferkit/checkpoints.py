@@ -130,6 +130,21 @@ def mend_progress(checkpoint: dict[str, Any], trainer: Trainer) -> None:
             batches[which]["completed"] += 1
 
 
+def leave_ended_epoch(trainer: Trainer) -> None:
+    """Let a fit that resumes after the end of an epoch begin the next one.
+
+    Lightning does so where epochs limit the fit. Where ``max_steps`` does, it would end the last epoch once more,
+    without a batch; to be called as the training starts.
+    """
+    loop, epochs = trainer.fit_loop, trainer.fit_loop.epoch_progress
+    if loop.restarting and epochs.current.processed == epochs.current.ready > 0:
+        for part in (loop, loop.epoch_loop):
+            part._restarting = False
+            part.reset_restart_stage()
+        for counts in (epochs.current, epochs.total):
+            counts.completed = counts.processed
+
+
 def is_within_epoch(checkpoint: Mapping[str, Any]) -> bool:
     """Whether a checkpoint is of an epoch that has begun and not ended."""
     progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MetricCollection
 
+from transferkit.checkpoints import leave_ended_epoch
 from transferkit.data.augmentation import view_seed
 from transferkit.data.batches import Batch
 from transferkit.data.datamodule import ImageDataModule
@@ -334,6 +335,7 @@ class TransferModule(RecordedModule):
 
     def on_train_start(self) -> None:
         """Measure a trained head before the first step: the state that it starts from may be the best."""
+        leave_ended_epoch(self.trainer)
         if self.starts_trained and not self.trainer.global_step:
             run_validation(self.trainer)
             self.train()
