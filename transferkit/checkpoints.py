@@ -136,7 +136,8 @@ def leave_ended_epoch(trainer: Trainer) -> None:
     Lightning does so where epochs limit the fit. Where ``max_steps`` does, it would end the last epoch once more,
     without a batch; to be called as the training starts.
     """
-    loop, epochs = trainer.fit_loop, trainer.fit_loop.epoch_progress
+    loop: Any = trainer.fit_loop
+    epochs = loop.epoch_progress
     if loop.restarting and epochs.current.processed == epochs.current.ready > 0:
         for part in (loop, loop.epoch_loop):
             part._restarting = False

@@ -30,6 +30,7 @@ from transferkit.optimizers import (
     CosineWithWarmup,
     check_length,
     check_ranges,
+    chosen_rates,
     learning_rates,
     make_optimizer,
     may_fuse,
@@ -41,8 +42,6 @@ from transferkit.probe import LinearClassifier
 from transferkit.regularization_path import RegularizationPath, is_solvable
 
 log = logging.getLogger(__name__)
-
-LR_HEAD = 3e-3  # of AdamW and SGD
 
 
 class TransferModule(RecordedModule):
@@ -56,7 +55,7 @@ class TransferModule(RecordedModule):
             ``scratch`` everything from random weights.
         unfreeze_last: how many stages learn with regime ``partial``.
         lr_head: learning rate of the head; by default 3e-3, and where a frozen backbone's head is solved, none.
-        lr_backbone: learning rate of the backbone's last stage.
+        lr_backbone: learning rate of the backbone's last stage; by default 3e-4 with BatchNorm, 1e-4 without.
         layer_decay: factor on the learning rate for each stage further from the head, in (0, 1].
         optimizer: ``adamw``, ``sgd``, or ``lbfgs``, which solves for the head on a frozen backbone's embeddings: each
             epoch at one strength of regularization, from strong to weak, and ``best.ckpt`` is the best of them.
@@ -86,7 +85,7 @@ class TransferModule(RecordedModule):
         regime: Regime = "frozen",
         unfreeze_last: int = 1,
         lr_head: float | None = None,
-        lr_backbone: float = 1e-4,
+        lr_backbone: float | None = None,
         layer_decay: float = 1.0,
         optimizer: Literal["auto", "adamw", "sgd", "lbfgs"] = "auto",
         batchnorm: Literal["auto", "train", "eval"] = "auto",
@@ -391,8 +390,8 @@ class TransferModule(RecordedModule):
             steps, smoothing = max(1, min(lengths)), h["label_smoothing"]
             target, weights = self.data.targets("train"), self.class_weights
             return RegularizationPath(self.head, train, target, steps, self.l2_normalize, weights, smoothing)
-        rate = LR_HEAD if h["lr_head"] is None else h["lr_head"]
-        groups = parameter_groups(self.backbone, self.head, rate, h["lr_backbone"], h["layer_decay"], h["weight_decay"])
+        rates = chosen_rates(h["lr_head"], h["lr_backbone"], self.backbone)
+        groups = parameter_groups(self.backbone, self.head, *rates, h["layer_decay"], h["weight_decay"])
         kind: Literal["adamw", "sgd"] = "sgd" if h["optimizer"] == "sgd" else "adamw"
         optimizer = make_optimizer(kind, groups, h["momentum"], fused=may_fuse(trainer))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": CosineWithWarmup(optimizer), "interval": "step"}}

@@ -15,6 +15,20 @@ from transferkit.errors import UserError
 DECAYED = (nn.Linear, nn.modules.conv._ConvNd)
 
 
+LR_HEAD = 3e-3
+LR_BATCHNORM, LR_OTHERS = 3e-4, 1e-4  # of a backbone; tests/bench/bench_transfer.py compares rates
+
+
+def chosen_rates(lr_head: float | None, lr_backbone: float | None, backbone: Backbone) -> tuple[float, float]:
+    """The learning rates of head and backbone, the defaults in the place of None.
+
+    A network with BatchNorm takes a higher one than a transformer.
+    """
+    batchnorm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in backbone.modules())
+    default = LR_BATCHNORM if batchnorm else LR_OTHERS
+    return LR_HEAD if lr_head is None else lr_head, default if lr_backbone is None else lr_backbone
+
+
 def parameter_groups(
     backbone: Backbone,
     head: nn.Module,
