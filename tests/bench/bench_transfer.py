@@ -43,7 +43,11 @@ RECIPES: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {  # options of
     "frozen": ({"regime": "frozen"}, {}, 20),
     "full": ({"regime": "full"}, {}, EPOCHS),
     "probe, full": ({"regime": "full", "head": "probe"}, {}, EPOCHS),
-    "finetune.yaml": ({k: v for k, v in FINETUNE["model"].items() if k != "backbone"}, FINETUNE["data"], EPOCHS),
+    "finetune.yaml": (
+        {k: v for k, v in FINETUNE["model"].items() if k != "backbone"},
+        FINETUNE.get("data", {}),
+        EPOCHS,
+    ),
 }
 
 

@@ -54,10 +54,14 @@ class LinearClassifier:
         """Calibrated class probabilities `(N, K)` of raw embeddings `(N, D)`."""
         return (self.logits(embedding) / self.temperature).softmax(1)
 
-    def on(self, extractor: Extractor) -> Extractor:
+    def on(self, extractor: Extractor, sureness: float = 1.0) -> Extractor:
         """The extractor with this classifier as its head, to be exported or fine-tuned.
 
         The head's weights are divided by the temperature, so that its softmax is calibrated.
+
+        Args:
+            extractor: of the embeddings it was fitted on.
+            sureness: factor on the logits, which changes no prediction; 1 is calibrated, less is more even.
 
         Raises:
             UserError: the classifier was fitted on embeddings of another extractor.
@@ -72,7 +76,7 @@ class LinearClassifier:
                 f"{extractor.name} has {value}; give the extractor that was probed, or probe this one"
             )
         head = nn.Linear(width, classes, device=extractor.device)
-        scale = 1 / self.temperature
+        scale = sureness / self.temperature
         head.load_state_dict({"weight": self.weight * scale, "bias": self.bias * scale})
         unit = self.standardisation == "l2" or self.metadata.get("normalize", False)
         record = {"regime": "frozen", "fitted_on": self.fitted_on}
