@@ -165,7 +165,7 @@ def test_predict_a_flat_folder_and_one_file(work: Path) -> None:
     assert set(table["prediction"]) <= set(COLOURS)
     one = transferkit("predict", "--data.root", "flat/3.png", "--ckpt_path", "best")
     assert one.status == 0, one.err
-    alone = pq.read_table(work / "runs/tiny/0/predict/predictions.parquet").to_pandas()
+    alone = pq.read_table(work / "runs/tiny/0/predict-2/predictions.parquet").to_pandas()
     wanted = table[table["path"] == "3.png"].iloc[0]
     assert alone["path"].tolist() == ["3.png"] and alone["prediction"][0] == wanted["prediction"]
     assert alone["probability"][0] == pytest.approx(wanted["probability"], abs=1e-5)
