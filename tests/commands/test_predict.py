@@ -203,7 +203,7 @@ def test_a_probes_classifier(place: str) -> None:
     rows = torch.nn.functional.normalize(embedding) if known["standardisation"] == "l2" else embedding
     wanted = ((rows @ weight.T + bias) / known["temperature"]).softmax(1)
     assert frame["prediction"].tolist() == [CLASSES[best] for best in wanted.argmax(1).tolist()]
-    np.testing.assert_allclose(by_class(frame), wanted.numpy(), atol=1e-2)  # resizers differ by a grey level
+    np.testing.assert_allclose(by_class(frame), wanted.numpy(), atol=3e-2)  # resizers differ by a grey level
 
 
 @pytest.mark.parametrize(
