@@ -68,7 +68,8 @@ def nearest(name: str, known: Sequence[str]) -> str | None:
     if end in last or meant:
         return last.get(end) or min(meant, key=ordered.index)
     near = [last[found] for found in difflib.get_close_matches(end, last, n=1, cutoff=0.6)]
-    near = near or difflib.get_close_matches(name, known, n=1, cutoff=0.75)  # two sections alone are not alike
+    if not near and section not in known:  # else it would be alike by its section alone
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return near[0] if near else None
 
 
