@@ -54,7 +54,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def work(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A copy of it to work in."""
     place = tmp_path / "work"
-    shutil.copytree(trained, place)
+    shutil.copytree(trained, place, copy_function=os.link)  # nothing is written in place
     monkeypatch.chdir(place)
     monkeypatch.setenv("TRANSFERKIT_CACHE", str(place / "cache"))
     yield place
@@ -119,7 +119,7 @@ def test_the_tables() -> None:
         assert cells == list(wanted)
     again = pd.read_csv(Path(FOLDER, "predictions.csv"), keep_default_na=False)
     assert again["prediction"].tolist() == frame["prediction"].tolist() and len(again) == 36
-    assert f"all of them: {FOLDER}/predictions.parquet, {FOLDER}/predictions.csv" in done.err
+    assert f"predictions: {FOLDER}/predictions.parquet and predictions.csv" in done.err
 
 
 def test_odd_names_of_files_survive_the_csv(work: Path) -> None:
@@ -161,7 +161,7 @@ def test_a_second_predict_leaves_the_first() -> None:
     third = transferkit("predict", "photos/train/plums")
     assert (first.status, second.status, third.status) == (0, 0, 0), second.err
     assert {path: path.read_bytes() for path in Path(FOLDER).iterdir()} == before
-    assert f"all of them: {FOLDER}-2/predictions.parquet" in second.err and f"{FOLDER}-3/" in third.err
+    assert f"predictions: {FOLDER}-2/predictions.parquet" in second.err and f"{FOLDER}-3/" in third.err
     names = {path.name for path in Path(f"{FOLDER}-2").iterdir()}
     assert names == {"predictions.parquet", "predictions.csv", "embeddings.parquet"}
 

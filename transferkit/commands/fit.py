@@ -325,6 +325,8 @@ class TransferCLI(LightningCLI):
         predicted = report.predictions(written[0], self.top_k) if as_json else None
         if not as_json:
             report.first_predictions(written[0])
+        if not self.scratch:
+            note(f"predictions: {written[0]} and {written[1].name}")
         self.tell({}, predicted)
 
     def validate(self, model: TransferModule, **kwargs: Any) -> None:

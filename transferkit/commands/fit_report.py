@@ -65,7 +65,6 @@ def first_predictions(table: Path, most: int = 10) -> None:
         rows = next(file.iter_batches(most, columns=columns)).to_pylist()
     for row in rows:
         print(harmless(f"{row['path']} {row['prediction']} {row['probability']:.3f}"))
-    note(f"all of them: {table}, {table.with_suffix('.csv')}")
 
 
 def predictions(table: Path, top_k: int) -> list[dict[str, Any]]:
