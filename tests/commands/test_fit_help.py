@@ -58,7 +58,7 @@ def test_ours_come_first_and_are_short(verb: str, ask: str) -> None:
 
 def test_lightnings_are_shown_where_they_are_asked_for() -> None:
     done = transferkit("fit", "--help-trainer")
-    assert done.status == 0
+    assert done.status == 0 and transferkit("fit", "photos", "--help_trainer") == done
     assert options_in(done.out) == [f"trainer.{name}" for name in inspect.signature(Trainer).parameters]
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torchvision import models
@@ -173,6 +174,18 @@ def test_an_exported_directory_predicts_as_its_checkpoint() -> None:
     ours, theirs = table(FOLDER), table("runs/predict/0/predict")
     assert list(ours) == list(theirs)
     np.testing.assert_allclose(by_class(ours), by_class(theirs), atol=1e-5)
+
+
+def test_a_config_may_name_what_classifies() -> None:
+    """Random weights are those that were probed."""
+    probed = transferkit("probe", "photos", "--extractor", NET, "--weights", "none", "--out", "random", "--fast")
+    assert probed.status == 0, probed.err
+    model, data = {"backbone": NET, "weights": "none"}, {"root": "photos/val"}
+    Path("c.yaml").write_text(
+        yaml.safe_dump({"ckpt_path": "random/classifier.safetensors", "model": model, "data": data})
+    )
+    done = transferkit("predict", "--config", "c.yaml")
+    assert done.status == 0 and done.out.splitlines()[-1] == "run runs/c/0", done.err
 
 
 @pytest.mark.parametrize("verb", ["validate", "test"])

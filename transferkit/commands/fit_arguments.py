@@ -63,7 +63,8 @@ def prepare(verb: str, arguments: Sequence[str]) -> Plan:
     path = Path(which or "best").expanduser()
     if which not in (None, "best", "last") and (path.is_dir() or path.suffix == ".safetensors"):
         backbone = setting(arguments, files, "model.backbone")
-        return Plan(None, [*begin, *as_config({"model": of_directory(verb, path, backbone, explicit)}), *explicit])
+        decided = {"model": of_directory(verb, path, backbone, explicit), "ckpt_path": None}  # none for Lightning
+        return Plan(None, [*begin, *as_config(decided), *explicit])
     root = Path(setting(arguments, files, "trainer.default_root_dir") or ".")
     run, checkpoint = find_checkpoint(root, name, which or "best")
     content = load(checkpoint)

@@ -10,7 +10,8 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_ty
 
 import docstring_parser
 
-ASKS = ("-h", "--help", "--help-trainer")
+OF_TRAINER = ("--help-trainer", "--help_trainer")
+ASKS = ("-h", "--help", *OF_TRAINER)
 VERBS = {
     "fit": "Train a linear head on a frozen backbone, or fine-tune, and keep the best epoch in a run directory.",
     "validate": "Measure a checkpoint on the validation split, into its run directory.",
@@ -123,7 +124,7 @@ def help_text(verb: str, arguments: Sequence[str]) -> str:
     """
     groups = sections()
     width = min(max(shutil.get_terminal_size((100, 24)).columns, 60), 120)
-    if "--help-trainer" in arguments:
+    if any(argument in OF_TRAINER for argument in arguments):
         title = f"Options of Lightning's Trainer for transferkit {verb}, in its own words:"
         return "\n".join([title, "", *lines(groups["trainer"], width)])
     of_all = {option.name: option for option in (*itertools.chain(*groups.values()), *single(verb))}
