@@ -63,8 +63,8 @@ def prepare(verb: str, arguments: Sequence[str]) -> Plan:
     path = Path(which or "best").expanduser()
     if which not in (None, "best", "last") and (path.is_dir() or path.suffix == ".safetensors"):
         backbone = setting(arguments, files, "model.backbone")
-        decided = {"model": of_directory(verb, path, backbone, explicit), "ckpt_path": None}  # none for Lightning
-        return Plan(None, [*begin, *as_config(decided), *explicit])
+        model = of_directory(verb, path, backbone, explicit)
+        return Plan(None, [*begin, *as_config({"model": model, "ckpt_path": None}), *explicit])
     root = Path(setting(arguments, files, "trainer.default_root_dir") or ".")
     run, checkpoint = find_checkpoint(root, name, which or "best")
     content = load(checkpoint)
