@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from transferkit.benchmark import grid, table
-from transferkit.benchmark.cells import Approach, Cell, cell_folder, locked, read_cell
+from transferkit.benchmark.cells import Approach, Cell, Dataset, cell_folder, locked, read_cell
 from transferkit.data.sources import open_images
 from transferkit.embed import cached_features
 from transferkit.errors import UserError
@@ -46,21 +46,23 @@ def probes(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return counts
 
 
-def opened(name: str, weights: str, pooling: str | None) -> Extractor:
-    """A small network whose random weights depend on the name."""
-    if name == "broken":
+def opened(approach: Approach) -> Extractor:
+    """A small network whose random weights depend on the extractor's name."""
+    if approach.extractor == "broken":
         raise UserError("broken cannot be opened; give another")
-    torch.manual_seed(int(name))
-    return Extractor.from_pretrained("shufflenet_v2_x0_5", "none", pooling, {"resize": [32, 32], "crop": [32, 32]})
+    torch.manual_seed(int(approach.extractor))
+    preprocessing = approach.preprocessing or {"resize": [32, 32], "crop": [32, 32]}
+    return Extractor.from_pretrained("shufflenet_v2_x0_5", "none", approach.pooling, preprocessing)
 
 
 def run(out: Path, datasets: dict[str, str], approaches: dict[str, Approach] = TWO, **more: Any) -> list[Cell]:
-    return grid.run(out, approaches, datasets, opened, **{"options": QUICK, **more})
+    places = {name: Dataset(images) for name, images in datasets.items()}
+    return grid.run(out, approaches, places, opened, **{"options": QUICK, **more})
 
 
 def test_a_cell_holds_what_the_probe_and_the_metrics_say(out: Path, photo_folder: Path) -> None:
     first, second = run(out, {"photos": str(photo_folder)})
-    extractor = opened("2", "none", None)
+    extractor = opened(Approach("2"))
     features = cached_features(extractor, open_images(photo_folder))
     report = probe_embeddings(features, **QUICK).report  # type: ignore[arg-type]
     assert (second.top1, list(second.top1_interval or ())) == (
@@ -124,7 +126,9 @@ def test_only_what_is_missing_or_failed_is_measured(out: Path, photo_folder: Pat
     ]
 
 
-@pytest.mark.parametrize("part", ["image", "label", "split", "weights", "pooling", "options", "on_error", "protocol"])
+@pytest.mark.parametrize(
+    "part", ["image", "label", "split", "weights", "pooling", "preprocessing", "options", "on_error", "protocol"]
+)
 def test_a_cell_that_is_no_longer_valid_is_measured_again(
     part: str, out: Path, photo_folder: Path, probes: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,6 +152,8 @@ def test_a_cell_that_is_no_longer_valid_is_measured_again(
         one = {"one": Approach("2")}
     elif part == "pooling":
         one = {"one": Approach("1", pooling="logits")}
+    elif part == "preprocessing":
+        one = {"one": Approach("1", preprocessing={"resize": [32, 32], "crop": [32, 32], "mean": [0.4, 0.4, 0.4]})}
     elif part == "options":
         more["options"] = {**QUICK, "seed": 1}
     elif part == "on_error":
@@ -161,7 +167,7 @@ def test_a_cell_that_is_no_longer_valid_is_measured_again(
 
 
 def test_the_speed_is_that_of_extraction(out: Path, photo_folder: Path) -> None:
-    cached_features(opened("1", "none", None), open_images(photo_folder))
+    cached_features(opened(Approach("1")), open_images(photo_folder))
     first, second = run(out, {"photos": str(photo_folder)})
     assert first.images_per_second is None and second.images_per_second
     _, kept = run(out, {"photos": str(photo_folder)}, options={**QUICK, "seed": 1})

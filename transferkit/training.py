@@ -15,7 +15,7 @@ from lightning.pytorch.plugins import CheckpointIO
 from transferkit.checkpoints import AtomicCheckpointIO
 from transferkit.extractor.checkpoint import KEY, epoch_of, load
 from transferkit.module import TransferModule
-from transferkit.results import Results
+from transferkit.results import TOP_K, Results
 from transferkit.run_record import Checkpoints
 
 SMALL_HEAD = 2**17  # weights: 170 classes of a ViT-B/16's 768 numbers
@@ -28,9 +28,9 @@ TRAINER_DEFAULTS: Mapping[str, Any] = {
 }
 
 
-def run_parts(run: Path, checkpoints: bool = True) -> tuple[list[Callback], list[Logger]]:
+def run_parts(run: Path, checkpoints: bool = True, top_k: int = TOP_K) -> tuple[list[Callback], list[Logger]]:
     """Callbacks and loggers that fill a run directory."""
-    return [OneCore(), Results(run), Checkpoints(run, checkpoints)], [Events(run, name="", version="")]
+    return [OneCore(), Results(run, top_k), Checkpoints(run, checkpoints)], [Events(run, name="", version="")]
 
 
 class OneCore(Callback):
@@ -60,16 +60,17 @@ class Events(TensorBoardLogger):
         self.experiment.flush()
 
 
-def make_trainer(run: Path, checkpoints: bool = True, **options: Any) -> Trainer:
+def make_trainer(run: Path, checkpoints: bool = True, top_k: int = TOP_K, **options: Any) -> Trainer:
     """A Trainer that fills a run directory.
 
     Args:
         run: the run directory.
         checkpoints: whether to write ``best.ckpt`` and ``last.ckpt``.
+        top_k: how many classes of each image ``predict`` ranks.
         options: as of :class:`lightning.pytorch.Trainer`.
     """
     given = {**TRAINER_DEFAULTS, **options}
-    callbacks, loggers = run_parts(run, checkpoints)
+    callbacks, loggers = run_parts(run, checkpoints, top_k)
     callbacks += as_list(given.pop("callbacks", None))
     plugins = as_list(given.pop("plugins", None))
     if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):

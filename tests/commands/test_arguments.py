@@ -13,7 +13,7 @@ from transferkit.commands.arguments import (
     setting,
     without_option,
 )
-from transferkit.commands.fit_report import known_options
+from transferkit.commands.fit_help import known_options
 from transferkit.commands.parse import explain
 from transferkit.errors import UserError
 

@@ -49,6 +49,16 @@ def test_a_table_of_what_could_be_measured(place: Path) -> None:
         ),
         ({"extractors": {"x": {"weights": "none"}}}, "'x' has no 'extractor'"),
         ({"extractors": {"x": {"extractor": 18}}}, "extractor of 'x' is 18; give text"),
+        (
+            {"extractors": {"x": {"extractor": "resnet18", "preprocessing": 160}}},
+            "preprocessing of 'x' is 160; give fields and values, as {image_size: 160}",
+        ),
+        ({"datasets": {"x": {"image_root": "photos"}}}, "datasets: 'x' has no 'images'"),
+        (
+            {"datasets": {"x": {"images": "photos", "root": "y"}}},
+            "'x' has no option 'root'; it takes images, image_root",
+        ),
+        ({"datasets": {"x": {"images": None}}}, "images of 'x' is None; give text"),
         ({"extractors": None}, "no extractors to benchmark"),
         ({"datasets": {}}, "no datasets to benchmark"),
         ({"datasets": ["photos"]}, "--datasets is"),
@@ -62,3 +72,27 @@ def test_a_config_that_cannot_be_used(change: dict[str, object], line: str, plac
     assert done.status == 2, done.err
     assert line in done.err and done.err.count("\n") == 1
     assert not (place / "out").exists()
+
+
+def test_preprocessing_and_folders_of_manifests(place: Path) -> None:
+    """Each approach sees what fit would show it with the same --model.preprocessing, and probe with --image_root."""
+    Path("lists").mkdir()
+    rows = [f"{path.relative_to(place / 'photos')},{path.parent.name}" for path in (place / "photos").rglob("*.*")]
+    Path("lists/some.csv").write_text("\n".join(["path,label", *sorted(rows)]))
+    random = {"extractor": "shufflenet_v2_x0_5", "weights": "none"}
+    sizes = {f"{size} px": {**random, "preprocessing": {"image_size": size}} for size in (32, 64)}
+    datasets = {"listed": {"images": "lists/some.csv", "image_root": "photos"}}
+    Path("mine.yaml").write_text(yaml.safe_dump(CONFIG | {"extractors": sizes, "datasets": datasets}))
+    done = transferkit("benchmark", "--config", "mine.yaml", "--json")
+    assert done.status == 0, done.err
+    first, second = json.loads(done.out)["cells"]
+    assert first["error"] is None and second["error"] is None and first["key"] != second["key"]
+    for size, cell in ((32, first), (64, second)):
+        (report,) = place.glob(f"out/cells/listed-{size}-px-*/probe.json")
+        assert json.loads(report.read_text())["linear"]["top1"] == cell["top1"]
+        preprocessing = json.loads(report.read_text())["embeddings"]["preprocessing"]
+        assert preprocessing["crop"] == [size, size]
+    sizes["bad"] = {**random, "preprocessing": {"image_sise": 32}}
+    Path("mine.yaml").write_text(yaml.safe_dump(CONFIG | {"extractors": {"bad": sizes["bad"]}, "datasets": datasets}))
+    done = transferkit("benchmark", "--config", "mine.yaml")
+    assert done.status == 2 and "image_sise" in done.err and "--model" not in done.err, done.err

@@ -1,6 +1,7 @@
 """fit, validate, test and predict from the command line, in this process."""
 
 import csv
+import errno
 import json
 import os
 import re
@@ -9,9 +10,11 @@ import signal
 from collections.abc import Iterator
 from contextlib import chdir
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 from sklearn.metrics import accuracy_score, f1_score
 
@@ -19,6 +22,7 @@ from tests.commands.running import Done, refused, transferkit, write_photos
 from tests.tiny import RESNET, VIT, options
 from transferkit.data.batches import ImageBatches
 from transferkit.embeddings import Embeddings
+from transferkit.module import TransferModule
 from transferkit.runs import write_metrics
 
 COLOURS = {"apples": (190, 50, 40), "limes": (70, 180, 60), "plums": (90, 40, 130)}
@@ -165,7 +169,7 @@ def test_predict_a_flat_folder_and_one_file(work: Path) -> None:
     assert set(table["prediction"]) <= set(COLOURS)
     one = transferkit("predict", "--data.root", "flat/3.png", "--ckpt_path", "best")
     assert one.status == 0, one.err
-    alone = pq.read_table(work / "runs/tiny/0/predict/predictions.parquet").to_pandas()
+    alone = pq.read_table(work / "runs/tiny/0/predict-2/predictions.parquet").to_pandas()
     wanted = table[table["path"] == "3.png"].iloc[0]
     assert alone["path"].tolist() == ["3.png"] and alone["prediction"][0] == wanted["prediction"]
     assert alone["probability"][0] == pytest.approx(wanted["probability"], abs=1e-5)
@@ -297,6 +301,45 @@ def test_a_fit_that_diverges(work: Path) -> None:
     assert done.status == 2
     assert "the training has diverged: the loss of epoch 1 is not finite; give lower rates: " in done.err
     assert not (work / "runs/diverging").exists()
+
+
+ENDS = {
+    "out of memory": (MemoryError(), 2),
+    "out of the GPU's": (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), 2),
+    "out of the allocator's": (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 2),
+    "no rights": (PermissionError(errno.EACCES, "Permission denied", "cache"), 2),
+    "interrupted": (KeyboardInterrupt(), 130),
+    "a fault": (ZeroDivisionError("x"), None),
+    "a fault of a step": (KeyError("x"), None),
+}
+
+
+@pytest.mark.parametrize(("end", "epoch"), [*((end, 0) for end in ENDS), ("a fault", 1)])
+def test_a_fit_that_ends_before_its_first_checkpoint_leaves_nothing(
+    end: str, epoch: int, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that has a checkpoint keeps it, whatever ends it."""
+    error, status = ENDS[end]
+    begun = TransferModule.on_train_batch_start
+
+    def fail(module: TransferModule, batch: Any, batch_idx: int) -> None:
+        begun(module, batch, batch_idx)
+        if module.current_epoch == epoch and batch_idx == 0:
+            raise error
+
+    monkeypatch.setattr(TransferModule, "on_train_batch_start", fail)
+    command = ["fit", "photos", *FIT, "--name", "ended", "--model.lr_head", "0.01"]
+    if status is None:
+        with pytest.raises(type(error)):
+            transferkit(*command)
+    else:
+        done = transferkit(*command)
+        assert done.status == status, done.err
+        assert status != 2 or done.err.splitlines()[-1].startswith("transferkit: error: ")
+        assert "Traceback" not in done.err
+    assert (work / "runs/ended").exists() is (epoch == 1)
+    if epoch:
+        assert (work / "runs/ended/0/checkpoints/last.ckpt").is_file()
 
 
 def test_a_loading_process_that_is_killed(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,10 +4,11 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from transferkit.errors import UserError
 from transferkit.files import lock
@@ -23,11 +24,26 @@ class Approach:
         extractor: torchvision name, Hugging Face id or directory, exported directory, or checkpoint.
         weights: ``DEFAULT``, ``none`` (random) or a file of weights.
         pooling: how features become one embedding; ``None`` is the extractor's own.
+        preprocessing: fields to override, such as ``{image_size: 160}``; ``None`` is the weights' own.
     """
 
     extractor: str
     weights: str = "DEFAULT"
     pooling: str | None = None
+    preprocessing: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images to benchmark on.
+
+    Attributes:
+        images: folder, manifest, ``digits``, or a dataset of torchvision's by name.
+        image_root: the folder that a manifest's paths are relative to or lie in, where it is not its own.
+    """
+
+    images: str
+    image_root: str | None = None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from transferkit.benchmark.cells import Approach, Cell, cell_folder, locked, read_cell, write_cell
+from transferkit.benchmark.cells import Approach, Cell, Dataset, cell_folder, locked, read_cell, write_cell
 from transferkit.benchmark.table import write_results
 from transferkit.data.decoding import raise_broken
 from transferkit.data.sources import ImageTable, open_images
@@ -24,13 +24,13 @@ from transferkit.similarity.geometry import class_sums, pair_means
 
 log = logging.getLogger(__name__)
 
-Opener = Callable[[str, str, str | None], Extractor]
+Opener = Callable[[Approach], Extractor]
 
 
 def run(
     out: Path,
     approaches: Mapping[str, Approach],
-    datasets: Mapping[str, str],
+    datasets: Mapping[str, Dataset],
     open_extractor: Opener,
     *,
     resume: bool = True,
@@ -45,7 +45,7 @@ def run(
         out: directory of cells and results; one benchmark at a time writes into it.
         approaches: name -> extractor; the first is what the others are compared with.
         datasets: name -> what `open_images` opens.
-        open_extractor: extractor, weights, pooling -> Extractor on the device to use.
+        open_extractor: opens an approach's extractor on the device to use.
         resume: keep the cells whose key is what it would be now.
         on_error: unreadable images: ``fail`` is a failure of the cell, ``skip`` leaves them out.
         options: of `probe_embeddings`, plain types.
@@ -66,8 +66,8 @@ def run(
                 old = read_cell(folder) if resume else None
                 cell = Cell(name, dataset)
                 try:
-                    extractor = extractor or open_extractor(approach.extractor, approach.weights, approach.pooling)
-                    table = open_images(source)
+                    extractor = extractor or open_extractor(approach)
+                    table = open_images(source.images, source.image_root)
                     key = cell_key(describe(extractor, table), table, {**(options or {}), "on_error": on_error})
                     if old is not None and old.key == key:
                         say(old, "kept")

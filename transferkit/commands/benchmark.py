@@ -1,12 +1,12 @@
 """``benchmark``: probes over extractors x datasets, stopped and continued at will."""
 
 import re
-from dataclasses import asdict, fields
+from dataclasses import MISSING, asdict, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from transferkit.benchmark.cells import Approach
+from transferkit.benchmark.cells import Approach, Dataset
 from transferkit.commands import report
 from transferkit.commands.extractors import Accelerator, open_extractor
 from transferkit.commands.parse import own_names, resumable
@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> int:
 
 def benchmark(
     extractors: dict[str, str | dict[str, Any]] | None = None,
-    datasets: dict[str, str] | None = None,
+    datasets: dict[str, str | dict[str, Any]] | None = None,
     out: str = "runs/benchmark",
     resume: bool = True,
     fast: bool = False,
@@ -41,10 +41,12 @@ def benchmark(
     measured. The protocol is that of ``transferkit probe``. The exit status is 2 if none could be.
 
     Args:
-        extractors: name in the table -> extractor, or {extractor, weights, pooling}; all are compared with the first.
+        extractors: name in the table -> extractor, or {extractor, weights, pooling, preprocessing}, the last as
+            {image_size: 160}; all are compared with the first.
         datasets: name in the table -> folder, manifest, ``digits``, or a dataset of torchvision's by name
             (cifar10, cifar100, country211, dtd, eurosat, fashionmnist, fgvcaircraft, flowers102, food101, mnist,
-            oxfordiiitpet, stl10, svhn), which is downloaded.
+            oxfordiiitpet, stl10, svhn), which is downloaded; or {images, image_root}, where a manifest's paths are
+            relative to another folder than its own.
         out: directory for cells, benchmark.md, benchmark.csv and benchmark.png.
         resume: keep the cells that are there and still valid; false measures all of them again.
         fast: sweep C coarse to fine.
@@ -61,11 +63,12 @@ def benchmark(
         missing = "extractors" if not extractors else "datasets"
         raise UserError(f"no {missing} to benchmark; name them in a config, as --config benchmark.yaml does")
     approaches = {name: read_approach(name, entry) for name, entry in extractors.items()}
+    places = {name: read_dataset(name, entry) for name, entry in datasets.items()}
     options = {"fast": fast, "seed": seed, "val_fraction": val_fraction, "test_fraction": test_fraction}
     place = Path(out)
     check_folder(place)
     opens = partial(opened, accelerator=accelerator)
-    cells = grid.run(place, approaches, datasets, opens, resume=resume, on_error=on_error, options=options)
+    cells = grid.run(place, approaches, places, opens, resume=resume, on_error=on_error, options=options)
     if json:
         report.as_json({"cells": [asdict(cell) for cell in cells]})
     else:
@@ -81,17 +84,19 @@ def benchmark(
     return 0
 
 
-def opened(name: str, weights: str, pooling: str | None, accelerator: Accelerator = "auto") -> "Extractor":
+def opened(approach: Approach, accelerator: Accelerator = "auto") -> "Extractor":
     """As :func:`open_extractor`; a message names the keys of the config.
 
     Raises:
         UserError: likewise.
     """
+    keys = [field.name for field in fields(Approach)]
     try:
-        return open_extractor(name, weights, pooling, accelerator)
+        return open_extractor(
+            approach.extractor, approach.weights, approach.pooling, accelerator, approach.preprocessing
+        )
     except UserError as error:
-        own = own_names(str(error), ("extractor", "weights", "pooling"))
-        raise UserError(re.sub("--(extractor|weights|pooling) ", r"\1: ", own)) from error
+        raise UserError(re.sub(f"--({'|'.join(keys)}) ", r"\1: ", own_names(str(error), keys))) from error
 
 
 def read_approach(name: str, entry: str | dict[str, Any]) -> Approach:
@@ -101,15 +106,38 @@ def read_approach(name: str, entry: str | dict[str, Any]) -> Approach:
         UserError: options that an extractor does not have, or no ``extractor``.
     """
     entry = {"extractor": entry} if isinstance(entry, str) else entry
-    takes = [field.name for field in fields(Approach)]
-    unknown = sorted(set(entry) - set(takes))
-    if unknown or "extractor" not in entry:
-        fault = f"has no option {unknown[0]!r}" if unknown else "has no 'extractor'"
-        raise UserError(f"extractors: {name!r} {fault}; it takes {', '.join(takes)}")
-    for option, value in entry.items():
-        if not isinstance(value, str) and (value is not None or option != "pooling"):
-            raise UserError(f"extractors: {option} of {name!r} is {value!r}; give text")
+    check_entry("extractors", name, entry, Approach)
     return Approach(**entry)
+
+
+def read_dataset(name: str, entry: str | dict[str, Any]) -> Dataset:
+    """An entry of the config's ``datasets``.
+
+    Raises:
+        UserError: options that a dataset does not have, or no ``images``.
+    """
+    entry = {"images": entry} if isinstance(entry, str) else entry
+    check_entry("datasets", name, entry, Dataset)
+    return Dataset(**entry)
+
+
+def check_entry(section: str, name: str, entry: dict[str, Any], kind: type[Approach | Dataset]) -> None:
+    """Refuse an entry that does not have the fields of a dataclass, of their types.
+
+    Raises:
+        UserError: naming section, entry and field.
+    """
+    takes = {field.name: field for field in fields(kind)}
+    unknown = sorted(set(entry) - set(takes))
+    lacks = [field.name for field in takes.values() if field.default is MISSING and field.name not in entry]
+    if unknown or lacks:
+        fault = f"has no option {unknown[0]!r}" if unknown else f"has no {lacks[0]!r}"
+        raise UserError(f"{section}: {name!r} {fault}; it takes {', '.join(takes)}")
+    for option, value in entry.items():
+        is_mapping, may_lack = option == "preprocessing", takes[option].default is None
+        if not (isinstance(value, dict if is_mapping else str) or (value is None and may_lack)):
+            wanted = "fields and values, as {image_size: 160}" if is_mapping else "text"
+            raise UserError(f"{section}: {option} of {name!r} is {value!r}; give {wanted}")
 
 
 def print_table(rows: list[dict[str, str]]) -> None:

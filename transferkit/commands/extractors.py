@@ -1,5 +1,6 @@
 """The extractor that ``--extractor`` names, on the device to use."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -9,7 +10,11 @@ Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
 
 
 def open_extractor(
-    name: str, weights: str = "DEFAULT", pooling: str | None = None, accelerator: Accelerator = "auto"
+    name: str,
+    weights: str = "DEFAULT",
+    pooling: str | None = None,
+    accelerator: Accelerator = "auto",
+    preprocessing: Mapping[str, Any] | None = None,
 ) -> "Extractor":
     """Open an extractor on the device to use.
 
@@ -18,6 +23,7 @@ def open_extractor(
         weights: ``DEFAULT``, ``none`` (random, the same each time) or a path.
         pooling: ``None`` is the extractor's own.
         accelerator: ``auto`` takes a GPU if there is one.
+        preprocessing: fields to override; ``None`` is the extractor's own.
 
     Raises:
         UserError: no such accelerator; see :meth:`Extractor.from_pretrained`.
@@ -25,11 +31,11 @@ def open_extractor(
     from transferkit.embed.processes import find_device
 
     device = find_device(accelerator, "--accelerator")
-    return read_extractor(name, weights, pooling).to(device)
+    return read_extractor(name, weights, pooling, preprocessing).to(device)
 
 
 def read_extractor(
-    name: str, weights: str = "DEFAULT", pooling: str | None = None, preprocessing: dict[str, Any] | None = None
+    name: str, weights: str = "DEFAULT", pooling: str | None = None, preprocessing: Mapping[str, Any] | None = None
 ) -> "Extractor":
     """Open an extractor on the CPU; random weights are the same for every command.
 

@@ -16,39 +16,24 @@ from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from transferkit.checkpoints import epoch_number
+from transferkit.commands import fit_help, resume
 from transferkit.commands import fit_report as report
-from transferkit.commands import resume
-from transferkit.commands.arguments import (
-    all_options,
-    as_config,
-    check_sections,
-    find_config,
-    read_yaml,
-    setting,
-    without_option,
-)
+from transferkit.commands.arguments import read_yaml
+from transferkit.commands.fit_arguments import prepare
 from transferkit.commands.parse import check_seed, explain
 from transferkit.commands.report import next_command, note
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.data.splits import save_splits
 from transferkit.epoch_lines import progress_callbacks
 from transferkit.errors import UserError
-from transferkit.extractor.checkpoint import load
 from transferkit.files import atomic_path
 from transferkit.module import TransferModule
+from transferkit.results import TOP_K, Results
 from transferkit.run_record import MONITOR
-from transferkit.runs import find_checkpoint, new_run, read_metrics, remove_run, write_metrics
+from transferkit.runs import new_run, read_metrics, remove_run, write_metrics
 from transferkit.trainer_options import check_callbacks, check_options, refusal
 from transferkit.training import TRAINER_DEFAULTS, as_list, chosen_metrics, make_trainer, quiet_libraries
 
-VERBS = {
-    "fit": "Train a linear head on a frozen backbone, or fine-tune, and keep the best epoch in a run directory.",
-    "validate": "Measure a checkpoint on the validation split, into its run directory.",
-    "test": "Measure a checkpoint on the test split, and keep predictions and embeddings, in its run directory.",
-    "predict": "Classify images that need no labels: predictions and embeddings, into the checkpoint's run directory.",
-}
-RESUME = "last, best or a checkpoint: go on with its fit, in its run directory"
-EVALUATE = "best or last of the newest run of that --name (of any without one), or a checkpoint; best by default"
 SAVED = ("seed_everything", "name", "model", "data", "trainer")
 RUN = "TRANSFERKIT_RUN"  # tells the processes that Lightning starts for more devices where to write
 
@@ -56,60 +41,18 @@ RUN = "TRANSFERKIT_RUN"  # tells the processes that Lightning starts for more de
 def main(arguments: list[str]) -> int:
     """Run one of the four verbs; the exit status."""
     verb, *rest = ["--config" if argument == "-c" else argument for argument in arguments]
+    if any(argument in fit_help.ASKS for argument in rest):
+        print(fit_help.help_text(verb, rest))
+        return 0
     quiet_libraries()
-    run, prepared, progress = prepare(verb, rest)
+    plan = prepare(verb, rest)
     try:
-        cli = TransferCLI(run, [verb, *prepared], progress)
+        cli = TransferCLI(plan.run, [verb, *plan.arguments], plan.progress)
     except ArgumentError as error:
-        raise UserError(explain(str(error), report.known_options(), verb)) from error
+        raise UserError(explain(str(error), fit_help.known_options(verb), verb)) from error
     if cli.interrupted:
         raise KeyboardInterrupt
     return 0
-
-
-def prepare(verb: str, arguments: list[str]) -> tuple[Path | None, list[str], resume.Progress]:
-    """Find configs, run and checkpoint; the arguments in the order that lets explicit ones win.
-
-    A run's own config comes first, then the user's configs, then what the checkpoint decides, then
-    the command line.
-
-    Returns:
-        The run to go on in (None: a new one), the arguments for the parser, and how far the checkpoint's fit is.
-
-    Raises:
-        UserError: no such config, run or checkpoint; options that the checkpoint decides.
-    """
-    files = [find_config(name) for name in all_options(arguments, "--config")]
-    for file in files:
-        check_sections(file)
-    explicit = without_option(without_option(arguments, "--config"), "--ckpt_path")
-    configs = [argument for file in files for argument in ("--config", str(file))]
-    name = setting(arguments, files, "name") or (files[-1].stem if files else None)
-    which = setting(arguments, files, "ckpt_path")
-    asks = any(argument in ("-h", "--help") or argument.startswith("--print_config") for argument in explicit)
-    if which is None and (verb == "fit" or asks):
-        return None, [*as_config({"name": name or verb}), *configs, *explicit], resume.Progress()
-    root = Path(setting(arguments, files, "trainer.default_root_dir") or ".")
-    run, checkpoint = find_checkpoint(root, name, which or "best")
-    content = load(checkpoint)
-    saved = read_yaml(run / "config.yaml") if run else {}
-    if run and not all(isinstance(saved.get(section), dict) for section in ("model", "data")):
-        raise UserError(
-            f"{run / 'config.yaml'} lacks model or data; start a new fit with --model.backbone {checkpoint}"
-        )
-    if verb == "fit":
-        if not run:
-            raise UserError(
-                f"{checkpoint} lies in no run to resume; start a new fit with --model.backbone {checkpoint}"
-            )
-        arguments = [*as_config(saved), *configs, *explicit, "--ckpt_path", str(checkpoint)]
-        return run, arguments, resume.progress_of(content, checkpoint)
-    for option in ("backbone", "weights", "architecture"):
-        if all_options(explicit, f"--model.{option}"):
-            raise UserError(f"--model.{option} is decided by the checkpoint {checkpoint}; leave it out")
-    decided = as_config({"model": resume.decided_by(checkpoint, content)})
-    first = [*as_config({"name": name or verb} | saved), *configs, *decided]
-    return run, [*first, *explicit, "--ckpt_path", str(checkpoint)], resume.Progress()
 
 
 class TransferCLI(LightningCLI):
@@ -139,30 +82,32 @@ class TransferCLI(LightningCLI):
             parser_kwargs={
                 **options,
                 "prog": "transferkit",
-                **{verb: {**options, "description": text} for verb, text in VERBS.items()},
+                **dict.fromkeys(fit_help.VERBS, options),
             },
         )
 
     def setup_parser(self, *arguments: Any) -> None:
-        """Say of ``--ckpt_path`` what it takes here."""
+        """Add what predict alone takes."""
         super().setup_parser(*arguments)
-        for verb, parser in self._subcommand_parsers.items():
-            (option,) = (action for action in parser._actions if action.dest == "ckpt_path")
-            option.help = RESUME if verb == "fit" else EVALUATE
+        self._subcommand_parsers["predict"].add_argument("--top_k", default=TOP_K, type=int)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """``--name``, under which the run is kept, and ``--json``."""
-        parser.add_argument("--name", default="fit", type=str, help="runs/<name>/<number>/ is the run's directory")
-        parser.add_argument("--json", action="store_true", help="print one JSON object")
+        parser.add_argument("--name", default="fit", type=str)
+        parser.add_argument("--json", action="store_true")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse ours; ``sys.argv`` stays the user's, for the processes that Lightning starts with it.
 
         Raises:
-            UserError: as of :func:`check_seed`.
+            UserError: as of :func:`check_seed`; no such number of classes.
         """
         self.config = parser.parse_args(self.arguments)
-        check_seed("seed_everything", self.config[self.config.subcommand].seed_everything)
+        options = self.config[self.config.subcommand]
+        check_seed("seed_everything", options.seed_everything)
+        self.top_k: int = options.get("top_k", TOP_K)
+        if self.top_k < 1:
+            raise UserError(f"--top_k is {self.top_k}; give 1 or more")
 
     def _parse_ckpt_path(self) -> None:
         """Leave explicit values alone: the checkpoint's are no defaults here (Lightning issue 21455)."""
@@ -202,6 +147,8 @@ class TransferCLI(LightningCLI):
         Raises:
             UserError: data, options or devices that cannot be used.
         """
+        if self.subcommand != "fit" and self.model.head is None:
+            raise UserError(f"{self.model.hparams['backbone']} has no classifier; give what fit trained or probe wrote")
         self.datamodule.splits = self.recorded_splits()
         self.model.meet(self.datamodule, self.subcommand)
         options = {**self.config_init[self.subcommand].trainer, **kwargs}
@@ -219,7 +166,7 @@ class TransferCLI(LightningCLI):
             options["logger"] = False
         # Lightning takes false for a contradiction where there are callbacks of this kind
         checkpoints = options.pop("enable_checkpointing") is not False and not self.scratch
-        return make_trainer(self.run, checkpoints, **options, callbacks=callbacks)
+        return make_trainer(self.run, checkpoints, self.top_k, **options, callbacks=callbacks)
 
     def make_run(self, root: Path) -> Path:
         """A new run directory, the same one in every process that Lightning starts."""
@@ -231,28 +178,27 @@ class TransferCLI(LightningCLI):
 
     def forget_run(self) -> None:
         """Remove a new run that holds no checkpoint."""
-        if self.run and self.is_new and not any((self.run / "checkpoints").glob("*.ckpt")):
+        if self.run and self.is_new and not self.scratch and not any((self.run / "checkpoints").glob("*.ckpt")):
             remove_run(self.run)
 
     @contextmanager
     def refusals(self) -> Iterator[None]:
-        """Turn what a library refuses into one line; a new run that holds no checkpoint is removed.
+        """Turn what a library refuses into one line; whatever the end, a new run without a checkpoint is removed.
 
         Raises:
             UserError: in place of the library's own exception.
         """
         try:
             yield
-        except UserError:
+        except BaseException as error:
             self.forget_run()
-            raise
-        except Exception as error:
+            if isinstance(error, UserError) or not isinstance(error, Exception):
+                raise
             trainer = getattr(self, "trainer", None)
             stepped = trainer is not None and self.first_step not in (None, trainer.global_step)
             told = refusal(error, before_training=not stepped and (trainer is None or self.subcommand == "fit"))
             if told is None:
                 raise
-            self.forget_run()
             raise told from error
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -264,12 +210,10 @@ class TransferCLI(LightningCLI):
         except (KeyboardInterrupt, SystemExit):  # Lightning makes one of the other
             self.interrupted = True
             report.interrupted(subcommand, self.run)
-            self.forget_run()
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
             report.interrupted(subcommand, self.run)
-            self.forget_run()
             raise UserError(
                 "a process that loads images was killed, perhaps for want of memory; start fewer: --data.num_workers 1"
             ) from error
@@ -339,10 +283,11 @@ class TransferCLI(LightningCLI):
         if name:
             next_command("test", "--ckpt_path", self.run / "checkpoints" / name)
 
-    def tell(self, values: dict[str, float]) -> None:
+    def tell(self, values: dict[str, float], predicted: list[dict[str, Any]] | None = None) -> None:
         """Print metrics, and where they and what else was written are."""
         assert self.run is not None and self.subcommand is not None
-        report.results(None if self.scratch else self.run, self.begin, values, self.config[self.subcommand].json)
+        place, as_json = None if self.scratch else self.run, self.config[self.subcommand].json
+        report.results(place, self.begin, values, as_json, {} if predicted is None else {"predictions": predicted})
 
     def after_validate(self) -> None:
         """Write and print the metrics."""
@@ -359,23 +304,30 @@ class TransferCLI(LightningCLI):
             return
         checkpoint = self.config_init[self.subcommand].ckpt_path
         values = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
-        values["test/epoch" if self.subcommand == "test" else "val/epoch"] = self.model.epoch
+        if self.model.epoch is not None:  # of a probe's classifier it is not known
+            values["test/epoch" if self.subcommand == "test" else "val/epoch"] = self.model.epoch
         if not self.scratch:
             write_metrics(self.run, read_metrics(self.run) | values)
         chosen = self.subcommand == "test" and split == "val"
         remark = " (there is no test split; the best checkpoint was chosen on these)" if chosen else ""
         note(f"{len(self.datamodule.tables[split])} images of split {split}{remark}")
         self.tell(values)
-        following = ["test", "--ckpt_path", checkpoint] if self.subcommand == "validate" else ["export", checkpoint]
-        next_command(*following)
+        if checkpoint:
+            next_command(*(["test", "--ckpt_path"] if self.subcommand == "validate" else ["export"]), checkpoint)
 
     def after_predict(self) -> None:
-        """Print where the predictions are."""
-        assert self.run is not None
-        if self.trainer.is_global_zero:
-            if not self.config[self.subcommand].json:
-                report.predictions(self.run / "predict" / "predictions.parquet")
-            self.tell({})
+        """Print the predictions, or the first of them, and where all are."""
+        if not self.trainer.is_global_zero:
+            return
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]  # set in its constructor
+        (written,) = (callback.written for callback in callbacks if isinstance(callback, Results))
+        as_json = self.config[self.subcommand].json
+        predicted = report.predictions(written[0], self.top_k) if as_json else None
+        if not as_json:
+            report.first_predictions(written[0])
+        if not self.scratch:
+            note(f"predictions: {written[0]} and {written[1].name}")
+        self.tell({}, predicted)
 
     def validate(self, model: TransferModule, **kwargs: Any) -> None:
         """Validate; the metrics are printed once, by us."""

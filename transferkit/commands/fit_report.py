@@ -1,14 +1,14 @@
 """What a user reads of fit, validate, test and predict."""
 
-import inspect
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
 from transferkit.commands.report import as_json, command, harmless, note
 from transferkit.freezing import count_parameters
+from transferkit.results import ranked_columns
 
 if TYPE_CHECKING:
     from transferkit.data.datamodule import ImageDataModule
@@ -24,7 +24,7 @@ def starting(module: "TransferModule", data: "ImageDataModule", run: Path | None
     note(f"{data.root}: {len(data.class_names)} classes, {counts} images; {f'run {run}' if run else 'nothing is kept'}")
 
 
-def results(run: Path | None, begin: float, values: Mapping[str, float], json: bool) -> None:
+def results(run: Path | None, begin: float, values: Mapping[str, float], json: bool, more: Mapping[str, Any]) -> None:
     """Metrics by their names, one a line; the run's path, and what was written into it.
 
     Args:
@@ -32,11 +32,12 @@ def results(run: Path | None, begin: float, values: Mapping[str, float], json: b
         begin: when the command began, in seconds since the epoch: what is older was there before.
         values: name -> value.
         json: print one JSON object instead.
+        more: further entries of that object.
     """
     files = [path for path in run.rglob("*") if path.is_file() and path.stat().st_mtime >= begin] if run else []
     written = sorted({str(path.relative_to(run)) for path in files}) if run else []
     if json:
-        as_json({"run": str(run) if run else None, "metrics": dict(values), "written": written})
+        as_json({"run": str(run) if run else None, "metrics": dict(values), "written": written, **more})
     else:
         for name, value in sorted(values.items()):
             print(f"{name} {number(value)}")
@@ -52,12 +53,39 @@ def number(value: float) -> str:
     return f"{value:.4f}" if abs(value) >= 1e-3 or value == 0 else f"{value:.3e}"
 
 
-def predictions(path: Path, most: int = 10) -> None:
-    """The first predictions, one a line."""
-    table = pq.read_table(path).slice(0, most).to_pylist()
-    for row in table:
+def first_predictions(table: Path, most: int = 10) -> None:
+    """The first predictions, one a line.
+
+    Args:
+        table: ``predictions.parquet``.
+        most: so many.
+    """
+    columns = ["path", "prediction", "probability"]
+    with pq.ParquetFile(table) as file:
+        rows = next(file.iter_batches(most, columns=columns)).to_pylist()
+    for row in rows:
         print(harmless(f"{row['path']} {row['prediction']} {row['probability']:.3f}"))
-    note(f"all of them: {path}")
+
+
+def predictions(table: Path, top_k: int) -> list[dict[str, Any]]:
+    """What ``--json`` prints of each image: path, label and the most probable classes.
+
+    Args:
+        table: ``predictions.parquet``.
+        top_k: so many classes, if there are as many.
+    """
+    ranked = ranked_columns(top_k)
+    names = set(pq.read_schema(table).names)
+    kept = [pair for pair in ranked if pair[0] in names]
+    rows = pq.read_table(table, columns=["path", "label", *(name for pair in kept for name in pair)]).to_pylist()
+    return [
+        {
+            "path": row["path"],
+            "label": row["label"],
+            "top": [{"class": row[name], "probability": row[share]} for name, share in kept],
+        }
+        for row in rows
+    ]
 
 
 def interrupted(verb: str, run: Path) -> None:
@@ -67,15 +95,3 @@ def interrupted(verb: str, run: Path) -> None:
         note(f"interrupted; resume with: {command('fit', '--ckpt_path', last)}")
     elif verb == "fit":
         note("interrupted before the first checkpoint; start the same command again, what was embedded is kept")
-
-
-def known_options() -> list[str]:
-    """Names of the options of fit, with their sections."""
-    from lightning.pytorch import Trainer
-
-    from transferkit.data.datamodule import ImageDataModule
-    from transferkit.module import TransferModule
-
-    sections = {"model": TransferModule, "data": ImageDataModule, "trainer": Trainer}
-    names = [f"{key}.{name}" for key, kind in sections.items() for name in inspect.signature(kind).parameters]
-    return [*names, "seed_everything", "name", "config", "ckpt_path", "json", *sections]

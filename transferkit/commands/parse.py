@@ -1,6 +1,5 @@
 """A verb's command line read from its function: the signature is the schema, its docstring the help."""
 
-import difflib
 import inspect
 import re
 from collections.abc import Callable, Container, Sequence
@@ -13,6 +12,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from transferkit.commands import report
 from transferkit.commands.arguments import all_options, find_config, read_yaml, without_option
+from transferkit.commands.suggestions import nearest
 from transferkit.errors import UserError
 
 
@@ -163,7 +163,8 @@ def explain(message: str, known: Sequence[str], verb: str) -> str:
         return f"unknown option {unknown[1]}; {advice}"
     section = re.search(r"Parser key \"(\w+)\": Unable to load config ('.*?')", line)
     if section:
-        return f"--{section[1]} {section[2]} is no config file; give its options one by one, as --{section[1]}.NAME"
+        name = {"model": "backbone", "data": "root"}.get(section[1], "NAME")
+        return f"--{section[1]} {section[2]} is no config file; give its options one by one, as --{section[1]}.{name}"
     wrong = re.search(r"Parser key \"([\w.]+)\":(.*)(?:Given value:) (.*)", line) or re.search(
         r"Parser key \"([\w.]+)\":(.*?)(?:Got value:) (.*)", line
     )
@@ -175,11 +176,3 @@ def explain(message: str, known: Sequence[str], verb: str) -> str:
         wanted = " or ".join(ordered).replace("NoneType", "null")
         return f"--{option} is {value[:80]!r}; give {wanted or 'a value of another type'}"
     return line[:400]
-
-
-def nearest(name: str, known: Sequence[str]) -> str | None:
-    """The option nearest to a name that is none, by the whole name or its last part."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    last = {option.split(".")[-1]: option for option in known}
-    near = near or [last[end] for end in difflib.get_close_matches(name.split(".")[-1], last, n=1, cutoff=0.6)]
-    return near[0] if near else None

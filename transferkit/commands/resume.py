@@ -8,7 +8,7 @@ from typing import Any
 from transferkit.checkpoints import is_within_epoch
 from transferkit.commands.report import command
 from transferkit.errors import UserError
-from transferkit.extractor.checkpoint import BROKEN, KEY
+from transferkit.extractor.checkpoint import BROKEN
 
 SPLITTING = ("val_fraction", "test_fraction", "split_seed", "n_per_class")
 MOVABLE = ("root", "image_root", "num_workers", "splits")  # what a resumed fit may change and end with the same weights
@@ -117,14 +117,19 @@ def recorded_splits(data: Section, saved: Section | None, recorded: Path | None,
     return str(recorded)
 
 
-def decided_by(checkpoint: Path, content: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of the model that a checkpoint decides when it is measured."""
+def decided_by(place: Path, l2_normalize: bool | None) -> dict[str, Any]:
+    """The options of the model that a checkpoint or an export decides when it is measured.
+
+    Args:
+        place: the checkpoint or the directory.
+        l2_normalize: whether its head reads normalized embeddings; None is as it says itself.
+    """
     return {
-        "backbone": str(checkpoint),
+        "backbone": str(place),
         "weights": "DEFAULT",
         "regime": "frozen",
         "pooling": None,
-        "l2_normalize": content[KEY]["l2_normalize"],
+        "l2_normalize": l2_normalize,
         "head": None,
         "preprocessing": None,
         "architecture": None,
