@@ -238,6 +238,8 @@ class TransferModule(RecordedModule):
         """Embeddings of a batch, computed or cached: float (B, D)."""
         if "embedding" in batch:
             return batch["embedding"]
+        if not len(batch["pixels"]):  # of a process without a share: not every network takes none
+            return batch["pixels"].new_empty(0, self.backbone.embed_dim, dtype=self.dtype)
         pixels = self.preprocessing.normalize(batch["pixels"]).to(self.dtype)  # bf16-true and the like
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.regime != "frozen"):
             embedding: Tensor = self.backbone(pixels)
@@ -266,7 +268,7 @@ class TransferModule(RecordedModule):
         losses = F.cross_entropy(logits, target, label_smoothing=self.hparams["label_smoothing"], reduction="none")
         losses = losses * weight
         self.train_loss.update(losses, weight)  # self.log takes longer than a step on cached embeddings
-        return losses.mean()
+        return losses.mean() * batch["scale"] if "scale" in batch else losses.mean()
 
     def weight_of(self, target: Tensor) -> Tensor:
         """The weight of each row in the loss, by its class: (B,)."""
