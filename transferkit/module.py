@@ -239,7 +239,7 @@ class TransferModule(RecordedModule):
         if "embedding" in batch:
             return batch["embedding"]
         if not len(batch["pixels"]):  # of a process without a share: not every network takes none
-            return batch["pixels"].new_empty(0, self.backbone.embed_dim, dtype=self.dtype)
+            return batch["pixels"].new_empty(0, self.backbone.embed_dim).to(self.dtype)
         pixels = self.preprocessing.normalize(batch["pixels"]).to(self.dtype)  # bf16-true and the like
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.regime != "frozen"):
             embedding: Tensor = self.backbone(pixels)
@@ -295,7 +295,8 @@ class TransferModule(RecordedModule):
         logits, target = self.classify(embedding), batch["target"]
         metrics: MetricCollection = getattr(self, f"{stage}_metrics")
         probability = logits.softmax(1)
-        metrics.update(probability, target)
+        if len(target):  # torchmetrics takes no empty batch
+            metrics.update(probability, target)
         weight = self.weight_of(target)
         # self.log halves an odd number of images to a whole one where two processes share them
         self.evaluation_loss.update(F.cross_entropy(logits.float(), target, reduction="none") * weight, weight)
@@ -369,7 +370,7 @@ class TransferModule(RecordedModule):
         self.log_dict({"train/loss": loss, "epoch_time": seconds, **self.rates}, sync_dist=True)
         optimizer = self.trainer.optimizers[0]
         if isinstance(optimizer, RegularizationPath):
-            self.log("head/C", optimizer.param_groups[0]["C"])
+            self.log("head/C", optimizer.param_groups[0]["C"], sync_dist=True)
 
     def on_train_end(self) -> None:
         """Say so where the head is not at its optimum."""

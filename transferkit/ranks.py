@@ -125,6 +125,8 @@ def joined() -> Iterator[Ranks]:
     except RuntimeError as error:
         if not GONE.search(str(error)):
             raise
-        raise UserError("another process ended; if it has not said why, it was killed, perhaps for want of memory") from error
+        raise UserError(
+            "another process ended; if it has not said why, it was killed, perhaps for want of memory"
+        ) from error
     finally:
         distributed.destroy_process_group(group)

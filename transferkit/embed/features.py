@@ -25,13 +25,13 @@ from transferkit.data.fingerprint import fingerprint
 from transferkit.data.sources import ImageTable
 from transferkit.embed import feature_cache
 from transferkit.embed.feature_cache import Damaged, Known, look_up, take
-from transferkit.ranks import Ranks, joined
 from transferkit.embed.shards import discard_parts, write_embeddings
 from transferkit.embed.table import View, describe, make_table, space_of, usual_batch_size
 from transferkit.embedding_space import EmbeddingSpace
 from transferkit.embeddings import Embeddings
 from transferkit.extractor import Extractor
 from transferkit.files import discard, unwritable
+from transferkit.ranks import Ranks, joined
 
 if TYPE_CHECKING:  # embedding does without Lightning, which takes seconds to import
     from transferkit.data.datamodule import ImageDataModule
