@@ -25,6 +25,7 @@ TRAINER = ["--trainer.accelerator", "cpu", "--trainer.max_epochs", "3"]
 TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
 MODELS = {
     "full vit": [*options("model", VIT), "--model.regime", "full"],
+    "partial vit": [*options("model", VIT), "--model.regime", "partial"],
     "frozen resnet, cached": options("model", RESNET),
     "frozen resnet": [*options("model", RESNET), "--data.cache", "off"],
 }
