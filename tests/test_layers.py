@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "transferkit"
 FLOORS = (  # from the ground up; a room is a module or a folder of modules
     {"cores", "errors"},
-    {"embedding_space", "files", "images", "intervals", "metrics", "parquet", "processor_config", "progress"}
+    {"embedding_space", "files", "images", "intervals", "metrics", "parquet", "processor_config", "progress", "ranks"}
     | {"similarity", "versions"},
     {"pictures", "preprocessing"},
     {"backbones", "embeddings", "runs"},

@@ -345,3 +345,17 @@ def test_only_our_datamodule(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, max_epochs=1, enable_progress_bar=False, accelerator="cpu")
     with pytest.raises(UserError, match="ImageDataModule"):
         trainer.fit(TransferModule(**VIT), datamodule=LightningDataModule())
+
+
+def test_a_share_of_a_global_batch_and_one_without_rows() -> None:
+    """Where several processes train and measure; see tests/processes."""
+    module = TransferModule(**VIT)
+    module.set_classes(["a", "b"])
+    batch = {"embedding": torch.randn(3, 32), "target": torch.tensor([0, 1, 1]), "row": torch.arange(3)}
+    loss = module.training_step(batch, 0)
+    assert torch.equal(module.training_step({**batch, "scale": torch.tensor(0.75)}, 0), 0.75 * loss)
+    none = torch.empty(0, dtype=torch.long)
+    empty = {"pixels": torch.empty(0, 3, 0, 0, dtype=torch.uint8), "target": none, "row": none}
+    for outputs in (module.predict_step(empty, 0), module.test_step(empty, 0)):
+        assert outputs["embedding"].shape == (0, 32) and outputs["probability"].shape == (0, 2)
+    assert module.evaluation_loss.sums is not None and module.evaluation_loss.sums.tolist() == [0, 0]

@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 import transferkit
 from transferkit.commands.report import harmless
 from transferkit.cores import limit_threads
-from transferkit.errors import UserError
+from transferkit.errors import ToldByFirst, UserError
 
 VERBS = {
     "fit": ("fit", "train a linear head, or fine-tune, on your images"),
@@ -77,6 +77,8 @@ def run(arguments: list[str]) -> int:
     limit_threads()
     try:
         return execute(arguments)
+    except ToldByFirst:
+        return 0
     except UserError as error:
         if debug:
             traceback.print_exc()

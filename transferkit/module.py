@@ -247,6 +247,8 @@ class TransferModule(RecordedModule):
         """Embeddings of a batch, computed or cached: float (B, D)."""
         if "embedding" in batch:
             return batch["embedding"]
+        if not len(batch["pixels"]):  # of a process without a share: not every network takes none
+            return batch["pixels"].new_empty(0, self.backbone.embed_dim).to(self.dtype)
         pixels = self.preprocessing.normalize(batch["pixels"]).to(self.dtype)  # bf16-true and the like
         exact = nullcontext() if self.training else full_float32()
         with exact, torch.set_grad_enabled(torch.is_grad_enabled() and self.regime != "frozen"):
@@ -276,7 +278,7 @@ class TransferModule(RecordedModule):
         losses = F.cross_entropy(logits, target, label_smoothing=self.hparams["label_smoothing"], reduction="none")
         losses = losses * weight
         self.train_loss.update(losses, weight)  # self.log takes longer than a step on cached embeddings
-        return losses.mean()
+        return losses.mean() * batch["scale"] if "scale" in batch else losses.mean()
 
     def weight_of(self, target: Tensor) -> Tensor:
         """The weight of each row in the loss, by its class: (B,)."""
@@ -303,7 +305,8 @@ class TransferModule(RecordedModule):
         logits, target = self.classify(embedding), batch["target"]
         metrics: MetricCollection = getattr(self, f"{stage}_metrics")
         probability = logits.softmax(1)
-        metrics.update(probability, target)
+        if len(target):  # torchmetrics takes no empty batch
+            metrics.update(probability, target)
         weight = self.weight_of(target)
         # self.log halves an odd number of images to a whole one where two processes share them
         self.evaluation_loss.update(F.cross_entropy(logits.float(), target, reduction="none") * weight, weight)
@@ -369,7 +372,7 @@ class TransferModule(RecordedModule):
         self.log_dict({"train/loss": loss, "epoch_time": seconds, **self.rates}, sync_dist=True)
         optimizer = self.trainer.optimizers[0]
         if isinstance(optimizer, RegularizationPath):
-            self.log("head/C", optimizer.param_groups[0]["C"])
+            self.log("head/C", optimizer.param_groups[0]["C"], sync_dist=True)
 
     def on_train_end(self) -> None:
         """Say so where the head is not at its optimum."""

@@ -28,7 +28,7 @@ def new_run(root: Path, name: str) -> Path:
         number = max(numbers(folder), default=-1) + 1
         while True:
             try:
-                (folder / str(number)).mkdir()
+                (folder / str(number)).mkdir(parents=True)  # one that was refused may have removed the folder just now
                 return folder / str(number)
             except FileExistsError:  # another fit took it just now
                 number += 1

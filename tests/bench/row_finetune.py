@@ -68,7 +68,7 @@ def bare_loop(module: TransferModule, folder: Path, epochs: int) -> nn.Module:
     for epoch in range(epochs):
         order.set_epoch(epoch)
         model.train()
-        for pixels, target in DataLoader(train, batch_sampler=order.batches(), num_workers=1):
+        for pixels, target in DataLoader(train, batch_sampler=[rows for rows, _ in order.batches()], num_workers=1):
             optimizer.zero_grad()
             nn.functional.cross_entropy(head(model(pixels)), target).backward()
             optimizer.step()

@@ -1,3 +1,4 @@
+import itertools
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ def epoch(sampler: EpochBatches, number: int) -> list[list[int]]:
     sampler.set_epoch(number)
     items = list(sampler)
     assert all(item[0] == number for item in items) and len(items) == len(sampler)
-    return [rows for _, rows in items]
+    return [rows for _, rows, _ in items]
 
 
 def test_unshuffled_batches_follow_the_rows() -> None:
@@ -35,13 +36,34 @@ def test_a_lone_row_joins_the_batch_before(rows: int, sizes: list[int]) -> None:
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
-@pytest.mark.parametrize("rows", [16, 17, 18, 21, 23])
-def test_processes_share_each_global_batch(rows: int, shuffle: bool) -> None:
-    together = epoch(EpochBatches(rows, 8, shuffle, seed=1), 2)
-    shares = [epoch(EpochBatches(rows, 4, shuffle, 1, rank, 2), 2) for rank in range(2)]
-    assert sorted(row for share in shares for batch in share for row in batch) == list(range(rows))
-    for number, whole in enumerate(together[:-2]):  # the one before the last may take in each process's lone row
-        assert sorted(shares[0][number] + shares[1][number]) == sorted(whole)
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+def test_processes_share_each_global_batch(world_size: int, shuffle: bool) -> None:
+    for size, rows in itertools.product(range(1, 9), range(1, 41)):
+        told = f"{rows} rows, {size} a process"
+        together = epoch(EpochBatches(rows, size * world_size, shuffle, seed=1), 2)
+        samplers = [EpochBatches(rows, size, shuffle, 1, rank, world_size) for rank in range(world_size)]
+        shares = [epoch(sampler, 2) for sampler in samplers]
+        seen = sorted(row for share in shares for batch in share for row in batch)
+        alone = shuffle and rows < min(2, size) * world_size  # too few to share: each process trains on all
+        assert seen == sorted([*range(rows)] * (world_size if alone else 1)), told
+        assert len({len(share) for share in shares}) == 1, f"{told}: one process would wait for the others for ever"
+        if shuffle:
+            least = min(2, size, rows)
+            assert all(least <= len(batch) <= max(size + 2, rows if alone else 0) for batch in itertools.chain(*shares))
+        for number, whole in enumerate(together[:-2]):  # the one before the last may take in what is left of the last
+            assert sorted(itertools.chain(*(share[number] for share in shares))) == sorted(whole), told
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 16, 17, 18, 21, 23])
+def test_the_mean_gradient_of_the_processes_is_that_of_their_global_batch(rows: int) -> None:
+    features = torch.randn(rows, 5, generator=torch.Generator().manual_seed(rows), dtype=torch.float64)
+    data = FeatureBatches([features], torch.zeros(rows, dtype=torch.long))
+    samplers = [EpochBatches(rows, 4, True, 1, rank, 3) for rank in range(3)]
+    for items in zip(*samplers, strict=True):
+        batches = [data[item] for item in items]
+        scaled = [batch["embedding"].mean(0) * batch.get("scale", 1.0) for batch in batches]
+        whole = features[sorted({row for _, part, _ in items for row in part})]
+        assert torch.allclose(torch.stack(scaled).mean(0), whole.mean(0))  # the gradient of a linear loss
 
 
 def test_images_of_a_batch(photo_folder: Path) -> None:
@@ -52,7 +74,7 @@ def test_images_of_a_batch(photo_folder: Path) -> None:
         return image[:, :8, :8]
 
     table = open_images(photo_folder)
-    batch = ImageBatches(table, torch.arange(len(table)) % 2, crop, seed=9)[3, [4, 1]]
+    batch = ImageBatches(table, torch.arange(len(table)) % 2, crop, seed=9)[3, [4, 1], 1.0]
     assert batch["pixels"].dtype == torch.uint8 and batch["pixels"].shape == (2, 3, 8, 8)
     assert torch.equal(batch["pixels"][0], table.read(4)[:, :8, :8])
     assert batch["target"].tolist() == [0, 1] and batch["row"].tolist() == [4, 1]
@@ -64,6 +86,15 @@ def test_views_take_turns() -> None:
     data = FeatureBatches(views, torch.tensor([5, 6, 7]))
     assert len(data) == 3
     for number in range(4):
-        batch = data[number, [2, 0]]
+        batch = data[number, [2, 0], 1.0]
         assert batch["embedding"].tolist() == [[number % 2] * 2] * 2
         assert batch["target"].tolist() == [7, 5] and batch["row"].tolist() == [2, 0]
+
+
+def test_a_process_without_a_share_gets_an_empty_batch(photo_folder: Path) -> None:
+    table = open_images(photo_folder).select([0])
+    (item,) = EpochBatches(1, 4, shuffle=False, rank=1, world_size=2)
+    images = ImageBatches(table, torch.tensor([3]), lambda image, seed: image)[item]
+    assert images["pixels"].shape[:2] == (0, 3) and images["target"].dtype == torch.int64
+    features = FeatureBatches([torch.ones(1, 7)], torch.tensor([3]))[item]
+    assert features["embedding"].shape == (0, 7) and features["row"].shape == (0,)

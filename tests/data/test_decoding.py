@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 
 from transferkit.data import memory
@@ -16,6 +15,7 @@ from transferkit.data.sources import ImageTable, open_images
 from transferkit.errors import UserError
 from transferkit.files import cache_dir
 from transferkit.images import read_image
+from transferkit.ranks import Ranks
 
 Decoded = list[str]
 
@@ -224,14 +224,15 @@ def test_processes_share_the_work(table: ImageTable, decoded: Decoded, monkeypat
     assert len(decoded) == 7
     decoded.clear()
 
-    def gather(results: list[dict[str, str]], own: dict[str, str]) -> None:
-        assert own == shares[1]
-        results[:] = shares
+    def on_all(self: Ranks, work: Callable[[], dict[str, str]]) -> list[dict[str, str]]:
+        assert work() == shares[1]
+        return shares
 
-    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
-    assert list(verify_together(table, 1, 2).items()) == list(verify(table).items())
+    with monkeypatch.context() as patch:
+        patch.setattr(Ranks, "on_all", on_all)
+        assert list(verify_together(table, Ranks(1, 2)).items()) == list(verify(table).items())
     assert set(decoded) <= {"6.png"}, "which is not there, and so not remembered"
-    assert verify_together(table, 0, 1) == verify(table)
+    assert verify_together(table, Ranks()) == verify(table)
 
 
 def test_digits_need_no_decoding(cache: Path) -> None:

@@ -170,10 +170,10 @@ def test_a_process_that_fails_tells_the_others() -> None:
         raise OSError("disk")
 
     with pytest.raises(OSError, match="disk"):
-        together(fail, lambda done: bool(heard.append(done)))
+        together(fail, lambda done: bool(heard.append(done)), 0)
     assert heard == [False]
     with pytest.raises(UserError, match="another process could not go on"):
-        together(lambda: None, lambda done: False)
+        together(lambda: None, lambda done: False, 0)
 
 
 def test_a_directory_of_shards_is_one_table(extractor: Extractor, table: ImageTable, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ import torch
 from torch import distributed
 from transferkit.data.sources import open_images
 from transferkit.embed import cached_features
-from transferkit.embed.ranks import joined
+from transferkit.ranks import joined
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 

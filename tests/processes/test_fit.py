@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -24,6 +25,7 @@ TRAINER = ["--trainer.accelerator", "cpu", "--trainer.max_epochs", "3"]
 TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
 MODELS = {
     "full vit": [*options("model", VIT), "--model.regime", "full"],
+    "partial vit": [*options("model", VIT), "--model.regime", "partial"],
     "frozen resnet, cached": options("model", RESNET),
     "frozen resnet": [*options("model", RESNET), "--data.cache", "off"],
 }
@@ -49,7 +51,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TRANSFERKIT_CACHE", "one")
     write_photos(Path("photos"), COLOURS, {"train": 9, "val": 7, "test": 4})
-    Path("photos/val/limes/6.jpg").unlink()  # 18 train, 13 val, 7 test
+    shutil.copy("photos/train/apples/8.jpg", "photos/train/apples/9.jpg")
+    Path("photos/val/limes/6.jpg").unlink()  # 19 train, 13 val, 7 test
     Path("photos/test/limes/3.png").unlink()
 
 
@@ -86,7 +89,7 @@ def test_two_processes_train_networks_with_parameters_that_no_gradient_reaches(f
 
 @pytest.mark.parametrize("model", MODELS)
 def test_one_process_is_two(model: str) -> None:
-    """The same global batch of 6; val has one row more than two of them: the second process has no share of it."""
+    """The same global batches of 6, 6 and 7, the last in shares of 4 and 3; val's last is one row, of the first."""
     command = ["fit", *MODELS[model], *DATA, *TRAINER, "--name"]
     alone = transferkit(*command, "one", "--data.batch_size", "6")
     assert alone.status == 0, alone.err
@@ -95,6 +98,28 @@ def test_one_process_is_two(model: str) -> None:
     assert done.stdout.count("val/loss") == 1
     for one, two in zip(curve("one"), curve("two"), strict=True):
         assert one.keys() == two.keys() and one == pytest.approx(two, abs=1e-5)
+
+
+@pytest.mark.parametrize("model", ["full vit", "frozen resnet, cached"])
+def test_a_fit_goes_on_with_another_number_of_processes(model: str) -> None:
+    """At the rates that the share of the fit that is done asks for; a head that is solved for, to the same values."""
+    fit = ["fit", *MODELS[model], *DATA, "--trainer.accelerator", "cpu", "--data.batch_size", "3", "--name"]
+    assert transferkit(*fit, "one", "--trainer.max_epochs", "2").status == 0
+    shutil.copytree("runs/one", "runs/two")
+    more = ["--ckpt_path", "last", "--trainer.accelerator", "cpu", "--trainer.max_epochs", "4"]
+    assert transferkit("fit", "--name", "one", *more).status == 0
+    done = run("fit", "--name", "two", *more, *TWO)
+    assert done.returncode == 0, done.stderr
+    one, two = curve("one"), curve("two")
+    assert [row["epoch"] for row in two] == [1, 2, 3, 4]
+    if model == "full vit":
+        batches = 3  # 19 rows in two processes' batches of 3: 6, 6 and 7
+        shares = [(epoch + 0.5 / batches) / 4 for epoch in (2, 3)]
+        wanted = [3e-3 * 0.5 * (1 + math.cos((share - 0.25) / 0.75 * math.pi)) for share in shares]
+        assert [row["lr/head"] for row in two[2:]] == pytest.approx(wanted)
+    else:
+        for mine, theirs in zip(one, two, strict=True):
+            assert mine == pytest.approx(theirs, abs=1e-6)
 
 
 def test_an_odd_number_of_images_is_measured_once_each() -> None:

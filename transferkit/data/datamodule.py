@@ -25,6 +25,7 @@ from transferkit.data.sources import ImageTable, check_trainable, open_images
 from transferkit.data.splits import HELD_OUT, assign_splits, few_shot, load_splits, select_classes
 from transferkit.errors import UserError
 from transferkit.preprocessing import Preprocessing
+from transferkit.ranks import joined
 
 log = logging.getLogger(__name__)
 
@@ -172,10 +173,10 @@ class ImageDataModule(LightningDataModule):
         Raises:
             UserError: naming every image that cannot be read, with ``on_error: fail``.
         """
-        trainer: Any = self.trainer
-        share = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        broken = (verify_together(self.tables[name], *share) for name in names)
-        self.check_broken({path: why for found in broken for path, why in found.items()})
+        with joined() as ranks:
+            found = [verify_together(self.tables[name], ranks) for name in names]
+            broken = {path: why for part in found for path, why in part.items()}
+            ranks.on_all(lambda: self.check_broken(broken))
 
     def check_broken(self, broken: dict[str, str]) -> None:
         """Leave unreadable images out of the splits, or refuse them.
@@ -280,9 +281,9 @@ class ImageDataModule(LightningDataModule):
         trainer: Any = self.trainer
         whole = trainer is None or trainer.limit_val_batches == 1.0  # else batches are those that the user knows
         size = FEATURE_BATCH if name in self.features and not shuffle and whole else self.batch_size
-        if shuffle and self.one_batch:
-            size, shuffle = len(dataset), False
         rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        if shuffle and self.one_batch:  # each process solves for the head on all rows
+            size, shuffle, rank, world_size = len(dataset), False, 0, 1
         sampler = EpochBatches(len(dataset), size, shuffle, self.seed, rank, world_size)
         if trainer:  # Lightning draws the first order of a resumed fit before it names the epoch
             sampler.resume(trainer.fit_loop)

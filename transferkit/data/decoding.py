@@ -8,14 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
-import torch
-
 from transferkit.cores import cores
 from transferkit.data import memory
 from transferkit.data.sources import DIGITS, ImageTable
 from transferkit.errors import UserError
 from transferkit.images import ImageError
 from transferkit.progress import progress_bar
+from transferkit.ranks import Ranks
 
 _log = logging.getLogger(__name__)
 _ROUND = 16384  # images between two savings: what a killed process has to decode again, at most
@@ -47,19 +46,14 @@ def verify(table: ImageTable, rows: Sequence[int] | None = None, workers: int | 
     return {name: reason for name in names if (reason := results[name]) is not None}
 
 
-def verify_together(table: ImageTable, rank: int, world_size: int) -> dict[str, str]:
+def verify_together(table: ImageTable, ranks: Ranks) -> dict[str, str]:
     """As :func:`verify`, where several processes of one fit ask for the same: each decodes a share.
 
     Args:
         table: images, the same in all processes.
-        rank: number of this process.
-        world_size: how many there are.
+        ranks: the processes, see :func:`~transferkit.ranks.joined`.
     """
-    found = verify(table, range(rank, len(table), world_size))
-    if world_size == 1:
-        return found
-    shares: list[dict[str, str]] = [{}] * world_size
-    torch.distributed.all_gather_object(shares, found)
+    shares = ranks.on_all(lambda: verify(table, range(ranks.rank, len(table), ranks.world_size)))
     broken = {name: reason for share in shares for name, reason in share.items()}
     return dict(sorted(broken.items()))
 

@@ -25,13 +25,13 @@ from transferkit.data.fingerprint import fingerprint
 from transferkit.data.sources import ImageTable
 from transferkit.embed import feature_cache
 from transferkit.embed.feature_cache import Damaged, Known, look_up, take
-from transferkit.embed.ranks import Ranks, joined
 from transferkit.embed.shards import discard_parts, write_embeddings
 from transferkit.embed.table import View, describe, make_table, space_of, usual_batch_size
 from transferkit.embedding_space import EmbeddingSpace
 from transferkit.embeddings import Embeddings
 from transferkit.extractor import Extractor
 from transferkit.files import discard, unwritable
+from transferkit.ranks import Ranks, joined
 
 if TYPE_CHECKING:  # embedding does without Lightning, which takes seconds to import
     from transferkit.data.datamodule import ImageDataModule
@@ -70,7 +70,7 @@ def cached_features(
         extractor: the extractor, on the device to use.
         table: images in path order.
         view: a random view of the images instead of their preprocessing.
-        ranks: the processes that all call this together, see :func:`~transferkit.embed.ranks.joined`; by
+        ranks: the processes that all call this together, see :func:`~transferkit.ranks.joined`; by
             default this one alone.
 
     Raises:
@@ -202,8 +202,8 @@ def fill_features(extractor: Extractor, data: "ImageDataModule", splits: Sequenc
             transform, train = Augmentation(data.augmentation, extractor.preprocessing), data.tables["train"]
             views = [make_view(transform, data.seed, number) for number in range(data.views)]
             parts["train"] = [cached_features(extractor, train, view, ranks) for view in views]
-    broken = {path: why for tables in parts.values() for path, why in tables[0].metadata["broken"].items()}
-    data.check_broken(broken)
+        broken = {path: why for tables in parts.values() for path, why in tables[0].metadata["broken"].items()}
+        ranks.on_all(lambda: data.check_broken(broken))
     for name, tables in parts.items():
         wanted = data.tables[name].paths
         row_of = {path: row for row, path in enumerate(tables[0].paths)}

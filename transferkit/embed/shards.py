@@ -17,7 +17,7 @@ from transferkit.data.decoding import raise_broken
 from transferkit.data.sources import ImageTable
 from transferkit.embed.table import View, batch_ranges, make_table, run, usual_batch_size
 from transferkit.embeddings import TEXTS, read_facts, with_metadata, writer
-from transferkit.errors import UserError
+from transferkit.errors import ToldByFirst, UserError
 from transferkit.extractor import Extractor
 from transferkit.extractor.forward import Forward
 from transferkit.files import TEMPORARY, atomic_path, discard, install, sweep, through_links, unwritable
@@ -139,18 +139,20 @@ def write_embeddings(
                         raise
                     return
 
-    together(fill, agree)
+    together(fill, agree, rank)
     done: list[tuple[int, dict[str, str]]] = []
-    together(lambda: done.append(finish(shards, table, metadata, on_error, as_folder)) if rank == 0 else None, agree)
+    together(
+        lambda: done.append(finish(shards, table, metadata, on_error, as_folder)) if rank == 0 else None, agree, rank
+    )
     images, broken = done[0] if done else (0, {})
     return Written(images, broken, sum(map(shards.rows, missing)))
 
 
-def together(work: Callable[[], None], agree: Callable[[bool], bool]) -> None:
+def together(work: Callable[[], None], agree: Callable[[bool], bool], rank: int) -> None:
     """Do a share of the work and wait for the other processes; where one fails, none is left waiting.
 
     Raises:
-        UserError: another process failed.
+        UserError: another process failed; the first process tells the user.
     """
     fault: Exception | None = None
     try:
@@ -161,7 +163,7 @@ def together(work: Callable[[], None], agree: Callable[[bool], bool]) -> None:
     if fault:
         raise fault
     if not done:
-        raise UserError("another process could not go on; its own message says why")
+        raise (ToldByFirst if rank else UserError)("another process could not go on; its own message says why")
 
 
 def plan(out: Path, table: ImageTable, metadata: Mapping[str, Any], batch_size: int) -> Shards:

@@ -9,13 +9,13 @@ from transferkit.data.decoding import raise_broken
 from transferkit.data.sources import ImageTable
 from transferkit.embed import feature_cache
 from transferkit.embed.features import complete, recall
-from transferkit.embed.ranks import joined
 from transferkit.embed.shards import SKIP, Written, check_place, discard_parts, write_embeddings, written_before
 from transferkit.embed.table import describe, make_table
 from transferkit.embedding_space import EmbeddingSpace
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 from transferkit.extractor.forward import Forward
+from transferkit.ranks import joined
 
 log = logging.getLogger(__name__)
 
