@@ -170,15 +170,11 @@ class TransferModule(RecordedModule):
             UserError: broken images.
         """
         data = self.data
-        splits = {"fit": ("train", "val"), "validate": ("val",), "test": (data.test_split,), "predict": ("predict",)}[
-            stage
-        ]
-        in_float32 = stage == "fit" or self.trainer.precision == "32-true"  # as cached embeddings are
-        if (
-            self.regime == "frozen"
-            and in_float32
-            and (data.caches_features if stage == "fit" else data.cache == "auto")
-        ):
+        own = {"test": (data.test_split,), "predict": ("predict",), "validate": ("val",)}
+        splits = own.get(stage, ("train", "val"))
+        # what is cached is float32: a fit's head is solved on that, and measured on what the user asks for
+        whole = data.cache == "auto" and self.trainer.precision == "32-true"
+        if self.regime == "frozen" and (data.caches_features if stage == "fit" else whole):
             extractor = self.as_extractor().to(self.trainer.strategy.root_device)
             fill_features(extractor, data, splits)
         else:

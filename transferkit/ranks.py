@@ -1,6 +1,5 @@
 """The processes of a training that check and embed images together before it begins."""
 
-import pickle
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -101,12 +100,10 @@ def attempt(work: Callable[[], Value]) -> tuple[Value | None, Exception | None]:
 
 
 def sendable(error: Exception | None) -> Exception | None:
-    """An exception that another process can unpickle, with the same message."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:  # its type has other arguments than its message, or is known here alone
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    return error
+    """An exception with the same message, of a type that every process knows and can make of the message alone."""
+    if error is None or isinstance(error, UserError):
+        return error and UserError(str(error))
+    return RuntimeError(f"{type(error).__name__}: {error}")
 
 
 @contextmanager
