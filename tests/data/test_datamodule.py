@@ -262,3 +262,13 @@ def test_cached_features_need_no_pixels(photo_folder: Path) -> None:
     assert train.num_workers == 0 and [len(batch["row"]) for batch in train] == [5, 5, 2]
     assert FEATURE_BATCH > 12 and [len(batch["row"]) for batch in val] == [12]
     assert torch.equal(next(iter(val))["embedding"], data.features["val"][0])
+
+
+def test_a_class_is_known_in_either_of_its_unicode_forms(manifest: Callable[..., Path]) -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    data = ready(
+        manifest({"a/0.png": ("x", "train"), "b/0.png": (decomposed, "train"), "b/1.png": (decomposed, "val")})
+    )
+    assert data.class_names == [decomposed, "x"]  # as it is written
+    data.set_class_names([composed, "x"])  # of a checkpoint from another file system
+    assert data.targets("train").tolist() == [1, 0] and data.targets("val").tolist() == [0]

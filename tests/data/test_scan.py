@@ -421,7 +421,7 @@ def test_classes_that_differ_by_case_width_or_spaces(tmp_path: Path) -> None:
     details = {finding.detail for finding in scan(tmp_path).findings if finding.kind == "class-case"}
     assert details == {
         "classes 'Cat', 'cat', 'cat ', '\\uff23\\uff41\\uff54'",
-        "classes '\\xc9COLE', '\\xe9cole'",
+        "classes 'E\\u0301COLE', '\\xe9cole'",
     }
 
 

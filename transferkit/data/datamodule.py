@@ -21,7 +21,7 @@ from transferkit.data.batches import (
     leave_signals_to_main,
 )
 from transferkit.data.decoding import MOST_NAMED, raise_broken, verify_together
-from transferkit.data.sources import ImageTable, check_trainable, open_images
+from transferkit.data.sources import ImageTable, check_trainable, one_form, open_images
 from transferkit.data.splits import HELD_OUT, assign_splits, few_shot, load_splits, select_classes
 from transferkit.errors import UserError
 from transferkit.preprocessing import Preprocessing
@@ -216,7 +216,8 @@ class ImageDataModule(LightningDataModule):
             UserError: the data has a class that is not among them.
         """
         judged = (table for name, table in self.tables.items() if name != "predict")
-        unknown = sorted({label for table in judged for label in table.class_names} - set(names))
+        known = set(map(one_form, names))
+        unknown = sorted({label for table in judged for label in table.class_names if one_form(label) not in known})
         if unknown:
             raise UserError(
                 f"{self.root} has classes the checkpoint was not trained on: {', '.join(unknown)}; "
@@ -226,8 +227,10 @@ class ImageDataModule(LightningDataModule):
 
     def targets(self, name: str) -> Tensor:
         """Class index of each row of a split, int64 (N,); -1 where there is no (known) label."""
-        index = {label: position for position, label in enumerate(self.class_names)}
-        return torch.tensor([index.get(label or "", -1) for label in self.tables[name].labels], dtype=torch.long)
+        index = {one_form(label): position for position, label in enumerate(self.class_names)}
+        labels = self.tables[name].labels
+        place = {label: index.get(one_form(label), -1) for label in set(labels)}  # file systems write é in two ways
+        return torch.tensor([place[label] for label in labels], dtype=torch.long)
 
     def loss_weights(self) -> Tensor | None:
         """Weight of each class in the loss, float32 (classes,), mean 1 over the training images; None for equal.

@@ -243,7 +243,9 @@ def table_of_columns(root: str, columns: Columns, source: str, empty: Sequence[s
             raise UserError(f"the file name {os.fsencode(path)!r} {_name_fault(path)}") from error
     if any(map(operator.gt, paths, itertools.islice(paths, 1, None))):
         columns = columns.select(sorted(range(len(paths)), key=paths.__getitem__))
-    forms = {label: one_form(label) for label in set(columns.labels)}
+    written = set(columns.labels)
+    forms_of = Counter(map(one_form, written))  # a name that is written in two ways is one class
+    forms = {label: one_form(label) if forms_of[one_form(label)] > 1 else label for label in written}
     labels = tuple(map(forms.__getitem__, columns.labels))
     return ImageTable(root, tuple(columns.paths), labels, tuple(columns.splits), source, tuple(empty))
 
