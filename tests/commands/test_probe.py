@@ -136,6 +136,7 @@ def test_unreadable_images() -> None:
     assert done.status == 2 and "'train/apples/0.jpg': not an image" in done.err and not Path("probe").exists()
     done = probe("mine", *WEIGHTS, "--on_error", "skip", "--fast")
     assert "1 unreadable images were left out" in done.err
+    assert "--data.on_error skip" in done.err.splitlines()[-1]  # the next command, which would refuse them
     assert json.loads(Path("probe/probe.json").read_text())["splits"]["train"] == 3
 
 

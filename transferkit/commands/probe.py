@@ -104,6 +104,7 @@ def probe(
         how = ["--model.backbone", extractor, *(["--model.weights", weights] if weights != "DEFAULT" else [])]
         how += ["--model.pooling", pooling] if pooling else []
         how += ["--data.image_root", image_root] if image_root else []
+        how += ["--data.on_error", on_error] if on_error == "skip" else []
         how += ["--data.splits", f"{out}/splits.parquet", "--model.head", f"{out}/start.safetensors"]
         report.next_command("fit", "--data.root", images, *how, "--model.regime", "full")
     return 0
