@@ -114,4 +114,4 @@ def test_where_the_first_cannot_write_all_of_them_end() -> None:
     (first, said), (second, heard) = run("read-only")
     assert (first, second) == (1, 1)
     assert "refused: cannot write the cache folder" in said
-    assert "refused: the first process could not go on; its own message says why" in heard
+    assert "refused: cannot write the cache folder" in heard  # what the first one says; to the user, it alone
