@@ -4,6 +4,7 @@ import os
 import random
 import socket
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 COLOURS = {"apples": (190, 50, 40), "limes": (70, 180, 60)}
 CACHES = tempfile.TemporaryDirectory(prefix="transferkit-tests-")
@@ -46,6 +48,22 @@ def seeds() -> None:
     random.seed(0)
     np.random.seed(0)  # the libraries under test draw from the global generator
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Counts how often each image is decoded."""
+    from transferkit.data.sources import ImageTable  # once the caches above are set
+
+    counts: Counter[str] = Counter()
+    read = ImageTable.read
+
+    def counted(table: ImageTable, row: int) -> Tensor:
+        counts[table.paths[row]] += 1
+        return read(table, row)
+
+    monkeypatch.setattr(ImageTable, "read", counted)
+    return counts
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from torch.nn import functional as F
 from tests.tiny import RESNET, VIT, fit
 from transferkit.backbones.weights import state_sha256
 from transferkit.data.datamodule import ImageDataModule
-from transferkit.data.sources import ImageTable
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 from transferkit.module import TransferModule
@@ -30,20 +29,6 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     monkeypatch.setenv("TRANSFERKIT_CACHE", str(tmp_path / "cache"))
     yield
     os.environ.pop("PL_GLOBAL_SEED", None)
-
-
-@pytest.fixture
-def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Counts how often each image is decoded."""
-    counts: Counter[str] = Counter()
-    read = ImageTable.read
-
-    def counted(table: ImageTable, row: int) -> Tensor:
-        counts[table.paths[row]] += 1
-        return read(table, row)
-
-    monkeypatch.setattr(ImageTable, "read", counted)
-    return counts
 
 
 def table_of(run: Path) -> list[dict[str, float]]:

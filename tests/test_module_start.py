@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
 
 from tests.tiny import RESNET, VIT, fit
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.data.seen import count_seen, remember_paths
-from transferkit.data.sources import ImageTable, open_images
+from transferkit.data.sources import open_images
 from transferkit.data.splits import save_splits
 from transferkit.embed import cached_features
 from transferkit.embed import features as fit_features
@@ -146,22 +145,9 @@ def test_a_frozen_fit_is_as_good_as_the_probe(tmp_path: Path, monkeypatch: pytes
     assert best >= top1 - 0.01
 
 
-def counted_reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    counts: Counter[str] = Counter()
-    read = ImageTable.read
-
-    def counting(table: ImageTable, row: int) -> Tensor:
-        counts[table.paths[row]] += 1
-        return read(table, row)
-
-    monkeypatch.setattr(ImageTable, "read", counting)
-    return counts
-
-
 def test_fit_test_predict_and_embed_share_their_features(
-    tmp_path: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, photo_folder: Path, reads: Counter[str]
 ) -> None:
-    reads = counted_reads(monkeypatch)
     module, images, trainer = fit(tmp_path / "run", photo_folder, RESNET)
     trainer.test(module, images, ckpt_path="best", verbose=False)
     trainer.predict(module, ImageDataModule(str(photo_folder / "val"), num_workers=0))

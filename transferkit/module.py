@@ -173,8 +173,8 @@ class TransferModule(RecordedModule):
         own = {"test": (data.test_split,), "predict": ("predict",), "validate": ("val",)}
         splits = own.get(stage, ("train", "val"))
         # what is cached is float32: a fit's head is solved on that, and measured on what the user asks for
-        whole = data.cache == "auto" and self.trainer.precision == "32-true"
-        if self.regime == "frozen" and (data.caches_features if stage == "fit" else whole):
+        cached = data.cache == "auto" and self.trainer.precision == "32-true"
+        if self.regime == "frozen" and (data.caches_features if stage == "fit" else cached):
             extractor = self.as_extractor().to(self.trainer.strategy.root_device)
             fill_features(extractor, data, splits)
         else:
@@ -186,8 +186,8 @@ class TransferModule(RecordedModule):
             self.class_counts = {name: counts[name] for name in self.class_names}
             self.image_counts = {name: len(table) for name, table in data.tables.items()}
             self.fitted_on = remember_paths(train.paths, self.fitted_on)
-            whole = self.trainer.limit_train_batches == 1.0
-            views = data.features.get("train", []) if whole and self.regime == "frozen" else []
+            all_batches = self.trainer.limit_train_batches == 1.0
+            views = data.features.get("train", []) if all_batches and self.regime == "frozen" else []
             self.solves = data.one_batch = is_solvable(self.hparams, views, len(self.class_names))
 
     @property

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 from tests.commands.running import refused, transferkit
 from tests.tiny import RESNET, fit
@@ -27,20 +26,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TRANSFERKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(feature_cache, "in_use", set())
     return tmp_path / "cache"
-
-
-@pytest.fixture
-def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Counts how often each image is decoded."""
-    counts: Counter[str] = Counter()
-    read = ImageTable.read
-
-    def counted(table: ImageTable, row: int) -> Tensor:
-        counts[table.paths[row]] += 1
-        return read(table, row)
-
-    monkeypatch.setattr(ImageTable, "read", counted)
-    return counts
 
 
 def sizes() -> int:

@@ -7,28 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
-from transferkit.data.sources import ImageTable, open_images
+from transferkit.data.sources import open_images
 from transferkit.embed import cached_features, describe, feature_key
 from transferkit.embed import stream as streaming
 from transferkit.extractor import Extractor
 from transferkit.probe import probe_embeddings
 
 
-@pytest.fixture
-def reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Counts how often each image is decoded; an empty cache."""
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRANSFERKIT_CACHE", str(tmp_path / "cache"))
-    counts: Counter[str] = Counter()
-    read = ImageTable.read
-
-    def counted(table: ImageTable, row: int) -> Tensor:
-        counts[table.paths[row]] += 1
-        return read(table, row)
-
-    monkeypatch.setattr(ImageTable, "read", counted)
-    return counts
 
 
 def tiny(seed: int = 0, pooling: str | None = None, size: int = 32) -> Extractor:
