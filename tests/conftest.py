@@ -53,7 +53,7 @@ def seeds() -> None:
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Counts how often each image is decoded."""
-    from transferkit.data.sources import ImageTable  # once the caches above are set
+    from transferkit.data.image_table import ImageTable  # once the caches above are set
 
     counts: Counter[str] = Counter()
     read = ImageTable.read

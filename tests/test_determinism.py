@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from tests.commands.running import transferkit, write_photos
 from tests.kill.traces import timeless, traces
+from tests.running import transferkit, write_photos
 from tests.tiny import RESNET, VIT, options
-from transferkit.embeddings import Embeddings
+from transferkit.data.embeddings import Embeddings
 from transferkit.similarity import cosine_matrix
 
 COLOURS = {"apples": (190, 50, 40), "limes": (70, 180, 60)}
@@ -82,9 +82,9 @@ def left_by(commands: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> dict[
 
 
 def test_every_verb_is_here() -> None:
-    from transferkit.cli import VERBS
+    from transferkit.cli.dispatch import VERBS
 
-    assert {*COMMANDS, "quickstart"} == set(VERBS)  # tests/commands/test_quickstart.py runs the quickstart
+    assert {*COMMANDS, "quickstart"} == set(VERBS)  # tests/cli/commands/test_quickstart.py runs the quickstart
 
 
 def same(one: dict[str, Any], two: dict[str, Any]) -> bool:

@@ -7,8 +7,8 @@ from typing import Any
 from lightning.pytorch import Trainer
 
 from transferkit.data.datamodule import ImageDataModule
-from transferkit.module import TransferModule
-from transferkit.training import make_trainer, seed_everything
+from transferkit.training.module import TransferModule
+from transferkit.training.trainer import make_trainer, seed_everything
 
 RESNET: dict[str, Any] = {
     "backbone": "resnet18",

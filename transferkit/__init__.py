@@ -6,10 +6,10 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Embeddings": "transferkit.embeddings",
+    "Embeddings": "transferkit.data.embeddings",
     "Extractor": "transferkit.extractor",
     "ImageDataModule": "transferkit.data.datamodule",
-    "TransferModule": "transferkit.module",
+    "TransferModule": "transferkit.training.module",
     "UserError": "transferkit.errors",
 }
 

@@ -1,6 +1,6 @@
 """``python -m transferkit``."""
 
-from transferkit.cli import main
+from transferkit.cli.dispatch import main
 
 if __name__ == "__main__":
     main()

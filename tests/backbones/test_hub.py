@@ -11,7 +11,7 @@ import transformers
 from tests.backbones.families import make
 from transferkit import backbones
 from transferkit.errors import UserError
-from transferkit.preprocessing import Preprocessing
+from transferkit.images.preprocessing import Preprocessing
 
 FIELDS = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "interpolation": "bicubic"}
 

@@ -21,7 +21,7 @@ import torch
 
 from tests.bench import inputs, timing
 from tests.bench.timing import Row
-from transferkit.training import quiet_libraries
+from transferkit.training.trainer import quiet_libraries
 
 NAMES = tuple(sorted(path.stem.removeprefix("row_") for path in Path(__file__).parent.glob("row_*.py")))
 LIBRARIES = ("torch", "torchvision", "transformers", "lightning", "numpy", "pillow", "scikit-learn", "faiss-cpu")

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from transferkit.commands.report import table
-from transferkit.search import approximate
+from transferkit.cli.console import table
+from transferkit.search import faiss_index
 from transferkit.similarity import top_k, unit_rows
 
 K = 10
@@ -49,19 +49,19 @@ def approximately(factory: str, unit: Tensor, queries: Tensor, truth: Tensor) ->
     """One row of the table."""
     before = peak_memory(reset=True)
     started = time.perf_counter()
-    index = approximate.build(unit, factory)
+    index = faiss_index.build(unit, factory)
     seconds = time.perf_counter() - started
     peak = (peak_memory() - before) / 2**20
     everything = torch.arange(len(unit))
-    tuned = approximate.tune(index, unit, everything)
+    tuned = faiss_index.tune(index, unit, everything)
     hits, times = 0, []
     for query, wanted in zip(queries, truth, strict=True):
         started = time.perf_counter()
-        rows = approximate.nearest(index, query, everything, approximate.candidates(K))
-        mine = approximate.rerank(query, rows, unit[rows], K)[1]
+        rows = faiss_index.nearest(index, query, everything, faiss_index.candidates(K))
+        mine = faiss_index.rerank(query, rows, unit[rows], K)[1]
         times.append(time.perf_counter() - started)
         hits += len(set(mine.tolist()) & set(wanted.tolist()))
-    size = approximate.library().serialize_index(index).nbytes / 2**20
+    size = faiss_index.library().serialize_index(index).nbytes / 2**20
     setting = ", ".join(f"{name} {value}" for name, value in tuned.settings.items())
     return [factory, seconds, median_ms(times), size, peak, hits / truth.numel(), tuned.recall, setting]
 
@@ -90,7 +90,7 @@ def main() -> None:
     options = parser.parse_args()
     shape = (options.width, options.latent, max(10, options.rows // 200))
     unit, queries = draw(options.rows, *shape, seed=1), draw(options.queries, *shape, seed=2)
-    kinds = options.index or ["Flat", "HNSW32", approximate.choose(max(options.rows, 1_000_000), options.width)]
+    kinds = options.index or ["Flat", "HNSW32", faiss_index.choose(max(options.rows, 1_000_000), options.width)]
     first, truth = exact(unit, queries)
     rows = [first]
     print(*first, flush=True)

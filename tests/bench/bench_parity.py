@@ -25,9 +25,9 @@ from transformers import AutoImageProcessor, AutoModel
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.tiny import RESNET, VIT, fit
-from transferkit.export import export
 from transferkit.extractor import Extractor
-from transferkit.training import quiet_libraries
+from transferkit.extractor.onnx import export
+from transferkit.training.trainer import quiet_libraries
 
 BACKBONES = {"ResNet18": {**RESNET, "preprocessing": {"image_size": 32}}, "ViT": VIT}
 REGIMES = ("frozen", "full")

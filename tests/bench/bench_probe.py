@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from transferkit.probe.linear import C_GRID, logits_of, sweep
-from transferkit.probe.standardise import KINDS
+from transferkit.probe.standardize import KINDS
 
 
 def draw(rows: int, width: int, classes: int, gap: float, seed: int) -> tuple[Tensor, Tensor]:

@@ -25,9 +25,9 @@ from tests.bench.inputs import SHARED, workplace
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.embed import cached_features
 from transferkit.extractor import Extractor
-from transferkit.module import TransferModule
 from transferkit.probe import ProbeResult, probe_embeddings
-from transferkit.training import make_trainer, quiet_libraries, seed_everything
+from transferkit.training.module import TransferModule
+from transferkit.training.trainer import make_trainer, quiet_libraries, seed_everything
 
 EPOCHS = 5
 SIZES = {"digits": {"DINOv2": 56}, "hymenoptera": {"DINOv2": 98}}

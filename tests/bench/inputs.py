@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 
 from transferkit.extractor import Extractor
-from transferkit.images import read_image
+from transferkit.images.decoding import read_image
 
 SHARED = Path(os.environ.get("TRANSFERKIT_BENCH_SHARED", Path(__file__).parents[3] / "shared"))
 BATCH = 32

@@ -15,9 +15,9 @@ from torch.profiler import ProfilerActivity, profile
 from tests.bench import inputs
 from tests.bench.row_embed import embed
 from tests.bench.timing import seconds
-from transferkit.data.sources import open_images
-from transferkit.embed.table import describe, make_table
-from transferkit.images import decode
+from transferkit.data.image_table import open_images
+from transferkit.embed.in_memory import describe, make_table
+from transferkit.images.decoding import decode
 
 
 def main() -> None:

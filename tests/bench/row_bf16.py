@@ -9,9 +9,9 @@ from torch import Tensor
 from tests.bench.inputs import Network, photographs, resnet, vit_base, vit_small, workplace
 from tests.bench.row_embed import embed
 from tests.bench.timing import Row, in_turns
-from transferkit.data.sources import open_images
-from transferkit.intervals import wilson
+from transferkit.data.image_table import open_images
 from transferkit.probe.linear import fit_linear, logits_of
+from transferkit.similarity.intervals import wilson
 
 COUNTS = {vit_base: 64, vit_small: 128, resnet: 256}
 

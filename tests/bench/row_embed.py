@@ -8,9 +8,9 @@ from torch import Tensor
 
 from tests.bench.inputs import BATCH, Network, check_same, photographs, resnet, tensors, vit_base, vit_small, workplace
 from tests.bench.timing import Row, in_turns
-from transferkit.data.sources import open_images
+from transferkit.data.embeddings import Embeddings
+from transferkit.data.image_table import open_images
 from transferkit.embed import describe, write_embeddings
-from transferkit.embeddings import Embeddings
 from transferkit.extractor import Extractor
 from transferkit.extractor.forward import Precision
 

@@ -13,10 +13,10 @@ from tests.bench.inputs import BATCH, photographs, resnet, workplace
 from tests.bench.timing import Row, in_turns
 from transferkit.data.batches import EpochBatches
 from transferkit.data.datamodule import ImageDataModule
-from transferkit.images import read_image
-from transferkit.module import TransferModule
-from transferkit.preprocessing import Preprocessing
-from transferkit.training import make_trainer, seed_everything
+from transferkit.images.decoding import read_image
+from transferkit.images.preprocessing import Preprocessing
+from transferkit.training.module import TransferModule
+from transferkit.training.trainer import make_trainer, seed_everything
 
 RATE = 1e-4
 

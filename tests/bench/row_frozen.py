@@ -12,9 +12,9 @@ from tests.bench.row_embed import embed
 from tests.bench.timing import Row, in_turns
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.extractor import Extractor
-from transferkit.images import read_image
-from transferkit.module import TransferModule
-from transferkit.training import make_trainer, seed_everything
+from transferkit.images.decoding import read_image
+from transferkit.training.module import TransferModule
+from transferkit.training.trainer import make_trainer, seed_everything
 
 EPOCHS = 50
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 from tests.bench.bench_probe import data, sklearn_sweep
 from tests.bench.timing import Row, in_turns
-from transferkit.intervals import wilson
 from transferkit.probe.linear import logits_of, sweep
+from transferkit.similarity.intervals import wilson
 
 TOLERANCE = 1e-4
 

@@ -17,7 +17,7 @@ from torchvision.datasets import ImageFolder
 from tests.bench.inputs import Network, photographs, resnet, workplace
 from tests.bench.row_frozen import fit
 from tests.bench.timing import Row, Seconds, in_turns
-from transferkit.intervals import wilson
+from transferkit.similarity.intervals import wilson
 
 EPOCHS, REDUCED = 25, 1
 SCALE = transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from transferkit.data.augmentation import view_seed
 from transferkit.data.batches import EpochBatches, FeatureBatches, ImageBatches
-from transferkit.data.sources import open_images
+from transferkit.data.image_table import open_images
+from transferkit.images.augmentation import view_seed
 
 
 def epoch(sampler: EpochBatches, number: int) -> list[list[int]]:

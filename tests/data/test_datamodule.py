@@ -13,7 +13,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from transferkit.data.datamodule import FEATURE_BATCH, ImageDataModule
 from transferkit.data.splits import save_splits
 from transferkit.errors import UserError
-from transferkit.preprocessing import Preprocessing
+from transferkit.images.preprocessing import Preprocessing
 
 SMALL = Preprocessing.imagenet().replace(resize=[16, 16], crop=[16, 16])
 

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from transferkit.data import fingerprint
-from transferkit.data.decoding import recall, verify
 from transferkit.data.fingerprint import same, stamp
-from transferkit.data.sources import open_images
+from transferkit.data.image_table import open_images
+from transferkit.data.integrity import recall, verify
 
 RAW = ("bmp", "ppm", "tif")  # formats without compression: their size tells nothing
 TICK = 0.02  # seconds: the system's clock of files is that coarse

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from transferkit.data import manifest
+from transferkit.data.image_table import open_images
 from transferkit.data.manifest import read_manifest
 from transferkit.data.scan import scan
-from transferkit.data.sources import open_images
 from transferkit.errors import UserError
 
 

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from transferkit.commands.scan import as_dict
+from transferkit.cli.commands.scan import as_dict
 from transferkit.data.datamodule import ImageDataModule
+from transferkit.data.image_table import ImageTable, check_trainable, open_images
 from transferkit.data.scan import rules
 from transferkit.data.scan.findings import report
-from transferkit.data.sources import ImageTable, check_trainable, open_images
 from transferkit.data.splits import assign_splits, few_shot, select_classes
-from transferkit.evaluation import drawing
-from transferkit.pictures import WORST
+from transferkit.evaluation import plots
 from transferkit.probe.fewshot import draw_order
+from transferkit.reports.figures import WORST
 
 MANY = [1_000, pytest.param(21_841, marks=pytest.mark.slow)]
 EACH = 4  # images of a class
@@ -75,12 +75,12 @@ def test_rows_are_drawn_class_by_class(classes: int) -> None:
 
 def test_a_picture_of_all_pairs_of_classes_is_of_a_few() -> None:
     """The same of both sides; a title that says so."""
-    sides = [drawing.Side(torch.eye(700), torch.arange(700))] * 2
-    (figure,) = [drawing.class_matrix(*sides, [str(number) for number in range(700)])]
+    sides = [plots.Side(torch.eye(700), torch.arange(700))] * 2
+    (figure,) = [plots.class_matrix(*sides, [str(number) for number in range(700)])]
     assert figure.axes[0].images[0].get_array().shape == (WORST, WORST)  # those that are most alike of those drawn
     assert figure.axes[0].images[0].get_array().diagonal().min() == 1
     assert "500 of 700 classes" in figure.axes[0].get_title()
-    few = drawing.class_matrix(*[drawing.Side(torch.eye(9), torch.arange(9))] * 2, list("abcdefghi"))
+    few = plots.class_matrix(*[plots.Side(torch.eye(9), torch.arange(9))] * 2, list("abcdefghi"))
     assert few.axes[0].get_title() == "cosine of class means"
 
 
@@ -88,7 +88,7 @@ EVALUATE = """
 import resource, sys, torch
 from pathlib import Path
 from transferkit import evaluation
-from transferkit.embeddings import Embeddings
+from transferkit.data.embeddings import Embeddings
 classes, out = int(sys.argv[1]), Path(sys.argv[2])
 names = [f"class {row // 2:05d}" for row in range(2 * classes)]
 rows = torch.randn(2 * classes, 8, generator=torch.Generator().manual_seed(0))

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from transferkit.data.sources import ImageTable
+from transferkit.data.embeddings import Embeddings
+from transferkit.data.image_table import ImageTable
 from transferkit.data.splits import (
     HELD_OUT,
     assign_splits,
@@ -20,9 +21,8 @@ from transferkit.data.splits import (
     select_classes,
     stratified_split,
 )
-from transferkit.embeddings import Embeddings
 from transferkit.errors import UserError
-from transferkit.probe.parts import divide
+from transferkit.probe.row_splits import divide
 
 
 def table_of(counts: dict[str, int], split: str | None = None) -> ImageTable:

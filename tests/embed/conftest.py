@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tests.backbones.families import save
-from transferkit.data.sources import ImageTable, open_images
+from transferkit.data.image_table import ImageTable, open_images
 from transferkit.extractor import Extractor
 
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.commands.running import refused, transferkit
+from tests.running import refused, transferkit
 from tests.tiny import RESNET, fit
 from transferkit.data.datamodule import ImageDataModule
-from transferkit.data.sources import ImageTable, open_images
+from transferkit.data.embeddings import Embeddings
+from transferkit.data.image_table import ImageTable, open_images
 from transferkit.embed import cached_features, embed, embed_to_file, feature_cache, fill_features, forget_features
 from transferkit.embed.feature_cache import cache_limit, entries, trim
 from transferkit.embed.features import make_view
-from transferkit.embeddings import Embeddings
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 from transferkit.search.build import build_index
@@ -79,7 +79,7 @@ def test_unreadable_images_are_named_every_time(extractor: Extractor, table: Ima
 
 
 def test_random_views_are_reused_only_as_a_whole(extractor: Extractor, table: ImageTable, reads: Counter[str]) -> None:
-    from transferkit.data.augmentation import Augmentation
+    from transferkit.images.augmentation import Augmentation
 
     view = make_view(Augmentation("light", extractor.preprocessing), 0, 0)
     whole = cached_features(extractor, table, view)

@@ -16,10 +16,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from transferkit.data.sources import ImageTable, open_images
+from transferkit.data.embeddings import Embeddings
+from transferkit.data.image_table import ImageTable, open_images
 from transferkit.embed import describe, embed, shards
 from transferkit.embed.shards import Written, together, write_embeddings
-from transferkit.embeddings import Embeddings
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 from transferkit.extractor.forward import Forward

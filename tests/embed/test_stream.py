@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from transferkit.data.sources import ImageTable
+from transferkit.data.image_table import ImageTable
 from transferkit.embed import embed
+from transferkit.embed.in_memory import batch_ranges
 from transferkit.embed.stream import stream, stream_batches
-from transferkit.embed.table import batch_ranges
 from transferkit.extractor import Extractor
-from transferkit.images import ImageError
+from transferkit.images.decoding import ImageError
 
 
 def read(row: int) -> Tensor:

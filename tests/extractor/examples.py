@@ -7,7 +7,7 @@ from tests.backbones.families import make
 from transferkit import backbones
 from transferkit.backbones.from_transformers import TransformersBackbone, takes_pooler
 from transferkit.extractor import Extractor
-from transferkit.preprocessing import Preprocessing
+from transferkit.images.preprocessing import Preprocessing
 
 CLASSES = ["ant", "bee", "wasp"]
 

@@ -9,7 +9,7 @@ from torchvision import models
 from tests.extractor.examples import resnet18, transformer
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
-from transferkit.preprocessing import Preprocessing
+from transferkit.images.preprocessing import Preprocessing
 
 
 @torch.inference_mode()

@@ -13,10 +13,10 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from tests.extractor.examples import resnet18, transformer
-from tests.extractor.test_checkpoint import checkpoint
+from tests.extractor.test_checkpoint_reader import checkpoint
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
-from transferkit.extractor.checkpoint import KEY
+from transferkit.extractor.checkpoint_reader import KEY
 
 
 @pytest.fixture(scope="module")

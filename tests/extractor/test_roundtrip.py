@@ -14,7 +14,7 @@ from torchvision import models
 
 from tests.backbones.families import CONFIGS
 from tests.extractor.examples import transformer, with_head
-from tests.extractor.test_checkpoint import checkpoint
+from tests.extractor.test_checkpoint_reader import checkpoint
 from transferkit import backbones
 from transferkit.extractor import Extractor
 

@@ -18,10 +18,10 @@ from torch import Tensor
 from tests.extractor.examples import resnet18, transformer, with_head
 from tests.image_corpus import encode
 from transferkit import backbones
-from transferkit.export import export
 from transferkit.extractor import Extractor
+from transferkit.extractor.onnx import export
 from transferkit.extractor.snippets import NUMPY, PILLOW, READ
-from transferkit.images import decode
+from transferkit.images.decoding import decode
 
 
 def at_another_size(family: str) -> Extractor:

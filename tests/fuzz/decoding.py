@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 
 from tests.fuzz.mutants import mutant
-from transferkit.data.scan.files import oddities
-from transferkit.images import ImageError, decode, inspect
-from transferkit.preprocessing import Preprocessing
+from transferkit.data.scan.file_findings import oddities
+from transferkit.images.decoding import ImageError, decode, inspect
+from transferkit.images.preprocessing import Preprocessing
 
 SECONDS = 5.0  # of processor time, for one image
 HANG = 60.0  # of wall time: the machine may be busy

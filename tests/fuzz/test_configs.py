@@ -8,7 +8,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.commands.running import transferkit
+from tests.running import transferkit
 
 OPTIONS = [
     *("model", "data", "trainer", "name", "seed_everything", "ckpt_path", "images", "out", "json", "config"),

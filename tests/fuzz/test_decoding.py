@@ -10,7 +10,7 @@ import pytest
 
 from tests.fuzz import decoding
 from tests.fuzz.mutants import mutant, originals
-from transferkit.cores import cores
+from transferkit.runtime.cores import cores
 
 MUTANTS = 100_000  # one core needs about two minutes
 CHUNK = 10_000  # mutants a process

@@ -14,9 +14,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from transferkit.data.embeddings import Embeddings
+from transferkit.data.image_table import open_images
 from transferkit.data.scan import scan
-from transferkit.data.sources import open_images
-from transferkit.embeddings import Embeddings
 from transferkit.errors import UserError
 
 Result = TypeVar("Result")

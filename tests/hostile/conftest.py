@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands.running import transferkit, write_photos
 from tests.hostile.entrances import SMALL
+from tests.running import transferkit, write_photos
 
 COLOURS = {"apples": (190, 50, 40), "limes": (70, 180, 60)}
 

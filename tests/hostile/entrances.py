@@ -8,8 +8,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from tests.commands.running import Done, transferkit
 from tests.image_corpus import encode, photo
+from tests.running import Done, transferkit
 from tests.tiny import RESNET, options
 
 SMALL = [*options("model", RESNET), "--data.num_workers", "0", "--trainer.accelerator", "cpu"]

@@ -13,12 +13,12 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from tests.commands.running import transferkit
 from tests.hostile.entrances import SMALL
-from transferkit import parquet
+from tests.running import transferkit
 from transferkit.backbones.weights import read_state_dict
-from transferkit.embeddings import KEY, Embeddings
+from transferkit.data.embeddings import KEY, Embeddings
 from transferkit.errors import UserError
+from transferkit.runtime import parquet
 
 
 def safetensors(header: object, data: bytes = bytes(64), length: int | None = None) -> bytes:

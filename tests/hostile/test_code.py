@@ -15,9 +15,9 @@ from torchvision.models import ResNet18_Weights
 from transformers import ViTConfig, ViTModel
 
 import transferkit as package
-from tests.commands.running import Done, transferkit
 from tests.hostile.entrances import SMALL
-from transferkit.embeddings import Embeddings
+from tests.running import Done, transferkit
+from transferkit.data.embeddings import Embeddings
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests import image_corpus
-from tests.commands.running import Done, transferkit
 from tests.hostile.entrances import ENTRANCES, Entrance
 from tests.image_corpus import Case, encode, photo
+from tests.running import Done, transferkit
 
 
 def lay_out(root: Path, cases: Sequence[Case], as_pixels: bool) -> Path:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.commands.running import Done, transferkit, write_photos
 from tests.hostile.entrances import SMALL, parquet
-from transferkit.commands.report import command, harmless, table
+from tests.running import Done, transferkit, write_photos
+from transferkit.cli.console import command, harmless, table
 
 CLASSES = {
     "<script>alert(1)<": (190, 50, 40),

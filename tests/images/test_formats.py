@@ -10,8 +10,8 @@ from PIL import Image, ImageFile, features
 
 from tests.image_corpus import encode, photo
 from tests.images.test_tiff import outcome
-from transferkit import images
-from transferkit.images import EXTENSIONS, decoders, formats, needs_plugin
+from transferkit.images import decoding, formats
+from transferkit.images.decoding import EXTENSIONS, decoders, needs_plugin
 
 BOX = b"\0\0\0\x18ftypXXXX\0\0\0\0mif1heic"
 HEIC, JXL = BOX.replace(b"XXXX", b"heic") + bytes(64), b"\xff\x0a" + bytes(64)
@@ -46,8 +46,8 @@ def test_what_is_not_installed_is_named(data: bytes, plugin: str, says: str, mon
     monkeypatch.setitem(sys.modules, plugin, None)  # importing it fails
     monkeypatch.setitem(sys.modules, f"{plugin}.HeifImagePlugin", None)
     assert outcome(data) == says
-    with pytest.raises(images.ImageError, match="needs the package"):
-        images.inspect(data)
+    with pytest.raises(decoding.ImageError, match="needs the package"):
+        decoding.inspect(data)
 
 
 def test_avif_where_pillow_was_built_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +78,7 @@ def test_an_installed_plugin_is_imported_when_it_is_needed(monkeypatch: pytest.M
     monkeypatch.setattr(Image, "OPEN", {**Image.OPEN, "HEIF": (Opener, lambda data: data[4:8] == b"ftyp")})
     monkeypatch.setattr(Image, "ID", [*Image.ID, "HEIF"])
     np.testing.assert_array_equal(outcome(HEIC), np.full((30, 40, 3), (255, 0, 0)))
-    assert images.inspect(HEIC)[:3] == ("HEIF", "RGB", (40, 30))
+    assert decoding.inspect(HEIC)[:3] == ("HEIF", "RGB", (40, 30))
 
 
 @pytest.mark.parametrize("options", [{}, {"quality": -1}])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.images.tiffs import DEFLATE, NONE, SHORT, picture, tiff
-from transferkit.images import ImageError, decode
+from transferkit.images.decoding import ImageError, decode
 
 HEIGHT, WIDTH = 16, 24
 COLORS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3, 9: 3}

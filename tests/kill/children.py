@@ -13,13 +13,18 @@ from typing import Any
 
 import torch
 
-from tests.commands.running import Done
+from tests.running import Done
 from transferkit import cli
 
 MODULES = ("benchmark", "embed", "export", "fit", "index", "probe")
 CHANGES = ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "open")  # audit events; os.replace is os.rename
-LIBRARIES = [f"transferkit.commands.{name}" for name in MODULES]
-LIBRARIES += ["transferkit.search.build", "transferkit.probe", "transferkit.export", "transferkit.benchmark.grid"]
+LIBRARIES = [f"transferkit.cli.commands.{name}" for name in MODULES]
+LIBRARIES += [
+    "transferkit.search.build",
+    "transferkit.probe",
+    "transferkit.extractor.onnx",
+    "transferkit.probe.benchmark.grid",
+]
 forks: Any = multiprocessing.get_context("forkserver")
 forks.set_forkserver_preload([__name__, *LIBRARIES])
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands.running import write_photos
 from tests.kill.children import finish, start
 from tests.kill.traces import traces
+from tests.running import write_photos
 from tests.tiny import RESNET, VIT, options
 
 COLOURS = {"apples": (190, 50, 40), "limes": (70, 180, 60)}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from transferkit.data.sources import open_images
+from transferkit.data.image_table import open_images
 from transferkit.embed import cached_features, describe, feature_key
 from transferkit.embed import stream as streaming
 from transferkit.extractor import Extractor

@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 from torchvision import models
 
 from tests.tiny import RESNET, fit
-from transferkit.data.sources import open_images
+from transferkit.data.embeddings import Embeddings
+from transferkit.data.image_table import open_images
 from transferkit.embed import cached_features
-from transferkit.embeddings import Embeddings
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 from transferkit.probe import LinearClassifier, ProbeResult, probe_embeddings

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.commands.running import write_photos
-from transferkit.data.sources import open_images
+from tests.running import write_photos
+from transferkit.data.image_table import open_images
 from transferkit.embed import embed
 from transferkit.extractor import Extractor
 
@@ -23,9 +23,9 @@ from datetime import timedelta
 from pathlib import Path
 import torch
 from torch import distributed
-from transferkit.data.sources import open_images
+from transferkit.data.image_table import open_images
 from transferkit.embed import cached_features
-from transferkit.ranks import joined
+from transferkit.runtime.ranks import joined
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from tests.commands.running import Done, transferkit, write_photos
+from tests.running import Done, transferkit, write_photos
 from tests.tiny import RESNET, VIT, options
 
 ROOT = Path(__file__).parents[2]

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.backbones.families import save
-from tests.commands.running import transferkit, write_photos
+from tests.running import transferkit, write_photos
 from tests.tiny import RESNET, VIT, options
 
 ROOT = Path(__file__).parents[2]
@@ -32,7 +32,7 @@ MODELS = {
 DYING = """
 import os, sys
 from transferkit import cli
-from transferkit.module import TransferModule
+from transferkit.training.module import TransferModule
 step = TransferModule.training_step
 def training_step(self, batch, batch_idx):
     if self.current_epoch == 1 and int(os.environ.get("LOCAL_RANK", 0)) == VICTIM:

@@ -15,10 +15,10 @@ import os, sys, time
 from datetime import timedelta
 from pathlib import Path
 from torch import distributed
-from transferkit.data import decoding
-from transferkit.data.sources import open_images
+from transferkit.data import integrity
+from transferkit.data.image_table import open_images
 from transferkit.errors import UserError
-from transferkit.ranks import joined
+from transferkit.runtime.ranks import joined
 
 rank, scenario = int(sys.argv[1]), sys.argv[2]
 
@@ -45,10 +45,10 @@ if scenario == "dies":
             return ranks.on_all(lambda: os.kill(os.getpid(), 9) if rank else 0)
     print(outcome(work))
     sys.exit()
-verify = decoding.verify
-decoding.verify = lambda *arguments: (time.sleep(0 if rank else 2), verify(*arguments))[1]  # longer than groups wait
+verify = integrity.verify
+integrity.verify = lambda *arguments: (time.sleep(0 if rank else 2), verify(*arguments))[1]  # longer than groups wait
 with joined() as ranks:
-    print(decoding.verify_together(open_images("photos"), ranks))
+    print(integrity.verify_together(open_images("photos"), ranks))
     print(ranks.on_all(lambda: rank))
     print(outcome(lambda: ranks.on_all(lambda: fail([1], UserError("bad")))))
     print(outcome(lambda: ranks.on_all(lambda: fail([0, 1], UserError(f"bad {rank}")))))

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands.running import write_photos
+from tests.running import write_photos
 from tests.tiny import RESNET, VIT, options
-from transferkit.extractor.checkpoint import load
+from transferkit.extractor.checkpoint_reader import load
 
 ROOT = Path(__file__).parents[2]
 COLOURS = {"apples": (190, 50, 40), "limes": (70, 180, 60)}
@@ -22,14 +22,14 @@ MODELS = {"full": [*options("model", VIT), "--model.regime", "full"], "frozen": 
 FAILING = """
 import os
 from transferkit import cli
-from transferkit.data import decoding
+from transferkit.data import integrity
 from transferkit.errors import UserError
-verify = decoding.verify
+verify = integrity.verify
 def failing(*arguments):
     if int(os.environ.get("LOCAL_RANK", 0)) == 1:
         DO
     return verify(*arguments)
-decoding.verify = failing
+integrity.verify = failing
 cli.main()
 """
 WAYS = {  # how it ends, status of the command, what is said

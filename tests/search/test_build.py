@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from tests.extractor.examples import transformer
-from transferkit.data.sources import open_images
-from transferkit.embeddings import Embeddings
+from transferkit.data.embeddings import Embeddings
+from transferkit.data.image_table import open_images
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 from transferkit.search.build import Change, absolute_source, build_index
-from transferkit.search.directory import ImageIndex, open_index
+from transferkit.search.index import ImageIndex, open_index
 from transferkit.search.query import find, mean_direction
 
 SOURCE = {"source": "somewhere", "weights": "DEFAULT"}

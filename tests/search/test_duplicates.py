@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from transferkit.data.sources import open_images
-from transferkit.embeddings import Embeddings
+from transferkit.data.embeddings import Embeddings
+from transferkit.data.image_table import open_images
 from transferkit.errors import UserError
 from transferkit.search import duplicates
 from transferkit.search.duplicates import find_duplicates, open_embeddings

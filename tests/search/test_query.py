@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from transferkit.data.sources import open_images
+from transferkit.data.image_table import open_images
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 from transferkit.search.build import build_index
-from transferkit.search.directory import ImageIndex
+from transferkit.search.index import ImageIndex
 from transferkit.search.query import find, find_row, mean_direction
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from transferkit.backbones.weights import first_line
 from transferkit.errors import UserError
-from transferkit.preprocessing import Preprocessing
+from transferkit.images.preprocessing import Preprocessing
 
 Output = TypeVar("Output")
 

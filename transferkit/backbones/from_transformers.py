@@ -12,7 +12,7 @@ from transferkit.backbones.base import Backbone, choose_pooling
 from transferkit.backbones.hub import VIT, load_model, read_config, read_preprocessing
 from transferkit.backbones.weights import first_line
 from transferkit.errors import UserError
-from transferkit.preprocessing import Preprocessing
+from transferkit.images.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel

@@ -15,7 +15,7 @@ import torch
 from transferkit.backbones.loading import check_finite, check_keys, is_head, own_names
 from transferkit.backbones.weights import first_line, read_state_dict, require_network
 from transferkit.errors import UserError
-from transferkit.preprocessing import Preprocessing, is_complete
+from transferkit.images.preprocessing import Preprocessing, is_complete
 
 if TYPE_CHECKING:  # seconds to import: elsewhere where it is needed, so that torchvision's models do without
     from transformers import PreTrainedConfig, PreTrainedModel

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from transferkit.data.augmentation import view_seed
-from transferkit.data.sources import ImageTable
+from transferkit.data.image_table import ImageTable
+from transferkit.images.augmentation import view_seed
 
 Batch = dict[str, Tensor]
 Item = tuple[int, list[int], float]

@@ -10,8 +10,6 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from transferkit.cores import cores
-from transferkit.data.augmentation import Augmentation, Preset
 from transferkit.data.batches import (
     Batch,
     EpochBatches,
@@ -20,12 +18,14 @@ from transferkit.data.batches import (
     ImageBatches,
     leave_signals_to_main,
 )
-from transferkit.data.decoding import MOST_NAMED, raise_broken, verify_together
-from transferkit.data.sources import ImageTable, check_trainable, one_form, open_images
+from transferkit.data.image_table import ImageTable, check_trainable, one_form, open_images
+from transferkit.data.integrity import MOST_NAMED, raise_broken, verify_together
 from transferkit.data.splits import HELD_OUT, assign_splits, few_shot, load_splits, select_classes
 from transferkit.errors import UserError
-from transferkit.preprocessing import Preprocessing
-from transferkit.ranks import joined
+from transferkit.images.augmentation import Augmentation, Preset
+from transferkit.images.preprocessing import Preprocessing
+from transferkit.runtime.cores import cores
+from transferkit.runtime.ranks import joined
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from transferkit import __version__
 from transferkit.data.fingerprint import stamp
-from transferkit.files import cache_dir, discard, unwritable
-from transferkit.images import decoders
+from transferkit.images.decoding import decoders
+from transferkit.runtime.files import cache_dir, discard, unwritable
 
 _log = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transferkit.data.sources import ImageTable
+from transferkit.data.image_table import ImageTable
 from transferkit.errors import UserError
-from transferkit.files import atomic_path
+from transferkit.runtime.files import atomic_path
 
 
 def stratified_split(

@@ -22,13 +22,13 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from transferkit.data.embeddings import Facts, metadata_of, read_facts, with_metadata, writer
 from transferkit.data.fingerprint import fingerprint
-from transferkit.data.sources import ImageTable
-from transferkit.embedding_space import EmbeddingSpace
-from transferkit.embeddings import Facts, metadata_of, read_facts, with_metadata, writer
+from transferkit.data.image_table import ImageTable
+from transferkit.embed.embedding_space import EmbeddingSpace
 from transferkit.errors import UserError
-from transferkit.files import atomic_path, cache_dir, discard
-from transferkit.images import decoders
+from transferkit.images.decoding import decoders
+from transferkit.runtime.files import atomic_path, cache_dir, discard
 
 log = logging.getLogger(__name__)
 

@@ -20,18 +20,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from transferkit.data.augmentation import Augmentation, view_seed
+from transferkit.data.embeddings import Embeddings
 from transferkit.data.fingerprint import fingerprint
-from transferkit.data.sources import ImageTable
+from transferkit.data.image_table import ImageTable
 from transferkit.embed import feature_cache
+from transferkit.embed.embedding_space import EmbeddingSpace
 from transferkit.embed.feature_cache import Damaged, Known, look_up, take
+from transferkit.embed.in_memory import View, describe, make_table, space_of, usual_batch_size
 from transferkit.embed.shards import discard_parts, write_embeddings
-from transferkit.embed.table import View, describe, make_table, space_of, usual_batch_size
-from transferkit.embedding_space import EmbeddingSpace
-from transferkit.embeddings import Embeddings
 from transferkit.extractor import Extractor
-from transferkit.files import discard, unwritable
-from transferkit.ranks import Ranks, joined
+from transferkit.images.augmentation import Augmentation, view_seed
+from transferkit.runtime.files import discard, unwritable
+from transferkit.runtime.ranks import Ranks, joined
 
 if TYPE_CHECKING:  # embedding does without Lightning, which takes seconds to import
     from transferkit.data.datamodule import ImageDataModule
@@ -70,7 +70,7 @@ def cached_features(
         extractor: the extractor, on the device to use.
         table: images in path order.
         view: a random view of the images instead of their preprocessing.
-        ranks: the processes that all call this together, see :func:`~transferkit.ranks.joined`; by
+        ranks: the processes that all call this together, see :func:`~transferkit.runtime.ranks.joined`; by
             default this one alone.
 
     Raises:

@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 import pyarrow.parquet as pq
 import torch
 
-from transferkit.data.decoding import raise_broken
-from transferkit.data.sources import ImageTable
-from transferkit.embed.table import View, batch_ranges, make_table, run, usual_batch_size
-from transferkit.embeddings import TEXTS, read_facts, with_metadata, writer
+from transferkit.data.embeddings import TEXTS, read_facts, with_metadata, writer
+from transferkit.data.image_table import ImageTable
+from transferkit.data.integrity import raise_broken
+from transferkit.embed.in_memory import View, batch_ranges, make_table, run, usual_batch_size
 from transferkit.errors import ToldByFirst, UserError
 from transferkit.extractor import Extractor
 from transferkit.extractor.forward import Forward
-from transferkit.files import TEMPORARY, atomic_path, discard, install, sweep, through_links, unwritable
+from transferkit.runtime.files import TEMPORARY, atomic_path, discard, install, sweep, through_links, unwritable
 
 SHARD_BATCHES = 16  # a killed run repeats at most this many batches
 SHARD_BYTES = 2**26  # fewer batches a shard where an image gives many numbers
@@ -92,7 +92,7 @@ def write_embeddings(
         out: the Parquet file.
         metadata: what :func:`~transferkit.embed.describe` says of them.
         forward: what is kept of each image; by default the extractor's embedding in float32.
-        batch_size: images a forward pass; see :func:`~transferkit.embed.table.usual_batch_size`.
+        batch_size: images a forward pass; see :func:`~transferkit.embed.in_memory.usual_batch_size`.
         on_error: ``fail`` names every unreadable image and writes no file, but keeps the shards; ``skip``
             does so only if none can be read, ``record`` never.
         as_folder: ``out`` becomes a directory of shards.

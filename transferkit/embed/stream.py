@@ -17,8 +17,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from transferkit.cores import cores
-from transferkit.images import ImageError
+from transferkit.images.decoding import ImageError
+from transferkit.runtime.cores import cores
 
 Job = TypeVar("Job")
 

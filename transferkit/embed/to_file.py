@@ -5,17 +5,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transferkit.data.decoding import raise_broken
-from transferkit.data.sources import ImageTable
+from transferkit.data.image_table import ImageTable
+from transferkit.data.integrity import raise_broken
 from transferkit.embed import feature_cache
+from transferkit.embed.embedding_space import EmbeddingSpace
 from transferkit.embed.features import complete, recall
+from transferkit.embed.in_memory import describe, make_table
 from transferkit.embed.shards import SKIP, Written, check_place, discard_parts, write_embeddings, written_before
-from transferkit.embed.table import describe, make_table
-from transferkit.embedding_space import EmbeddingSpace
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 from transferkit.extractor.forward import Forward
-from transferkit.ranks import joined
+from transferkit.runtime.ranks import joined
 
 log = logging.getLogger(__name__)
 

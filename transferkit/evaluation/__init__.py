@@ -1,8 +1,8 @@
 """A table of embeddings evaluated: checked, measured, its figures written and drawn."""
 
-from transferkit.evaluation.drawing import draw
-from transferkit.evaluation.metrics import compare_remarks, measure, remarks, save_overall, save_per_class
-from transferkit.evaluation.tables import check_alike, open_table, shared_rows, some
+from transferkit.evaluation.measure import compare_remarks, measure, remarks, save_overall, save_per_class
+from transferkit.evaluation.plots import draw
+from transferkit.evaluation.same_space import check_alike, open_table, shared_rows, some
 
 __all__ = [
     "check_alike",

@@ -1,138 +1,21 @@
-"""The extractor: image in, embedding out, whatever it was built from."""
+"""The extractor: opened by name or from disk, whatever it was built from, and written for other tools."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
 from transferkit import backbones
-from transferkit.backbones import Backbone
-from transferkit.backbones.weights import state_sha256
 from transferkit.errors import UserError
-from transferkit.extractor import checkpoint, directory
-from transferkit.extractor.forward import Features, Forward, Precision
-from transferkit.extractor.full_float32 import full_float32
-from transferkit.images import ImageError, read_image
-from transferkit.preprocessing import Preprocessing
+from transferkit.extractor import checkpoint_reader, pretrained
+from transferkit.extractor.core import ExtractorCore
 
 
-class Extractor:
+class Extractor(ExtractorCore):
     """Backbone, preprocessing and pooling, with the linear head and class names if it has been trained.
 
-    Args:
-        backbone: the network, its pooling chosen.
-        preprocessing: image -> pixels; ``None`` is what the backbone's weights expect.
-        head: linear layer (D -> classes) on the embedding, or None.
-        class_names: what the head's outputs stand for, in order.
-        l2_normalize: whether the head reads L2-normalised embeddings.
-        record: what is known of its training (class counts, regime, metrics), for the model card.
+    ``Extractor.from_pretrained("resnet18").embed(["ant.jpg"])`` is a float32 (1, 512) tensor. For the arguments of
+    the constructor see :class:`~transferkit.extractor.core.ExtractorCore`.
     """
-
-    def __init__(
-        self,
-        backbone: Backbone,
-        preprocessing: Preprocessing | None = None,
-        head: nn.Linear | None = None,
-        class_names: Sequence[str] = (),
-        l2_normalize: bool = False,
-        record: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.backbone = backbone.eval()
-        self.preprocessing = preprocessing or backbone.preprocessing
-        self.head = head.eval() if head else None
-        self.class_names = list(class_names)
-        self.l2_normalize = l2_normalize
-        self.record = dict(record or {})
-
-    @property
-    def name(self) -> str:
-        """Name of the backbone."""
-        return self.backbone.name
-
-    @property
-    def pooling(self) -> str:
-        """How features become one embedding."""
-        return self.backbone.pooling
-
-    @property
-    def embed_dim(self) -> int:
-        """Width D of the embedding."""
-        return self.backbone.embed_dim
-
-    @property
-    def device(self) -> torch.device:
-        """Where the backbone lies."""
-        return next(self.backbone.parameters()).device
-
-    def to(self, device: str | torch.device) -> "Extractor":
-        """Move backbone and head to a device; returns itself."""
-        self.backbone.to(device)
-        if self.head:
-            self.head.to(device)
-        return self
-
-    @torch.inference_mode()
-    def __call__(self, pixels: Tensor) -> Tensor:
-        """Embed preprocessed pixels.
-
-        Args:
-            pixels: uint8 (B, 3, h, w), as :meth:`Preprocessing.resize_crop` gives.
-
-        Returns:
-            float32 (B, D) on the backbone's device.
-        """
-        with full_float32():
-            embedding: Tensor = self.backbone(self.preprocessing.normalize(pixels.to(self.device)))
-        return embedding.float()
-
-    def embed(self, images: Sequence[str | Path | Tensor], batch_size: int = 32) -> Tensor:
-        """Embed image files or decoded images.
-
-        Args:
-            images: paths, or uint8 RGB tensors (3, H, W) of any sizes.
-            batch_size: images a forward pass.
-
-        Returns:
-            float32 (N, D) on the CPU, in the order given.
-
-        Raises:
-            UserError: a file that is no readable image.
-        """
-        if isinstance(images, (str, Path)):
-            raise UserError(f"embed takes a list of images, not {images!r}; for a folder use transferkit embed")
-        batches = [torch.empty(0, self.embed_dim)]
-        forward = self.forward() if len(images) > batch_size else self  # making it takes as long as a few images
-        for start in range(0, len(images), batch_size):
-            batch = images[start : start + batch_size]
-            pixels = torch.stack([self.preprocessing.resize_crop(open_image(image)) for image in batch])
-            batches.append(forward(pixels).cpu())
-        return torch.cat(batches)
-
-    def forward(
-        self,
-        precision: Precision = "32",
-        layer: str | None = None,
-        features: Features = "pooled",
-        normalize: bool = False,
-    ) -> Forward:
-        """The forward pass for many batches, as fast as it can be had; arguments as of :class:`Forward`.
-
-        It may keep the weights of this moment: make it anew after training.
-
-        Raises:
-            UserError: no such stage, or features that the network does not have.
-        """
-        return Forward(self.backbone, self.preprocessing, precision, layer, features, normalize)
-
-    def weights_sha256(self) -> str:
-        """SHA-256 over the backbone's tensors."""
-        return state_sha256(self.backbone.model.state_dict())
-
-    def spec(self) -> dict[str, Any]:
-        """Plain-typed description of backbone, pooling and the preprocessing in use."""
-        return self.backbone.spec() | {"preprocessing": self.preprocessing.to_dict()}
 
     @classmethod
     def from_pretrained(
@@ -158,26 +41,17 @@ class Extractor:
             UserError: unknown name, unusable files, no network for a download.
         """
         path = Path(source)
-        if architecture and (path.suffix == ".ckpt" or (path / directory.RECORD).is_file()):
+        if architecture and (path.suffix == ".ckpt" or (path / pretrained.RECORD).is_file()):
             raise UserError(f"{path} brings its own architecture; leave out --model.architecture")
         if path.suffix == ".ckpt":
-            extractor = cls(**checkpoint.read(path, weights, pooling))
-        elif (path / directory.RECORD).is_file():
-            extractor = cls(**directory.read(path, weights, pooling))
+            extractor = cls(**checkpoint_reader.read(path, weights, pooling))
+        elif (path / pretrained.RECORD).is_file():
+            extractor = cls(**pretrained.read(path, weights, pooling))
         else:
             return cls(backbones.build(str(source), weights, pooling, dict(architecture or {}), preprocessing))
         if preprocessing:
             extractor.override(preprocessing)
         return extractor
-
-    def override(self, preprocessing: Mapping[str, Any]) -> None:
-        """Change fields of the preprocessing.
-
-        Raises:
-            UserError: unknown fields, or a size that the backbone does not take.
-        """
-        self.preprocessing = self.backbone.preprocessing = self.preprocessing.override(preprocessing)
-        self.backbone.try_blank(self.backbone)
 
     def save_pretrained(self, path: str | Path, overwrite: bool = False) -> None:
         """Write a directory that transformers or torchvision, and transferkit, load.
@@ -190,18 +64,4 @@ class Extractor:
             UserError: the directory exists and ``overwrite`` is false, it holds something else than an
                 export, or it cannot be written.
         """
-        directory.write(self, Path(path), overwrite)
-
-
-def open_image(image: str | Path | Tensor) -> Tensor:
-    """A decoded image as it is, a path read: uint8 (3, H, W).
-
-    Raises:
-        UserError: a file that is no readable image.
-    """
-    if isinstance(image, Tensor):
-        return image
-    try:
-        return read_image(image)
-    except ImageError as error:
-        raise UserError(f"{image} cannot be read as an image: {error}") from error
+        pretrained.write(self, Path(path), overwrite)

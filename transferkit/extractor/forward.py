@@ -18,8 +18,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from transferkit.backbones import Backbone
 from transferkit.errors import UserError
-from transferkit.extractor.full_float32 import full_float32
-from transferkit.preprocessing import Preprocessing
+from transferkit.images.preprocessing import Preprocessing
+from transferkit.runtime.full_float32 import full_float32
 
 Precision = Literal["32", "bf16"]
 Features = Literal["pooled", "tokens", "map"]

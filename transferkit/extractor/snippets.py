@@ -1,11 +1,11 @@
 """Python that opens an extractor directory with the libraries people have; it goes into the model card.
 
-Each snippet runs in the directory, reads ``image.jpg`` (as :func:`transferkit.images.decode` does) and leaves
+Each snippet runs in the directory, reads ``image.jpg`` (as :func:`transferkit.images.decoding.decode` does) and leaves
 ``embedding`` (1, D), or ``logits`` (1, classes), or both. Names of classes are read from files at run time: none of
 them becomes code.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,9 +13,7 @@ from torchvision import models
 
 from transferkit.backbones.from_torchvision import INCEPTIONS, TorchvisionBackbone
 from transferkit.backbones.from_transformers import TransformersBackbone, takes_pooler
-
-if TYPE_CHECKING:
-    from transferkit.extractor.extractor import Extractor
+from transferkit.extractor.core import ExtractorCore
 
 NUMPY, PILLOW = "import numpy as np", "from PIL import Image, ImageOps"
 READ = """image = ImageOps.exif_transpose(Image.open("image.jpg"))  # upright
@@ -35,7 +33,7 @@ NAME = """names = json.loads(Path("transferkit.json").read_text(encoding="utf-8"
 print(names[int(logits.argmax())])"""
 
 
-def snippets(extractor: "Extractor", layout: str, onnx: bool) -> dict[str, str]:
+def snippets(extractor: ExtractorCore, layout: str, onnx: bool) -> dict[str, str]:
     """Title -> Python, those that apply.
 
     Args:
@@ -75,7 +73,7 @@ def with_their_classifier() -> str:
     )
 
 
-def with_transformers(extractor: "Extractor", backbone: TransformersBackbone, layout: str) -> str:
+def with_transformers(extractor: ExtractorCore, backbone: TransformersBackbone, layout: str) -> str:
     """``AutoModel`` and the pooling, with the head where transformers has no classifier for it."""
     apart = extractor.head is not None and layout == "base"
     bare = takes_pooler(type(backbone.model)) and backbone.pooling != "pooler"
@@ -104,7 +102,7 @@ def with_transformers(extractor: "Extractor", backbone: TransformersBackbone, la
 
 
 @torch.inference_mode()
-def pooled(extractor: "Extractor", backbone: TransformersBackbone) -> str:
+def pooled(extractor: ExtractorCore, backbone: TransformersBackbone) -> str:
     """The embedding as an expression of transformers' ``output``."""
     if backbone.pooling == "pooler":
         return "output.pooler_output.flatten(1)"
@@ -116,7 +114,7 @@ def pooled(extractor: "Extractor", backbone: TransformersBackbone) -> str:
     return {"cls": token, "mean": mean, "cls+mean": f"torch.cat(({token}, {mean}), 1)"}[backbone.pooling]
 
 
-def head_apart(extractor: "Extractor") -> str:
+def head_apart(extractor: ExtractorCore) -> str:
     """The head from its own file."""
     embedding = "torch.nn.functional.normalize(embedding)" if extractor.l2_normalize else "embedding"
     load = 'head = load_file("head.safetensors")'
@@ -124,7 +122,7 @@ def head_apart(extractor: "Extractor") -> str:
     return "\n".join(filter(None, [load, logits, NAME if extractor.class_names else ""]))
 
 
-def with_torchvision(extractor: "Extractor", backbone: TorchvisionBackbone, layout: str) -> str:
+def with_torchvision(extractor: ExtractorCore, backbone: TorchvisionBackbone, layout: str) -> str:
     """``torchvision.models``, its state dict loaded strictly."""
     options: dict[str, Any] = {"init_weights": True, "aux_logits": False} if backbone.name in INCEPTIONS else {}
     options |= backbone.architecture
@@ -164,7 +162,7 @@ def with_torchvision(extractor: "Extractor", backbone: TorchvisionBackbone, layo
     )
 
 
-def torchvision_transforms(extractor: "Extractor") -> str:
+def torchvision_transforms(extractor: ExtractorCore) -> str:
     """The preprocessing as torchvision's transforms."""
     it = extractor.preprocessing
     mode = it.interpolation.replace("nearest", "nearest_exact").upper()
@@ -180,7 +178,7 @@ def torchvision_transforms(extractor: "Extractor") -> str:
 pixels = transform(image)[None]  # (1, 3, {it.image_size[0]}, {it.image_size[1]})"""
 
 
-def with_onnxruntime(extractor: "Extractor") -> str:
+def with_onnxruntime(extractor: ExtractorCore) -> str:
     """ONNX Runtime, NumPy and Pillow; the names of the classes from the file's metadata."""
     it = extractor.preprocessing
     height, width = it.image_size

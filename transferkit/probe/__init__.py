@@ -1,8 +1,8 @@
 """Linear, kNN and few-shot probes on embeddings: `probe_embeddings` runs them all."""
 
 from transferkit.probe.classifier import LinearClassifier
-from transferkit.probe.directory import load_predictions, save_probe
 from transferkit.probe.protocol import PROTOCOL, Predictions, ProbeResult, compare_predictions, probe_embeddings
+from transferkit.probe.saved_probe import load_predictions, save_probe
 from transferkit.probe.statistics import PairedComparison
 
 __all__ = [

@@ -12,12 +12,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from transferkit.embed import space_of
-from transferkit.embedding_space import EmbeddingSpace
+from transferkit.embed.embedding_space import EmbeddingSpace
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
-from transferkit.files import atomic_path
 from transferkit.probe.linear import logits_of
-from transferkit.probe.standardise import Kind
+from transferkit.probe.standardize import Kind
+from transferkit.runtime.files import atomic_path
 
 KEY = "transferkit"
 

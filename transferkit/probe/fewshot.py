@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from transferkit.probe.linear import fit_linear, logits_of
-from transferkit.probe.standardise import Kind
+from transferkit.probe.standardize import Kind
 
 SHOTS = (1, 2, 4, 8, 16)
 SEEDS = (0, 1, 2, 3, 4)

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from transferkit.similarity.cosine import unit_rows
 from transferkit.similarity.neighbours import top_k
 from transferkit.similarity.retrieval import votes
-from transferkit.similarity.rows import unit_rows
 
 K_NEIGHBOURS = (1, 5, 10, 20, 100, 200)
 QUERIES = 256

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from transferkit.probe.lbfgs import Fits, minimise
 from transferkit.probe.objective import Objective
-from transferkit.probe.solver import Fits, minimise
-from transferkit.probe.standardise import KINDS, Kind, Standardisation
+from transferkit.probe.standardize import KINDS, Kind, Standardisation
 
 C_GRID: tuple[float, ...] = tuple(10 ** (-6 + 11 * place / 44) for place in range(45))
 """45 points from 1e-6 to 1e5, evenly spaced in log C."""

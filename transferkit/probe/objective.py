@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from transferkit.probe.standardise import CHUNK, Standardisation
+from transferkit.probe.standardize import CHUNK, Standardisation
 
 
 @dataclass(frozen=True)

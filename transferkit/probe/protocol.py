@@ -7,22 +7,22 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from transferkit.data.embeddings import Embeddings
+from transferkit.data.image_table import ImageTable, table_of
 from transferkit.data.seen import remember_paths
-from transferkit.data.sources import ImageTable, table_of
 from transferkit.data.splits import HELD_OUT
-from transferkit.embeddings import Embeddings
 from transferkit.errors import UserError
 from transferkit.probe.calibration import TEMPERATURES, fit_temperature
 from transferkit.probe.classifier import LinearClassifier
 from transferkit.probe.fewshot import SEEDS, SHOTS, few_shot_curve
 from transferkit.probe.knn import K_NEIGHBOURS, knn_predictions, nearest_class_mean
 from transferkit.probe.linear import Fitted, Sweep, fit_linear, logits_of, sweep
-from transferkit.probe.parts import Parts, divide, listed
+from transferkit.probe.row_splits import Parts, divide, listed
 from transferkit.probe.scores import scores, top1
-from transferkit.probe.standardise import Kind
+from transferkit.probe.standardize import Kind
 from transferkit.probe.statistics import PairedComparison, compare_paired
+from transferkit.runtime.versions import versions
 from transferkit.similarity import unit_rows
-from transferkit.versions import versions
 
 PROTOCOL = 1
 """Raised when the same embeddings would give other numbers."""

@@ -7,17 +7,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from transferkit.data.embeddings import Embeddings
 from transferkit.data.fingerprint import MISSING, same
-from transferkit.data.sources import ImageTable
+from transferkit.data.image_table import ImageTable
 from transferkit.embed import cached_features, describe, forget_features
-from transferkit.embeddings import Embeddings
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
-from transferkit.files import check_folder, sweep
-from transferkit.search import approximate
-from transferkit.search.directory import RECORD, ImageIndex, identity, open_index, write_index
+from transferkit.runtime.files import check_folder, sweep
+from transferkit.runtime.versions import versions
+from transferkit.search import faiss_index
+from transferkit.search.index import RECORD, ImageIndex, identity, open_index, write_index
 from transferkit.similarity import unit_rows, zero_rows
-from transferkit.versions import versions
 
 DEAD = 0.2  # share of vectors of removed images from which an approximate index is made anew
 GROWTH = 2  # and how many times the images it was made of
@@ -65,10 +65,10 @@ def build_index(
     check_folder(folder.absolute().parent)
     sweep(folder.absolute().parent)
     if kind not in (None, "auto", "exact"):
-        approximate.library()  # before hours of work
+        faiss_index.library()  # before hours of work
     old = open_old(folder, images, extractor, overwrite)
     if kind not in (None, "auto", "exact") and not (old and old.kind == kind):
-        approximate.make(kind, len(images), extractor.embed_dim)
+        faiss_index.make(kind, len(images), extractor.embed_dim)
     stamps = images.stamps()
     before = rows_before(old, images, stamps)
     new = images.select(row for row, previous in enumerate(before) if previous is None)
@@ -80,7 +80,7 @@ def build_index(
     kept_images, broken = images.select(rows), dict(fresh.metadata["broken"]) if fresh is not None else {}
     kind = kind or (old.kind if old else "exact")
     if kind == "auto":
-        kind = approximate.choose(len(rows), extractor.embed_dim)
+        kind = faiss_index.choose(len(rows), extractor.embed_dim)
     previous = torch.tensor([-1 if before[row] is None else before[row] for row in rows])
     moved = old is not None and any(old.record["extractor"].get(key) != value for key, value in source.items())
     current = [stamps[row] for row in rows]
@@ -94,7 +94,7 @@ def build_index(
         added = [row_in_fresh[images.paths[row]] for row in rows if before[row] is None]
         embedding[previous < 0] = fresh.embedding[torch.tensor(added, dtype=torch.long)]
 
-    faiss_index, places, tuned = vectors(old, kind, embedding, previous)
+    ann_index, places, tuned = vectors(old, kind, embedding, previous)
     record = {
         "format": 1,
         "extractor": {**source, **identity(extractor)},
@@ -108,7 +108,7 @@ def build_index(
     table = Embeddings(embedding, kept_images.paths, kept_images.labels, kept_images.splits, metadata)
     if old and len(new):  # before the index is written: killed after it, nobody would think of them again
         forget_features(extractor, new)
-    write_index(folder, record, table, current, places, faiss_index)
+    write_index(folder, record, table, current, places, ann_index)
     return open_index(folder), compare(old, kept_images, previous, broken, len(zero_rows(embedding)))
 
 
@@ -182,10 +182,10 @@ def vectors(
             places[new] = torch.arange(index.ntotal, total)
             index.add(unit[new].numpy())
     if index is None:
-        index = approximate.build(unit, kind)
+        index = faiss_index.build(unit, kind)
     row_of_place = torch.full((index.ntotal,), -1)
     row_of_place[places] = torch.arange(len(unit))
-    tuned = approximate.tune(index, unit, row_of_place)
+    tuned = faiss_index.tune(index, unit, row_of_place)
     record = {
         "recall@10": tuned.recall,
         "standard_error": tuned.error,

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from transferkit.data.sources import DIGITS, ImageTable
-from transferkit.embeddings import Embeddings
+from transferkit.data.embeddings import Embeddings
+from transferkit.data.image_table import DIGITS, ImageTable
 from transferkit.similarity import finite_rows, groups_within, linked_rows, similar_pairs, usual_threshold, zero_rows
 
 MOST_PAIRS = 10_000  # pairs that are kept; all are counted

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from transferkit.errors import UserError
-from transferkit.search import approximate
-from transferkit.search.directory import ImageIndex
+from transferkit.search import faiss_index
+from transferkit.search.index import ImageIndex
 from transferkit.similarity import top_k, unit_rows
 
 
@@ -41,12 +41,12 @@ def find(index: ImageIndex, query: Tensor, k: int, exact: bool = False, leave_ou
     if exact or index.kind == "exact":
         cosine, rows = (part[0] for part in top_k(query[None], index.unit, wanted, normalize=False))
     else:
-        faiss_index = index.faiss
-        row_of_place = torch.full((faiss_index.ntotal,), -1)
+        ann_index = index.faiss
+        row_of_place = torch.full((ann_index.ntotal,), -1)
         row_of_place[index.places] = torch.arange(len(index))
-        proposed = approximate.nearest(faiss_index, query, row_of_place, approximate.candidates(wanted))
+        proposed = faiss_index.nearest(ann_index, query, row_of_place, faiss_index.candidates(wanted))
         unit = unit_rows(index.embedding(proposed)) if len(proposed) else query[None]
-        cosine, rows = approximate.rerank(query, proposed, unit, wanted)
+        cosine, rows = faiss_index.rerank(query, proposed, unit, wanted)
     pairs = [(row, c) for row, c in zip(rows.tolist(), cosine.clamp(-1, 1).tolist(), strict=True) if row != leave_out]
     images = index.images
     return [Hit(rank, row, c, images.paths[row], images.labels[row]) for rank, (row, c) in enumerate(pairs[:k], 1)]

@@ -2,19 +2,19 @@
 
 from transferkit.similarity.clustering import k_means, nmi
 from transferkit.similarity.compare import compare, knn_overlap, linear_cka, rsa
-from transferkit.similarity.duplicates import (
+from transferkit.similarity.cosine import class_codes, cosine_matrix, drawn_rows, finite_rows, unit_rows, zero_rows
+from transferkit.similarity.evaluate import Evaluation, evaluate
+from transferkit.similarity.geometry import uniformity
+from transferkit.similarity.neighbours import top_k
+from transferkit.similarity.pairs import (
     groups_within,
     linked_rows,
     near_duplicates,
     similar_pairs,
     usual_threshold,
 )
-from transferkit.similarity.evaluate import Evaluation, evaluate
-from transferkit.similarity.geometry import uniformity
-from transferkit.similarity.neighbours import top_k
-from transferkit.similarity.overview import class_means, cosine_counts, neighbour_map, principal_axes
+from transferkit.similarity.projection import class_means, cosine_counts, neighbour_map, principal_axes
 from transferkit.similarity.retrieval import votes
-from transferkit.similarity.rows import class_codes, cosine_matrix, drawn_rows, finite_rows, unit_rows, zero_rows
 
 __all__ = [
     "Evaluation",

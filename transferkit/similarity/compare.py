@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from transferkit.errors import UserError
+from transferkit.similarity.cosine import cosine_matrix, drawn_rows, finite_rows, unit_rows
 from transferkit.similarity.neighbours import top_k
-from transferkit.similarity.rows import cosine_matrix, drawn_rows, finite_rows, unit_rows
 
 
 def compare(first: Tensor, second: Tensor, *, k: int = 10, rsa_rows: int = 4000, seed: int = 0) -> dict[str, float]:

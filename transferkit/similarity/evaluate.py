@@ -9,9 +9,9 @@ from torch import Tensor
 
 from transferkit.errors import UserError
 from transferkit.similarity.clustering import k_means, nmi
+from transferkit.similarity.cosine import Labels, class_codes, drawn_rows, same_width, unit_rows, zero_rows
 from transferkit.similarity.geometry import class_sums, pair_means, silhouette, uniformity
 from transferkit.similarity.retrieval import retrieval
-from transferkit.similarity.rows import Labels, class_codes, drawn_rows, same_width, unit_rows, zero_rows
 
 
 class Evaluation(NamedTuple):

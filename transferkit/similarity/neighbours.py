@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from transferkit.errors import UserError
-from transferkit.similarity.rows import same_width, unit_rows
+from transferkit.similarity.cosine import same_width, unit_rows
 
 BLOCK = 2**24
 """Scores kept at once: 64 MiB of float32, and a few times that while they are ranked."""

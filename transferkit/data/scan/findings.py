@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from transferkit.data.sources import ImageTable
+from transferkit.data.image_table import ImageTable
 
 Severity = Literal["error", "note"]
 

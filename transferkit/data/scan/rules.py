@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 
+from transferkit.data.image_table import ImageTable, check_trainable
 from transferkit.data.scan.findings import Finding
-from transferkit.data.sources import ImageTable, check_trainable
 from transferkit.errors import UserError
 
 IMBALANCE = 10  # times more training images in the largest class than in a smaller one

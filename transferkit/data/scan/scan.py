@@ -3,12 +3,7 @@
 import os
 from pathlib import Path
 
-from transferkit.data.decoding import each, recall
-from transferkit.data.manifest import MANIFEST_SUFFIXES
-from transferkit.data.scan import rules
-from transferkit.data.scan.files import Look, fault, ignored, look, oddities, stray
-from transferkit.data.scan.findings import Finding, Report, report
-from transferkit.data.sources import (
+from transferkit.data.image_table import (
     DIGITS,
     ImageTable,
     arrange,
@@ -19,7 +14,12 @@ from transferkit.data.sources import (
     table_of,
     table_of_columns,
 )
-from transferkit.data.walk import walk
+from transferkit.data.integrity import each, recall
+from transferkit.data.listing import walk
+from transferkit.data.manifest import MANIFEST_SUFFIXES
+from transferkit.data.scan import rules
+from transferkit.data.scan.file_findings import Look, fault, ignored, look, oddities, stray
+from transferkit.data.scan.findings import Finding, Report, report
 from transferkit.errors import UserError
 
 
@@ -30,9 +30,9 @@ def scan(source: str | Path, workers: int | None = None, image_root: str | Path 
     unless it is remembered; fit, embed and probe in turn rely on that memory.
 
     Args:
-        source: what :func:`~transferkit.data.sources.open_images` opens.
+        source: what :func:`~transferkit.data.image_table.open_images` opens.
         workers: threads; one a core if ``None``. The report does not depend on it.
-        image_root: as of :func:`~transferkit.data.sources.open_images`.
+        image_root: as of :func:`~transferkit.data.image_table.open_images`.
 
     Raises:
         UserError: there is nothing to scan: no such place, no image, or an unreadable manifest.

@@ -1,0 +1,98 @@
+"""``transferkit benchmark`` from the command line."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.running import transferkit
+
+CONFIG = {
+    "extractors": {
+        "random": {"extractor": "shufflenet_v2_x0_5", "weights": "none"},
+        "pretrained": "resnet18",
+    },
+    "datasets": {"photos": "photos"},
+    "out": "out",
+    "fast": True,
+}
+
+
+@pytest.fixture(autouse=True)
+def place(photo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(photo_folder.parent)
+    monkeypatch.setenv("TRANSFERKIT_CACHE", str(photo_folder.parent / "cache"))
+    Path("mine.yaml").write_text(yaml.safe_dump(CONFIG, sort_keys=False))
+    return photo_folder.parent
+
+
+def test_a_table_of_what_could_be_measured(place: Path) -> None:
+    done = transferkit("benchmark", "--config", "mine.yaml")
+    assert done.status == 0
+    assert "random" in done.out and "linear" in done.out
+    assert "1 of 2 cells could not be measured" in done.err
+    assert "cannot be reached" in (place / "out/benchmark.md").read_text()
+    assert "written: out/benchmark.md, out/benchmark.csv, out/benchmark.png" in done.err
+    again = transferkit("benchmark", "--config", "mine.yaml", "--json")
+    cells = json.loads(again.out)["cells"]
+    assert [cell["approach"] for cell in cells] == ["random", "pretrained"]
+    assert cells[0]["top1"] is not None and cells[1]["top1"] is None
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (
+            {"extractors": {"x": {"extractor": "resnet18", "wieghts": "none"}}},
+            "'x' has no option 'wieghts'; it takes extractor, weights",
+        ),
+        ({"extractors": {"x": {"weights": "none"}}}, "'x' has no 'extractor'"),
+        ({"extractors": {"x": {"extractor": 18}}}, "extractor of 'x' is 18; give text"),
+        (
+            {"extractors": {"x": {"extractor": "resnet18", "preprocessing": 160}}},
+            "preprocessing of 'x' is 160; give fields and values, as {image_size: 160}",
+        ),
+        ({"datasets": {"x": {"image_root": "photos"}}}, "datasets: 'x' has no 'images'"),
+        (
+            {"datasets": {"x": {"images": "photos", "root": "y"}}},
+            "'x' has no option 'root'; it takes images, image_root",
+        ),
+        ({"datasets": {"x": {"images": None}}}, "images of 'x' is None; give text"),
+        ({"extractors": None}, "no extractors to benchmark"),
+        ({"datasets": {}}, "no datasets to benchmark"),
+        ({"datasets": ["photos"]}, "--datasets is"),
+        ({"on_error": "maybe"}, "--on_error is 'maybe'; give 'fail', 'skip'"),
+        ({"ouf": "x"}, "ouf"),
+    ],
+)
+def test_a_config_that_cannot_be_used(change: dict[str, object], line: str, place: Path) -> None:
+    Path("mine.yaml").write_text(yaml.safe_dump(CONFIG | change))
+    done = transferkit("benchmark", "--config", "mine.yaml")
+    assert done.status == 2, done.err
+    assert line in done.err and done.err.count("\n") == 1
+    assert not (place / "out").exists()
+
+
+def test_preprocessing_and_folders_of_manifests(place: Path) -> None:
+    """Each approach sees what fit would show it with the same --model.preprocessing, and probe with --image_root."""
+    Path("lists").mkdir()
+    rows = [f"{path.relative_to(place / 'photos')},{path.parent.name}" for path in (place / "photos").rglob("*.*")]
+    Path("lists/some.csv").write_text("\n".join(["path,label", *sorted(rows)]))
+    random = {"extractor": "shufflenet_v2_x0_5", "weights": "none"}
+    sizes = {f"{size} px": {**random, "preprocessing": {"image_size": size}} for size in (32, 64)}
+    datasets = {"listed": {"images": "lists/some.csv", "image_root": "photos"}}
+    Path("mine.yaml").write_text(yaml.safe_dump(CONFIG | {"extractors": sizes, "datasets": datasets}))
+    done = transferkit("benchmark", "--config", "mine.yaml", "--json")
+    assert done.status == 0, done.err
+    first, second = json.loads(done.out)["cells"]
+    assert first["error"] is None and second["error"] is None and first["key"] != second["key"]
+    for size, cell in ((32, first), (64, second)):
+        (report,) = place.glob(f"out/cells/listed-{size}-px-*/probe.json")
+        assert json.loads(report.read_text())["linear"]["top1"] == cell["top1"]
+        preprocessing = json.loads(report.read_text())["embeddings"]["preprocessing"]
+        assert preprocessing["crop"] == [size, size]
+    sizes["bad"] = {**random, "preprocessing": {"image_sise": 32}}
+    Path("mine.yaml").write_text(yaml.safe_dump(CONFIG | {"extractors": {"bad": sizes["bad"]}, "datasets": datasets}))
+    done = transferkit("benchmark", "--config", "mine.yaml")
+    assert done.status == 2 and "image_sise" in done.err and "--model" not in done.err, done.err

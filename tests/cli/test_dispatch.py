@@ -1,0 +1,197 @@
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+
+import transferkit
+from transferkit import cli
+from transferkit.errors import UserError
+
+HEAVY = ("torch", "lightning", "jsonargparse", "transformers", "numpy", "rich", "yaml")
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException | int], None]:
+    """Installs a verb ``do`` that raises something or returns a status."""
+
+    def install(outcome: BaseException | int) -> None:
+        def main(arguments: list[str]) -> int:
+            if isinstance(outcome, BaseException):
+                raise outcome
+            return outcome
+
+        module = ModuleType("transferkit.cli.commands.do")
+        module.main = main  # type: ignore[attr-defined]
+        monkeypatch.setitem(cli.VERBS, "do", ("do", "a command"))
+        monkeypatch.setitem(sys.modules, "transferkit.cli.commands.do", module)
+
+    return install
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["help"], []])
+def test_help_lists_every_command(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(arguments) == 0
+    out = capsys.readouterr().out
+    assert all(f"\n  {verb} " in out for verb in cli.VERBS)
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["-V"]])
+def test_version(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(arguments) == 0
+    assert capsys.readouterr().out == f"transferkit {transferkit.__version__}\n"
+
+
+@pytest.mark.parametrize("option", ["--help", "--version", "unknown-verb"])
+def test_the_front_door_imports_nothing_heavy(option: str) -> None:
+    code = (
+        "import sys; from transferkit.cli.dispatch import run; run([sys.argv[1]]); "
+        f"print('heavy:', *set(sys.modules) & set({HEAVY}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, option], capture_output=True, text=True, timeout=20)
+    assert done.stdout.splitlines()[-1] == "heavy:", done
+
+
+def test_module_is_a_command() -> None:
+    command = [sys.executable, "-m", "transferkit", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stdout) == (0, f"transferkit {transferkit.__version__}\n")
+
+
+def test_every_verb_has_its_command() -> None:
+    from importlib.util import find_spec
+
+    assert all(find_spec(f"transferkit.cli.commands.{module}") for module, _ in cli.VERBS.values())
+
+
+def test_a_misspelt_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["fti"]) == 2
+    error = capsys.readouterr().err
+    assert error == "transferkit: error: no command 'fti'; did you mean 'fit'? transferkit --help lists them\n"
+
+
+def test_bad_input_is_one_line(command: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+    command(UserError("what\n  where \x1b[31mred\x00"))
+    assert cli.run(["do"]) == 2
+    assert capsys.readouterr().err == "transferkit: error: what where \\x1b[31mred\\x00\n"
+
+
+def test_debug_shows_the_traceback(command: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+    command(UserError("what"))
+    assert cli.run(["do", "--debug"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("Traceback") and lines[-1] == "transferkit: error: what"
+
+
+@pytest.mark.parametrize(
+    ("error", "device"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has ..."), "CUDA"),
+        (RuntimeError("CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA` ..."), "CUDA"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "CUDA"),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 18.13 GB, other allocations: ...)"), "MPS"),
+        (
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: ..."
+            ),
+            "CPU",
+        ),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:75] DefaultCPUAllocator: not enough memory: you tried ..."),
+            "CPU",
+        ),
+        (MemoryError(), "CPU"),
+        (MemoryError("Unable to allocate 8.00 EiB for an array with shape ..."), "CPU"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "CPU"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["fit", "embed", "probe"])
+def test_out_of_memory_is_one_line_with_the_remedy(
+    verb: str, error: Exception, device: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run_out(arguments: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr(cli, "execute", run_out)
+    assert cli.run([verb]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"transferkit: error: out of memory ({device}); ")
+    smaller = {"fit": "--data.batch_size", "embed": "--batch_size"}.get(verb, "")
+    processor = {"fit": "--trainer.accelerator cpu", "embed": "--trainer.accelerator cpu"}.get(
+        verb, "--accelerator cpu"
+    )
+    assert smaller in line and (processor in line) == (device != "CPU")
+
+
+@pytest.mark.parametrize(
+    "allocate", [lambda: torch.empty(2**55), lambda: np.empty(2**55), lambda: pa.allocate_buffer(2**55)]
+)
+def test_what_libraries_really_say(
+    allocate: Callable[[], object], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "execute", lambda _: allocate() and 0)
+    assert cli.run(["probe"]) == 2
+    assert capsys.readouterr().err == "transferkit: error: out of memory (CPU); free some, or use fewer images\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "options"), [(torch.OutOfMemoryError("CUDA out of memory"), ["--debug"]), (RuntimeError("shapes"), [])]
+)
+def test_other_errors_of_torch_are_not_taken_for_it(
+    error: Exception, options: list[str], command: Callable[..., None]
+) -> None:
+    command(error)
+    with pytest.raises(type(error)):
+        cli.run(["do", *options])
+
+
+def test_interruption(command: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+    command(KeyboardInterrupt())
+    assert cli.run(["do"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("outcome", "status"), [(0, 0), (2, 2), (SystemExit(0), 0), (SystemExit(3), 3)])
+def test_exit_status(command: Callable[..., None], outcome: BaseException | int, status: int) -> None:
+    command(outcome)
+    with pytest.raises(SystemExit) as done:
+        cli.main(["do"])
+    assert done.value.code == status
+
+
+def test_a_fault_of_ours_is_not_hidden(command: Callable[..., None]) -> None:
+    command(ZeroDivisionError("ours"))
+    with pytest.raises(ZeroDivisionError):
+        cli.run(["do"])
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device")
+@pytest.mark.parametrize("arguments", ["--help", "--version", "similarity {} {} --weights none --json"])
+def test_a_full_disk_under_the_output(arguments: str, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    command = [sys.executable, "-m", "transferkit", *arguments.replace("{}", str(tmp_path / "a.png")).split()]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr.endswith("transferkit: error: cannot write the output: No space left on device\n")
+
+
+def test_letters_that_the_terminal_does_not_know(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "é.png")
+    command = [sys.executable, "-m", "transferkit", "similarity", *["é.png"] * 3, "--weights", "none"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True)
+    assert done.returncode == 0 and b"\\xe9.png" in done.stdout, done
+
+
+def test_sigterm_ends_as_ctrl_c_does() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        cli.interrupt(15, None)

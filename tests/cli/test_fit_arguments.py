@@ -1,0 +1,65 @@
+"""What fit and its siblings read before the parser does: a folder that stands alone."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.running import refused, transferkit
+from transferkit.cli.fit_arguments import as_root
+
+VERBS = ["fit", "validate", "test", "predict"]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("photos", "--data.root photos"),
+        ("photos --name x", "--name x --data.root photos"),
+        ("--name x photos", "--name x --data.root photos"),
+        ("--json photos", "--json --data.root photos"),
+        ("--name=x photos --json", "--name=x --json --data.root photos"),
+        ("--print_config photos", "--print_config --data.root photos"),
+        ("--trainer.max_steps -1 photos", "--trainer.max_steps -1 --data.root photos"),
+        ("--config vit photos", "--config vit --data.root photos"),
+        ("--data.root photos --json", "--data.root photos --json"),
+        ("", ""),
+    ],
+)
+def test_a_place_alone_is_the_root(line: str, expected: str) -> None:
+    assert as_root("fit", line.split()) == expected.split()
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_it_wins_over_configs_as_the_option_does(verb: str) -> None:
+    Path("c.yaml").write_text("data: {root: others, batch_size: 7}\n")
+    for arguments in (["photos", "--config", "c.yaml"], ["--config", "c.yaml", "--json", "photos"]):
+        config = yaml.safe_load(transferkit(verb, *arguments, "--print_config").out)
+        assert (config["data"]["root"], config["data"]["batch_size"]) == ("photos", 7)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize(
+    ("arguments", "pattern"),
+    [
+        (
+            ["photos", "--data.root", "others"],
+            "images are given twice: 'photos', and --data.root 'others'; leave one out",
+        ),
+        (["--data.root=others", "photos"], "images are given twice: 'photos', and --data.root 'others'; leave one out"),
+        (["photos", "others"], "an argument too many: 'others'; transferkit .* takes one place of images"),
+        (["vit.yaml"], "vit.yaml is a config, not images; give it as --config vit.yaml"),
+    ],
+)
+def test_what_cannot_be_meant(verb: str, arguments: list[str], pattern: str) -> None:
+    assert refused(transferkit(verb, *arguments), pattern)
+
+
+def test_a_folder_that_is_not_there() -> None:
+    assert refused(transferkit("fit", "gone", "--model.weights", "none"), "no such folder or file: 'gone'")
+    assert not Path("runs").exists()

@@ -1,0 +1,82 @@
+"""The rules of resuming, on plain dicts."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from transferkit.cli.resume import (
+    GEOMETRY,
+    MOVABLE,
+    SPLITTING,
+    Progress,
+    check_progress,
+    check_same_fit,
+    progress_of,
+    recorded_splits,
+)
+from transferkit.errors import UserError
+
+RUN = Path("runs/name/3")
+SAVED: dict[str, Any] = {
+    "model": {"lr_head": 0.1, "regime": "full"},
+    "data": {"root": "a", "num_workers": 0, "splits": None, "batch_size": 4},
+}
+
+
+def content(ready: int, processed: int) -> dict[str, Any]:
+    progress = {"current": {"ready": ready, "processed": processed}}
+    return {"optimizer_states": [], "loops": {"fit_loop": {"epoch_progress": progress}}}
+
+
+def test_the_same_fit_goes_on() -> None:
+    check_same_fit(SAVED, SAVED, RUN)
+    check_same_fit({"model": {}, "data": {}}, SAVED, RUN)  # of a version without these options
+
+
+@pytest.mark.parametrize(("section", "field"), [(s, f) for s, fields in SAVED.items() for f in fields])
+def test_only_what_may_move_may_differ(section: str, field: str) -> None:
+    other = {**SAVED, section: {**SAVED[section], field: "other"}}
+    if field in MOVABLE:
+        check_same_fit(SAVED, other, RUN)
+    else:
+        with pytest.raises(UserError, match=f"--{section}.{field} other.*--name name --ckpt_path last"):
+            check_same_fit(SAVED, other, RUN)
+
+
+@pytest.mark.parametrize(("epochs", "refused"), [(None, 0), (-1, 0), (5, 0), (4, 0), (3, 1), (0, 1)])
+def test_an_end_that_has_been_passed(epochs: int | None, refused: int) -> None:
+    progress = progress_of(content(4, 4), RUN)
+    assert progress == Progress(4, False)
+    if refused:
+        with pytest.raises(UserError, match=f"max_epochs is {epochs}, the checkpoint has 4 epochs behind it"):
+            check_progress({}, {"max_epochs": epochs}, progress)
+    else:
+        check_progress({}, {"max_epochs": epochs}, progress)
+
+
+@pytest.mark.parametrize("field", GEOMETRY)
+def test_other_steps_per_epoch_within_an_epoch(field: str) -> None:
+    check_progress({field: 1}, {field: 2}, progress_of(content(4, 4), RUN))
+    with pytest.raises(UserError, match=f"--trainer.{field} 2 differs from the 1 of the run"):
+        check_progress({field: 1}, {field: 2}, progress_of(content(4, 3), RUN))
+
+
+@pytest.mark.parametrize("broken", [{}, {"optimizer_states": []}, {"optimizer_states": [], "loops": {"fit_loop": 3}}])
+def test_weights_alone_cannot_be_resumed(broken: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="holds weights only, not the state of a fit"):
+        progress_of(broken, Path("x.ckpt"))
+
+
+def test_splits_of_a_run() -> None:
+    file = RUN / "splits.parquet"
+    data = {"splits": None, "root": "a", **dict.fromkeys(SPLITTING, 1)}
+    assert recorded_splits(data, data, file, "fit") == str(file)
+    assert recorded_splits({**data, "root": "b"}, data, file, "fit") == str(file)  # moved
+    assert recorded_splits({**data, "root": "b"}, data, file, "test") is None  # other data
+    assert recorded_splits(data, data, file, "predict") is None
+    assert recorded_splits(data, None, None, "fit") is None
+    assert recorded_splits({**data, "splits": "mine"}, data, file, "fit") == "mine"
+    for field in SPLITTING:
+        with pytest.raises(UserError, match=f"--data.{field} 2: the splits are those of runs/name/3; leave it out"):
+            recorded_splits({**data, field: 2}, data, file, "test")

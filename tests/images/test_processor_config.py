@@ -1,0 +1,83 @@
+"""timm's ``pretrained_cfg`` against its evaluation transform; Hugging Face's files are in ``test_preprocessing.py``."""
+
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as F_v1
+
+from tests.images.test_preprocessing import PHOTOS, tensor
+from transferkit.errors import UserError
+from transferkit.images.preprocessing import Preprocessing
+
+HALF = {"mean": [0.5] * 3, "std": [0.5] * 3}
+
+
+def timms_transform(config: dict[str, Any], image: Image.Image) -> Tensor:
+    """What timm's create_transform makes for evaluation (timm/data/transforms_factory.py), in torchvision's words."""
+    _, height, width = config["input_size"]
+    mode = InterpolationMode(config["interpolation"])
+    larger = [int(height / config["crop_pct"]), int(width / config["crop_pct"])]
+    size = larger if config.get("crop_mode") == "squash" else larger[:1]
+    cropped = F_v1.center_crop(F_v1.resize(image, size, mode), [height, width])
+    return F_v1.normalize(F_v1.to_tensor(cropped), config["mean"], config["std"])
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        # of timm/tf_efficientnet_lite0.in1k, vit_base_patch16_224.augreg_in21k, resnet50.a1_in1k, one that squashes
+        {
+            "input_size": [3, 224, 224],
+            "interpolation": "bicubic",
+            "crop_pct": 0.875,
+            "mean": [0.5] * 3,
+            "std": [0.5] * 3,
+        },
+        {"input_size": [3, 224, 224], "interpolation": "bicubic", "crop_pct": 0.9, "mean": [0.5] * 3, "std": [0.5] * 3},
+        {
+            "input_size": [3, 224, 224],
+            "interpolation": "bicubic",
+            "crop_pct": 0.95,
+            "crop_mode": "center",
+            "mean": [0.485, 0.456, 0.406],
+            "std": [0.229, 0.224, 0.225],
+            "pool_size": [7, 7],
+            "classifier": "fc",
+        },
+        {
+            "input_size": [3, 96, 128],
+            "interpolation": "bilinear",
+            "crop_pct": 1.0,
+            "crop_mode": "squash",
+            "mean": [0.1, 0.2, 0.3],
+            "std": [0.3, 0.2, 0.1],
+        },
+    ],
+)
+def test_timms_pretrained_cfg(config: dict[str, Any]) -> None:
+    scheme = Preprocessing.from_timm(config)
+    for pixels in PHOTOS:
+        ours, theirs = scheme(tensor(pixels)), timms_transform(config, Image.fromarray(pixels))
+        levels = (ours - theirs).abs() * 255 * torch.tensor(scheme.std)[:, None, None]
+        assert levels.max() < 2.001 and levels.mean() < 0.5, "Pillow rounds between the axes"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"interpolation": "random"}, "pretrained_cfg: interpolation 'random' cannot be honoured"),
+        ({"crop_mode": "border"}, "pretrained_cfg: crop_mode 'border'"),
+        ({"input_size": [3, 224, 196]}, "pretrained_cfg: crop_mode 'center'"),
+        ({"input_size": 224}, "pretrained_cfg: input_size 224"),
+        ({"crop_pct": 0}, "pretrained_cfg: crop_pct 0"),
+        ({"mean": "grey"}, "pretrained_cfg: mean 'grey'"),
+    ],
+)
+def test_a_pretrained_cfg_that_cannot_be_honoured(change: dict[str, Any], message: str) -> None:
+    assert Preprocessing.from_timm({}).resize == 256
+    with pytest.raises(UserError, match=message):
+        Preprocessing.from_timm(change)

@@ -1,0 +1,173 @@
+"""A fit that starts from a trained head: what it may see, what it may move, and that it knows how good it began."""
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from tests.tiny import RESNET, VIT, fit
+from transferkit.data.datamodule import ImageDataModule
+from transferkit.data.embeddings import Embeddings
+from transferkit.data.image_table import open_images
+from transferkit.data.seen import count_seen, remember_paths
+from transferkit.data.splits import save_splits
+from transferkit.embed import cached_features
+from transferkit.embed import features as fit_features
+from transferkit.errors import UserError
+from transferkit.extractor import Extractor
+from transferkit.probe import ProbeResult, probe_embeddings
+from transferkit.training.module import TransferModule
+from transferkit.training.trainer import make_trainer, seed_everything
+
+STILL = {"lr_head": 0.0, "lr_backbone": 0.0, "weight_decay": 0.0, "regime": "full"}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRANSFERKIT_CACHE", str(tmp_path / "cache"))
+
+
+def probed(root: Path | str, folder: Path, model: dict[str, Any], **data: Any) -> ProbeResult:
+    """The probe of a random backbone, its extractor and heads written to a folder."""
+    seed_everything(0)
+    extractor = Extractor.from_pretrained(
+        model["backbone"], "none", None, model.get("preprocessing"), model.get("architecture")
+    )
+    images = ImageDataModule(str(root), **data)
+    images.setup("fit")
+    table = replace(images.table, splits=(None,) * len(images.table)) if not data else images.table
+    result = probe_embeddings(cached_features(extractor, table), fast=True, shots=(1,), few_shot_seeds=(0,))
+    extractor.save_pretrained(folder / "extractor")
+    result.classifier.save(folder / "classifier.safetensors")
+    result.start.save(folder / "start.safetensors")
+    save_splits(result.splits, folder / "splits.parquet")
+    return result
+
+
+class Validations(Callback):
+    """val/acc after each validation, and the number of steps before it."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, float]] = []
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.seen.append((trainer.global_step, float(trainer.callback_metrics["val/acc"])))
+
+
+def start(folder: Path, root: Path | str, model: dict[str, Any], **data: Any) -> tuple[TransferModule, Validations]:
+    """A fit of one epoch from what :func:`probed` wrote."""
+    watch = Validations()
+    seed_everything(0)
+    module = TransferModule(str(folder / "extractor"), **model)
+    trainer = make_trainer(
+        folder / "run", max_epochs=1, enable_progress_bar=False, accelerator="cpu", callbacks=[watch]
+    )
+    trainer.fit(module, datamodule=ImageDataModule(str(root), **{"batch_size": 4, "num_workers": 0, **data}))
+    return module, watch
+
+
+def test_rates_of_zero_move_nothing_and_the_start_is_measured(tmp_path: Path, photo_folder: Path) -> None:
+    result = probed(photo_folder, tmp_path, RESNET, val_fraction=0.0)
+    before = Extractor.from_pretrained(str(tmp_path / "extractor")).backbone.state_dict()
+    head = {"head": str(tmp_path / "classifier.safetensors"), "batchnorm": "eval"}
+    module, watch = start(tmp_path, photo_folder, {**STILL, **head})
+    assert all(torch.equal(value, before[name]) for name, value in module.backbone.state_dict().items())
+    assert [step for step, _ in watch.seen] == [0, 3]
+    assert [accuracy for _, accuracy in watch.seen] == pytest.approx([result.report["linear"]["top1"]] * 2)
+
+
+def test_batchnorm_moves_where_it_is_asked_to(tmp_path: Path, photo_folder: Path) -> None:
+    probed(photo_folder, tmp_path, RESNET, val_fraction=0.0)
+    before = Extractor.from_pretrained(str(tmp_path / "extractor")).backbone.state_dict()
+    for options in ({"head": str(tmp_path / "classifier.safetensors")}, {"batchnorm": "train"}):
+        module, watch = start(tmp_path, photo_folder, {**STILL, **options})
+        moved = {name for name, value in module.backbone.state_dict().items() if not torch.equal(value, before[name])}
+        assert moved == {name for name in before if name.endswith(("running_mean", "running_var", "batches_tracked"))}
+        assert [step for step, _ in watch.seen] == (
+            [0, 3] if "head" in options else [3]
+        )  # a new head is not worth measuring
+
+
+def test_held_out_images_are_not_those_that_the_head_was_fitted_on(tmp_path: Path) -> None:
+    result = probed("digits", tmp_path, VIT, test_fraction=0.2, val_fraction=0.2)
+    both, alone = (str(tmp_path / f"{name}.safetensors") for name in ("classifier", "start"))
+    splits = str(tmp_path / "splits.parquet")
+    with pytest.raises(UserError, match=r"359 of the 359 images of val were used to fit the head.*--data.splits FILE"):
+        start(tmp_path, "digits", {"head": both}, splits=splits)
+    with pytest.raises(UserError, match=r"images of (val|test) were used"):
+        start(tmp_path, "digits", {"head": alone}, split_seed=3, test_fraction=0.2)
+    module, watch = start(tmp_path, "digits", {"head": alone}, splits=splits)
+    assert watch.seen[0][1] == pytest.approx(result.report["linear"]["val_top1"], abs=0.01)
+    train = [p for p, s in zip(result.splits.paths, result.splits.splits, strict=True) if s == "train"]
+    assert count_seen(train, module.fitted_on) == len(train) == 1079
+
+
+def test_a_checkpoint_and_an_export_remember_as_well(tmp_path: Path) -> None:
+    fit(tmp_path / "run", "digits", {**VIT, "regime": "frozen"}, epochs=1)
+    best = tmp_path / "run/checkpoints/best.ckpt"
+    Extractor.from_pretrained(best).save_pretrained(tmp_path / "export")
+    for place in (best, tmp_path / "export"):
+        with pytest.raises(UserError, match=r"images of val were used to fit the head.*--model.head none"):
+            fit(tmp_path / "again", "digits", {"backbone": str(place)}, epochs=1, split_seed=1)
+    module, _, _ = fit(tmp_path / "new", "digits", {"backbone": str(best), "head": "none"}, epochs=1, split_seed=1)
+    assert not module.starts_trained
+
+
+def test_what_is_remembered() -> None:
+    text = remember_paths(["a/1.png", "b/2.png"])
+    assert remember_paths(["c.png"], text) == remember_paths(["c.png", "b/2.png", "a/1.png"])
+    assert count_seen(["b/2.png", "b/3.png"], text) == 1 and count_seen(["x"], "") == 0
+    assert len(text) <= 12 * 2
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 1e3])
+def test_a_frozen_fit_is_as_good_as_the_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scale: float) -> None:
+    """With defaults, on the same images, and whatever the scale of the features."""
+    cached = fit_features.cached_features
+
+    def scaled(*arguments: Any, **options: Any) -> Embeddings:
+        found = cached(*arguments, **options)
+        return replace(found, embedding=found.embedding * scale)
+
+    monkeypatch.setattr(fit_features, "cached_features", scaled)
+    seed_everything(0)
+    extractor = Extractor.from_pretrained(VIT["backbone"], "none", None, None, VIT["architecture"])
+    images = ImageDataModule("digits")
+    images.setup("fit")
+    embeddings = scaled(extractor, images.table)
+    top1 = probe_embeddings(embeddings, fast=True, shots=(1,), few_shot_seeds=(0,)).report["linear"]["top1"]
+    fit(tmp_path / "run", "digits", VIT, epochs=20)
+    best = torch.load(tmp_path / "run/checkpoints/best.ckpt", weights_only=True)["transferkit"]["metrics"]["val/acc"]
+    assert best >= top1 - 0.01
+
+
+def test_fit_test_predict_and_embed_share_their_features(
+    tmp_path: Path, photo_folder: Path, reads: Counter[str]
+) -> None:
+    module, images, trainer = fit(tmp_path / "run", photo_folder, RESNET)
+    trainer.test(module, images, ckpt_path="best", verbose=False)
+    trainer.predict(module, ImageDataModule(str(photo_folder / "val"), num_workers=0))
+    cached_features(module.as_extractor(), open_images(photo_folder))  # as the verb embed does
+    shown = {path for path in reads if not path.startswith(("apples", "limes"))}  # predict's paths have no split
+    assert len(shown) == 24 and {reads[path] for path in shown} <= {1, 2}  # once more for the projector's thumbnails
+
+
+def test_a_loaded_checkpoint_is_evaluated_with_its_own_backbone(tmp_path: Path, photo_folder: Path) -> None:
+    """Also where the module was built with another, whose features are known by then."""
+    _, _, _ = fit(tmp_path / "one", photo_folder, RESNET, seed=1)
+    best = tmp_path / "one/checkpoints/best.ckpt"
+    module, images, trainer = fit(tmp_path / "two", photo_folder, RESNET, seed=2)
+    (found,) = trainer.validate(module, images, ckpt_path=best, verbose=False)
+    extractor = Extractor.from_pretrained(best)
+    val = ImageDataModule(str(photo_folder))
+    val.setup("fit")
+    pixels = torch.stack([extractor.preprocessing.resize_crop(val.tables["val"].read(row)) for row in range(12)])
+    index = torch.tensor([extractor.class_names.index(str(label)) for label in val.tables["val"].labels])
+    assert extractor.head is not None
+    with torch.inference_mode():
+        expected = torch.nn.functional.cross_entropy(extractor.head(extractor(pixels)), index)
+    assert found["val/loss"] == pytest.approx(expected.item(), rel=1e-4)

@@ -1,0 +1,43 @@
+"""``compare``: do two extractors see the same things in the same images?"""
+
+from transferkit.cli import console
+from transferkit.cli.parsing import call
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command; the exit status."""
+    return call(compare, arguments)
+
+
+def compare(first: str, second: str, k: int = 10, rsa_rows: int = 4000, seed: int = 0, json: bool = False) -> int:
+    """Compare two tables of embeddings over the images that both hold, matched by path.
+
+    Linear CKA (plain and unbiased), RSA, and the share of nearest neighbours that an image has in both.
+
+    Args:
+        first: Parquet file of `transferkit embed`, or a directory of its shards.
+        second: another, of any extractor.
+        k: neighbours of knn_overlap.
+        rsa_rows: images at most for rsa, which ranks all their pairs.
+        seed: of the images drawn for rsa where there are more.
+        json: print one JSON object instead of a table.
+    """
+    from transferkit import evaluation, similarity
+
+    names = (first, second)
+    tables = (evaluation.open_table(first), evaluation.open_table(second))
+    shared = evaluation.shared_rows(*tables, names)
+    one, other = (table.embedding[rows] for table, rows in zip(tables, shared.rows, strict=True))
+    values = similarity.compare(one, other, k=k, rsa_rows=rsa_rows, seed=seed)
+    values |= {"only_in_first": len(shared.alone[0]), "only_in_second": len(shared.alone[1])}
+    if json:
+        console.as_json(values)
+    else:
+        console.table(["metric", "value"], list(values.items()), title=f"{first} and {second}")
+    for name, table, rows in zip(names, tables, shared.alone, strict=True):
+        if rows:
+            console.note(f"{len(rows)} images are only in {name} and left out: {evaluation.some(table, rows)}")
+    for line in evaluation.compare_remarks(tables, values, k):
+        console.note(line)
+    console.next_command("evaluate", first)
+    return 0

@@ -1,0 +1,128 @@
+"""``duplicates``: near-duplicates, and those that leak from one split into another."""
+
+from typing import TYPE_CHECKING, Any
+
+from transferkit.cli.console import as_json, note, table
+from transferkit.cli.open_extractor import Accelerator, open_extractor
+from transferkit.cli.parsing import call
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from transferkit.data.embeddings import Embeddings
+    from transferkit.search.duplicates import Duplicates, Pair
+
+SHOWN = 50  # rows of a table; --json has all
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command; the exit status."""
+    return call(duplicates, arguments)
+
+
+def duplicates(
+    images: str,
+    threshold: float | None = None,
+    extractor: str = "resnet18",
+    pooling: str | None = None,
+    weights: str = "DEFAULT",
+    image_root: str | None = None,
+    accelerator: Accelerator = "auto",
+    json: bool = False,
+) -> int:
+    """List pairs of images that are almost the same, the most alike first, groups of them, and leakage.
+
+    The exit status is 2 if there are any, 0 if not. In a group any two images reach the threshold. Leakage is a pair
+    in different splits.
+
+    Args:
+        images: a folder, manifest or image, or an embeddings table (.parquet).
+        threshold: cosine from which two images count as the same, above 0 and at most 1; by default it is measured:
+            a tenth of the median distance (1 - cosine) of two images of the set is left between them.
+        extractor: torchvision name, Hugging Face id or directory, exported directory or checkpoint; not used
+            for an embeddings table.
+        pooling: how features become one embedding; by default the extractor's own.
+        weights: DEFAULT or a weights file, for a torchvision or Hugging Face extractor.
+        image_root: the folder that a manifest's paths are relative to or lie in, where it is not its own.
+        accelerator: auto takes a GPU if there is one.
+        json: print one JSON object.
+    """
+    from transferkit.search.duplicates import find_duplicates, open_embeddings
+
+    embeddings = open_embeddings(images)
+    same: dict[str, str] = {}
+    if embeddings is not None:
+        found = find_duplicates(embeddings, threshold)
+    else:
+        from transferkit.data.image_table import open_images
+        from transferkit.embed import cached_features
+        from transferkit.search.duplicates import content_hashes
+
+        opened = open_images(images, image_root)
+        embeddings = cached_features(open_extractor(extractor, weights, pooling, accelerator), opened)
+        for path, reason in embeddings.metadata["broken"].items():
+            note(f"left out: {path} ({reason})")
+        found = find_duplicates(embeddings, threshold)
+        same = content_hashes(opened, [embeddings.paths[row] for group in found.groups for row in group])
+    if found.zero_rows:
+        note(f"{found.zero_rows} images have an embedding of zeros and are in no group")
+    report(embeddings, found, same, json)
+    return 2 if found.groups else 0
+
+
+def report(embeddings: "Embeddings", found: "Duplicates", same: dict[str, str], json: bool) -> None:
+    """Pairs, then groups, then leaking pairs."""
+    paths, labels, splits = embeddings.paths, embeddings.labels, embeddings.splits
+
+    def member(row: int) -> dict[str, Any]:
+        digest = same.get(paths[row])
+        return {"path": paths[row], "label": labels[row], "split": splits[row], "sha256": digest}
+
+    def in_json(pairs: "Sequence[Pair]") -> list[dict[str, Any]]:
+        return [{"cosine": pair.cosine, "a": member(pair.first), "b": member(pair.second)} for pair in pairs]
+
+    if json:
+        groups = [[member(row) for row in group] for group in found.groups]
+        content = {"images": len(paths), "threshold": found.threshold, "groups": groups}
+        pairs = {"pairs": in_json(found.pairs), "pair_count": found.pair_count}
+        as_json({**content, **pairs, "leaks": in_json(found.leaks), "leak_count": found.leak_count})
+        return
+    if not found.pairs:
+        print(f"no two of {len(paths):,} images have a cosine of {found.threshold:g} or more")
+        return
+    title = (
+        f"{found.pair_count:,} pairs of {len(paths):,} images with cosine {found.threshold:g} or more, most alike first"
+    )
+    print_pairs(title, found.pairs, found.pair_count, ("label", labels), paths)
+    rows = [[number, paths[row], labels[row], splits[row], identical(group, paths, same, row)]
+            for number, group in enumerate(found.groups, 1) for row in group]  # fmt: skip
+    images = sum(map(len, found.groups))
+    columns = ["group", "path", "label", "split", "same file as"]
+    width = len(columns) - all(row[-1] is None for row in rows)  # a column only where it says something
+    table(columns[:width], [row[:width] for row in rows[:SHOWN]], f"{len(found.groups):,} groups of {images:,} images")
+    more(len(rows))
+    if found.leaks:
+        title = f"Leakage: {found.leak_count:,} pairs in different splits"
+        print_pairs(title, found.leaks, found.leak_count, ("split", splits), paths)
+
+
+def print_pairs(
+    title: str, pairs: "Sequence[Pair]", count: int, column: tuple[str, "Sequence[str | None]"], paths: "Sequence[str]"
+) -> None:
+    """The first of some pairs, each row with another column of both images before their paths."""
+    name, values = column
+    shown = [[pair.cosine, *(cell for row in pair[:2] for cell in (values[row], paths[row]))] for pair in pairs[:SHOWN]]
+    table(["cosine", name, "path", name, "path"], shown, title)
+    more(count)
+
+
+def identical(group: list[int], paths: Any, same: dict[str, str], row: int) -> str | None:
+    """Path of the first file of a group with the same bytes, if that is another."""
+    first = next((other for other in group if same and same[paths[other]] == same[paths[row]]), row)
+    return None if first == row else str(paths[first])
+
+
+def more(count: int) -> None:
+    """Say what a table leaves out."""
+    if count > SHOWN:
+        note(f"{count - SHOWN} more; --json lists them")

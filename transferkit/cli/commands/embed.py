@@ -1,0 +1,132 @@
+"""``embed``: images to a Parquet table of embeddings."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from transferkit.cli import console
+from transferkit.cli.open_extractor import Accelerator
+from transferkit.cli.parsing import resumable
+
+if TYPE_CHECKING:
+    from transferkit.embed.shards import Written
+
+
+@dataclass(frozen=True)
+class Processes:
+    """How many processes share the work, by the names of Lightning's Trainer.
+
+    Args:
+        devices: processes a machine (on a CPU), or GPUs; by default one, or as many as torchrun started.
+        num_nodes: machines; they share a file system.
+        strategy: auto is one process, or ddp for several.
+        accelerator: auto takes a GPU if there is one.
+    """
+
+    devices: int | None = None
+    num_nodes: int | None = None
+    strategy: Literal["auto", "ddp"] = "auto"
+    accelerator: Accelerator = "auto"
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command; the exit status."""
+    return resumable(embed, arguments)
+
+
+def embed(
+    images: str,
+    extractor: str = "resnet18",
+    out: str = "embeddings.parquet",
+    weights: str = "DEFAULT",
+    pooling: str | None = None,
+    layer: str | None = None,
+    features: Literal["pooled", "tokens", "map"] = "pooled",
+    normalize: bool = False,
+    precision: Literal["32", "bf16"] = "32",
+    preprocessing: dict[str, Any] | None = None,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    on_error: Literal["fail", "skip"] = "fail",
+    image_root: str | None = None,
+    trainer: Processes = Processes(),
+    json: bool = False,
+) -> int:
+    """Turn images into a Parquet table: path, label, split, embedding.
+
+    Rows are in path order. Killed and started again it does only what is missing, and the result is the
+    same to the bit; so it is for any number of processes.
+
+    Args:
+        images: folder of class folders, folder with train/val/test, flat folder, one image, or CSV/Parquet manifest.
+        extractor: torchvision name, Hugging Face id or directory, exported directory, or checkpoint.
+        out: the file; ending in a slash, a directory of shards.
+        weights: DEFAULT, none (random), or a weights file.
+        pooling: how features become one embedding; by default the extractor's own.
+        layer: an earlier stage or block, by its name or number: layer3, "block 5", 5. A map is averaged, of
+            tokens the class token is taken, where there is none their mean.
+        features: pooled is one embedding an image; tokens or map what the network has before pooling, flattened
+            (the metadata has the shape).
+        normalize: give embeddings length 1.
+        precision: bf16 computes in bfloat16, faster where the processor knows it; the table is float32.
+        preprocessing: fields to override, such as {image_size: 160}.
+        batch_size: images a forward pass; by default 16 on a CPU, 128 on a GPU.
+        workers: threads; by default one a core.
+        on_error: fail names every unreadable image and writes no table, skip leaves them out.
+        image_root: the folder that a manifest's paths are relative to or lie in, where it is not its own.
+        trainer: processes, as of Lightning's Trainer.
+        json: print one JSON object.
+    """
+    from transferkit.cli.open_extractor import read_extractor
+    from transferkit.data.image_table import open_images
+    from transferkit.embed import embed_to_file
+    from transferkit.errors import UserError
+    from transferkit.runtime.processes import start
+
+    counts = {"trainer.devices": trainer.devices, "trainer.num_nodes": trainer.num_nodes}
+    for name, value in {"batch_size": batch_size, "workers": workers, **counts}.items():
+        if value is not None and value < 1:
+            raise UserError(f"--{name} is {value}; give 1 or more")
+    if pooling and (layer or features != "pooled"):
+        other = f"--layer {layer}" if layer else f"--features {features}"
+        raise UserError(f"--pooling {pooling} is of the network's end and does not go with {other}; leave one out")
+    table = open_images(images, image_root)
+    opened = read_extractor(extractor, weights, pooling, preprocessing)
+    with start(trainer.devices, trainer.num_nodes, trainer.accelerator) as member:
+        forward = opened.to(member.device).forward(precision, layer, features, normalize)
+        begin = time.perf_counter()
+        as_folder, threads = out.endswith("/"), workers or member.workers
+        done = embed_to_file(opened, table, Path(out), forward, batch_size, on_error, as_folder, threads)
+        if member.rank == 0:
+            summary(done, forward.shape, time.perf_counter() - begin, out, json)
+    return 0
+
+
+def summary(done: "Written", shape: tuple[int, ...], seconds: float, out: str, json: bool) -> None:
+    """What was written, how fast, and what to do with it."""
+    for path, reason in list(done.broken.items())[:5]:
+        console.note(f"left out: {path} ({reason})")
+    if len(done.broken) > 5:
+        console.note(f"left out: {len(done.broken) - 5} more, all of them in the file's metadata")
+    if done.embedded < done.images:
+        console.note(f"dealt with in an earlier run: {done.images + len(done.broken) - done.embedded} images")
+    width = " × ".join(map(str, shape))
+    speed = f"{done.embedded / seconds:.1f}" if done.embedded else None
+    row = (done.images, len(done.broken), width, f"{seconds:.1f}", speed)
+    if json:
+        console.as_json(
+            {
+                "images": done.images,
+                "skipped": dict(done.broken),
+                "shape": list(shape),
+                "seconds": seconds,
+                "images_per_second": done.embedded / seconds,
+                "out": out,
+            }
+        )
+    else:
+        console.table(("images", "skipped", "width", "seconds", "images/s"), [row])
+    console.written(Path(out))
+    if len(shape) == 1:
+        console.next_command("evaluate", out)

@@ -1,0 +1,342 @@
+"""``fit``, ``validate``, ``test`` and ``predict``: LightningCLI with run directories."""
+
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentError
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import LambdaCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from transferkit.cli import fit_help, resume
+from transferkit.cli import fit_report as report
+from transferkit.cli.arguments import read_yaml
+from transferkit.cli.console import next_command, note
+from transferkit.cli.fit_arguments import prepare
+from transferkit.cli.parsing import check_seed, explain
+from transferkit.data.datamodule import ImageDataModule
+from transferkit.data.splits import save_splits
+from transferkit.errors import UserError
+from transferkit.runtime.files import atomic_path
+from transferkit.training.checkpoints import epoch_number
+from transferkit.training.epoch_lines import progress_callbacks
+from transferkit.training.module import TransferModule
+from transferkit.training.prediction_writer import TOP_K, Results
+from transferkit.training.run_directory import new_run, read_metrics, remove_run, write_metrics
+from transferkit.training.run_record import MONITOR
+from transferkit.training.trainer import TRAINER_DEFAULTS, as_list, chosen_metrics, make_trainer, quiet_libraries
+from transferkit.training.trainer_options import check_callbacks, check_options, refusal
+
+SAVED = ("seed_everything", "name", "model", "data", "trainer")
+RUN = "TRANSFERKIT_RUN"  # tells the processes that Lightning starts for more devices where to write
+
+
+def main(arguments: list[str]) -> int:
+    """Run one of the four verbs; the exit status."""
+    verb, *rest = ["--config" if argument == "-c" else argument for argument in arguments]
+    if any(argument in fit_help.ASKS for argument in rest):
+        print(fit_help.help_text(verb, rest))
+        return 0
+    quiet_libraries()
+    plan = prepare(verb, rest)
+    try:
+        cli = TransferCLI(plan.run, [verb, *plan.arguments], plan.progress)
+    except ArgumentError as error:
+        raise UserError(explain(str(error), fit_help.known_options(verb), verb)) from error
+    if cli.interrupted:
+        raise KeyboardInterrupt
+    return 0
+
+
+class TransferCLI(LightningCLI):
+    """LightningCLI for TransferModule and ImageDataModule, with a run directory of its own.
+
+    Args:
+        run: the run to go on in, or None for a new one.
+        arguments: verb and options.
+        progress: how far the fit is that is resumed.
+    """
+
+    def __init__(self, run: Path | None, arguments: list[str], progress: resume.Progress) -> None:
+        self.run, self.progress, self.interrupted = run, progress, False
+        self.is_new = run is None
+        self.first_step: int | None = None  # the global step that training began at
+        self.scratch: TemporaryDirectory[str] | None = None  # in place of the run, for a fast_dev_run
+        self.arguments = arguments
+        self.begin = time.time()
+        options = {"exit_on_error": False, "allow_abbrev": False}
+        super().__init__(
+            TransferModule,
+            ImageDataModule,
+            save_config_callback=None,
+            trainer_defaults=dict(TRAINER_DEFAULTS),
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            parser_kwargs={
+                **options,
+                "prog": "transferkit",
+                **dict.fromkeys(fit_help.VERBS, options),
+            },
+        )
+
+    def setup_parser(self, *arguments: Any) -> None:
+        """Add what predict alone takes."""
+        super().setup_parser(*arguments)
+        self._subcommand_parsers["predict"].add_argument("--top_k", default=TOP_K, type=int)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """``--name``, under which the run is kept, and ``--json``."""
+        parser.add_argument("--name", default="fit", type=str)
+        parser.add_argument("--json", action="store_true")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse ours; ``sys.argv`` stays the user's, for the processes that Lightning starts with it.
+
+        Raises:
+            UserError: as of :func:`check_seed`; no such number of classes.
+        """
+        self.config = parser.parse_args(self.arguments)
+        options = self.config[self.config.subcommand]
+        check_seed("seed_everything", options.seed_everything)
+        self.top_k: int = options.get("top_k", TOP_K)
+        if self.top_k < 1:
+            raise UserError(f"--top_k is {self.top_k}; give 1 or more")
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave explicit values alone: the checkpoint's are no defaults here (Lightning issue 21455)."""
+
+    def before_instantiate_classes(self) -> None:
+        """A resumed fit keeps its model and data, and its end is yet to come.
+
+        Raises:
+            UserError: an option says otherwise.
+        """
+        if self.run and self.subcommand == "fit":
+            self._dump_config()
+            saved, wanted = read_yaml(self.run / "config.yaml"), self.config_dump
+            resume.check_same_fit(saved, wanted, self.run)
+            resume.check_progress(saved.get("trainer") or {}, wanted["trainer"], self.progress)
+
+    def instantiate_classes(self) -> None:
+        """Make module, data and Trainer.
+
+        Raises:
+            UserError: they cannot be made so, or do not suit each other.
+        """
+        with self.refusals():
+            super().instantiate_classes()
+
+    def recorded_splits(self) -> str | None:
+        """The splits of the run that goes on or is evaluated, if it has any for this data."""
+        assert self.subcommand is not None
+        recorded = self.run / "splits.parquet" if self.run else None
+        recorded = recorded if recorded and recorded.is_file() else None
+        saved = read_yaml(recorded.with_name("config.yaml"))["data"] if recorded else None
+        return resume.recorded_splits(self.config[self.subcommand].data.as_dict(), saved, recorded, self.subcommand)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Check what can be checked, then make the run directory and the Trainer that fills it.
+
+        Raises:
+            UserError: data, options or devices that cannot be used.
+        """
+        if self.subcommand != "fit" and self.model.head is None:
+            raise UserError(f"{self.model.hparams['backbone']} has no classifier; give what fit trained or probe wrote")
+        self.datamodule.splits = self.recorded_splits()
+        self.model.meet(self.datamodule, self.subcommand)
+        options = {**self.config_init[self.subcommand].trainer, **kwargs}
+        check_options(options)
+        callbacks = as_list(options.pop("callbacks"))
+        check_callbacks(callbacks, self.model.logged_names)
+        if options["fast_dev_run"]:
+            self.scratch = TemporaryDirectory(prefix="transferkit-")
+            self.run = Path(self.scratch.name)
+        self.run = self.run or self.make_run(Path(options["default_root_dir"] or "."))
+        options["enable_progress_bar"], progress = progress_callbacks(options["enable_progress_bar"], callbacks)
+        callbacks += progress
+        callbacks.append(LambdaCallback(on_train_start=self.announce))
+        if options["logger"] is None and self.subcommand not in ("fit", "test"):
+            options["logger"] = False
+        # Lightning takes false for a contradiction where there are callbacks of this kind
+        checkpoints = options.pop("enable_checkpointing") is not False and not self.scratch
+        return make_trainer(self.run, checkpoints, self.top_k, **options, callbacks=callbacks)
+
+    def make_run(self, root: Path) -> Path:
+        """A new run directory, the same one in every process that Lightning starts."""
+        if int(os.environ.get("LOCAL_RANK", 0)) and RUN in os.environ:
+            return Path(os.environ[RUN])
+        run = new_run(root, self.config[self.subcommand].name)
+        os.environ[RUN] = str(run)
+        return run
+
+    def forget_run(self) -> None:
+        """Remove a new run that holds no checkpoint."""
+        if self.run and self.is_new and not self.scratch and not any((self.run / "checkpoints").glob("*.ckpt")):
+            remove_run(self.run)
+
+    @contextmanager
+    def refusals(self) -> Iterator[None]:
+        """Turn what a library refuses into one line; whatever the end, a new run without a checkpoint is removed.
+
+        Raises:
+            UserError: in place of the library's own exception.
+        """
+        try:
+            yield
+        except BaseException as error:
+            self.forget_run()
+            if isinstance(error, UserError) or not isinstance(error, Exception):
+                raise
+            trainer = getattr(self, "trainer", None)
+            stepped = trainer is not None and self.first_step not in (None, trainer.global_step)
+            told = refusal(error, before_training=not stepped and (trainer is None or self.subcommand == "fit"))
+            if told is None:
+                raise
+            raise told from error
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run the verb; what it leaves on an interruption can be resumed, on bad input is nothing."""
+        assert self.run is not None
+        try:
+            with self.refusals():
+                super()._run_subcommand(subcommand)
+        except (KeyboardInterrupt, SystemExit):  # Lightning makes one of the other
+            self.interrupted = True
+            report.interrupted(subcommand, self.run)
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            report.interrupted(subcommand, self.run)
+            raise UserError(
+                "a process that loads images was killed, perhaps for want of memory; start fewer: --data.num_workers 1"
+            ) from error
+        finally:
+            if self.scratch:
+                self.scratch.cleanup()
+
+    def before_fit(self) -> None:
+        """Record configuration and splits of a new run: what cannot be written is said before any work."""
+        if self.is_new:
+            self.record()
+
+    def announce(self, *_: Any) -> None:
+        """Say what is trained on what, and record what a resumed run is from now on, once the fit has begun."""
+        self.first_step = self.trainer.global_step
+        if self.trainer.is_global_zero:
+            report.starting(self.model, self.datamodule, None if self.scratch else self.run)
+        if not self.is_new:
+            self.record()
+
+    def record(self) -> None:
+        """Write ``splits.parquet`` and ``config.yaml``."""
+        if not self.trainer.is_global_zero or self.run is None:
+            return
+        config = {key: value for key, value in self.config_dump.items() if key in SAVED}
+        save_splits(self.datamodule.table, self.run / "splits.parquet")
+        with atomic_path(self.run / "config.yaml") as temporary:
+            temporary.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+
+    def _dump_config(self) -> None:
+        """Lightning's hook, which it calls itself: keep the parsed configuration of the verb as plain types.
+
+        Callbacks that cannot be written down so are left out.
+        """
+        if hasattr(self, "config_dump"):
+            return
+        config = self.config.clone()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", r"(?s).*Unable to serialize")
+            try:
+                content = yaml.safe_load(self.parser.dump(config, skip_none=False))
+            except (ArgumentError, TypeError, ValueError, UserWarning, yaml.YAMLError):
+                config[self.subcommand].trainer.callbacks = None
+                note("the callbacks cannot be written into config.yaml; give them again to resume")
+                content = yaml.safe_load(self.parser.dump(config, skip_none=False))
+        self.config_dump = dict(content[self.subcommand])
+
+    def after_fit(self) -> None:
+        """Write and print the metrics of the best checkpoint; of the last one if none was validated."""
+        assert self.run is not None
+        if not self.trainer.is_global_zero:
+            return
+        if self.scratch:
+            values = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+            return self.tell(values)
+        name, values, epoch = chosen_metrics(self.run)
+        known = read_metrics(self.run)
+        if known.get("test/epoch", epoch) != epoch:
+            note(f"the test results in {self.run} are those of another checkpoint; test again")
+            known = {name: value for name, value in known.items() if not name.startswith("test/")}
+        write_metrics(self.run, known | values)
+        if name == "best.ckpt":
+            note(f"best.ckpt: epoch {epoch} of {epoch_number(self.trainer)}, the first of the highest {MONITOR}")
+        elif name:
+            note("no validation ran, so there is no best.ckpt; test and export take last.ckpt")
+        self.tell(values)
+        if name:
+            next_command("test", "--ckpt_path", self.run / "checkpoints" / name)
+
+    def tell(self, values: dict[str, float], predicted: list[dict[str, Any]] | None = None) -> None:
+        """Print metrics, and where they and what else was written are."""
+        assert self.run is not None and self.subcommand is not None
+        place, as_json = None if self.scratch else self.run, self.config[self.subcommand].json
+        report.results(place, self.begin, values, as_json, {} if predicted is None else {"predictions": predicted})
+
+    def after_validate(self) -> None:
+        """Write and print the metrics."""
+        self.after_evaluation("val")
+
+    def after_test(self) -> None:
+        """Write and print the metrics and what else was written."""
+        self.after_evaluation(self.datamodule.test_split)
+
+    def after_evaluation(self, split: str) -> None:
+        """Write and print the metrics of one split."""
+        assert self.run is not None and self.subcommand is not None
+        if not self.trainer.is_global_zero:
+            return
+        checkpoint = self.config_init[self.subcommand].ckpt_path
+        values = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+        if self.model.epoch is not None:  # of a probe's classifier it is not known
+            values["test/epoch" if self.subcommand == "test" else "val/epoch"] = self.model.epoch
+        if not self.scratch:
+            write_metrics(self.run, read_metrics(self.run) | values)
+        chosen = self.subcommand == "test" and split == "val"
+        remark = " (there is no test split; the best checkpoint was chosen on these)" if chosen else ""
+        note(f"{len(self.datamodule.tables[split])} images of split {split}{remark}")
+        self.tell(values)
+        if checkpoint:
+            next_command(*(["test", "--ckpt_path"] if self.subcommand == "validate" else ["export"]), checkpoint)
+
+    def after_predict(self) -> None:
+        """Print the predictions, or the first of them, and where all are."""
+        if not self.trainer.is_global_zero:
+            return
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]  # set in its constructor
+        (written,) = (callback.written for callback in callbacks if isinstance(callback, Results))
+        as_json = self.config[self.subcommand].json
+        predicted = report.predictions(written[0], self.top_k) if as_json else None
+        if not as_json:
+            report.first_predictions(written[0])
+        if not self.scratch:
+            note(f"predictions: {written[0]} and {written[1].name}")
+        self.tell({}, predicted)
+
+    def validate(self, model: TransferModule, **kwargs: Any) -> None:
+        """Validate; the metrics are printed once, by us."""
+        self.trainer.validate(model, **{**kwargs, "verbose": False})
+
+    def test(self, model: TransferModule, **kwargs: Any) -> None:
+        """Test; the metrics are printed once, by us."""
+        self.trainer.test(model, **{**kwargs, "verbose": False})
+
+    def predict(self, model: TransferModule, **kwargs: Any) -> None:
+        """Predict without keeping every batch in memory: the results are written by the callback."""
+        self.trainer.predict(model, **{**kwargs, "return_predictions": False})

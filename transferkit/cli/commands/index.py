@@ -1,0 +1,100 @@
+"""``index``: a searchable directory of the embeddings of images."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from transferkit.cli.console import as_json, next_command, note, table, written
+from transferkit.cli.open_extractor import Accelerator, open_extractor
+from transferkit.cli.parsing import resumable
+
+if TYPE_CHECKING:
+    from transferkit.search.build import Change
+    from transferkit.search.index import ImageIndex
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command; the exit status."""
+    return resumable(index, arguments)
+
+
+def index(
+    images: str,
+    extractor: str | None = None,
+    out: str = "index",
+    index: str | None = None,
+    pooling: str | None = None,
+    weights: str = "DEFAULT",
+    overwrite: bool = False,
+    image_root: str | None = None,
+    accelerator: Accelerator = "auto",
+    json: bool = False,
+) -> int:
+    """Embed images into a directory that `transferkit search` answers from.
+
+    Called again on the same directory it embeds only new and changed images and drops those that are gone. An
+    image has changed when its file differs in size, times, or the parts of its content that are compared.
+
+    Args:
+        images: a folder, manifest or image.
+        extractor: torchvision name, Hugging Face id or directory, exported directory or checkpoint; by default
+            the one the index was built with, for a new one resnet18.
+        out: the index directory.
+        index: exact; auto (by size: exact, HNSW32, or IVF-PQ); or a factory string of faiss, such as Flat,
+            HNSW32 or IVF1024,PQ64. By default as before, for a new index exact.
+        pooling: how features become one embedding; by default the extractor's own.
+        weights: DEFAULT or a weights file, for a torchvision or Hugging Face extractor.
+        overwrite: replace an index of other images or another extractor.
+        image_root: the folder that a manifest's paths are relative to or lie in, where it is not its own.
+        accelerator: auto takes a GPU if there is one.
+        json: print one JSON object.
+    """
+    from transferkit.data.image_table import open_images
+    from transferkit.search.build import absolute_source, build_index
+    from transferkit.search.index import open_index
+
+    source = absolute_source(extractor or "resnet18", weights)
+    if extractor is None and not overwrite and (Path(out) / "index.json").is_file():
+        before = open_index(out)
+        source = dict(zip(("source", "weights"), before.source(), strict=True))
+        pooling = pooling or before.record["extractor"]["pooling"]
+    opened = open_extractor(source["source"], source["weights"], pooling, accelerator)
+    built, change = build_index(open_images(images, image_root), out, opened, source, index, overwrite)
+    report(built, change, asked=index, json=json)
+    written(Path(out))
+    next_command("search", out, "QUERY.jpg", "-k", "10")
+    return 0
+
+
+def report(built: "ImageIndex", change: "Change", asked: str | None, json: bool) -> None:
+    """What was indexed, and how well the index finds it."""
+    from transferkit.search.faiss_index import INSTALL, is_installed
+
+    for path, reason in list(change.broken.items())[:5]:
+        note(f"left out: {path} ({reason})")
+    if len(change.broken) > 5:
+        note(f"left out: {len(change.broken) - 5} more; transferkit scan {built.images.root} lists them")
+    if change.zero_rows:
+        note(f"{change.zero_rows} images have an embedding of zeros: their cosine with everything is 0")
+    if asked == "auto":
+        note(f"--index auto chose {built.kind} for {len(built):,} images")
+        if not is_installed():
+            note(f"faiss would answer faster from 50,000 images on: {INSTALL}")
+    quality = built.record["faiss"] or {"recall@10": 1.0, "standard_error": 0.0, "settings": {}, "sample": None}
+    result = {
+        "images": len(built),
+        "added": change.added,
+        "refreshed": change.refreshed,
+        "removed": change.removed,
+        "unreadable": len(change.broken),
+        "index": built.kind,
+        "recall@10": quality["recall@10"],
+    }
+    if json:
+        measured = {name: quality[name] for name in ("standard_error", "settings", "sample")}
+        as_json(result | measured | {"out": str(built.folder)})
+    else:
+        table(list(result), [list(result.values())])
+        if built.record["faiss"]:
+            setting = "".join(f" at {name} {value}" for name, value in quality["settings"].items())
+            error = f"{quality['recall@10']:.3f} ± {quality['standard_error']:.3f} (standard error)"
+            note(f"recall@10 against exact search on {quality['sample']} sampled images{setting}: {error}")

@@ -1,0 +1,95 @@
+"""``search``: the images of an index nearest to a query."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from transferkit.cli.console import as_json, note, table, written
+from transferkit.cli.open_extractor import Accelerator, open_extractor
+from transferkit.cli.parsing import call
+from transferkit.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from transferkit.search.index import ImageIndex
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command; the exit status."""
+    return call(search, arguments)
+
+
+def search(
+    index: str,
+    query: list[str],
+    k: int = 10,
+    row: str | None = None,
+    exact: bool = False,
+    html: str | None = None,
+    accelerator: Accelerator = "auto",
+    json: bool = False,
+) -> int:
+    """Find the images of an index that are nearest to one image, or to the mean of several.
+
+    Args:
+        index: directory that `transferkit index` wrote. faiss trusts the files it reads: of a directory from
+            somebody else read no index.faiss, search it with --exact.
+        query: images; of several the mean of their unit embeddings is searched for.
+        k: how many images to find.
+        row: search for an indexed image instead, by its row number (from 0) or path; it is itself left out.
+        exact: compare with every image, whatever the kind of index.
+        html: write the results with thumbnails as one HTML file, too.
+        accelerator: auto takes a GPU if there is one.
+        json: print one JSON object.
+    """
+    from transferkit.search.index import open_index
+    from transferkit.search.query import find, find_row, mean_direction
+
+    if bool(query) == (row is not None):
+        raise UserError(f"give images to search for, or --row with an indexed one: transferkit search {index} A.jpg")
+    if html and Path(html).suffix.lower() not in (".html", ".htm"):  # never write over somebody's picture
+        raise UserError(f"--html {html}: give the page a name that ends in .html")
+    opened = open_index(index)
+    if row is None:
+        left_out, direction = None, mean_direction(embed_queries(opened, query, accelerator))
+    else:
+        import torch
+
+        left_out = find_row(opened, row)
+        direction = mean_direction(opened.embedding(torch.tensor([left_out])))
+    there = len(opened) - (left_out is not None)
+    if k > there:
+        note(f"-k {k} is more than there is to find; showing {there}")
+    hits = find(opened, direction, k, exact, left_out)
+    if len(hits) < min(k, there):
+        note(f"{opened.kind} reached only {len(hits)} images; --exact compares with all")
+    names = query if left_out is None else [opened.images.paths[left_out]]
+    if json:
+        found = [hit._asdict() for hit in hits]
+        as_json({"index": index, "images": opened.images.root, "query": names, "k": k, "results": found})
+    else:
+        table(["rank", "cosine", "path", "label"], [[hit.rank, hit.cosine, hit.path, hit.label] for hit in hits])
+    if html:
+        from transferkit.search.html import write_page
+
+        summary = f"{len(hits)} of {len(opened):,} images in {opened.images.root}, nearest by cosine first"
+        asked = [(name, reader(opened, name, left_out)) for name in names]
+        write_page(html, "Image search", summary, asked, [(hit, reader(opened, hit.path, hit.row)) for hit in hits])
+        written(Path(html))
+    return 0
+
+
+def embed_queries(index: "ImageIndex", query: list[str], accelerator: Accelerator = "auto") -> "Tensor":
+    """Embeddings of the query images, by the extractor the index was built with: (Q, D)."""
+    extractor = open_extractor(*index.source(), index.record["extractor"]["pooling"], accelerator)
+    index.check_extractor(extractor)
+    return extractor.embed(query)
+
+
+def reader(index: "ImageIndex", name: str, row: int | None) -> "Callable[[], Tensor]":
+    """What reads an indexed image, or with no row a file."""
+    from transferkit.images.decoding import read_image
+
+    return partial(read_image, name) if row is None else partial(index.images.read, row)

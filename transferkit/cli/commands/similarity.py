@@ -1,0 +1,51 @@
+"""``similarity``: cosine of images under an extractor."""
+
+from transferkit.cli import console
+from transferkit.cli.open_extractor import Accelerator, open_extractor
+from transferkit.cli.parsing import call
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command; the exit status."""
+    return call(similarity, arguments)
+
+
+def similarity(
+    images: list[str],
+    extractor: str = "resnet18",
+    weights: str = "DEFAULT",
+    pooling: str | None = None,
+    accelerator: Accelerator = "auto",
+    json: bool = False,
+) -> int:
+    """Cosine similarity of images, in [-1, 1]: one number for two, a table for more.
+
+    Args:
+        images: two or more image files.
+        extractor: torchvision name, Hugging Face id or directory, exported directory, or checkpoint.
+        weights: DEFAULT, none (random), or a weights file.
+        pooling: how features become one embedding; by default the extractor's own.
+        accelerator: auto takes a GPU if there is one.
+        json: print one JSON object.
+    """
+    from transferkit.errors import UserError
+    from transferkit.similarity import cosine_matrix, zero_rows
+
+    if len(images) < 2:
+        raise UserError("similarity compares two or more images; give another one")
+    embedding = open_extractor(extractor, weights, pooling, accelerator).embed(images)
+    for row in zero_rows(embedding).tolist():
+        console.note(f"{images[row]} has an embedding of zeros: its cosine with everything is 0")
+    cosine = cosine_matrix(embedding).tolist()
+    if json:
+        console.as_json({"images": images, "cosine": cosine})
+    elif len(images) == 2:
+        print(f"{cosine[0][1]:.6f}")
+    else:
+        console.table(("", *map(str, range(1, len(images) + 1)), "image"), rows_of(images, cosine))
+    return 0
+
+
+def rows_of(images: list[str], cosine: list[list[float]]) -> list[list[object]]:
+    """The matrix with its rows numbered and named; columns have the same numbers."""
+    return [[number, *values, name] for number, (name, values) in enumerate(zip(images, cosine, strict=True), start=1)]

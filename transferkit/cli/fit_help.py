@@ -1,0 +1,155 @@
+"""The help of fit, validate, test and predict: our options, and Lightning's Trainer's where they are asked for."""
+
+import inspect
+import itertools
+import shutil
+import textwrap
+from collections.abc import Iterator, Sequence
+from types import UnionType
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+import docstring_parser
+
+OF_TRAINER = ("--help-trainer", "--help_trainer")
+ASKS = ("-h", "--help", *OF_TRAINER)
+VERBS = {
+    "fit": "Train a linear head on a frozen backbone, or fine-tune, and keep the best epoch in a run directory.",
+    "validate": "Measure a checkpoint on the validation split, into its run directory.",
+    "test": "Measure a checkpoint on the test split, and keep predictions and embeddings, in its run directory.",
+    "predict": "Classify images that need no labels: a table of predictions (CSV and Parquet) and embeddings.",
+}
+RESUME = "last, best or a checkpoint: go on with its fit, in its run directory"
+EVALUATE = (
+    "best (default) or last of the newest run of that --name, of any without one; or a checkpoint, an exported "
+    "directory, or a probe's classifier.safetensors together with its --model.backbone"
+)
+TOP_K = "classes per image in the table and with --json, the most probable first"
+FIRST = {"fit": ("data.root", "model.backbone", "model.regime", "trainer.max_epochs", "config")}
+FIRST |= dict.fromkeys(("validate", "test"), ("data.root", "ckpt_path", "name", "config", "json"))
+FIRST |= {"predict": ("data.root", "ckpt_path", "top_k", "name", "json")}
+OF_A_CLASSIFIER = {f"model.{name}" for name in ("backbone", "weights", "pooling", "preprocessing", "architecture")}
+OWN_TEXTS = {"trainer.max_epochs": "epochs of training"}  # Lightning's speak of defaults that are not ours
+INDENT = 27
+
+
+class Option(NamedTuple):
+    """A line of the help.
+
+    Attributes:
+        name: with its section, without dashes.
+        text: what it does.
+        values: those it takes, where they are few words; and its default.
+    """
+
+    name: str
+    text: str
+    values: str = ""
+
+
+def section(name: str, kind: type, defaults: dict[str, Any]) -> list[Option]:
+    """The options of a section, from the signature and the docstring of its class.
+
+    Args:
+        name: ``model``, ``data`` or ``trainer``.
+        kind: the class.
+        defaults: those that differ from the signature's.
+    """
+    constructor: Any = vars(kind)["__init__"]
+    doc = constructor.__doc__ if name == "trainer" else kind.__doc__
+    texts = {p.arg_name: " ".join((p.description or "").split()) for p in docstring_parser.parse(doc or "").params}
+    hints = get_type_hints(constructor)
+    found = []
+    for field, parameter in inspect.signature(kind).parameters.items():
+        default = written(defaults.get(field, parameter.default))
+        values = ["|".join(words(hints.get(field))), f"default: {default}" if default != "null" else ""]
+        text = OWN_TEXTS.get(f"{name}.{field}", texts.get(field, "").rstrip("."))
+        found.append(Option(f"{name}.{field}", text, "; ".join(filter(None, values))))
+    return found
+
+
+def words(hint: Any) -> list[str]:
+    """The words that a type consists of, null left out; none if it allows anything else."""
+    if get_origin(hint) is Literal:
+        return [str(word) for word in get_args(hint)]
+    parts = [part for part in get_args(hint) if part is not type(None)]
+    return words(parts[0]) if len(parts) == 1 and get_origin(hint) in (Union, UnionType) else []
+
+
+def written(value: Any) -> str:
+    """A value as a config has it."""
+    return "null" if value in (None, "") else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def single(verb: str) -> list[Option]:
+    """The options without a section."""
+    return [
+        Option("config", "a YAML file with any of these options, or a shipped one by its name; options given here win"),
+        Option("ckpt_path", RESUME if verb == "fit" else EVALUATE),
+        Option("name", "runs/<name>/<number>/ is the run's directory; by default the config's name, or the verb"),
+        Option("seed_everything", "seed of all that is drawn", "default: 0"),
+        *([Option("top_k", TOP_K, "default: 5")] if verb == "predict" else []),
+        Option("json", "print one JSON object"),
+        Option("print_config", "print the configuration that results, and stop"),
+        Option("debug", "show tracebacks"),
+    ]
+
+
+def known_options(verb: str = "fit") -> list[str]:
+    """Names of the options of a verb, with their sections, and the sections."""
+    groups = sections()
+    return [option.name for group in (*groups.values(), single(verb)) for option in group] + list(groups)
+
+
+def sections() -> dict[str, list[Option]]:
+    """The options of model, data and trainer."""
+    from lightning.pytorch import Trainer
+
+    from transferkit.data.datamodule import ImageDataModule
+    from transferkit.training.module import TransferModule
+    from transferkit.training.trainer import TRAINER_DEFAULTS
+
+    return {
+        "model": section("model", TransferModule, {}),
+        "data": section("data", ImageDataModule, {}),
+        "trainer": section("trainer", Trainer, dict(TRAINER_DEFAULTS)),
+    }
+
+
+def help_text(verb: str, arguments: Sequence[str]) -> str:
+    """What ``--help`` or ``--help-trainer`` prints.
+
+    Args:
+        verb: whose help.
+        arguments: what was given; it says which of the two.
+    """
+    groups = sections()
+    width = min(max(shutil.get_terminal_size((100, 24)).columns, 60), 120)
+    if any(argument in OF_TRAINER for argument in arguments):
+        title = f"Options of Lightning's Trainer for transferkit {verb}, in its own words:"
+        return "\n".join([title, "", *lines(groups["trainer"], width)])
+    of_all = {option.name: option for option in (*itertools.chain(*groups.values()), *single(verb))}
+    model = [option for option in groups["model"] if verb == "fit" or option.name in OF_A_CLASSIFIER]
+    remark = "" if verb == "fit" else " (for a probe's classifier; a checkpoint and an export bring their own)"
+    titled = {
+        "Needed most (IMAGES stands for --data.root IMAGES):": [of_all[name] for name in FIRST[verb]],
+        f"Model{remark}:": [option for option in model if option.name not in FIRST[verb]],
+        "Data:": [option for option in groups["data"] if option.name not in FIRST[verb]],
+        "Run:": [option for option in single(verb) if option.name not in FIRST[verb]],
+    }
+    parts = [f"usage: transferkit {verb} [IMAGES] [options]", textwrap.fill(VERBS[verb], width)]
+    parts += ["\n".join([title, *lines(options, width)]) for title, options in titled.items()]
+    parts.append(f"Lightning's Trainer has more, such as --trainer.devices: transferkit {verb} --help-trainer")
+    return "\n\n".join(parts)
+
+
+def lines(options: Sequence[Option], width: int) -> Iterator[str]:
+    """Options in two columns."""
+    for option in options:
+        text = f"{option.text} ({option.values})" if option.values else option.text
+        filled = textwrap.wrap(text.replace("``", ""), width - INDENT, break_on_hyphens=False)
+        name = f"  --{option.name}"
+        if len(name) < INDENT - 1 and filled:
+            yield name.ljust(INDENT) + filled.pop(0)
+        else:
+            yield name
+        yield from (" " * INDENT + line for line in filled)

@@ -1,0 +1,97 @@
+"""What a user reads of fit, validate, test and predict."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.parquet as pq
+
+from transferkit.cli.console import as_json, command, harmless, note
+from transferkit.training.prediction_writer import ranked_columns
+from transferkit.training.regimes import count_parameters
+
+if TYPE_CHECKING:
+    from transferkit.data.datamodule import ImageDataModule
+    from transferkit.training.module import TransferModule
+
+
+def starting(module: "TransferModule", data: "ImageDataModule", run: Path | None) -> None:
+    """What is about to be trained on what; nothing is kept without a run."""
+    total, learning = count_parameters(module)
+    counts = ", ".join(f"{len(table)} {name}" for name, table in data.tables.items())
+    note(f"{module.backbone.name} ({module.backbone.pooling}, {module.backbone.embed_dim}-d), regime {module.regime}: "
+         f"{total:,} parameters, {learning:,} learn")  # fmt: skip
+    note(f"{data.root}: {len(data.class_names)} classes, {counts} images; {f'run {run}' if run else 'nothing is kept'}")
+
+
+def results(run: Path | None, begin: float, values: Mapping[str, float], json: bool, more: Mapping[str, Any]) -> None:
+    """Metrics by their names, one a line; the run's path, and what was written into it.
+
+    Args:
+        run: the run directory; None for a fast_dev_run, which keeps nothing.
+        begin: when the command began, in seconds since the epoch: what is older was there before.
+        values: name -> value.
+        json: print one JSON object instead.
+        more: further entries of that object.
+    """
+    files = [path for path in run.rglob("*") if path.is_file() and path.stat().st_mtime >= begin] if run else []
+    written = sorted({str(path.relative_to(run)) for path in files}) if run else []
+    if json:
+        as_json({"run": str(run) if run else None, "metrics": dict(values), "written": written, **more})
+    else:
+        for name, value in sorted(values.items()):
+            print(f"{name} {number(value)}")
+        if run:
+            print(f"run {run}")
+    note(f"written into it: {', '.join(written) or 'nothing'}")
+
+
+def number(value: float) -> str:
+    """A metric with four decimals, a small one with four digits, an epoch as it is."""
+    if isinstance(value, int):
+        return str(value)
+    return f"{value:.4f}" if abs(value) >= 1e-3 or value == 0 else f"{value:.3e}"
+
+
+def first_predictions(table: Path, most: int = 10) -> None:
+    """The first predictions, one a line.
+
+    Args:
+        table: ``predictions.parquet``.
+        most: so many.
+    """
+    columns = ["path", "prediction", "probability"]
+    with pq.ParquetFile(table) as file:
+        rows = next(file.iter_batches(most, columns=columns)).to_pylist()
+    for row in rows:
+        print(harmless(f"{row['path']} {row['prediction']} {row['probability']:.3f}"))
+
+
+def predictions(table: Path, top_k: int) -> list[dict[str, Any]]:
+    """What ``--json`` prints of each image: path, label and the most probable classes.
+
+    Args:
+        table: ``predictions.parquet``.
+        top_k: so many classes, if there are as many.
+    """
+    ranked = ranked_columns(top_k)
+    names = set(pq.read_schema(table).names)
+    kept = [pair for pair in ranked if pair[0] in names]
+    rows = pq.read_table(table, columns=["path", "label", *(name for pair in kept for name in pair)]).to_pylist()
+    return [
+        {
+            "path": row["path"],
+            "label": row["label"],
+            "top": [{"class": row[name], "probability": row[share]} for name, share in kept],
+        }
+        for row in rows
+    ]
+
+
+def interrupted(verb: str, run: Path) -> None:
+    """How to go on."""
+    last = run / "checkpoints" / "last.ckpt"
+    if verb == "fit" and last.is_file():
+        note(f"interrupted; resume with: {command('fit', '--ckpt_path', last)}")
+    elif verb == "fit":
+        note("interrupted before the first checkpoint; start the same command again, what was embedded is kept")

@@ -1,0 +1,145 @@
+"""Method ``roi_align``: one forward pass an image, boxes pooled from its features (He et al. 2017, arXiv:1703.06870).
+
+The image is resized as the scheme says but not cropped, so that its borders are seen, and to whole strides of
+the network, so that the features cover it exactly. A network made for one size gets that size.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torchvision.ops import roi_align
+
+from transferkit.data.image_table import ImageTable
+from transferkit.embed.regions.boxes import Box
+from transferkit.embed.stream import Batch, stream
+from transferkit.errors import UserError
+from transferkit.extractor import Extractor
+from transferkit.images.decoding import ImageError
+from transferkit.images.preprocessing import Size
+from transferkit.runtime.full_float32 import full_float32
+
+BINS = 7  # roi_align averages samples in 7 x 7 bins, one a feature cell at least; we average the bins
+
+
+def embed_aligned(
+    extractor: Extractor, images: ImageTable, boxes: Sequence[Box], sizes: dict[str, tuple[int, int]]
+) -> Iterator[Batch]:
+    """Embed boxes from the last features of their images: the map before pooling, or the grid of patch tokens.
+
+    The embedding is the mean of the features inside the box, bilinear between cells, whatever the extractor's
+    pooling (there is no class token of a box).
+
+    Args:
+        extractor: the extractor.
+        images: where the boxes lie.
+        boxes: sorted by path.
+        sizes: filled with (height, width) of each image that is read.
+
+    Yields:
+        A batch an image; a row is a position in ``boxes``.
+    """
+    row_of = {path: row for row, path in enumerate(images.paths)}
+    spans = spans_of(boxes)
+    sizing = Sizing(extractor)
+
+    def read(number: int) -> Tensor:
+        path = boxes[spans[number].start].path
+        image = images.read(row_of[path])
+        sizes[path] = image.shape[1], image.shape[2]
+        scheme = replace(extractor.preprocessing, resize=sizing(*image.shape[1:]), crop=None)
+        return scheme.resize_crop(image)
+
+    @torch.inference_mode()
+    @full_float32()
+    def forward(pixels: Tensor) -> Tensor:
+        normal = extractor.preprocessing.normalize(pixels.to(extractor.device))
+        return as_map(extractor.backbone.forward_features(normal), *pixels.shape[2:]).float()
+
+    for number, batch in enumerate(stream([range(i, i + 1) for i in range(len(spans))], read, forward)):
+        span = spans[number]
+        if not batch.rows:
+            yield Batch([], torch.empty(0, 0), dict.fromkeys(span, batch.broken[number]))
+            continue
+        yield pool(batch.embedding, span, boxes, sizes[boxes[span.start].path])
+
+
+def pool(features: Tensor, span: range, boxes: Sequence[Box], size: tuple[int, int]) -> Batch:
+    """Embeddings of one image's boxes from its features (1, C, h, w); ``size`` is (height, width) of the image."""
+    broken = {row: fault for row in span if (fault := boxes[row].fault(*size))}
+    inside = {row: boxes[row].clip(*size) for row in span if row not in broken}
+    rows = list(inside)
+    (height, width), (h, w) = size, features.shape[2:]
+    scale = torch.tensor([w / width, h / height] * 2, dtype=torch.float64)
+    corners = torch.tensor([inside[row][2:6] for row in rows], dtype=torch.float64).reshape(-1, 4) * scale
+    pooled: Tensor = roi_align(features, [corners.to(features.dtype)], BINS, aligned=True)  # (K, C, 7, 7)
+    return Batch(rows, pooled.mean((2, 3)), broken)
+
+
+class Sizing:
+    """The size that an image is resized to: (height, width) -> (height, width).
+
+    Args:
+        extractor: whose scheme and network decide.
+
+    Raises:
+        UserError: the network gives no features that can be told to lie in a grid.
+    """
+
+    def __init__(self, extractor: Extractor) -> None:
+        self.scheme = extractor.preprocessing
+        backbone = extractor.backbone
+        height, width = self.scheme.image_size
+
+        @torch.inference_mode()
+        def grid(pixels: Tensor) -> Size:
+            features = as_map(backbone.forward_features(pixels.to(extractor.device)), *pixels.shape[2:])
+            return features.shape[2], features.shape[3]
+
+        rows, columns = grid(torch.zeros(1, 3, height, width))
+        self.stride = -(-height // rows), -(-width // columns)
+        try:
+            other = height + self.stride[0], width + 2 * self.stride[1]
+            self.any_size = grid(torch.zeros(1, 3, *other)) == (rows + 1, columns + 2)
+        except (TypeError, ValueError, RuntimeError, AssertionError, UserError):  # made for one size
+            self.any_size = False
+
+    def __call__(self, height: int, width: int) -> Size:
+        """The size for an image of this height and width."""
+        if not self.any_size:
+            return self.scheme.image_size
+        resized = self.scheme.resized_size(height, width)
+        down, across = (max(1, round(side / s)) * s for side, s in zip(resized, self.stride, strict=True))
+        if down * across > 2**22:
+            raise ImageError(f"{width} x {height} pixels are too elongated for a forward pass without a crop")
+        return down, across
+
+
+def as_map(features: Tensor, height: int, width: int) -> Tensor:
+    """Features as a map (B, C, h, w); patch tokens (B, T, C) are laid in the grid shaped most like the image.
+
+    Args:
+        features: a map, or tokens in row-major order.
+        height: of the pixels.
+        width: of the pixels.
+
+    Raises:
+        UserError: neither.
+    """
+    if features.ndim == 4:
+        return features
+    if features.ndim != 3:
+        raise UserError(f"features of shape {tuple(features.shape)} lie in no grid; use --method crop")
+    tokens = features.shape[1]
+    rows = min(
+        (rows for rows in range(1, tokens + 1) if tokens % rows == 0),
+        key=lambda rows: abs(torch.tensor(rows * rows * width / (tokens * height)).log().item()),
+    )
+    return features.transpose(1, 2).reshape(len(features), -1, rows, tokens // rows)  # (B, C, h, w)
+
+
+def spans_of(boxes: Sequence[Box]) -> list[range]:
+    """Positions of the boxes of each image, for boxes sorted by path."""
+    starts = [i for i, box in enumerate(boxes) if i == 0 or box.path != boxes[i - 1].path]
+    return [range(a, b) for a, b in zip(starts, [*starts[1:], len(boxes)], strict=True)]

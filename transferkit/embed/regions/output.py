@@ -1,0 +1,135 @@
+"""Boxes to a Parquet table: one row a box, its corners beside its embedding."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from transferkit.data.embeddings import Embeddings, to_arrow
+from transferkit.data.embeddings import metadata_of as read_metadata
+from transferkit.data.image_table import ImageTable
+from transferkit.embed import describe
+from transferkit.embed.regions.align import embed_aligned
+from transferkit.embed.regions.boxes import Box
+from transferkit.embed.regions.crop import embed_crops
+from transferkit.errors import UserError
+from transferkit.extractor import Extractor
+from transferkit.runtime.files import atomic_path, check_folder
+from transferkit.runtime.progress import progress_bar
+
+Method = Literal["crop", "roi_align"]
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Embeddings of boxes.
+
+    Attributes:
+        embeddings: one row a box, sorted by path, then by number; labels are the boxes' own.
+        boxes: the box of each row, clipped to its image.
+        clipped: the boxes that reached out of their image, as they were given.
+        broken: number of a box that has no embedding -> the reason.
+    """
+
+    embeddings: Embeddings
+    boxes: Sequence[Box]
+    clipped: Sequence[Box]
+    broken: Mapping[int, str]
+
+
+def embed_regions(
+    extractor: Extractor, images: ImageTable, boxes: Sequence[Box], method: Method = "crop", on_error: str = "fail"
+) -> Regions:
+    """Embed boxes; only the images that have some are read.
+
+    Args:
+        extractor: the extractor, on the device to use.
+        images: where the boxes lie, see :func:`~transferkit.embed.regions.match_boxes`.
+        boxes: in any order.
+        method: ``crop`` puts each box through the preprocessing as an image; ``roi_align`` runs each image once,
+            without a crop, and pools its features in each box.
+        on_error: ``fail`` names boxes outside of their image and unreadable images after the pass, ``skip``
+            leaves their boxes out.
+
+    Raises:
+        UserError: with ``fail``; or no box is left.
+    """
+    boxes = sorted(boxes, key=lambda box: (box.path, box.number))
+    sizes: dict[str, tuple[int, int]] = {}
+    work = {"crop": embed_crops, "roi_align": embed_aligned}[method](extractor, images, boxes, sizes)
+    rows: list[int] = []
+    parts = []
+    broken: dict[int, str] = {}
+    with progress_bar(f"embedding with {extractor.name}", len(boxes), "boxes") as advance:
+        for batch in work:
+            rows += batch.rows
+            parts += [batch.embedding] if batch.rows else []
+            broken |= {boxes[row].number: f"{boxes[row].path!r}: {why}" for row, why in batch.broken.items()}
+            advance(len(batch.rows) + len(batch.broken))
+    if broken and (on_error == "fail" or not rows):
+        named = "; ".join(f"row {number}: {reason}" for number, reason in list(broken.items())[:5])
+        more = f"; and {len(broken) - 5} more" if len(broken) > 5 else ""
+        raise UserError(f"{len(broken)} boxes have no pixels: {named}{more}; correct them, or --on_error skip")
+    given = [boxes[row] for row in rows]
+    inside = [box.clip(*sizes[box.path]) for box in given]
+    used = {box.path for box in given}
+    splits = dict(zip(images.paths, images.splits, strict=True))
+    metadata = metadata_of(extractor, images.select([i for i, path in enumerate(images.paths) if path in used]), method)
+    values = torch.cat(parts)
+    embeddings = Embeddings(
+        values,
+        [box.path for box in given],
+        [box.label for box in given],
+        [splits[box.path] for box in given],
+        {**metadata, "embed_dim": values.shape[1], "broken": {str(key): why for key, why in broken.items()}},
+    )
+    clipped = [box for box, part in zip(given, inside, strict=True) if box != part]
+    return Regions(embeddings, inside, clipped, broken)
+
+
+def metadata_of(extractor: Extractor, images: ImageTable, method: Method) -> dict[str, Any]:
+    """What the values depend on; ``roi_align`` stands for the pooling where that is what pools."""
+    metadata = describe(extractor, images) | {"method": method}
+    return metadata | ({"pooling": "roi_align"} if method == "roi_align" else {})
+
+
+def check_place(out: Path, overwrite: bool) -> None:
+    """Refuse to write over anything but an earlier table of regions, and that only where it is wanted.
+
+    Raises:
+        UserError: saying what is there; or the place cannot be written.
+    """
+    check_folder(out.parent)
+    if not out.exists():
+        return
+    if not is_regions(out):
+        raise UserError(f"--out {out} holds something else than regions; give another name")
+    if not overwrite:
+        raise UserError(f"{out} exists; choose another file or add --overwrite")
+
+
+def is_regions(path: Path) -> bool:
+    """Whether a file was written by :func:`save_regions`."""
+    try:
+        schema = pq.read_schema(path)
+        return "box" in schema.names and "method" in read_metadata(schema, path)
+    except (OSError, pa.ArrowException, UserError):
+        return False
+
+
+def save_regions(regions: Regions, path: str | Path) -> None:
+    """Write an embeddings table with the columns ``box`` (its number), ``x1``, ``y1``, ``x2`` and ``y2``, too.
+
+    Raises:
+        UserError: the place cannot be written.
+    """
+    table = to_arrow(regions.embeddings)
+    table = table.append_column("box", pa.array([box.number for box in regions.boxes], pa.int64()))
+    for name in ("x1", "y1", "x2", "y2"):
+        table = table.append_column(name, pa.array([getattr(box, name) for box in regions.boxes], pa.float64()))
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary)

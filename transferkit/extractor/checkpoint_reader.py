@@ -1,0 +1,114 @@
+"""Reading a training checkpoint without knowing the LightningModule that wrote it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from transferkit import backbones
+from transferkit.backbones.loading import check_finite, load_state
+from transferkit.backbones.weights import first_line, read_tensors
+from transferkit.errors import UserError
+from transferkit.images.preprocessing import Preprocessing
+
+KEY = "transferkit"
+FORMAT = 1
+# What is told of the training, and of which type: name -> number in the dictionaries.
+TRAINING: Mapping[str, type] = {
+    "regime": str, "weights": str, "checkpoint": str, "epoch": int, "fitted_on": str,
+    "class_counts": dict, "images": dict, "metrics": dict,
+}  # fmt: skip
+# What a record of other types or tensors of other shapes raise.
+BROKEN = (KeyError, TypeError, AttributeError, ValueError, RuntimeError)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Load a checkpoint's plain types and tensors, on the CPU; code in it is refused, never run.
+
+    Raises:
+        UserError: not there, not a transferkit checkpoint, or of a newer format.
+    """
+    if not path.is_file():
+        raise UserError(f"checkpoint {path} does not exist; fit writes runs/NAME/NUMBER/checkpoints/best.ckpt")
+    content = read_tensors(path)
+    record = content.get(KEY) if isinstance(content, dict) else None
+    if not isinstance(record, dict) or "state_dict" not in content:
+        raise UserError(f"{path} is not a transferkit checkpoint; give one that transferkit fit wrote")
+    if record.get("format") != FORMAT:
+        raise UserError(f"{path} has format {record.get('format')}, this version reads {FORMAT}; update transferkit")
+    return dict(content)
+
+
+def read(path: Path, weights: str, pooling: str | None) -> dict[str, Any]:
+    """Arguments of an Extractor, from a checkpoint.
+
+    Raises:
+        UserError: see :func:`load`; also options that contradict it, a broken record, or a fit that has not ended.
+    """
+    content = load(path)
+    record = content[KEY]
+    if weights != "DEFAULT":
+        raise UserError(f"{path} brings its own weights; leave out --model.weights {weights}")
+    try:
+        if pooling not in (None, record["backbone"]["pooling"]):
+            raise UserError(
+                f"{path} was trained with pooling {record['backbone']['pooling']}, not {pooling}; "
+                f"leave out --model.pooling {pooling}"
+            )
+        if not record["complete"]:
+            raise UserError(
+                f"{path} was written by an earlier version, within a fit, without its frozen weights; fit again"
+            )
+        check_training(record)
+        backbone = backbones.rebuild(record["backbone"])
+        state = {key.removeprefix("backbone."): tensor for key, tensor in content["state_dict"].items()}
+        head = linear(state.pop("head.weight"), state.pop("head.bias"), backbone.embed_dim, record["class_names"])
+        check_finite(path, {"head.weight": head.weight, "head.bias": head.bias})
+        load_state(backbone, state, path)
+        return {
+            "backbone": backbone,
+            "preprocessing": Preprocessing.from_dict(record["backbone"]["preprocessing"]),
+            "head": head,
+            "class_names": record["class_names"],
+            "l2_normalize": record["l2_normalize"],
+            "record": record | {"checkpoint": path.name, "epoch": epoch_of(content)},
+        }
+    except BROKEN as error:
+        raise UserError(f"{path} is broken or of another version ({first_line(error)}); fit again") from error
+
+
+def epoch_of(content: Mapping[str, Any]) -> int:
+    """The epoch, from 1, that a checkpoint's weights are of; 0 before the first step."""
+    if "loops" not in content:
+        return int(content["epoch"]) + 1
+    return int(content["loops"]["fit_loop"]["epoch_progress"]["current"]["ready"])
+
+
+def linear(weight: torch.Tensor, bias: torch.Tensor, embed_dim: int, class_names: list[str]) -> nn.Linear:
+    """A linear layer that holds the given tensors.
+
+    Raises:
+        ValueError: they are no head for such an embedding and such classes.
+    """
+    named = isinstance(class_names, list) and all(isinstance(name, str) for name in class_names)
+    classes = len(class_names) if named and class_names else len(bias)
+    if not named or weight.shape != (classes, embed_dim) or bias.shape != (classes,):
+        raise ValueError(f"a head of {tuple(weight.shape)} is none for {embed_dim} numbers and the class names")
+    layer = nn.Linear(embed_dim, classes)
+    layer.load_state_dict({"weight": weight, "bias": bias})
+    return layer
+
+
+def check_training(record: Mapping[str, Any]) -> None:
+    """Check the types of what a record tells of the training.
+
+    Raises:
+        ValueError: naming the first field that is something else.
+    """
+    for name, kind in TRAINING.items():
+        value = record.get(name, kind())
+        numbers = value.values() if isinstance(value, dict) else ()
+        if not isinstance(value, kind) or not all(isinstance(number, int | float) for number in numbers):
+            raise ValueError(f"{name} is {str(value)[:40]!r}")

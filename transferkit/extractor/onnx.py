@@ -1,0 +1,208 @@
+"""Handing an extractor over: its directory, and in it ONNX, checked against PyTorch."""
+
+import importlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import transferkit
+from transferkit.backbones.weights import first_line
+from transferkit.errors import UserError
+from transferkit.extractor import Extractor, model_card, pretrained
+
+LIBRARIES = ("onnx", "onnxruntime", "onnxscript")
+OUTPUTS = ("embedding", "logits")
+BATCHES = (1, 3, 17)
+TOLERANCE = 1e-4  # of the largest difference; relative where values exceed 1
+PROTOBUF_BYTES = 2**31 - 2**24  # a larger ONNX file keeps its weights in another one
+
+
+def export(extractor: Extractor, path: Path, onnx: bool = False, overwrite: bool = False) -> float | None:
+    """Write the extractor directory, whole or not at all.
+
+    Args:
+        extractor: what to hand over.
+        path: the directory to write.
+        onnx: also write ``model.onnx``, see :func:`write_onnx`.
+        overwrite: replace an earlier export.
+
+    Returns:
+        The largest absolute difference between ONNX Runtime and PyTorch, with ``onnx``.
+
+    Raises:
+        UserError: see :meth:`Extractor.save_pretrained` and :func:`write_onnx`.
+    """
+    difference = None
+    with pretrained.replacing(path, overwrite) as folder:
+        layout = pretrained.fill(extractor, folder)
+        if onnx:
+            difference = write_onnx(extractor, folder / "model.onnx")
+            model_card.write(extractor, layout, folder)  # once more, with the new file
+    return difference
+
+
+def require_onnx() -> None:
+    """Import what ONNX needs.
+
+    Raises:
+        UserError: the extra is not installed.
+    """
+    for name in LIBRARIES:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise UserError(
+                f"--onnx needs {name}, which cannot be imported: pip install 'transferkit[onnx]'"
+            ) from error
+
+
+class Graph(nn.Module):
+    """Backbone and head as one module for the exporter.
+
+    Args:
+        extractor: what to export.
+    """
+
+    def __init__(self, extractor: Extractor) -> None:
+        super().__init__()
+        self.backbone, self.head, self.l2_normalize = extractor.backbone, extractor.head, extractor.l2_normalize
+
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
+        """Embedding, and logits where there is a head, of float32 pixels (B, 3, h, w)."""
+        embedding: Tensor = self.backbone(pixel_values)
+        if self.head is None:
+            return (embedding,)
+        return embedding, self.head(F.normalize(embedding) if self.l2_normalize else embedding)
+
+
+def write_onnx(extractor: Extractor, path: Path) -> float:
+    """Write an ONNX file and check it with ONNX Runtime on batches of 1, 3 and 17 random images.
+
+    Input ``pixel_values`` float32 (batch, 3, h, w), preprocessed; outputs ``embedding`` (batch, D) and, where
+    there is a head, ``logits`` (batch, classes). The metadata holds the constants of the preprocessing and the
+    class names as JSON. One file, unless it would exceed 2 GB: then the weights are in ``model.onnx.data``.
+
+    Args:
+        extractor: what to write.
+        path: the file, in a directory that is written atomically.
+
+    Returns:
+        The largest absolute difference to PyTorch.
+
+    Raises:
+        UserError: a library is missing, an operation has no ONNX form, or the outputs differ by more than
+            1e-4 (relative to the largest value where that exceeds 1) or in their top class.
+    """
+    require_onnx()
+    graph = Graph(extractor).eval()
+    with plain_attention(extractor.backbone.model):
+        try:
+            program: Any = torch.onnx.export(
+                graph,
+                (noise(extractor, 2),),
+                input_names=["pixel_values"],
+                dynamic_shapes=({0: "batch"},),
+                dynamo=True,
+                verbose=False,
+            )
+        except Exception as error:  # whatever an operation without ONNX form makes it raise
+            raise UserError(
+                f"{extractor.name} cannot become ONNX: {first_line(error.__cause__ or error)}; export it without --onnx"
+            ) from error
+    name_outputs(program.model.graph)
+    program.model.metadata_props.update(metadata(extractor))
+    weights = sum(tensor.nbytes for tensor in graph.state_dict().values())
+    program.save(path, external_data=weights > PROTOBUF_BYTES)
+    return largest_difference(extractor, graph, path)
+
+
+def name_outputs(graph: Any) -> None:
+    """Call the outputs ``embedding`` and ``logits``, and nothing else in the graph.
+
+    The exporter names values after their operators: a position table of CLIP's gives an ``embedding``, too.
+
+    Args:
+        graph: of onnx_ir.
+    """
+    for value in [*graph.initializers.values(), *(value for node in graph for value in node.outputs)]:
+        if value.name in OUTPUTS:
+            value.name = f"{value.name}/operator"  # no operator of PyTorch's has a slash in its name
+    for value, name in zip(graph.outputs, OUTPUTS, strict=False):
+        value.name = name
+
+
+@contextmanager
+def plain_attention(model: Any) -> Iterator[None]:
+    """transformers' attention written out: the fused one fixes the batch of some models."""
+    if not hasattr(model, "set_attn_implementation"):
+        yield
+        return
+    before = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+def noise(extractor: Extractor, images: int) -> Tensor:
+    """Random pixels, preprocessed: float32 (B, 3, h, w) on the extractor's device."""
+    generator = torch.Generator().manual_seed(images)
+    size = (images, 3, *extractor.preprocessing.image_size)
+    pixels = torch.randint(256, size, dtype=torch.uint8, generator=generator)
+    return extractor.preprocessing.normalize(pixels.to(extractor.device))
+
+
+def metadata(extractor: Extractor) -> dict[str, str]:
+    """The preprocessing's fields, ``class_names``, ``pooling``, ``weights_sha256`` and the version; texts or JSON."""
+    fields = {
+        **extractor.preprocessing.to_dict(),
+        "class_names": extractor.class_names,
+        "backbone": model_card.short(extractor.name),
+        "pooling": extractor.pooling,
+        "weights_sha256": extractor.weights_sha256(),
+        "transferkit": transferkit.__version__,
+    }
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in fields.items()}
+
+
+@torch.inference_mode()
+def largest_difference(extractor: Extractor, graph: Graph, path: Path) -> float:
+    """Run ONNX Runtime and PyTorch on the same pixels.
+
+    Raises:
+        UserError: the file is not valid, cannot be run, or does not agree.
+    """
+    import onnx
+    import onnxruntime
+
+    batches = {images: noise(extractor, images) for images in BATCHES}
+    try:
+        onnx.checker.check_model(path)
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        outputs = {n: session.run(None, {"pixel_values": each.cpu().numpy()}) for n, each in batches.items()}
+    except Exception as error:  # whatever both make of a file that the exporter got wrong
+        raise UserError(
+            f"{extractor.name} as ONNX cannot be run: {first_line(error)}; export it without --onnx"
+        ) from error
+    largest = 0.0
+    for images, pixels in batches.items():
+        theirs = outputs[images]
+        for name, ours, array in zip(OUTPUTS, graph(pixels), theirs, strict=False):
+            ours, other = ours.cpu(), torch.from_numpy(array)
+            difference = float((ours - other).abs().max())
+            if not difference <= TOLERANCE * max(1.0, float(ours.abs().max())):  # nor NaN
+                raise UserError(
+                    f"{extractor.name} as ONNX gives another {name} ({difference:.1e} off, {images} images); "
+                    "export it without --onnx"
+                )
+            if name == "logits" and not torch.equal(ours.argmax(1), other.argmax(1)):
+                raise UserError(f"{extractor.name} as ONNX gives another top class; export it without --onnx")
+            largest = max(largest, difference)
+    return largest

@@ -1,0 +1,257 @@
+"""The extractor directory: a layout that transformers and torchvision load without transferkit."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import nn
+
+from transferkit import backbones
+from transferkit.backbones.from_torchvision import TorchvisionBackbone
+from transferkit.backbones.from_transformers import TransformersBackbone
+from transferkit.backbones.hub import quiet
+from transferkit.backbones.loading import check_finite, load_state
+from transferkit.backbones.weights import first_line, read_state_dict
+from transferkit.errors import UserError
+from transferkit.extractor import model_card
+from transferkit.extractor.checkpoint_reader import BROKEN, TRAINING, check_training, linear
+from transferkit.extractor.core import ExtractorCore
+from transferkit.images.preprocessing import Preprocessing
+from transferkit.runtime.files import atomic_path
+from transferkit.runtime.versions import versions
+
+RECORD = "transferkit.json"
+FORMAT = 1
+# What write() never writes into a config.json and transformers would follow: code, and memory without bound.
+FOREIGN = ("auto_map", "custom_pipelines", "num_labels", "attn_implementation", "_attn_implementation")
+
+
+def write(extractor: ExtractorCore, path: Path, overwrite: bool) -> None:
+    """Write the directory, whole or not at all; see :meth:`Extractor.save_pretrained`."""
+    with replacing(path, overwrite) as folder:
+        fill(extractor, folder)
+
+
+@contextmanager
+def replacing(path: Path, overwrite: bool) -> Iterator[Path]:
+    """Yield an empty directory that takes the place of ``path`` on success.
+
+    Raises:
+        UserError: see :func:`check_place`; it cannot be written.
+    """
+    check_place(path, overwrite)
+    with atomic_path(path, folder=True) as temporary:
+        try:
+            yield temporary
+        except SafetensorError as error:  # a full disk, for one
+            raise UserError(f"cannot write {path}: {first_line(error)}; free room") from error
+
+
+def check_place(path: Path, overwrite: bool) -> None:
+    """Refuse a place that is taken.
+
+    Raises:
+        UserError: it exists and ``overwrite`` is false, or it is no export.
+    """
+    if path.exists() and not overwrite:
+        raise UserError(f"{path} exists; choose another directory or add --overwrite")
+    if path.exists() and not (path / RECORD).is_file():  # never wipe out somebody's pictures
+        raise UserError(f"{path} exists and is no export, so it is not overwritten; choose another directory")
+
+
+def fill(extractor: ExtractorCore, folder: Path) -> str:
+    """Write model, preprocessing, record and model card; the layout, see :func:`write_model`."""
+    layout = write_model(extractor, folder)
+    write_json(folder / "preprocessor_config.json", extractor.preprocessing.to_hf())
+    record = {
+        "format": FORMAT,
+        "layout": layout,
+        "backbone": extractor.spec(),
+        "pooling": extractor.pooling,
+        "embed_dim": extractor.embed_dim,
+        "class_names": extractor.class_names,
+        "l2_normalize": extractor.l2_normalize,
+        "weights_sha256": extractor.weights_sha256(),
+        "versions": versions(),
+        "training": {key: extractor.record[key] for key in TRAINING if key in extractor.record},
+    }
+    write_json(folder / RECORD, record)
+    for path in folder.glob("*.safetensors"):  # which safetensors writes for the owner alone
+        path.chmod((folder / RECORD).stat().st_mode)
+    model_card.write(extractor, layout, folder)
+    return layout
+
+
+def write_model(extractor: ExtractorCore, path: Path) -> str:
+    """``config.json``, ``model.safetensors`` and ``head.safetensors`` where the former cannot hold the head.
+
+    Returns:
+        The layout: ``classifier`` where ``model.safetensors`` has the head as its classifier, else ``base``.
+    """
+    backbone, head = extractor.backbone, extractor.head
+    if isinstance(backbone, TorchvisionBackbone):
+        holds_head = write_torchvision(extractor, backbone, path)
+    else:
+        classifier = as_classifier(extractor) if head else None
+        model: Any = classifier or backbone.model
+        with quiet():
+            model.save_pretrained(path)
+        config = read_json(path / "config.json")  # the hub's may name code, which has no place in an export
+        write_json(path / "config.json", {key: value for key, value in config.items() if key not in FOREIGN})
+        holds_head = classifier is not None
+    if head and not holds_head:
+        state = {"weight": head.weight.detach().contiguous(), "bias": head.bias.detach().contiguous()}
+        save_file(state, path / "head.safetensors", {"format": "pt"})
+    return "classifier" if holds_head else "base"
+
+
+def write_torchvision(extractor: ExtractorCore, backbone: TorchvisionBackbone, path: Path) -> bool:
+    """``model.safetensors`` for ``torchvision.models.NAME(num_classes=N)``; whether the head is its last layer.
+
+    With pooling ``logits`` the model keeps its own last layer; SqueezeNet's is followed by a ReLU, which a
+    head is not, and MaxViT's has no bias, which a head has.
+    """
+    head, last = extractor.head, backbone.last_layer
+    state = {key: tensor.contiguous() for key, tensor in backbone.model.state_dict().items()}
+    architecture = dict(backbone.architecture)
+    holds_head = backbone.pooling == "avg" and not extractor.l2_normalize and backbone.ends_linear
+    if head and holds_head:
+        state |= {f"{last}.weight": head.weight.detach(), f"{last}.bias": head.bias.detach()}
+        architecture["num_classes"] = head.out_features
+    save_file(state, path / "model.safetensors", {"format": "pt"})
+    config = {"architecture": backbone.name, "library": "torchvision", "arguments": architecture}
+    labels = {str(index): name for index, name in enumerate(extractor.class_names)}
+    write_json(path / "config.json", config | {"id2label": labels})
+    return head is not None and holds_head
+
+
+@torch.inference_mode()
+def as_classifier(extractor: ExtractorCore) -> Any:
+    """transformers' ``ForImageClassification`` with our weights, or None where it would answer differently.
+
+    Whether the architecture's own classifier reads the same pooling is not looked up but tried, on random pixels.
+    """
+    from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
+
+    base: Any = extractor.backbone.model
+    head, names = extractor.head, extractor.class_names
+    kinds: Any = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
+    if type(base.config) not in kinds or head is None or extractor.l2_normalize:
+        return None
+    kind = kinds[type(base.config)]
+    config = type(base.config).from_dict(base.config.to_dict())
+    config.num_labels = head.out_features
+    if names:
+        config.id2label = dict(enumerate(names))
+        config.label2id = {name: index for index, name in enumerate(names)}
+    written = {key: value for key, value in config.to_dict().items() if key not in FOREIGN}
+    if type(config).from_dict(written).num_labels != head.out_features:  # PVT's does not count its labels
+        return None
+    model = (kind[0] if isinstance(kind, list | tuple) else kind)(config).eval().to(extractor.device)
+    layer = getattr(model, "classifier", None)
+    inner = getattr(model, model.base_model_prefix, None)
+    if not isinstance(layer, nn.Linear) or layer.weight.shape != head.weight.shape or inner is None:
+        return None
+    outcome = inner.load_state_dict(base.state_dict(), strict=False)
+    if outcome.missing_keys or outcome.unexpected_keys:
+        return None
+    layer.load_state_dict(head.state_dict())
+    noise = torch.Generator().manual_seed(0)
+    pixels = torch.rand(2, 3, *extractor.preprocessing.image_size, generator=noise).to(extractor.device)
+    try:
+        theirs = model(pixel_values=pixels).logits
+    except (TypeError, ValueError):  # made for another image size
+        return None
+    ours = head(extractor.backbone(pixels))
+    return model if torch.allclose(theirs, ours, atol=1e-5, rtol=1e-4) else None
+
+
+def read(path: Path, weights: str, pooling: str | None) -> dict[str, Any]:
+    """Arguments of an Extractor, from a directory that :func:`write` made.
+
+    Raises:
+        UserError: broken files, or options that contradict them.
+    """
+    record = read_json(path / RECORD)
+    if record.get("format") != FORMAT:
+        raise UserError(f"{path} has format {record.get('format')}, this version reads {FORMAT}; update transferkit")
+    if weights != "DEFAULT":
+        raise UserError(f"{path} brings its own weights; leave out --model.weights {weights}")
+    try:
+        if pooling not in (None, record["pooling"]):
+            raise UserError(
+                f"{path} was exported with pooling {record['pooling']}, not {pooling}; "
+                f"leave out --model.pooling {pooling}"
+            )
+        check_training(record["training"])
+        backbone, head = read_model(path, record)
+        return {
+            "backbone": backbone,
+            "preprocessing": Preprocessing.from_dict(record["backbone"]["preprocessing"]),
+            "head": head,
+            "class_names": record["class_names"],
+            "l2_normalize": record["l2_normalize"],
+            "record": record["training"] | {"weights_sha256": record["weights_sha256"]},
+        }
+    except BROKEN as error:
+        lack = f"incomplete: no {error}" if isinstance(error, KeyError) else f"broken: {first_line(error)}"
+        raise UserError(f"{path} is {lack}; export the extractor again") from error
+
+
+def read_model(path: Path, record: dict[str, Any]) -> tuple[backbones.Backbone, nn.Linear | None]:
+    """The backbone and the head of a directory.
+
+    Raises:
+        UserError: weights that do not fit the configuration, or a configuration that asks for more than weights.
+        KeyError: the head or a part of the record is not there.
+        ValueError: a head for something else.
+    """
+    spec, classifier = record["backbone"], record["layout"] == "classifier"
+    backbone: TorchvisionBackbone | TransformersBackbone
+    weights = path / "model.safetensors"
+    if spec["source"] == "torchvision":
+        backbone = backbones.from_torchvision.rebuild(spec)
+        place = backbone.last_layer
+        state = read_state_dict(weights)
+        inner = {k: v for k, v in state.items() if not (classifier and k.startswith(f"{place}."))}
+        load_state(backbone.model, inner, weights)
+    else:
+        if found := [key for key in FOREIGN if key in read_json(path / "config.json")]:
+            raise UserError(f"{path}/config.json has {found[0]}, which no export has; export the extractor again")
+        if not weights.is_file():  # transformers would look for others, and follow an index out of the directory
+            raise UserError(f"{weights} does not exist; export the extractor again")
+        backbone = backbones.from_transformers.build(str(path), pooling=spec["pooling"])
+        backbone.name, place = str(spec["name"]), "classifier"
+        state = read_state_dict(weights) if classifier else {}
+    if not classifier:
+        if not (path / "head.safetensors").is_file():
+            return backbone, None
+        state, place = read_state_dict(path / "head.safetensors"), ""
+    weight, bias = (state[f"{place}.{name}".removeprefix(".")] for name in ("weight", "bias"))
+    check_finite(f"{path}'s head", {"weight": weight, "bias": bias})
+    return backbone, linear(weight, bias, backbone.embed_dim, record["class_names"])
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write readable JSON."""
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        UserError: not readable, or not an object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {first_line(error)}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no JSON object; export the extractor again")
+    return content

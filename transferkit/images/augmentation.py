@@ -1,0 +1,80 @@
+"""Augmentation: random views of a training image, each decided by an explicit seed and nothing else."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms import InterpolationMode, v2
+
+from transferkit.images.preprocessing import Preprocessing
+
+Preset = Literal["none", "light", "strong"]
+
+
+class Augmentation:
+    """Random, training-only transform of uint8 pixels, in the place of ``Preprocessing.resize_crop``.
+
+    ``none`` is ``resize_crop`` itself. ``light`` crops at random (half of the area or more), mirrors, and
+    varies brightness, contrast and saturation by a tenth. ``strong`` crops down to a quarter, mirrors,
+    applies one TrivialAugment operation (arXiv:2103.10158) and erases a rectangle in every fourth image
+    (arXiv:1708.04896). Both mirror left and right: use ``none`` for text and digits.
+
+    The transforms of torchvision draw from torch's global CPU generator, which is set from the seed and put
+    back afterwards: call it from one thread a process, as data loader workers do.
+    """
+
+    def __init__(self, preset: Preset, preprocessing: Preprocessing) -> None:
+        """Build the transform.
+
+        Args:
+            preset: ``none``, ``light`` or ``strong``.
+            preprocessing: gives the views their size ``(h, w)`` and interpolation, and is what ``none`` does.
+        """
+        size = preprocessing.image_size
+        interpolation = InterpolationMode(preprocessing.interpolation)
+        presets: dict[Preset, Callable[[], Callable[[Tensor], Tensor]]] = {
+            "none": lambda: preprocessing.resize_crop,
+            "light": lambda: v2.Compose(
+                [
+                    v2.RandomResizedCrop(size, scale=(0.5, 1.0), interpolation=interpolation),
+                    v2.RandomHorizontalFlip(),
+                    v2.ColorJitter(brightness=0.1, contrast=0.1, saturation=0.1),
+                ]
+            ),
+            "strong": lambda: v2.Compose(
+                [
+                    v2.RandomResizedCrop(size, scale=(0.25, 1.0), interpolation=interpolation),
+                    v2.RandomHorizontalFlip(),
+                    v2.TrivialAugmentWide(),
+                    v2.RandomErasing(p=0.25),
+                ]
+            ),
+        }
+        self.preset = preset
+        self.transform = presets[preset]()
+
+    def __call__(self, image: Tensor, seed: int) -> Tensor:
+        """Make one view.
+
+        Args:
+            image: uint8 RGB pixels ``(3, H, W)``.
+            seed: decides the view; see ``view_seed``.
+
+        Returns:
+            uint8 RGB pixels ``(3, h, w)``.
+        """
+        if self.preset == "none":
+            return self.transform(image)
+        state = torch.get_rng_state()
+        try:
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed every GPU as well
+            return self.transform(image)
+        finally:
+            torch.set_rng_state(state)
+
+
+def view_seed(seed: int, epoch: int, row: int) -> int:
+    """Seed of the view of one row in one epoch, the same in whatever process and order it is made."""
+    return int(np.random.SeedSequence((seed, epoch, row)).generate_state(1, np.uint64)[0])

@@ -1,0 +1,180 @@
+"""A benchmark's cells as Markdown, CSV and a picture."""
+
+import csv
+import html
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from transferkit.errors import UserError
+from transferkit.probe import PairedComparison, compare_predictions, load_predictions
+from transferkit.probe.benchmark.cells import Cell, cell_folder
+from transferkit.runtime.files import atomic_path, discard
+from transferkit.similarity.intervals import wilson
+
+Comparisons = Mapping[tuple[str, str], PairedComparison]
+
+MARKDOWN, CSV, PICTURE = "benchmark.md", "benchmark.csv", "benchmark.png"
+NOTE = (
+    "Accuracies in percent on the test images: linear probe and kNN with their 95 % Wilson intervals; n images a "
+    "class, mean ± standard deviation over the draws. Against: difference of the linear probes on the same images, "
+    "with its 95 % paired bootstrap interval and McNemar's p. Cosine gap: within classes less between them."
+)
+
+
+def write_results(out: Path, cells: Sequence[Cell]) -> None:
+    """Write ``benchmark.md``, ``benchmark.csv`` and, where anything was measured, ``benchmark.png``.
+
+    Args:
+        out: directory of the benchmark, which holds the cells.
+        cells: in the order of the rows.
+    """
+    against = comparisons(out, cells)
+    contents = {MARKDOWN: markdown(cells, against).encode(), CSV: as_csv(cells, against).encode()}
+    discard(out / PICTURE)
+    if any(cell.top1 is not None for cell in cells):
+        contents[PICTURE] = picture(cells)
+    for name, content in contents.items():
+        with atomic_path(out / name) as temporary:
+            temporary.write_bytes(content)
+
+
+def comparisons(out: Path, cells: Sequence[Cell]) -> dict[tuple[str, str], PairedComparison]:
+    """(approach, dataset) -> comparison with the first approach on that dataset, where both were measured."""
+    found = {}
+    for cell in cells:
+        first = next(other for other in cells if other.dataset == cell.dataset)
+        if first is cell or cell.top1 is None or first.top1 is None:
+            continue
+        folders = [cell_folder(out, one.approach, one.dataset) for one in (first, cell)]
+        try:
+            found[cell.approach, cell.dataset] = compare_predictions(*map(load_predictions, folders))
+        except UserError:  # other images: some could not be read by one of them
+            continue
+    return found
+
+
+def rows_of(cells: Sequence[Cell], against: Comparisons) -> list[dict[str, str]]:
+    """Column -> text for each cell that was measured."""
+    shots = sorted({int(n) for cell in cells for n in cell.few_shot})
+    rows = []
+    for cell in cells:
+        if cell.top1 is None or cell.parameters is None:
+            continue
+        points = {n: cell.few_shot.get(str(n)) for n in shots}
+        rows.append(
+            {
+                "dataset": cell.dataset,
+                "approach": cell.approach,
+                "width": str(cell.embed_dim),
+                "library": str(cell.library),
+                "parameters": f"{cell.parameters / 1e6:.1f} M",
+                "images/s": "–" if cell.images_per_second is None else f"{cell.images_per_second:.0f}",
+                "linear": with_interval(cell.top1, cell.test),
+                "kNN": with_interval(cell.knn_top1, cell.test),
+                **{f"{n}-shot": f"{percent(p[0])} ± {percent(p[1])}" if p else "–" for n, p in points.items()},
+                "cosine gap": f"{cell.cosine_gap:.3f}",
+                f"against {cells[0].approach}": difference(against.get((cell.approach, cell.dataset))),
+            }
+        )
+    return rows
+
+
+def markdown(cells: Sequence[Cell], against: Comparisons) -> str:
+    """The table for a README, how to read it, and what could not be measured."""
+    parts = []
+    if rows := rows_of(cells, against):
+        lines = [list(rows[0]), *(list(row.values()) for row in rows)]
+        texts = ["| " + " | ".join(map(plain, line)) + " |" for line in lines]
+        ruler = "|" + "|".join(["---"] * 2 + ["---:"] * (len(rows[0]) - 2)) + "|"
+        parts = ["\n".join([texts[0], ruler, *texts[1:]]), NOTE]
+    failed = [cell for cell in cells if cell.error]
+    if failed:
+        reasons = (f"- {plain(cell.approach)} on {plain(cell.dataset)}: {plain(cell.error or '')}" for cell in failed)
+        parts += ["Not measured:", "\n".join(reasons)]
+    return "\n\n".join(parts) + "\n"
+
+
+def difference(comparison: PairedComparison | None) -> str:
+    """``+3.1 [+1.0, +5.2], p = 0.01``, in percentage points; a dash for the approach compared with."""
+    if comparison is None:
+        return "–"
+    low, high = comparison.interval
+    return f"{100 * comparison.difference:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}], p = {comparison.mcnemar_p:.2g}"
+
+
+def with_interval(share: float | None, total: int | None) -> str:
+    """``85.0 [78.5, 89.8]``: a share of a number of images in percent, with its Wilson interval; or a dash."""
+    if share is None or total is None:
+        return "–"
+    low, high = wilson(round(share * total), total)
+    return f"{percent(share)} [{percent(low)}, {percent(high)}]"
+
+
+def percent(share: float | None) -> str:
+    """A share in percent, or a dash."""
+    return "–" if share is None else f"{100 * share:.1f}"
+
+
+def plain(text: str) -> str:
+    """Text that cannot leave its cell of a Markdown table, nor be taken for HTML."""
+    line = html.escape(" ".join(text.split()), quote=False).replace("\\", "\\\\")
+    return "".join(c for c in line if c.isprintable()).replace("|", "\\|")
+
+
+def as_csv(cells: Sequence[Cell], against: Comparisons) -> str:
+    """Every figure as a number, one cell a row; accuracies in [0, 1]."""
+    rows: list[dict[str, Any]] = []
+    for cell in cells:
+        row = asdict(cell)
+        row["top1_low"], row["top1_high"] = row.pop("top1_interval") or (None, None)
+        row["warnings"] = "; ".join(cell.warnings)
+        for n, (mean, std) in row.pop("few_shot").items():
+            row |= {f"shot_{n}_mean": mean, f"shot_{n}_std": std}
+        comparison = against.get((cell.approach, cell.dataset))
+        if comparison:
+            row |= {"difference": comparison.difference, "mcnemar_p": comparison.mcnemar_p}
+            row["difference_low"], row["difference_high"] = comparison.interval
+        rows.append(row)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)))
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def picture(cells: Sequence[Cell]) -> bytes:
+    """PNG: the linear probes' accuracy with its interval, bars of one dataset side by side."""
+    from matplotlib.figure import Figure
+
+    datasets, approaches = (list(dict.fromkeys(getattr(c, what) for c in cells)) for what in ("dataset", "approach"))
+    figure = Figure(figsize=(max(5, 1.2 + 0.5 * len(cells)), 4), layout="constrained")
+    axes = figure.subplots()
+    width = 0.8 / len(approaches)
+    measured = [cell for cell in cells if cell.top1_interval]
+    beside = {name: [cell.approach for cell in measured if cell.dataset == name] for name in datasets}
+    for approach in approaches:
+        shown = [cell for cell in measured if cell.approach == approach]
+        if not shown:
+            continue
+        steps = [beside[cell.dataset].index(approach) - (len(beside[cell.dataset]) - 1) / 2 for cell in shown]
+        places = [datasets.index(cell.dataset) + step * width for cell, step in zip(shown, steps, strict=True)]
+        heights = [100 * (cell.top1 or 0) for cell in shown]
+        ends = [[100 * end for end in cell.top1_interval or ()] for cell in shown]
+        below = [max(0, height - low) for height, (low, _) in zip(heights, ends, strict=True)]  # rounding only
+        above = [max(0, high - height) for height, (_, high) in zip(heights, ends, strict=True)]
+        axes.bar(places, heights, 0.9 * width, yerr=[below, above], capsize=3, label=caption(approach))
+    axes.set(ylabel="linear probe, top-1 (%) with 95 % interval", ylim=(0, 100))
+    axes.set_xticks(range(len(datasets)), [caption(name) for name in datasets])
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=150)
+    return file.getvalue()
+
+
+def caption(name: str) -> str:
+    """A name in a picture: no control characters, and no formula between dollar signs."""
+    return "".join(c for c in name if c.isprintable()).replace("$", r"\$")

@@ -1,0 +1,138 @@
+"""A benchmark's cells: one directory each, whole or absent, found again only under what they were measured with."""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transferkit.errors import UserError
+from transferkit.runtime.files import lock
+
+CELL = "cell.json"
+
+
+@dataclass(frozen=True)
+class Approach:
+    """An extractor to benchmark.
+
+    Attributes:
+        extractor: torchvision name, Hugging Face id or directory, exported directory, or checkpoint.
+        weights: ``DEFAULT``, ``none`` (random) or a file of weights.
+        pooling: how features become one embedding; ``None`` is the extractor's own.
+        preprocessing: fields to override, such as ``{image_size: 160}``; ``None`` is the weights' own.
+    """
+
+    extractor: str
+    weights: str = "DEFAULT"
+    pooling: str | None = None
+    preprocessing: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images to benchmark on.
+
+    Attributes:
+        images: folder, manifest, ``digits``, or a dataset of torchvision's by name.
+        image_root: the folder that a manifest's paths are relative to or lie in, where it is not its own.
+    """
+
+    images: str
+    image_root: str | None = None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One approach on one dataset; accuracies are shares of the test images, in [0, 1].
+
+    Attributes:
+        approach: its name in the benchmark.
+        dataset: its name in the benchmark.
+        key: SHA-256 over all that the figures depend on; None where nothing could be measured.
+        features: SHA-256 over all that the embeddings depend on, as the feature cache has it.
+        error: why nothing could be measured, or None.
+        library: ``torchvision`` or ``transformers``.
+        parameters: of the backbone.
+        embed_dim: width of the embedding.
+        images_per_second: at extraction, decoding included; None if the embeddings were in the cache before.
+        train: images fitted in the sweep.
+        val: images that selected.
+        test: images of the report.
+        top1: of the linear probe.
+        top1_interval: Wilson's, 95 %.
+        mean_per_class: of the linear probe.
+        knn_top1: of the k nearest neighbours.
+        knn_k: the k that was chosen.
+        class_mean_top1: of the nearest class mean.
+        few_shot: n images a class -> mean and standard deviation over the draws.
+        cosine_gap: mean cosine within classes less that between them, over all labelled images.
+        warnings: of the probe.
+    """
+
+    approach: str
+    dataset: str
+    key: str | None = None
+    features: str | None = None
+    error: str | None = None
+    library: str | None = None
+    parameters: int | None = None
+    embed_dim: int | None = None
+    images_per_second: float | None = None
+    train: int | None = None
+    val: int | None = None
+    test: int | None = None
+    top1: float | None = None
+    top1_interval: tuple[float, float] | None = None
+    mean_per_class: float | None = None
+    knn_top1: float | None = None
+    knn_k: int | None = None
+    class_mean_top1: float | None = None
+    few_shot: dict[str, tuple[float, float]] = field(default_factory=dict)
+    cosine_gap: float | None = None
+    warnings: list[str] = field(default_factory=list)
+
+
+def cell_folder(out: Path, approach: str, dataset: str) -> Path:
+    """Where a cell is kept: readable, and different for any two pairs of names."""
+    name = re.sub(r"[^\w.-]+", "-", f"{dataset}-{approach}").strip("-.")[:60]
+    return out / "cells" / f"{name}-{hashlib.sha256(json.dumps([approach, dataset]).encode()).hexdigest()[:8]}"
+
+
+def write_cell(cell: Cell, folder: Path) -> None:
+    """Write ``cell.json`` into a folder that is still under its temporary name."""
+    (folder / CELL).write_text(json.dumps(asdict(cell), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def read_cell(folder: Path) -> Cell | None:
+    """The cell of a folder, or None if it is not there, damaged or of another version."""
+    try:
+        return Cell(**json.loads((folder / CELL).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Keep a benchmark's directory to this process; the system lets go of it however the process ends.
+
+    Raises:
+        UserError: another process has it, or the directory cannot be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / ".lock").touch()
+        held = lock(out / ".lock")
+    except BlockingIOError as error:
+        raise UserError(f"another benchmark is writing into {out}; wait for it or give another --out") from error
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror}; choose another --out") from error
+    try:
+        yield
+    finally:
+        if held is not None:
+            os.close(held)

@@ -1,0 +1,171 @@
+"""The grid: each cell measured once, kept as it is done, and measured again when what it depends on changes."""
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from transferkit.data.embeddings import Embeddings
+from transferkit.data.image_table import ImageTable, open_images
+from transferkit.data.integrity import raise_broken
+from transferkit.embed import cached_features, describe, feature_key, knows_some
+from transferkit.errors import UserError
+from transferkit.extractor import Extractor
+from transferkit.probe import PROTOCOL, ProbeResult, probe_embeddings, save_probe
+from transferkit.probe.benchmark.benchmark_table import write_results
+from transferkit.probe.benchmark.cells import Approach, Cell, Dataset, cell_folder, locked, read_cell, write_cell
+from transferkit.runtime.files import atomic_path, discard
+from transferkit.similarity import class_codes, unit_rows
+from transferkit.similarity.geometry import class_sums, pair_means
+
+log = logging.getLogger(__name__)
+
+Opener = Callable[[Approach], Extractor]
+
+
+def run(
+    out: Path,
+    approaches: Mapping[str, Approach],
+    datasets: Mapping[str, Dataset],
+    open_extractor: Opener,
+    *,
+    resume: bool = True,
+    on_error: Literal["fail", "skip"] = "fail",
+    options: Mapping[str, Any] | None = None,
+) -> list[Cell]:
+    """Measure every cell that is not there yet, then write table and picture.
+
+    What cannot be measured is recorded in its cell, does not stop the rest, and is tried again the next time.
+
+    Args:
+        out: directory of cells and results; one benchmark at a time writes into it.
+        approaches: name -> extractor; the first is what the others are compared with.
+        datasets: name -> what `open_images` opens.
+        open_extractor: opens an approach's extractor on the device to use.
+        resume: keep the cells whose key is what it would be now.
+        on_error: unreadable images: ``fail`` is a failure of the cell, ``skip`` leaves them out.
+        options: of `probe_embeddings`, plain types.
+
+    Returns:
+        The cells, the approaches on one dataset side by side.
+
+    Raises:
+        UserError: another benchmark has the directory, or it cannot be written.
+    """
+    with locked(out):
+        for left in (out / "cells").glob(".*.tmp"):  # by a run that was killed
+            discard(left)
+        for name, approach in approaches.items():
+            extractor = None
+            for dataset, source in datasets.items():
+                folder = cell_folder(out, name, dataset)
+                old = read_cell(folder) if resume else None
+                cell = Cell(name, dataset)
+                try:
+                    extractor = extractor or open_extractor(approach)
+                    table = open_images(source.images, source.image_root)
+                    key = cell_key(describe(extractor, table), table, {**(options or {}), "on_error": on_error})
+                    if old is not None and old.key == key:
+                        say(old, "kept")
+                        continue
+                    cell, result = measure(replace(cell, key=key), old, extractor, table, on_error, options or {})
+                    save(cell, folder, result)
+                except Exception as error:  # whatever it is, the other cells can still be measured
+                    kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+                    cell = replace(cell, key=None, error=f"{kind}{' '.join(str(error).split())}")
+                    save(cell, folder)
+                say(cell, "measured")
+        cells = [read_cell(cell_folder(out, name, dataset)) for dataset in datasets for name in approaches]
+        found = [cell for cell in cells if cell is not None]
+        write_results(out, found)
+    return found
+
+
+def cell_key(metadata: Mapping[str, Any], table: ImageTable, options: Mapping[str, Any]) -> str:
+    """SHA-256 over space and images, labels, splits, protocol and its options."""
+    parts = [feature_key(metadata), table.labels, table.splits, PROTOCOL, dict(options)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def measure(
+    cell: Cell,
+    old: Cell | None,
+    extractor: Extractor,
+    table: ImageTable,
+    on_error: str,
+    options: Mapping[str, Any],
+) -> tuple[Cell, ProbeResult]:
+    """Embed and probe.
+
+    Args:
+        cell: with names and key.
+        old: what stood in its place, for a speed measured when the same embeddings were extracted.
+        extractor: on the device to use.
+        table: labelled images.
+        on_error: see `run`.
+        options: of `probe_embeddings`.
+
+    Raises:
+        UserError: unreadable images, or data that cannot be probed.
+    """
+    in_cache = knows_some(extractor, table)
+    start = time.perf_counter()
+    features = cached_features(extractor, table)
+    speed: float | None = len(table) / (time.perf_counter() - start)
+    name = feature_key(features.metadata)
+    if in_cache:
+        speed = old.images_per_second if old and old.features == name else None
+    broken = features.metadata["broken"]
+    if broken and on_error == "fail":
+        raise_broken(broken, table.source, "leave out with --on_error skip")
+    result = probe_embeddings(features, **options)
+    linear, knn, splits = (result.report[part] for part in ("linear", "knn", "splits"))
+    measured = replace(
+        cell,
+        features=name,
+        library=extractor.spec()["source"],
+        parameters=sum(parameter.numel() for parameter in extractor.backbone.parameters()),
+        embed_dim=extractor.embed_dim,
+        images_per_second=speed,
+        train=splits["train"],
+        val=splits["val"],
+        test=splits["test"],
+        top1=linear["top1"],
+        top1_interval=linear["top1_interval"],
+        mean_per_class=linear["mean_per_class"],
+        knn_top1=knn["top1"],
+        knn_k=knn["k"],
+        class_mean_top1=result.report["nearest_class_mean"]["top1"],
+        few_shot={str(p["n_per_class"]): (p["mean"], p["std"]) for p in result.report["few_shot"]["curve"]},
+        cosine_gap=cosine_gap(features),
+        warnings=result.report["warnings"],
+    )
+    return measured, result
+
+
+def cosine_gap(features: Embeddings) -> float:
+    """Mean cosine of two images of one class less that of two classes, over all labelled images."""
+    labelled = [row for row, label in enumerate(features.labels) if label is not None]
+    names, (classes,) = class_codes([features.labels[row] for row in labelled])
+    means, _ = pair_means(class_sums(unit_rows(features.embedding[labelled]), classes, len(names)))
+    return float(means.intra - means.inter)
+
+
+def save(cell: Cell, folder: Path, result: ProbeResult | None = None) -> None:
+    """Put a cell in its place, whole: a directory that ``transferkit probe --compare`` takes as well."""
+    with atomic_path(folder, folder=True) as temporary:
+        if result is not None:
+            save_probe(result, temporary)
+        write_cell(cell, temporary)
+
+
+def say(cell: Cell, how: str) -> None:
+    """One line about a cell."""
+    if cell.top1 is None:
+        log.warning("%s on %s: failed: %s", cell.approach, cell.dataset, cell.error)
+    else:
+        log.info("%s on %s: top-1 %.1f %% (%s)", cell.approach, cell.dataset, 100 * cell.top1, how)

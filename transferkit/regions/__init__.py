@@ -1,6 +1,0 @@
-"""Regions: boxes in images, one embedding each."""
-
-from transferkit.regions.boxes import Box, match_boxes, read_boxes
-from transferkit.regions.table import Regions, check_place, embed_regions, save_regions
-
-__all__ = ["Box", "Regions", "check_place", "embed_regions", "match_boxes", "read_boxes", "save_regions"]

@@ -1,0 +1,116 @@
+"""TensorBoard's projector: embeddings with labels, paths and thumbnails, as the files that its plugin reads.
+
+``SummaryWriter.add_embedding`` is not used: a tab in a label breaks its table, and a second writer overwrites
+the first one's ``projector_config.pbtxt``.
+"""
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from google.protobuf import text_format
+from google.protobuf.message import Error as ProtobufError
+from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from transferkit.data.embeddings import Embeddings
+from transferkit.images.decoding import ImageError
+from transferkit.reports import figures
+from transferkit.runtime.cores import cores
+from transferkit.runtime.files import atomic_path
+from transferkit.runtime.progress import progress_bar
+from transferkit.similarity import drawn_rows
+
+CONFIG = "projector_config.pbtxt"
+ROWS = 5_000
+"""Rows at most: the projector moves them about in the browser."""
+SIDE = 64
+"""Pixels of a thumbnail's side; 5,000 of them make a sheet of 4,544, where TensorBoard allows 8,192."""
+
+
+def fill_projector(
+    folder: Path, name: str, table: Embeddings, read: Callable[[str], Tensor], *, most: int = ROWS, seed: int = 0
+) -> int:
+    """Write a tab of the projector into a log directory; other tabs stay, one of the same name is replaced.
+
+    Args:
+        folder: the log directory; gets ``projector_config.pbtxt`` and ``projector/<name>/``.
+        name: of the tab and its folder.
+        table: the embeddings, N rows.
+        read: path of a row -> uint8 pixels (3, H, W); an image that it cannot read (ImageError) is shown black.
+        most: rows at most; of more, so many are drawn.
+        seed: of the drawing.
+
+    Returns:
+        How many rows are shown.
+
+    Raises:
+        UserError: the place cannot be written.
+    """
+    rows = drawn_rows(len(table), most, seed).tolist()
+    shown = table.select(rows)
+    place = Path("projector", name)
+    write_lines(
+        folder / place / "tensors.tsv", ("\t".join(f"{x:.7g}" for x in row) for row in shown.embedding.tolist())
+    )
+    write_lines(folder / place / "metadata.tsv", metadata_lines(shown))
+    figures.save(figures.sheet(thumbnails(shown, read)), folder / place / "sprite.png")
+    config = read_config(folder / CONFIG)
+    kept = [entry for entry in config.embeddings if entry.tensor_name != name]
+    del config.embeddings[:]
+    config.embeddings.extend(kept)
+    entry = config.embeddings.add()
+    entry.tensor_name, entry.tensor_path = name, str(place / "tensors.tsv")
+    entry.tensor_shape.extend(shown.embedding.shape)
+    entry.metadata_path = str(place / "metadata.tsv")
+    entry.sprite.image_path = str(place / "sprite.png")
+    entry.sprite.single_image_dim.extend((SIDE, SIDE))
+    write_lines(folder / CONFIG, text_format.MessageToString(config).splitlines())  # last: what it names is there
+    return len(rows)
+
+
+def metadata_lines(table: Embeddings) -> list[str]:
+    """A header and a line a row; a dash where there is no label, since the projector drops empty ends of a line."""
+    columns = (table.labels, table.paths, table.splits)
+    rows = [[figures.printable(cell or "–") for cell in row] for row in zip(*columns, strict=True)]
+    return ["\t".join(row) for row in (["label", "path", "split"], *rows)]
+
+
+def thumbnails(table: Embeddings, read: Callable[[str], Tensor]) -> list[Tensor]:
+    """The middle square of each image, uint8 (3, SIDE, SIDE); black where it cannot be read."""
+
+    def one(path: str) -> Tensor:
+        try:
+            pixels = read(path)
+        except ImageError:
+            return torch.zeros(3, SIDE, SIDE, dtype=torch.uint8)
+        height, width = pixels.shape[1:]
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        square = pixels[None, :, top : top + side, left : left + side]  # (1, 3, side, side)
+        return interpolate(square, (SIDE, SIDE), mode="bilinear", antialias=True)[0]
+
+    result = []
+    with progress_bar("thumbnails", len(table)) as advance, ThreadPoolExecutor(cores()) as pool:
+        for thumbnail in pool.map(one, table.paths):
+            result.append(thumbnail)
+            advance(1)
+    return result
+
+
+def read_config(path: Path) -> ProjectorConfig:
+    """What other tabs there are; none where the file is missing or damaged."""
+    config = ProjectorConfig()
+    try:
+        text_format.Parse(path.read_text(encoding="utf-8"), config)
+    except (FileNotFoundError, UnicodeDecodeError, ProtobufError):
+        return ProjectorConfig()
+    return config
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write a text file, whole or not at all."""
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(f"{line}\n" for line in lines)

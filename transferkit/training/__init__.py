@@ -1,0 +1,1 @@
+"""Training: the LightningModule, its regimes and optimizers, the Trainer and what a run leaves."""

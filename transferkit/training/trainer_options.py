@@ -1,0 +1,113 @@
+"""What Lightning's Trainer takes and then fails on: refused before training, or its own refusal as one line."""
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from types import TracebackType
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import BaseFinetuning, BatchSizeFinder, LearningRateFinder, LearningRateMonitor
+
+from transferkit.errors import UserError
+from transferkit.runtime.processes import check_devices
+
+# What libraries raise for want of something that the user can give: pattern of the message -> what to say.
+REMEDIES = {
+    r"Expected more than 1 value per channel": "BatchNorm cannot train on a single value per channel; "
+    "give --data.batch_size 2 or more, or larger images",
+    r"SyncBatchNorm.* GPU|sync.*on GPU": "SyncBatchNorm works on GPUs only; leave out --trainer.sync_batchnorm",
+    r"out of memory": "the device has no memory left; give a smaller --data.batch_size",
+    r"does not have a deterministic implementation": "a layer has no deterministic implementation on this device; "
+    "give --trainer.deterministic warn",
+}
+PEERS = ("lightning", "lightning_utilities", "torch", "jsonargparse", "rich", "tensorboard", "tqdm")
+REFUSALS = (ValueError, TypeError, RuntimeError, ImportError, NotImplementedError, KeyError, AttributeError, OSError)
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Refuse what Lightning's Trainer takes and then fails on.
+
+    Raises:
+        UserError: naming the option.
+    """
+    for name in ("check_val_every_n_epoch", "accumulate_grad_batches"):
+        if options[name] is not None and options[name] < 1:
+            raise UserError(f"--trainer.{name} is {options[name]}; give 1 or more")
+    if str(options["devices"]).isdecimal():  # else a list of GPUs, or auto
+        check_devices(int(options["devices"]))
+    if options["overfit_batches"]:
+        raise UserError("--trainer.overfit_batches shuffles otherwise than we do; give --data.n_per_class N instead")
+    gpus = torch.cuda.is_available() and options["accelerator"] != "cpu"
+    if options["sync_batchnorm"] and not gpus and str(options["devices"]) not in ("1", "auto"):
+        raise UserError("--trainer.sync_batchnorm works on GPUs only; leave it out")
+    strategy = options["strategy"]
+    if isinstance(strategy, str) and re.search("spawn|fork|notebook", strategy):
+        raise UserError(f"--trainer.strategy {strategy} cannot start this command's processes; give ddp")
+
+
+def check_callbacks(callbacks: Collection[Callback], logged: Collection[str]) -> None:
+    """Refuse callbacks that cannot work with a TransferModule.
+
+    Args:
+        callbacks: the user's.
+        logged: the names that the module logs.
+
+    Raises:
+        UserError: naming the callback.
+    """
+    for callback in callbacks:
+        name = type(callback).__name__
+        if isinstance(callback, BaseFinetuning):
+            raise UserError(
+                f"the callback {name} unfreezes within a fit; fit twice instead, the second time with "
+                "--model.backbone CKPT --model.regime partial or full"
+            )
+        if isinstance(callback, LearningRateFinder | BatchSizeFinder):
+            raise UserError(
+                f"the callback {name} looks for one learning rate or batch size; compare short fits "
+                "with --model.lr_head, --model.lr_backbone and --data.batch_size"
+            )
+    others = [callback for callback in callbacks if type(callback).__module__.split(".")[0] != "lightning"]
+    if others or any(isinstance(callback, LearningRateMonitor) for callback in callbacks):
+        return  # they may log names of their own
+    for callback in callbacks:
+        monitor = getattr(callback, "monitor", None)
+        if isinstance(monitor, str) and monitor not in logged:
+            name = type(callback).__name__
+            raise UserError(f"the callback {name} monitors {monitor!r}; logged are {', '.join(sorted(logged))}")
+
+
+def refusal(error: BaseException, before_training: bool) -> UserError | None:
+    """A library's refusal as one line; None for what is a fault of ours, or of no known kind.
+
+    Args:
+        error: what was raised.
+        before_training: whether no step has been taken yet: then whatever a library raises is taken for a refusal.
+    """
+    message = " ".join(str(error).split()) or type(error).__name__
+    if "DataLoader worker" in message:
+        return None  # of a process that loads images
+    for pattern, remedy in REMEDIES.items():
+        if isinstance(error, RuntimeError | ValueError) and re.search(pattern, message):
+            return UserError(remedy)
+    known = isinstance(error, MisconfigurationException) or "conditioned on metric" in message
+    raised = isinstance(error, REFUSALS) and before_training and raised_by(error.__traceback__).startswith(PEERS)
+    if not (known or raised):
+        return None
+    kind = "" if known or isinstance(error, ValueError | RuntimeError) else f"{type(error).__name__}: "
+    return UserError(f"--trainer: {kind}{message[:400]}")
+
+
+def raised_by(trace: TracebackType | None) -> str:
+    """The module whose code raised an exception."""
+    frames = list(walk(trace))
+    return str(frames[-1].tb_frame.f_globals.get("__name__", "")) if frames else ""
+
+
+def walk(trace: TracebackType | None) -> Iterator[TracebackType]:
+    """The frames of a traceback, the innermost last."""
+    while trace:
+        yield trace
+        trace = trace.tb_next
