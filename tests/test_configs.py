@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from transferkit import cli
+from transferkit.cli import dispatch
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").iterdir())
 
@@ -18,9 +18,9 @@ def test_config_fits_its_command(
     monkeypatch.chdir(tmp_path)  # bare names are found without a source tree
     first, second, *_ = path.read_text().splitlines()
     program, *arguments = shlex.split(first.removeprefix("# "))
-    assert first.startswith("# ") and program == "transferkit" and arguments[0] in cli.VERBS
+    assert first.startswith("# ") and program == "transferkit" and arguments[0] in dispatch.VERBS
     assert path.name in arguments and len(second) > len("# what to expect")
-    assert cli.run([*arguments, "--print_config"]) == 0
+    assert dispatch.run([*arguments, "--print_config"]) == 0
     printed, written = yaml.safe_load(capsys.readouterr().out), yaml.safe_load(path.read_text())
     assert contains(printed, written), "the command drops or changes a value of its config"
 

@@ -1,10 +1,15 @@
-"""The one exception a user meets: bad input, said in one line with its remedy."""
+"""The one exception a user meets: bad input, described in one line with its remedy; and how such lines are built."""
+
+import pickle
+from collections.abc import Sequence
 
 
 class UserError(Exception):
     """Input that cannot be used; the command line prints it as one line and exits with status 2.
 
-    The message names the file or option, what is wrong with it, and what to do about it.
+    The message names the file or argument, what is wrong with it, and the remedy. Arguments are named as in Python,
+    in backticks: ``give `weights="none"` for random weights``. The command line shows its own option instead
+    (``--model.weights none``), see :mod:`transferkit.cli.dialect`.
     """
 
 
@@ -13,3 +18,22 @@ class ToldByFirst(UserError):
 
     Their status is 0, since Lightning kills the first process, perhaps before it has spoken, where another fails.
     """
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's text, at most 160 characters."""
+    if isinstance(error, pickle.UnpicklingError):  # torch's text advises to run the code in the file
+        return "broken, or more than plain tensors in it"
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+
+
+def listed(names: Sequence[str], most: int = 5, quote: bool = True) -> str:
+    """Return the first few names and how many more there are: ``'a', 'b' and 7 more``.
+
+    Args:
+        names: any number of them.
+        most: how many are named.
+        quote: whether each is put in quotes, with control characters escaped.
+    """
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(repr(name) if quote else name for name in names[:most]) + more

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import transferkit
-from transferkit import cli
+from transferkit.cli import dispatch
 from transferkit.errors import UserError
 
 HEAVY = ("torch", "lightning", "jsonargparse", "transformers", "numpy", "rich", "yaml")
@@ -31,7 +31,7 @@ def command(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException | int], 
 
         module = ModuleType("transferkit.cli.commands.do")
         module.main = main  # type: ignore[attr-defined]
-        monkeypatch.setitem(cli.VERBS, "do", ("do", "a command"))
+        monkeypatch.setitem(dispatch.VERBS, "do", ("do", "a command"))
         monkeypatch.setitem(sys.modules, "transferkit.cli.commands.do", module)
 
     return install
@@ -39,14 +39,14 @@ def command(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException | int], 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["help"], []])
 def test_help_lists_every_command(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(arguments) == 0
+    assert dispatch.run(arguments) == 0
     out = capsys.readouterr().out
-    assert all(f"\n  {verb} " in out for verb in cli.VERBS)
+    assert all(f"\n  {verb} " in out for verb in dispatch.VERBS)
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["-V"]])
 def test_version(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(arguments) == 0
+    assert dispatch.run(arguments) == 0
     assert capsys.readouterr().out == f"transferkit {transferkit.__version__}\n"
 
 
@@ -69,24 +69,24 @@ def test_module_is_a_command() -> None:
 def test_every_verb_has_its_command() -> None:
     from importlib.util import find_spec
 
-    assert all(find_spec(f"transferkit.cli.commands.{module}") for module, _ in cli.VERBS.values())
+    assert all(find_spec(f"transferkit.cli.commands.{module}") for module, _ in dispatch.VERBS.values())
 
 
 def test_a_misspelt_verb(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["fti"]) == 2
+    assert dispatch.run(["fti"]) == 2
     error = capsys.readouterr().err
     assert error == "transferkit: error: no command 'fti'; did you mean 'fit'? transferkit --help lists them\n"
 
 
 def test_bad_input_is_one_line(command: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
     command(UserError("what\n  where \x1b[31mred\x00"))
-    assert cli.run(["do"]) == 2
+    assert dispatch.run(["do"]) == 2
     assert capsys.readouterr().err == "transferkit: error: what where \\x1b[31mred\\x00\n"
 
 
 def test_debug_shows_the_traceback(command: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
     command(UserError("what"))
-    assert cli.run(["do", "--debug"]) == 2
+    assert dispatch.run(["do", "--debug"]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith("Traceback") and lines[-1] == "transferkit: error: what"
 
@@ -120,8 +120,8 @@ def test_out_of_memory_is_one_line_with_the_remedy(
     def run_out(arguments: list[str]) -> int:
         raise error
 
-    monkeypatch.setattr(cli, "execute", run_out)
-    assert cli.run([verb]) == 2
+    monkeypatch.setattr(dispatch, "execute", run_out)
+    assert dispatch.run([verb]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"transferkit: error: out of memory ({device}); ")
     smaller = {"fit": "--data.batch_size", "embed": "--batch_size"}.get(verb, "")
@@ -137,8 +137,8 @@ def test_out_of_memory_is_one_line_with_the_remedy(
 def test_what_libraries_really_say(
     allocate: Callable[[], object], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli, "execute", lambda _: allocate() and 0)
-    assert cli.run(["probe"]) == 2
+    monkeypatch.setattr(dispatch, "execute", lambda _: allocate() and 0)
+    assert dispatch.run(["probe"]) == 2
     assert capsys.readouterr().err == "transferkit: error: out of memory (CPU); free some, or use fewer images\n"
 
 
@@ -150,12 +150,12 @@ def test_other_errors_of_torch_are_not_taken_for_it(
 ) -> None:
     command(error)
     with pytest.raises(type(error)):
-        cli.run(["do", *options])
+        dispatch.run(["do", *options])
 
 
 def test_interruption(command: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
     command(KeyboardInterrupt())
-    assert cli.run(["do"]) == 130
+    assert dispatch.run(["do"]) == 130
     assert "interrupted" in capsys.readouterr().err
 
 
@@ -163,14 +163,14 @@ def test_interruption(command: Callable[..., None], capsys: pytest.CaptureFixtur
 def test_exit_status(command: Callable[..., None], outcome: BaseException | int, status: int) -> None:
     command(outcome)
     with pytest.raises(SystemExit) as done:
-        cli.main(["do"])
+        dispatch.main(["do"])
     assert done.value.code == status
 
 
 def test_a_fault_of_ours_is_not_hidden(command: Callable[..., None]) -> None:
     command(ZeroDivisionError("ours"))
     with pytest.raises(ZeroDivisionError):
-        cli.run(["do"])
+        dispatch.run(["do"])
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device")
@@ -194,4 +194,4 @@ def test_letters_that_the_terminal_does_not_know(tmp_path: Path) -> None:
 
 def test_sigterm_ends_as_ctrl_c_does() -> None:
     with pytest.raises(KeyboardInterrupt):
-        cli.interrupt(15, None)
+        dispatch.interrupt(15, None)

@@ -76,7 +76,7 @@ def test_libraries_hear_of_a_quota(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_front_door_says_so_before_torch_is_there() -> None:
     script = """
 import sys
-from transferkit import cli
+from transferkit.cli import dispatch as cli
 cli.limit_threads = lambda: print("torch" in sys.modules, "numpy" in sys.modules)
 cli.run(["--version"])
 """

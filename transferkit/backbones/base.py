@@ -7,8 +7,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from transferkit.backbones.weights import first_line
-from transferkit.errors import UserError
+from transferkit.errors import UserError, first_line
 from transferkit.images.preprocessing import Preprocessing
 
 Output = TypeVar("Output")

@@ -12,8 +12,8 @@ from torchvision import models
 
 from transferkit.backbones.base import Backbone, choose_pooling, leaf_types
 from transferkit.backbones.loading import check_finite, load_state, own_names, without_heads
-from transferkit.backbones.weights import first_line, read_state_dict, require_network
-from transferkit.errors import UserError
+from transferkit.backbones.weights import read_state_dict, require_network
+from transferkit.errors import UserError, first_line
 from transferkit.images.preprocessing import Preprocessing, is_complete
 
 log = logging.getLogger(__name__)

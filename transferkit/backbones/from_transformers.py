@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from transferkit.backbones.base import Backbone, choose_pooling
 from transferkit.backbones.hub import VIT, load_model, read_config, read_preprocessing
-from transferkit.backbones.weights import first_line
-from transferkit.errors import UserError
+from transferkit.errors import UserError, first_line
 from transferkit.images.preprocessing import Preprocessing
 
 if TYPE_CHECKING:

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from transferkit.backbones.weights import first_line
-from transferkit.errors import UserError
+from transferkit.errors import UserError, first_line
 
 log = logging.getLogger(__name__)
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import pickle
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from transferkit.errors import UserError
+from transferkit.errors import UserError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -96,10 +95,3 @@ def require_network(url: str, what: str, remedy: str) -> None:
         socket.create_connection((target.hostname or "", port), timeout=2).close()
     except OSError as error:
         raise UserError(f"{what}: not in the local cache, and {target.hostname} cannot be reached; {remedy}") from error
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an exception's text, at most 160 characters."""
-    if isinstance(error, pickle.UnpicklingError):  # torch's text advises to run the code in the file
-        return "broken, or more than plain tensors in it"
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 
 import transferkit
 from transferkit.cli.console import harmless
+from transferkit.cli.dialect import DIALECT, translate
 from transferkit.errors import ToldByFirst, UserError
 from transferkit.runtime.cores import limit_threads
 
@@ -70,7 +71,10 @@ def run(arguments: list[str]) -> int:
     """Run one command; its exit status."""
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(stream=sys.stderr)
+    for handler in logging.getLogger().handlers:
+        if type(handler) is logging.StreamHandler:
+            handler.setFormatter(DIALECT)
     logging.getLogger("transferkit").setLevel(logging.INFO)
     signal.signal(signal.SIGTERM, interrupt)
     acknowledge_signals()
@@ -167,7 +171,8 @@ def acknowledge_signals() -> None:
 
 def complain(message: str) -> int:
     """Print one line for bad input; the exit status."""
-    print(f"transferkit: error: {harmless(' '.join(message.split()))}", file=sys.stderr)
+    message = translate(" ".join(message.split()), DIALECT.options)
+    print(f"transferkit: error: {harmless(message)}", file=sys.stderr)
     return 2
 
 

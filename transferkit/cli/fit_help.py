@@ -100,6 +100,12 @@ def known_options(verb: str = "fit") -> list[str]:
     return [option.name for group in (*groups.values(), single(verb)) for option in group] + list(groups)
 
 
+def options_by_argument(verb: str) -> dict[str, str]:
+    """Argument of the library -> option of the verb; where two sections have it, the first's."""
+    named = {name.rpartition(".")[2]: f"--{name}" for name in reversed(known_options(verb))}
+    return {"source": "--model.backbone"} | named
+
+
 def sections() -> dict[str, list[Option]]:
     """The options of model, data and trainer."""
     from lightning.pytorch import Trainer

@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -12,6 +12,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from transferkit.cli import console
 from transferkit.cli.arguments import all_options, find_config, read_yaml, without_option
+from transferkit.cli.dialect import DIALECT, options_of
 from transferkit.cli.suggestions import nearest
 from transferkit.errors import UserError
 
@@ -30,6 +31,7 @@ def call(function: Callable[..., int], arguments: list[str]) -> int:
     Raises:
         UserError: options that do not fit the function's signature; a seed that NumPy does not take.
     """
+    DIALECT.options = options_of(function)
     verb, *rest = map(spelled, arguments)
     doc = docstring_parser.parse(function.__doc__ or "")
     parser = ArgumentParser(
@@ -56,10 +58,7 @@ def call(function: Callable[..., int], arguments: list[str]) -> int:
     for name, kind in get_type_hints(function).items():
         if is_dataclass(kind):
             options[name] = kind(**options[name])  # type: ignore[operator]  # a class, not an instance
-    try:
-        return function(**options)
-    except UserError as error:
-        raise UserError(own_names(str(error), inspect.signature(function).parameters)) from error
+    return function(**options)
 
 
 def check_seed(option: str, seed: int) -> None:
@@ -83,15 +82,6 @@ def check_keys(file: Path, known: Sequence[str], verb: str) -> None:
             near = nearest(key, known)
             advice = f"did you mean {near}?" if near else f"transferkit {verb} --help lists them"
             raise UserError(f"config {file}: unknown option {key[:80]!r}; {advice}")
-
-
-def own_names(message: str, options: Container[str]) -> str:
-    """A message about ``fit``'s options in the names that a command has for them."""
-    names = {f"model.{name}": name for name in ("weights", "pooling", "preprocessing")}
-    for theirs, ours in (names | {"model.backbone": "extractor", "data.image_root": "image_root"}).items():
-        if ours in options:
-            message = message.replace(f"--{theirs} ", f"--{ours} ")
-    return message
 
 
 def resumable(function: Callable[..., int], arguments: list[str]) -> int:

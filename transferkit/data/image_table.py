@@ -21,7 +21,7 @@ from transferkit.data.fingerprint import fingerprint, stamps
 from transferkit.data.listing import IMAGE_SUFFIXES, picture_kind, walk
 from transferkit.data.manifest import MANIFEST_SUFFIXES, SPLIT_WORDS, Columns, read_columns
 from transferkit.data.torchvision_datasets import manifest_of, plain_name
-from transferkit.errors import UserError
+from transferkit.errors import UserError, listed
 from transferkit.images.decoding import read_image
 
 _log = logging.getLogger(__name__)
@@ -182,22 +182,22 @@ def check_trainable(table: ImageTable) -> None:
     bare = [path for path, label, split in rows if label is None and None in by_split[split or "train"]]
     if bare:
         raise UserError(
-            f"labels are missing for {len(bare)} of {len(table)} images in {source}: {_some(bare)}; "
+            f"labels are missing for {len(bare)} of {len(table)} images in {source}: {listed(bare)}; "
             "label them (class folder, or the manifest's column 'label') or remove them"
         )
     if table.empty:
-        raise UserError(f"no images in the folder {_some(table.empty)} of {source}; fill it or delete it")
+        raise UserError(f"no images in the folder {listed(table.empty)} of {source}; fill it or delete it")
     train = {label for label in by_split["train"] if label is not None}
     for split in ("val", "test"):
         unknown = sorted(label for label in by_split[split] if label is not None and label not in train)
         if unknown:
             raise UserError(
-                f"class {_some(unknown)} is in {split} but not in train of {source}; "
+                f"class {listed(unknown)} is in {split} but not in train of {source}; "
                 f"add training images or remove it from {split}"
             )
     if len(train) == 1:
         raise UserError(
-            f"a single class, {_some(sorted(train))}, in {source}; training needs at least two: "
+            f"a single class, {listed(sorted(train))}, in {source}; training needs at least two: "
             "give the folder that holds the class folders"
         )
 
@@ -303,8 +303,8 @@ def arrange(folder: Path, images: Sequence[str], folders: Sequence[str]) -> Imag
     words = {SPLIT_WORDS[top.lower()] for top in split_folders}
     if tops != split_folders and "train" in words and len(words) > 1:
         raise UserError(
-            f"{str(folder)!r} holds the splits {_some(sorted(split_folders))} and beside them "
-            f"{_some(sorted(tops - split_folders))}; move the latter elsewhere or give a manifest"
+            f"{str(folder)!r} holds the splits {listed(sorted(split_folders))} and beside them "
+            f"{listed(sorted(tops - split_folders))}; move the latter elsewhere or give a manifest"
         )
     is_split = bool(tops) and tops == split_folders
     depth = 2 if is_split else 1  # where the class folders are
@@ -322,9 +322,3 @@ def arrange(folder: Path, images: Sequence[str], folders: Sequence[str]) -> Imag
     ]
     empty = sorted(name for name in expected if name not in filled)
     return table_of(str(folder.resolve()), rows, str(folder), empty)
-
-
-def _some(names: Sequence[str], most: int = 5) -> str:
-    """The first few names, quoted and with control characters escaped."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(repr(name) for name in names[:most]) + more

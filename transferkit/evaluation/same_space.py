@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from transferkit import similarity
 from transferkit.data.embeddings import Embeddings
 from transferkit.embed.embedding_space import UNKNOWN, EmbeddingSpace
-from transferkit.errors import UserError
+from transferkit.errors import UserError, listed
 
 
 def open_table(path: str | Path, split: str | None = None) -> Embeddings:
@@ -107,7 +107,6 @@ def shared_rows(first: Embeddings, second: Embeddings, names: tuple[str, str]) -
     return Shared(([places[0][path] for path in both], [places[1][path] for path in both]), (alone[0], alone[1]))
 
 
-def some(table: Embeddings, rows: Sequence[int], most: int = 5) -> str:
-    """The paths of the first few rows."""
-    more = f" and {len(rows) - most} more" if len(rows) > most else ""
-    return ", ".join(table.paths[row] for row in rows[:most]) + more
+def some(table: Embeddings, rows: Sequence[int]) -> str:
+    """Return the paths of the first few rows and how many more there are."""
+    return listed([table.paths[row] for row in rows], quote=False)

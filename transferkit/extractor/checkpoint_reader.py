@@ -9,8 +9,8 @@ from torch import nn
 
 from transferkit import backbones
 from transferkit.backbones.loading import check_finite, load_state
-from transferkit.backbones.weights import first_line, read_tensors
-from transferkit.errors import UserError
+from transferkit.backbones.weights import read_tensors
+from transferkit.errors import UserError, first_line
 from transferkit.images.preprocessing import Preprocessing
 
 KEY = "transferkit"

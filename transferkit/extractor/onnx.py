@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import transferkit
-from transferkit.backbones.weights import first_line
-from transferkit.errors import UserError
+from transferkit.errors import UserError, first_line
 from transferkit.extractor import Extractor, model_card, pretrained
 
 LIBRARIES = ("onnx", "onnxruntime", "onnxscript")

@@ -16,8 +16,8 @@ from transferkit.backbones.from_torchvision import TorchvisionBackbone
 from transferkit.backbones.from_transformers import TransformersBackbone
 from transferkit.backbones.hub import quiet
 from transferkit.backbones.loading import check_finite, load_state
-from transferkit.backbones.weights import first_line, read_state_dict
-from transferkit.errors import UserError
+from transferkit.backbones.weights import read_state_dict
+from transferkit.errors import UserError, first_line
 from transferkit.extractor import model_card
 from transferkit.extractor.checkpoint_reader import BROKEN, TRAINING, check_training, linear
 from transferkit.extractor.core import ExtractorCore

@@ -11,13 +11,13 @@ from transferkit.data.embeddings import Embeddings
 from transferkit.data.image_table import ImageTable, table_of
 from transferkit.data.seen import remember_paths
 from transferkit.data.splits import HELD_OUT
-from transferkit.errors import UserError
+from transferkit.errors import UserError, listed
 from transferkit.probe.calibration import TEMPERATURES, fit_temperature
 from transferkit.probe.classifier import LinearClassifier
 from transferkit.probe.fewshot import SEEDS, SHOTS, few_shot_curve
 from transferkit.probe.knn import K_NEIGHBOURS, knn_predictions, nearest_class_mean
 from transferkit.probe.linear import Fitted, Sweep, fit_linear, logits_of, sweep
-from transferkit.probe.row_splits import Parts, divide, listed
+from transferkit.probe.row_splits import Parts, divide
 from transferkit.probe.scores import scores, top1
 from transferkit.probe.standardize import Kind
 from transferkit.probe.statistics import PairedComparison, compare_paired

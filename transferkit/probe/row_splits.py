@@ -8,7 +8,7 @@ from torch import Tensor
 
 from transferkit.data.embeddings import Embeddings
 from transferkit.data.splits import stratified_split
-from transferkit.errors import UserError
+from transferkit.errors import UserError, listed
 
 LONGEST = 1e15
 """Squares of longer embeddings, summed over rows, can leave float32."""
@@ -176,9 +176,3 @@ def feature_warnings(features: Tensor) -> list[str]:
     if constant == features.shape[1]:
         raise UserError(f"all {len(features)} training embeddings are equal; check the extractor and its weights")
     return [f"{constant} of {features.shape[1]} features are constant over train"] if constant else []
-
-
-def listed(names: Sequence[str], most: int = 5) -> str:
-    """Names in quotes, the first few of them."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(repr(name) for name in names[:most]) + more

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.running import refused, transferkit
-from transferkit import cli
+from transferkit.cli import dispatch
 from transferkit.cli.open_extractor import open_extractor
 from transferkit.errors import UserError
 from transferkit.runtime.processes import find_device
@@ -73,7 +73,7 @@ def test_every_verb_that_runs_a_network_has_it(verb: str, tmp_path: Any, monkeyp
 
 def test_whatever_opens_an_extractor_asks_where() -> None:
     """A verb of tomorrow too."""
-    for command in {command for command, _ in cli.VERBS.values()}:
+    for command in {command for command, _ in dispatch.VERBS.values()}:
         tree = ast.parse(inspect.getsource(import_module(f"transferkit.cli.commands.{command}")))
         calls = [
             node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "open_extractor"

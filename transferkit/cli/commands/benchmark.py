@@ -1,14 +1,14 @@
 """``benchmark``: probes over extractors x datasets, stopped and continued at will."""
 
-import re
 from dataclasses import MISSING, asdict, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from transferkit.cli import console
+from transferkit.cli.dialect import translate
 from transferkit.cli.open_extractor import Accelerator, open_extractor
-from transferkit.cli.parsing import own_names, resumable
+from transferkit.cli.parsing import resumable
 from transferkit.errors import UserError
 from transferkit.probe.benchmark.cells import Approach, Dataset
 from transferkit.runtime.files import check_folder
@@ -98,7 +98,7 @@ def opened(approach: Approach, accelerator: Accelerator = "auto") -> "Extractor"
             approach.extractor, approach.weights, approach.pooling, accelerator, approach.preprocessing
         )
     except UserError as error:
-        raise UserError(re.sub(f"--({'|'.join(keys)}) ", r"\1: ", own_names(str(error), keys))) from error
+        raise UserError(translate(str(error), {"source": "extractor:"} | {key: f"{key}:" for key in keys})) from error
 
 
 def read_approach(name: str, entry: str | dict[str, Any]) -> Approach:

@@ -19,6 +19,7 @@ from transferkit.cli import fit_help, resume
 from transferkit.cli import fit_report as report
 from transferkit.cli.arguments import read_yaml
 from transferkit.cli.console import next_command, note
+from transferkit.cli.dialect import DIALECT
 from transferkit.cli.fit_arguments import prepare
 from transferkit.cli.parsing import check_seed, explain
 from transferkit.data.datamodule import ImageDataModule
@@ -44,6 +45,7 @@ def main(arguments: list[str]) -> int:
     if any(argument in fit_help.ASKS for argument in rest):
         print(fit_help.help_text(verb, rest))
         return 0
+    DIALECT.options = fit_help.options_by_argument(verb)
     quiet_libraries()
     plan = prepare(verb, rest)
     try:
