@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN = $(VENV)/bin
 SHELL := bash
 .DELETE_ON_ERROR:
-.PHONY: help install quickstart test test-all lint format bench bench-full floors clean
+.PHONY: help install quickstart test test-all lint format docs bench bench-full floors clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -32,6 +32,10 @@ lint: $(VENV)/.installed-dev ## check style, format and types
 format: $(VENV)/.installed-dev ## format the code and mend what ruff can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+docs: $(VENV)/.installed-dev ## run the documentation's code, then build it into build/docs
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m docs -n 2 tests/docs
+	@NO_MKDOCS_2_WARNING=1 PATH="$(abspath $(BIN)):$$PATH" $(BIN)/mkdocs build --quiet --config-file .mkdocs.yml
 
 bench: $(VENV)/.installed-dev ## benchmarks at reduced sizes, under 15 minutes
 	@$(BIN)/python -m tests.bench

@@ -82,3 +82,23 @@ def photo_folder(tmp_path: Path) -> Path:
                 pixels = np.clip(noise.normal(colour, 25, (32, 40, 3)), 0, 255).astype(np.uint8)  # (H, W, 3)
                 Image.fromarray(pixels).save(folder / f"{number}.{'png' if number % 2 else 'jpg'}")
     return root
+
+
+@pytest.fixture(scope="session")
+def filled_caches() -> None:
+    """torchvision's and the hub's caches as a first download leaves them, with random weights."""
+    from torchvision import models
+    from transformers import ViTConfig, ViTImageProcessor, ViTModel
+
+    checkpoints = Path(torch.hub.get_dir()) / "checkpoints"
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    url = models.ResNet18_Weights.DEFAULT.url
+    torch.manual_seed(0)
+    torch.save(models.resnet18().state_dict(), checkpoints / Path(url).name)
+    repository = Path(os.environ["HF_HOME"]) / "hub" / "models--google--vit-base-patch16-224-in21k"
+    revision = "0" * 40
+    (repository / "refs").mkdir(parents=True, exist_ok=True)
+    (repository / "refs" / "main").write_text(revision)
+    snapshot = repository / "snapshots" / revision
+    ViTModel(ViTConfig()).half().save_pretrained(snapshot)
+    ViTImageProcessor().save_pretrained(snapshot)

@@ -1,6 +1,5 @@
 """Every command and the Python of the README, run as they stand, against a cache filled with random weights."""
 
-import os
 import re
 import shlex
 import sys
@@ -20,25 +19,6 @@ VIT = "google/vit-base-patch16-224-in21k"
 def blocks(language: str) -> list[str]:
     """The fenced code blocks of one language."""
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
-
-
-@pytest.fixture(scope="session")
-def filled_caches() -> None:
-    """torchvision's and the hub's caches as a first download leaves them, with random weights."""
-    from transformers import ViTConfig, ViTImageProcessor, ViTModel
-
-    checkpoints = Path(torch.hub.get_dir()) / "checkpoints"
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    url = models.ResNet18_Weights.DEFAULT.url
-    torch.manual_seed(0)
-    torch.save(models.resnet18().state_dict(), checkpoints / Path(url).name)
-    repository = Path(os.environ["HF_HOME"]) / "hub" / f"models--{VIT.replace('/', '--')}"
-    revision = "0" * 40
-    (repository / "refs").mkdir(parents=True, exist_ok=True)
-    (repository / "refs" / "main").write_text(revision)
-    snapshot = repository / "snapshots" / revision
-    ViTModel(ViTConfig()).half().save_pretrained(snapshot)
-    ViTImageProcessor().save_pretrained(snapshot)
 
 
 @pytest.mark.usefixtures("filled_caches")
