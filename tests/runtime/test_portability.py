@@ -59,7 +59,9 @@ def test_every_module_can_be_imported(windows: None, tmp_path: Path, monkeypatch
     for name in modules:
         if not name.endswith("__main__"):
             importlib.import_module(name)
-    cli, files, cores = (importlib.import_module(f"transferkit.{name}") for name in ("cli", "files", "cores"))
+    cli, files, cores = (
+        importlib.import_module(f"transferkit.{name}") for name in ("cli", "runtime.files", "runtime.cores")
+    )
     monkeypatch.setattr(signal, "set_wakeup_fd", None)  # which takes sockets alone there
     assert cli.run(["--version"]) == 0
     assert cores.cores() >= 1
