@@ -29,7 +29,7 @@ from transferkit.errors import UserError
 from transferkit.files import atomic_path
 from transferkit.module import TransferModule
 from transferkit.results import TOP_K, Results
-from transferkit.run_record import MONITOR
+from transferkit.run_record import MONITOR, TIE_BREAK
 from transferkit.runs import new_run, read_metrics, remove_run, write_metrics
 from transferkit.trainer_options import check_callbacks, check_options, refusal
 from transferkit.training import TRAINER_DEFAULTS, as_list, chosen_metrics, make_trainer, quiet_libraries
@@ -276,7 +276,8 @@ class TransferCLI(LightningCLI):
             known = {name: value for name, value in known.items() if not name.startswith("test/")}
         write_metrics(self.run, known | values)
         if name == "best.ckpt":
-            note(f"best.ckpt: epoch {epoch} of {epoch_number(self.trainer)}, the first of the highest {MONITOR}")
+            chosen = f"chosen by the highest {MONITOR}, then the lowest {TIE_BREAK}"
+            note(f"best.ckpt: epoch {epoch} of {epoch_number(self.trainer)}, {chosen}")
         elif name:
             note("no validation ran, so there is no best.ckpt; test and export take last.ckpt")
         self.tell(values)
