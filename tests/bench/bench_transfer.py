@@ -11,6 +11,7 @@ another fifth, ``probe's start`` too, which is fitted on the training images alo
 import argparse
 import csv
 import statistics
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,9 +69,11 @@ def main() -> None:
     for dataset in given.datasets:
         for network in given.networks:
             results: dict[str, list[float]] = {recipe: [] for recipe in given.recipes}
-            for seed in range(given.seeds):
-                for recipe, accuracy in measure(dataset, network, given.recipes, seed, more, data):
-                    results[recipe].append(accuracy)
+            with workplace() as place:  # one for all draws, so that they share the features
+                for seed in range(given.seeds):
+                    for recipe, accuracy in measure(dataset, network, given.recipes, seed, more, data, place):
+                        results[recipe].append(accuracy)
+                        print(f"{dataset} {network} {recipe} seed {seed}: {100 * accuracy:.1f}", file=sys.stderr)
             for recipe, found in results.items():
                 error = statistics.stdev(found) / len(found) ** 0.5 if len(found) > 1 else 0.0
                 each = " ".join(f"{100 * value:.1f}" for value in found)
@@ -79,36 +82,38 @@ def main() -> None:
 
 
 def measure(
-    dataset: str, network: str, recipes: list[str], seed: int, more: dict[str, Any], data: dict[str, Any]
+    dataset: str, network: str, recipes: list[str], seed: int, more: dict[str, Any], data: dict[str, Any], place: Path
 ) -> Iterator[tuple[str, float]]:
     """The accuracy of each recipe on the test images of one draw."""
     size = {"image_size": SIZES[dataset].get(network, OTHERWISE[dataset])}
     options = {**NETWORKS[network], "preprocessing": size}
-    with workplace() as place:
-        root, images = open_dataset(dataset, place, seed)
-        halves = {"val_fraction": 0.1, "test_fraction": 0.2}
-        seed_everything(0)
-        extractor = Extractor.from_pretrained(options["backbone"], options.get("weights", "DEFAULT"), None, size)
-        drawn = ImageDataModule(root, **images, **halves)
-        drawn.setup("fit")
-        start = probe_of(extractor, drawn).start
-        start.save(place / "start.safetensors")
-        for recipe in recipes:
-            if recipe == "probe":
-                default = ImageDataModule(root, **images)
-                default.setup("fit")
-                yield recipe, probe_of(extractor, default).report["linear"]["top1"]
-            elif recipe == "probe's start":
-                test = cached_features(extractor, drawn.tables["test"])
-                right = start.logits(test.embedding).argmax(1) == drawn.targets("test")
-                yield recipe, float(right.double().mean())
-            elif recipe == "plain AdamW":
-                yield recipe, plain_adamw(extractor, drawn, seed)
-            else:
-                model, further, epochs = RECIPES[recipe]
-                model = {**model, "head": str(place / "start.safetensors")} if "head" in model else model
-                splits = {} if recipe == "frozen" else halves
-                yield recipe, ours(options | model | more, root, images | splits | further | data, epochs, seed)
+    root, images = open_dataset(dataset, place, seed)
+    halves = {"val_fraction": 0.1, "test_fraction": 0.2}
+    seed_everything(0)
+    extractor = Extractor.from_pretrained(options["backbone"], options.get("weights", "DEFAULT"), None, size)
+    if options.get("weights") == "none":  # one random network, that of seed 0, for every recipe and draw
+        extractor.save_pretrained(place / "extractor", overwrite=True)
+        options = {"backbone": str(place / "extractor")}
+    drawn = ImageDataModule(root, **images, **halves)
+    drawn.setup("fit")
+    start = probe_of(extractor, drawn).start
+    start.save(place / "start.safetensors")
+    for recipe in recipes:
+        if recipe == "probe":
+            default = ImageDataModule(root, **images)
+            default.setup("fit")
+            yield recipe, probe_of(extractor, default).report["linear"]["top1"]
+        elif recipe == "probe's start":
+            test = cached_features(extractor, drawn.tables["test"])
+            right = start.logits(test.embedding).argmax(1) == drawn.targets("test")
+            yield recipe, float(right.double().mean())
+        elif recipe == "plain AdamW":
+            yield recipe, plain_adamw(extractor, drawn, seed)
+        else:
+            model, further, epochs = RECIPES[recipe]
+            model = {**model, "head": str(place / "start.safetensors")} if "head" in model else model
+            splits = {} if recipe == "frozen" else halves
+            yield recipe, ours(options | model | more, root, images | splits | further | data, epochs, seed)
 
 
 def probe_of(extractor: Extractor, data: ImageDataModule) -> ProbeResult:

@@ -124,9 +124,13 @@ def test_what_is_remembered() -> None:
     assert len(text) <= 12 * 2
 
 
-@pytest.mark.parametrize("scale", [1.0, 1e-3, 1e3])
-def test_a_frozen_fit_is_as_good_as_the_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scale: float) -> None:
-    """With defaults, on the same images, and whatever the scale of the features."""
+@pytest.mark.parametrize(
+    ("scale", "few"), [(1.0, {}), (1e-3, {}), (1e3, {}), (1.0, {"n_per_class": 25, "split_seed": 5})]
+)
+def test_a_frozen_fit_is_as_good_as_the_probe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scale: float, few: dict[str, Any]
+) -> None:
+    """With defaults, on the same images, many or few, and whatever the scale of the features."""
     cached = fit_features.cached_features
 
     def scaled(*arguments: Any, **options: Any) -> Embeddings:
@@ -136,11 +140,11 @@ def test_a_frozen_fit_is_as_good_as_the_probe(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(fit_features, "cached_features", scaled)
     seed_everything(0)
     extractor = Extractor.from_pretrained(VIT["backbone"], "none", None, None, VIT["architecture"])
-    images = ImageDataModule("digits")
+    images = ImageDataModule("digits", **few)
     images.setup("fit")
     embeddings = scaled(extractor, images.table)
     top1 = probe_embeddings(embeddings, fast=True, shots=(1,), few_shot_seeds=(0,)).report["linear"]["top1"]
-    fit(tmp_path / "run", "digits", VIT, epochs=20)
+    fit(tmp_path / "run", "digits", VIT, epochs=20, **few)
     best = torch.load(tmp_path / "run/checkpoints/best.ckpt", weights_only=True)["transferkit"]["metrics"]["val/acc"]
     assert best >= top1 - 0.01
 

@@ -9,7 +9,8 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from transferkit.errors import UserError
-from transferkit.training.regularization_path import RegularizationPath, strength
+from transferkit.probe.linear import fit_linear
+from transferkit.training.regularization_path import TOLERANCE, RegularizationPath, strength
 
 CLASSES, WIDTH = 3, 6
 
@@ -45,7 +46,7 @@ def test_every_step_is_the_optimum_at_its_strength(weight: Tensor | None) -> Non
     for step in range(5):
         optimizer.step()
         c = optimizer.param_groups[0]["C"]
-        assert c == pytest.approx(10 ** (-5 + 7 * (step + 0.5) / 5)) == strength(step, 5)
+        assert c == pytest.approx(10 ** (-5 + 9 * (step + 0.5) / 5)) == strength(step, 5)
         with torch.no_grad():
             found = head(features).softmax(1).numpy()
         np.testing.assert_allclose(found, oracle(features, target, c, weight), atol=5e-3)
@@ -80,6 +81,19 @@ def test_fewer_rows_than_features_and_a_start_out_of_their_span() -> None:
     for _ in range(3):
         optimizer.step()
     assert not optimizer.unsolved and head.weight.isfinite().all()
+
+
+def test_where_the_last_solution_would_do_a_fit_starts_anew_as_a_probe_does() -> None:
+    """Few rows that can be told apart, at weak regularization: many heads are within the tolerance."""
+    generator = torch.Generator().manual_seed(0)
+    target = torch.arange(12) % CLASSES
+    features = torch.randn(12, 40, generator=generator) + target[:, None]
+    optimizer, head = path(features, target, 40)
+    for _ in range(40):
+        optimizer.step()
+    c = optimizer.param_groups[0]["C"]
+    expected = fit_linear(features, target, CLASSES, standardisation="zscore", c=c, tolerance=TOLERANCE)
+    torch.testing.assert_close(head.weight.detach(), expected.weight, rtol=1e-4, atol=1e-5)
 
 
 def test_the_closure_is_called_at_the_solution() -> None:

@@ -76,10 +76,12 @@ class Weights(Callback):
 
     def __init__(self) -> None:
         self.seen: list[tuple[int, float, str]] = []
+        self.losses: dict[int, float] = {}
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         score = float(trainer.callback_metrics["val/acc"])
         self.seen.append((trainer.global_step, score, state_sha256(pl_module.state_dict())))
+        self.losses[trainer.global_step] = float(trainer.callback_metrics["val/loss"])
 
 
 @pytest.mark.parametrize("model", [FULL, {**RESNET, "lr_head": 1e-2}])
@@ -90,7 +92,7 @@ def test_best_holds_the_weights_that_were_measured(
     watch, run = Weights(), tmp_path / "run"
     fit(run, photo_folder, model, callbacks=[watch], **options)
     best = load(run / "checkpoints/best.ckpt")
-    step, score, sha256 = max(watch.seen, key=lambda one: (one[1], -one[0]))
+    step, score, sha256 = max(watch.seen, key=lambda one: (one[1], -watch.losses[one[0]]))
     assert (best["global_step"], state_sha256(best["state_dict"])) == (step, sha256)
     assert best["transferkit"]["metrics"]["val/acc"] == pytest.approx(score)
     assert accuracy(run / "checkpoints/best.ckpt", photo_folder) == pytest.approx(score)

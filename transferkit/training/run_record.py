@@ -24,18 +24,19 @@ from transferkit.training.checkpoints import (
 from transferkit.training.metrics_table import MetricsTable
 from transferkit.training.module import TransferModule
 
-MONITOR = "val/acc"
+MONITOR, TIE_BREAK = "val/acc", "val/loss"
 
 
 class Checkpoints(Checkpoint):
-    """Rows of ``metrics.csv``; ``best.ckpt``, the first of the highest ``val/acc``; ``last.ckpt``, for resuming.
+    """Rows of ``metrics.csv``; ``best.ckpt``, of the highest ``val/acc``; ``last.ckpt``, for resuming.
 
     One callback keeps all three, since the order matters: a resumed fit needs every row before its checkpoint, and
     ``best.ckpt`` before ``last.ckpt``, which says that it is there.
 
-    ``best.ckpt`` holds the weights that were measured, also where the validation is within an epoch. ``last.ckpt``
-    is written after the first epoch and the last, and in between as often as it takes no more than a tenth of the
-    time: where epochs are short it may be some epochs old. Until then the best weights wait in memory.
+    ``best.ckpt`` holds the weights that were measured, also where the validation is within an epoch; of equal
+    accuracies, which few images often give, those of the lowest ``val/loss``, then the first. ``last.ckpt`` is written
+    after the first epoch and the last, and in between as often as it takes no more than a tenth of the time: where
+    epochs are short it may be some epochs old. Until then the best weights wait in memory.
 
     Args:
         run: the run directory.
@@ -46,7 +47,7 @@ class Checkpoints(Checkpoint):
         self.run, self.checkpoints = run, checkpoints
         self.best, self.last = run / "checkpoints" / "best.ckpt", run / "checkpoints" / "last.ckpt"
         self.table = MetricsTable(run / "metrics.csv")
-        self.highest = -math.inf
+        self.highest, self.lowest = -math.inf, math.inf  # of MONITOR, and the TIE_BREAK of that
         self.waiting: dict[str, Any] | None = None  # the best weights, not yet written
         self.resumable = False  # whether this fit has written last.ckpt
         self.written, self.cost = time.monotonic(), 0.0  # when a checkpoint was, and how long it took, in seconds
@@ -57,12 +58,13 @@ class Checkpoints(Checkpoint):
         return str(self.best) if self.best.is_file() else ""
 
     def state_dict(self) -> dict[str, Any]:
-        """The highest score, for a resumed fit."""
-        return {"highest": self.highest}
+        """The highest score and its loss, for a resumed fit."""
+        return {"highest": self.highest, "lowest": self.lowest}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
         self.highest = state_dict["highest"]
+        self.lowest = state_dict.get("lowest", -math.inf)  # an earlier version took the first of equal ones
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remove what a killed fit left half-written; keep the rows of the epochs before a resumed one."""
@@ -125,10 +127,12 @@ class Checkpoints(Checkpoint):
             self.table.add({**begin, **figures(trainer, getattr(pl_module, "validated_at", None))})
 
     def is_best(self, trainer: Trainer) -> bool:
-        """Whether the validation that has just ended has the highest score so far."""
+        """Whether the validation that has just ended has the highest score so far, the lowest loss of equal ones."""
         score = float(trainer.callback_metrics.get(MONITOR, -math.inf))
-        improved = score > self.highest
-        self.highest = max(score, self.highest)
+        loss = float(trainer.callback_metrics.get(TIE_BREAK, math.inf))
+        improved = (score, -loss) > (self.highest, -self.lowest)
+        if improved:
+            self.highest, self.lowest = score, loss
         return improved and self.checkpoints
 
     def is_due(self, trainer: Trainer) -> bool:

@@ -113,7 +113,7 @@ def test_metrics_are_those_of_the_best_epoch(trained: tuple[Path, Done]) -> None
     with (run / "metrics.csv").open(newline="") as file:
         rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
     assert [row.pop("epoch") for row in rows] == [1, 2, 3]
-    best = max(rows, key=lambda row: row["val/acc"])
+    best = max(rows, key=lambda row: (row["val/acc"], -row["val/loss"]))
     assert metrics_of(run) == pytest.approx(best | {"val/epoch": rows.index(best) + 1})
 
 

@@ -31,7 +31,7 @@ from transferkit.training.epoch_lines import progress_callbacks
 from transferkit.training.module import TransferModule
 from transferkit.training.prediction_writer import TOP_K, Results
 from transferkit.training.run_directory import new_run, read_metrics, remove_run, write_metrics
-from transferkit.training.run_record import MONITOR
+from transferkit.training.run_record import MONITOR, TIE_BREAK
 from transferkit.training.trainer import TRAINER_DEFAULTS, as_list, chosen_metrics, make_trainer, quiet_libraries
 from transferkit.training.trainer_options import check_callbacks, check_options, refusal
 
@@ -278,7 +278,8 @@ class TransferCLI(LightningCLI):
             known = {name: value for name, value in known.items() if not name.startswith("test/")}
         write_metrics(self.run, known | values)
         if name == "best.ckpt":
-            note(f"best.ckpt: epoch {epoch} of {epoch_number(self.trainer)}, the first of the highest {MONITOR}")
+            chosen = f"chosen by the highest {MONITOR}, then the lowest {TIE_BREAK}"
+            note(f"best.ckpt: epoch {epoch} of {epoch_number(self.trainer)}, {chosen}")
         elif name:
             note("no validation ran, so there is no best.ckpt; test and export take last.ckpt")
         self.tell(values)
