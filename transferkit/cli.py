@@ -24,6 +24,7 @@ import transferkit
 from transferkit.commands.report import harmless
 from transferkit.cores import limit_threads
 from transferkit.errors import ToldByFirst, UserError
+from transferkit.files import disk_fault
 
 VERBS = {
     "fit": ("fit", "train a linear head, or fine-tune, on your images"),
@@ -73,6 +74,7 @@ def run(arguments: list[str]) -> int:
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("transferkit").setLevel(logging.INFO)
     signal.signal(signal.SIGTERM, interrupt)
+    threading.excepthook = of_thread
     acknowledge_signals()
     limit_threads()
     try:
@@ -93,8 +95,10 @@ def run(arguments: list[str]) -> int:
     except OSError as error:  # whatever option held the name: asking for it is all it takes
         if error.errno == errno.ENAMETOOLONG:
             return complain(f"no file or folder can have the name {str(error.filename)[:80]!r}...; give a shorter one")
-        if error.errno == errno.ENOSPC and not error.filename:
+        if error.errno == errno.ENOSPC and is_full(sys.stdout):
             return unwritable(error)
+        if fault := disk_fault(error):
+            return complain(str(fault))
         if error.errno in (errno.EACCES, errno.EPERM) and error.filename:
             return complain(f"{error.filename}: {error.strerror}; change its rights, or those of the folders it is in")
         if error.errno == errno.ENOMEM:
@@ -104,6 +108,21 @@ def run(arguments: list[str]) -> int:
         if debug or not (isinstance(error, MemoryError) or NO_MEMORY.search(str(error))):
             raise
         return complain(out_of_memory(error, arguments[0]))
+
+
+def is_full(stream: Any) -> bool:
+    """Whether what waits to be written to a stream finds no room."""
+    try:
+        stream.flush()
+    except OSError:
+        return True
+    return False
+
+
+def of_thread(failure: threading.ExceptHookArgs) -> None:
+    """Leave the faults of a disk to the one who waits for the thread, and raises them again."""
+    if not (failure.exc_value and disk_fault(failure.exc_value)):
+        threading.__excepthook__(failure)
 
 
 def execute(arguments: list[str]) -> int:

@@ -4,7 +4,7 @@ import hashlib
 import logging
 import pickle
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -62,6 +62,13 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     if not is_state(content):
         raise UserError(f"{path} holds no state dict (name -> tensor); save one with model.state_dict()")
     return dict(content)
+
+
+def apply_masks(state: MutableMapping[str, Tensor]) -> None:
+    """Put ``w`` in the place of ``w_orig`` and ``w_mask``, as which torch keeps a weight whose pruning may be undone."""
+    for masked in [key for key in state if key.endswith("_mask") and f"{key.removesuffix('_mask')}_orig" in state]:
+        name = masked.removesuffix("_mask")
+        state[name] = state.pop(f"{name}_orig") * state.pop(masked)
 
 
 def is_state(content: Any) -> bool:
