@@ -105,6 +105,8 @@ def run(arguments: list[str]) -> int:
             return complain(out_of_memory(error, arguments[0]))
         raise
     except (MemoryError, RuntimeError) as error:  # torch's are of the latter type, or say so in words only
+        if "determine home directory" in str(error):  # Path.expanduser, wherever it is called
+            return complain("a path begins with ~ and the name of no user here; write it out")
         if debug or not (isinstance(error, MemoryError) or NO_MEMORY.search(str(error))):
             raise
         return complain(out_of_memory(error, arguments[0]))

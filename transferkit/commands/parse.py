@@ -86,12 +86,20 @@ def check_keys(file: Path, known: Sequence[str], verb: str) -> None:
 
 
 def own_names(message: str, options: Container[str]) -> str:
-    """A message about ``fit``'s options in the names that a command has for them."""
+    """A message about ``fit``'s options in the names that a command has for them.
+
+    Of several remedies those go that name an option which the command lacks.
+    """
     names = {f"model.{name}": name for name in ("weights", "pooling", "preprocessing")}
     for theirs, ours in (names | {"model.backbone": "extractor", "data.image_root": "image_root"}).items():
         if ours in options:
-            message = message.replace(f"--{theirs} ", f"--{ours} ")
-    return message
+            message = re.sub(rf"--{re.escape(theirs)}\b", f"--{ours}", message)
+    fault, semicolon, rest = message.rpartition("; ")
+    remedies = re.split(r", (?:or )?(?![^{]*\})", rest)
+    kept = [remedy for remedy in remedies if not re.search(r"--(model|data)\.", remedy)]
+    if len(kept) in (0, len(remedies)):
+        return message
+    return fault + semicolon + ", or ".join(filter(None, (", ".join(kept[:-1]), kept[-1])))
 
 
 def resumable(function: Callable[..., int], arguments: list[str]) -> int:
