@@ -24,7 +24,7 @@ import transferkit
 from transferkit.commands.report import harmless
 from transferkit.cores import limit_threads
 from transferkit.errors import ToldByFirst, UserError
-from transferkit.files import disk_fault
+from transferkit.files import disk_fault, place_of
 
 VERBS = {
     "fit": ("fit", "train a linear head, or fine-tune, on your images"),
@@ -95,7 +95,7 @@ def run(arguments: list[str]) -> int:
     except OSError as error:  # whatever option held the name: asking for it is all it takes
         if error.errno == errno.ENAMETOOLONG:
             return complain(f"no file or folder can have the name {str(error.filename)[:80]!r}...; give a shorter one")
-        if error.errno == errno.ENOSPC and is_full(sys.stdout):
+        if error.errno == errno.ENOSPC and not place_of(error):
             return unwritable(error)
         if fault := disk_fault(error):
             return complain(str(fault))
@@ -110,15 +110,6 @@ def run(arguments: list[str]) -> int:
         if debug or not (isinstance(error, MemoryError) or NO_MEMORY.search(str(error))):
             raise
         return complain(out_of_memory(error, arguments[0]))
-
-
-def is_full(stream: Any) -> bool:
-    """Whether what waits to be written to a stream finds no room."""
-    try:
-        stream.flush()
-    except OSError:
-        return True
-    return False
 
 
 def of_thread(failure: threading.ExceptHookArgs) -> None:

@@ -161,16 +161,21 @@ def disk_fault(error: BaseException) -> UserError | None:
     """What to say of an error that is the disk's, or the system's, in whatever library; None for any other one."""
     if not isinstance(error, OSError) or error.errno not in DISK_FAULTS:
         return None
-    named = isinstance(error.filename, str | bytes | os.PathLike)
-    name = os.fsdecode(error.filename) if named else open_file(error.__traceback__)
-    return UserError(f"{name or 'a file'}: {error.strerror or error}; {DISK_FAULTS[error.errno]}")
+    return UserError(f"{place_of(error) or 'a file'}: {error.strerror or error}; {DISK_FAULTS[error.errno]}")
+
+
+def place_of(error: OSError) -> str | None:
+    """The name of the file that an error is of, as far as it can be told; None for our output."""
+    if isinstance(error.filename, str | bytes | os.PathLike):
+        return os.fsdecode(error.filename)
+    return open_file(error.__traceback__)
 
 
 def open_file(trace: TracebackType | None) -> str | None:
     """The name of the file that the innermost function of a traceback has open: writing to it names none."""
     for frame, _ in reversed(list(traceback.walk_tb(trace))):
         names = [getattr(value, "name", None) for value in frame.f_locals.values() if isinstance(value, io.IOBase)]
-        if found := next((name for name in names if isinstance(name, str)), None):
+        if found := next((name for name in names if isinstance(name, str) and name != "<stdout>"), None):
             return found
     return None
 

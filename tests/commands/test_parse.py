@@ -1,14 +1,36 @@
 """A command line as people type it: options anywhere, flags alone."""
 
+import importlib
+import inspect
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from transferkit.commands.parse import call, explain
+from transferkit.commands.parse import call, explain, own_names
 from transferkit.errors import UserError
 
 seen: list[Any] = []
+
+
+WITHOUT = ("probe", "index", "similarity", "regions", "duplicates", "export", "benchmark", "embed")
+MESSAGES = (
+    'x has no preprocessor_config.json; put it there, or give --model.preprocessing "{a: 1, b: [R, G]}"',
+    "x is not there; give a local directory (--model.backbone DIR), a filled HF_HOME, or --model.weights none for r",
+    "put y into TORCH_HOME's hub/checkpoints, give --model.weights FILE, or --model.weights none for random weights",
+)
+
+
+@pytest.mark.parametrize("verb", WITHOUT)
+@pytest.mark.parametrize("message", MESSAGES)
+def test_remedies_name_only_options_that_the_command_has(verb: str, message: str) -> None:
+    function = getattr(importlib.import_module(f"transferkit.commands.{verb}"), verb)
+    options = inspect.signature(function).parameters
+    told = own_names(message, options)
+    named = set(re.findall(r"--([\w.]+)", told))
+    assert named <= {*options} or (told == message and "; " not in message)
+    assert told.startswith(message.rpartition("; ")[0]) and not told.endswith((" ", ",", "or"))
 
 
 def do(place: str, names: list[str], k: int = 10, row: str | None = None, json: bool = False) -> int:

@@ -59,15 +59,15 @@ SIGNATURES = {
     b"SIMPLE  =": "FITS",
     b"II\xbc": "JPEG XR",
     b"MM\0\x2b": "big-endian BigTIFF",
-    b"%!PS": "EPS",
-    b"%PDF": "PDF",
     b"\xff\xd8\xff\xf7": "JPEG-LS",
 }
 PCX = re.compile(rb"\x0a[\x00\x02-\x05]\x01[\x01\x02\x04\x08]", re.DOTALL)
-# What is found under the name of a picture and is none -> what to do.
+# What is found under the name of a picture and is none -> what it is, and what to do.
 NOT_PICTURES = {
-    re.compile(rb"\s*<(!doctype\s+html|html)\b", re.IGNORECASE): "a web page, no image; download the image itself",
-    re.compile(rb"version https://git-lfs\.github\.com/spec/"): "a pointer of Git LFS, no image; run git lfs pull",
+    re.compile(rb"\s*<(!doctype\s+html|html)\b", re.IGNORECASE): "a web page; download the image itself",
+    re.compile(rb"version https://git-lfs\.github\.com/spec/"): "a pointer of Git LFS; run git lfs pull",
+    re.compile(rb"%PDF"): "a PDF; convert its page to PNG or JPEG",
+    re.compile(rb"%!PS"): "PostScript; convert it to PNG or JPEG",
 }
 
 
@@ -104,7 +104,7 @@ def formats_for(data: bytes) -> tuple[str, ...]:
         if unread := unread_name(data):
             raise ImageError(f"{unread} is not read; convert it to PNG or JPEG")
         if told := next((told for start, told in NOT_PICTURES.items() if start.match(data)), None):
-            raise ImageError(told)
+            raise ImageError(f"not an image but {told}")
         return FORMATS
     if name == "AVIF" and features.check("avif"):
         return ("AVIF",)
