@@ -140,11 +140,10 @@ def test_the_rest_of_an_epoch_is_for_as_many_processes(tmp_path: Path, photo_fol
 
 def test_a_fit_goes_on_with_the_optimizer_that_it_began_with(tmp_path: Path, photo_folder: Path) -> None:
     """By default the head is solved for; earlier versions took AdamW."""
-    begun = tmp_path / "adamw/checkpoints/last.ckpt"
-    fit(begun.parents[1], photo_folder, {**RESNET, "optimizer": "adamw"}, max_epochs=1)
-    module = fit(begun.parents[1], photo_folder, RESNET, begun)
+    keep = ModelCheckpoint(tmp_path, filename="{epoch}", every_n_epochs=1, save_top_k=-1)
+    alone = fit(tmp_path / "alone", photo_folder, {**RESNET, "optimizer": "adamw"}, callbacks=[keep])
+    module = fit(tmp_path / "resumed", photo_folder, RESNET, tmp_path / "epoch=0.ckpt")
     assert type(module.optimizers().optimizer) is torch.optim.AdamW and module.trainer.global_step == 3 * 4
-    alone = fit(tmp_path / "alone", photo_folder, {**RESNET, "optimizer": "adamw"})
     for key, value in alone.state_dict().items():
         torch.testing.assert_close(module.state_dict()[key], value)
 
@@ -155,7 +154,7 @@ def test_a_fit_goes_on_with_the_optimizer_that_it_began_with(tmp_path: Path, pho
         ({"optimizer": "adamw"}, {"optimizer": "lbfgs"}, "a fit with optimizer adamw, this one's is lbfgs"),
         ({"optimizer": "adamw"}, {"optimizer": "sgd"}, "a fit with optimizer adamw, this one's is sgd"),
         ({}, {"optimizer": "adamw"}, "a fit with optimizer lbfgs, this one's is adamw"),
-        ({}, {"regime": "full"}, "a fit of regime frozen, this one's is full"),
+        ({}, {"regime": "full"}, "a fit with regime frozen, this one's is full"),
     ],
 )
 def test_other_optimizers_and_regimes_are_refused(

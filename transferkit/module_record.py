@@ -103,10 +103,12 @@ class RecordedModule(LightningModule):
         """Add the record, and what is known so far of an epoch that has not ended."""
         checkpoint[KEY] = self.describe()
         mend_progress(checkpoint, self.trainer)
-        if is_within_epoch(checkpoint) and self.train_loss.sums is not None and self.epoch_start is not None:
+        if not is_within_epoch(checkpoint):
+            return
+        checkpoint[EPOCH] = {"processes": self.trainer.world_size}
+        if self.train_loss.sums is not None and self.epoch_start is not None:
             seconds = time.perf_counter() - self.epoch_start
-            known = {"loss": self.train_loss.sums.cpu(), "rates": self.rates, "seconds": seconds}
-            checkpoint[EPOCH] = known | {"processes": self.trainer.world_size}
+            checkpoint[EPOCH] |= {"loss": self.train_loss.sums.cpu(), "rates": self.rates, "seconds": seconds}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take over the classes, and what was known of an epoch that had not ended.
@@ -173,13 +175,14 @@ class RecordedModule(LightningModule):
         Raises:
             UserError: more or fewer processes: the rest of the epoch would be other images.
         """
-        if known:
-            before, now = known.get("processes", self.trainer.world_size), self.trainer.world_size
-            if before != now:
-                raise UserError(
-                    f"the checkpoint is of the midst of an epoch that {before} processes shared, this fit has {now}; "
-                    "give as many with --trainer.devices and --trainer.num_nodes, or start a new fit"
-                )
+        known, now = known or {}, self.trainer.world_size
+        before = known.get("processes", now)
+        if before != now:
+            raise UserError(
+                f"the checkpoint is of the midst of an epoch that {before} processes shared, this fit has {now}; "
+                "give as many with --trainer.devices and --trainer.num_nodes, or start a new fit"
+            )
+        if "loss" in known:
             self.train_loss.sums = known["loss"].to(self.trainer.strategy.root_device)
             self.rates, self.epoch_start = known["rates"], time.perf_counter() - known["seconds"]
 

@@ -89,8 +89,8 @@ def thumbnails(table: Embeddings, read: Callable[[str], Tensor]) -> list[Tensor]
 
     result = []
     with progress_bar("thumbnails", len(table)) as advance, ThreadPoolExecutor(cores()) as pool:
-        for thumbnail in pool.map(one, table.paths):
-            result.append(thumbnail)
+        for square in pool.map(one, table.paths):
+            result.append(square)
             advance(1)
     return result
 
