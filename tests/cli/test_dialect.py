@@ -1,5 +1,9 @@
 """The library names arguments, a command names its options."""
 
+import importlib
+import inspect
+import re
+
 import pytest
 
 from transferkit.cli.commands.embed import Processes
@@ -28,3 +32,22 @@ def command(images: str, extractor: str = "resnet18", weights: str = "DEFAULT", 
 )
 def test_arguments_become_options(message: str, line: str) -> None:
     assert translate(message, options_of(command)) == line
+
+
+WITHOUT = ("probe", "index", "similarity", "regions", "duplicates", "export", "benchmark", "embed")
+MESSAGES = (
+    "x has no preprocessor_config.json; put it there, or give `preprocessing={a: 1, b: [R, G]}`",
+    'x is not there; give a local directory as `source`, a filled HF_HOME, or `weights="none"` for r',
+    'y is not there; put it into TORCH_HOME, give a file as `weights`, or `weights="none"` for random weights',
+)
+
+
+@pytest.mark.parametrize("verb", WITHOUT)
+@pytest.mark.parametrize("message", MESSAGES)
+def test_remedies_name_only_options_that_the_command_has(verb: str, message: str) -> None:
+    function = getattr(importlib.import_module(f"transferkit.cli.commands.{verb}"), verb)
+    told = translate(message, options_of(function))
+    named = set(re.findall(r"--([\w.]+)", told))
+    assert named <= {*inspect.signature(function).parameters}
+    assert "`" not in told
+    assert told.startswith(message.rpartition("; ")[0]) and not told.endswith((" ", ",", "or"))

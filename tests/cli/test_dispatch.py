@@ -1,7 +1,9 @@
 import errno
+import io
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -11,10 +13,12 @@ import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 import transferkit
 from transferkit.cli import dispatch
 from transferkit.errors import UserError
+from transferkit.runtime.files import DISK_FAULTS
 
 HEAVY = ("torch", "lightning", "jsonargparse", "transformers", "numpy", "rich", "yaml")
 
@@ -171,6 +175,71 @@ def test_a_fault_of_ours_is_not_hidden(command: Callable[..., None]) -> None:
     command(ZeroDivisionError("ours"))
     with pytest.raises(ZeroDivisionError):
         dispatch.run(["do"])
+
+
+class Failing(io.RawIOBase):
+    """An open file that a disk fails under: neither reading nor writing says which it is."""
+
+    def __init__(self, number: int) -> None:
+        self.name, self.number = "/place/of/file.bin", number
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: object) -> int:
+        raise OSError(self.number, os.strerror(self.number))
+
+
+def failing(number: int) -> OSError:
+    """What reading from such a file raises, its traceback and all."""
+    file = Failing(number)
+    try:
+        io.BufferedReader(file).read()
+    except OSError as error:
+        return error
+    raise AssertionError("it has to fail")
+
+
+@pytest.mark.parametrize("number", sorted(DISK_FAULTS))
+@pytest.mark.parametrize("names_it", [True, False])
+def test_a_fault_of_the_disk_is_one_line_that_names_the_file(
+    command: Callable[..., None], number: int, names_it: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command(OSError(number, os.strerror(number), "/place/of/file.bin") if names_it else failing(number))
+    assert dispatch.run(["do"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"transferkit: error: /place/of/file.bin: {os.strerror(number)}; ")
+
+
+def test_a_fault_of_the_disk_in_a_thread_is_left_to_the_one_who_waits(
+    command: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """TensorBoard's writer raises in its thread, and again where it is flushed."""
+
+    def write(*_: object) -> None:
+        raise failing(errno.ENOSPC)
+
+    def fill(arguments: list[str]) -> int:
+        return EventFileWriter(str(tmp_path)).flush() or 0
+
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    monkeypatch.setattr("tensorboard.summary.writer.record_writer.RecordWriter.write", write)
+    command(0)
+    monkeypatch.setattr(sys.modules["transferkit.cli.commands.do"], "main", fill)
+    assert dispatch.run(["do"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("transferkit: error: /place/of/file.bin: No space left on device; free room")
+
+
+def test_a_home_that_nobody_has(command: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(RuntimeError) as caught:
+        Path("~nobody-of-this-name/x").expanduser()
+    command(caught.value)
+    assert dispatch.run(["do"]) == 2
+    assert capsys.readouterr().err.startswith("transferkit: error: a path begins with ~ and the name of no user here")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device")

@@ -62,6 +62,12 @@ def test_other_steps_per_epoch_within_an_epoch(field: str) -> None:
         check_progress({field: 1}, {field: 2}, progress_of(content(4, 3), RUN))
 
 
+@pytest.mark.parametrize("field", ["devices", "num_nodes"])
+def test_the_same_processes_may_be_written_in_other_ways(field: str) -> None:
+    """The checkpoint knows how many they were."""
+    check_progress({field: "auto"}, {field: 1}, progress_of(content(4, 3), RUN))
+
+
 @pytest.mark.parametrize("broken", [{}, {"optimizer_states": []}, {"optimizer_states": [], "loops": {"fit_loop": 3}}])
 def test_weights_alone_cannot_be_resumed(broken: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="holds weights only, not the state of a fit"):

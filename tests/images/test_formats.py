@@ -114,11 +114,37 @@ def test_jpeg_xl_itself() -> None:
         ("Photoshop", b"8BPS\0\1" + bytes(99)),
         ("OpenEXR", b"\x76\x2f\x31\x01" + bytes(99)),
         ("JPEG-LS", b"\xff\xd8\xff\xf7" + bytes(99)),
+        ("QOI", b"qoif" + bytes(99)),
+        ("DDS", encode(photo(20, 30), "DDS")),
+        ("PCX", encode(photo(20, 30), "PCX")),
+        ("SGI", encode(photo(20, 30), "SGI")),
+        ("PFM", b"PF\n1 1\n-1.0\n" + bytes(12)),
+        ("PFM", encode(Image.new("F", (3, 3)), "PPM")),
+        ("FITS", b"SIMPLE  =                    T" + bytes(99)),
+        ("JPEG XR", b"II\xbc\x01" + bytes(99)),
+        ("big-endian BigTIFF", b"MM\0\x2b\0\x08" + bytes(99)),
         ("PAM", b"P7\nWIDTH 1\nHEIGHT 1\nDEPTH 1\nMAXVAL 255\nENDHDR\n\0"),
     ],
 )
 def test_formats_that_are_not_read_are_named(name: str, data: bytes) -> None:
     assert outcome(data) == f"{name} is not read; convert it to PNG or JPEG"
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (encode(photo(20, 30), "PDF"), "not an image but a PDF; convert its page to PNG or JPEG"),
+        (encode(photo(20, 30), "EPS"), "not an image but PostScript; convert it to PNG or JPEG"),
+        (b"<!DOCTYPE html>\n<html>404</html>", "not an image but a web page; download the image itself"),
+        (b"\n <HTML><body>Login</body></HTML>", "not an image but a web page; download the image itself"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+            "not an image but a pointer of Git LFS; run git lfs pull",
+        ),
+    ],
+)
+def test_what_lies_under_the_name_of_an_image(data: bytes, says: str) -> None:
+    assert outcome(data) == says
 
 
 def test_every_format_that_can_be_opened_has_extensions() -> None:

@@ -4,8 +4,9 @@ import struct
 
 import numpy as np
 import pytest
+from PIL.PngImagePlugin import PngInfo
 
-from tests.image_corpus import png
+from tests.image_corpus import encode, photo, png
 from tests.images.test_tiff import is_right, outcome
 from tests.images.tiffs import stored
 
@@ -23,6 +24,13 @@ def file_of(values: np.ndarray, depth: int, color: int, **chunks: bytes) -> byte
 
 def eight_bits(values: np.ndarray, depth: int) -> np.ndarray:
     return values >> 8 if depth == 16 else values * 255 // (2**depth - 1)
+
+
+def test_more_text_than_is_inflated_is_named() -> None:
+    info = PngInfo()
+    info.add_text("note", "a" * 3_000_000, zip=True)
+    data = encode(photo(20, 30), "PNG", pnginfo=info)
+    assert outcome(data) == "PNG with more text beside its pixels than is read; remove its metadata"
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])

@@ -154,7 +154,9 @@ def test_cielab(compression: int) -> None:
         ({"photometric": 6}, "8-bit subsampled YCbCr"),  # as it is where no tag says otherwise
         ({"photometric": 2, "more": {50706: (SHORT, (1, 4, 0, 0))}}, "camera raw (DNG)"),
         ({"photometric": 32803}, "8-bit color filter array"),
-        ({"photometric": 2, "compression": 34712}, "compression 34712"),
+        ({"photometric": 2, "compression": 34712}, "compression JPEG 2000"),
+        ({"photometric": 2, "compression": 50001}, "compression WebP"),  # Pillow's libtiff has it in some builds
+        ({"photometric": 2, "compression": 34661}, "compression 34661"),
         ({"photometric": 2, "more": {258: (SHORT, (5, 6, 5))}}, "5/6/5-bit RGB"),
         ({"photometric": 2, "more": {277: (SHORT, (2,))}}, "8-bit RGB"),
     ],

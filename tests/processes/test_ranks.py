@@ -18,7 +18,8 @@ from torch import distributed
 from transferkit.data import integrity
 from transferkit.data.image_table import open_images
 from transferkit.errors import UserError
-from transferkit.runtime.ranks import joined
+import transferkit.runtime.ranks as ranks_module
+from transferkit.runtime.ranks import joined, told_once
 
 rank, scenario = int(sys.argv[1]), sys.argv[2]
 
@@ -45,8 +46,26 @@ if scenario == "dies":
             return ranks.on_all(lambda: os.kill(os.getpid(), 9) if rank else 0)
     print(outcome(work))
     sys.exit()
+if scenario == "results":
+    import torch
+    from transferkit.training.prediction_writer import Results
+    results = Results(Path("run"))
+    results.outputs = [{"row": torch.tensor([rank])}]
+    results.write_merged = lambda trainer, module, split, merged: (time.sleep(2), print(merged["row"].tolist()))
+    time.sleep(0 if rank else 2)
+    results.write(None, None, "test")
+    print("written")
+    sys.exit()
+if scenario == "told":
+    ranks_module.HEARING = 2.0
+    for message, late in (("same", 0), ("same later", 1), (f"own {rank}", 0)):
+        time.sleep(late * rank)
+        error = told_once(UserError(message))
+        print(f"{type(error).__name__}: {error}")
+    sys.exit()
 verify = integrity.verify
 integrity.verify = lambda *arguments: (time.sleep(0 if rank else 2), verify(*arguments))[1]  # longer than groups wait
+time.sleep(0 if rank else 2)  # also before they meet
 with joined() as ranks:
     print(integrity.verify_together(open_images("photos"), ranks))
     print(ranks.on_all(lambda: rank))
@@ -106,6 +125,21 @@ def test_processes_wait_for_each_other_and_hear_of_each_others_failures() -> Non
     told = [line.replace("UserError", "ToldByFirst") for line in SAID[1:]]
     own = ["ZeroDivisionError: ours", "OfTwo: this and that"]
     assert others[1:] == [*told[:3], *own, *told[5:]], "the first process tells the user"
+
+
+@pytest.mark.slow
+def test_what_all_of_them_refuse_is_said_once() -> None:
+    (first, said), (second, heard) = run("told")
+    assert (first, second) == (0, 0)
+    assert said.splitlines() == ["UserError: same", "UserError: same later", "UserError: own 0"]
+    assert heard.splitlines() == ["ToldByFirst: same", "ToldByFirst: same later", "UserError: own 1"]
+
+
+@pytest.mark.slow
+def test_results_are_waited_for() -> None:
+    (first, said), (second, heard) = run("results")
+    assert (first, second) == (0, 0)
+    assert said.splitlines() == ["[0, 1]", "written"] and heard.splitlines() == ["written"]
 
 
 @pytest.mark.slow

@@ -75,6 +75,12 @@ def test_an_image_that_only_the_second_process_finds_broken(model: str) -> None:
     assert not Path("runs").exists()
 
 
+def test_what_every_process_refuses_is_said_once() -> None:
+    status, err = said(start(*FIT, *TWO, *MODELS["full"], "--trainer.max_epochs", "-1"))
+    assert status == 2 and err.startswith("transferkit: error: the cosine schedule needs an end"), err
+    assert err.count("\n") == 1 and not Path("runs").exists()
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_a_process_that_fails_before_training_ends_the_others(way: str) -> None:
     does, statuses, expected = WAYS[way]

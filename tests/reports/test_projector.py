@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections import Counter
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -18,9 +19,12 @@ from werkzeug.test import Client
 
 from tests.tiny import RESNET, fit
 from transferkit import similarity
+from transferkit.data.datamodule import ImageDataModule
 from transferkit.data.embeddings import Embeddings
 from transferkit.images.decoding import ImageError
-from transferkit.reports.projector import CONFIG, SIDE, fill_projector, thumbnails
+from transferkit.reports.projector import CONFIG, SIDE, fill_projector, thumbnail, thumbnails
+from transferkit.training.module import TransferModule
+from transferkit.training.trainer import make_trainer
 
 
 def table(rows: int = 7) -> Embeddings:
@@ -55,6 +59,28 @@ def run(tmp_path: Path) -> Path:
     with SummaryWriter(tmp_path / "runs" / "r") as writer:
         writer.add_scalar("a", 1)
     return tmp_path / "runs" / "r"
+
+
+def test_a_thumbnail_is_one_of_itself() -> None:
+    pixels = torch.randint(0, 256, (3, 50, 90), dtype=torch.uint8)
+    assert torch.equal(thumbnail(thumbnail(pixels)), thumbnail(pixels))
+
+
+@pytest.mark.parametrize("cache", ["auto", "off"])
+def test_an_image_is_decoded_once_for_test_and_its_thumbnail(
+    cache: str, photo_folder: Path, tmp_path: Path, reads: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRANSFERKIT_CACHE", str(tmp_path / "cache"))
+    fit(tmp_path / "run", photo_folder, RESNET, epochs=1)
+    reads.clear()
+    test = ImageDataModule(str(photo_folder.rename(tmp_path / "moved") / "val"), num_workers=0, cache=cache)
+    trainer = make_trainer(tmp_path / "run", accelerator="cpu", enable_progress_bar=False)
+    trainer.test(TransferModule(str(tmp_path / "run/checkpoints/best.ckpt")), datamodule=test, verbose=False)
+    assert len(reads) == 12
+    assert set(reads.values()) == ({1} if cache == "auto" else {2})  # checked first, where nothing is cached
+    sheet = np.asarray(Image.open(tmp_path / "run/projector/test/sprite.png"))
+    first = test.tables["test"].read(0)
+    assert np.array_equal(sheet[:SIDE, :SIDE], thumbnail(first).permute(1, 2, 0).numpy())
 
 
 def test_tensorboard_serves_rows_labels_and_thumbnails(run: Path) -> None:

@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import (
     EMAWeightAveraging,
     ModelCheckpoint,
+    ModelPruning,
     StochasticWeightAveraging,
     WeightAveraging,
 )
@@ -20,6 +21,7 @@ from torch import Tensor
 from tests.tiny import RESNET, VIT
 from transferkit.backbones.weights import state_sha256
 from transferkit.data.datamodule import ImageDataModule
+from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 from transferkit.extractor.checkpoint_reader import epoch_of
 from transferkit.training.module import TransferModule
@@ -126,6 +128,62 @@ def test_max_steps_in_the_midst_of_an_epoch(tmp_path: Path, photo_folder: Path) 
     assert [(row["epoch"], bool(row["val/acc"])) for row in rows(run)] == [("1", True), ("2", False)]
     assert rows(run)[0]["train/loss"] != rows(run)[1]["train/loss"]
     assert epoch_of(load(run / "checkpoints/last.ckpt")) == 2
+
+
+def test_the_rest_of_an_epoch_is_for_as_many_processes(tmp_path: Path, photo_folder: Path) -> None:
+    last = tmp_path / "run/checkpoints/last.ckpt"
+    fit(tmp_path / "run", photo_folder, FULL, max_steps=6)
+    content = load(last)
+    content["transferkit_epoch"]["processes"] = 2  # as two would have written
+    torch.save(content, last)
+    with pytest.raises(UserError, match=r"epoch that 2 processes shared, this fit has 1; give as many"):
+        fit(tmp_path / "run", photo_folder, FULL, last)
+
+
+def test_a_fit_goes_on_with_the_optimizer_that_it_began_with(tmp_path: Path, photo_folder: Path) -> None:
+    """By default the head is solved for; earlier versions took AdamW."""
+    keep = ModelCheckpoint(tmp_path, filename="{epoch}", every_n_epochs=1, save_top_k=-1)
+    alone = fit(tmp_path / "alone", photo_folder, {**RESNET, "optimizer": "adamw"}, callbacks=[keep])
+    module = fit(tmp_path / "resumed", photo_folder, RESNET, tmp_path / "epoch=0.ckpt")
+    assert type(module.optimizers().optimizer) is torch.optim.AdamW and module.trainer.global_step == 3 * 4
+    for key, value in alone.state_dict().items():
+        torch.testing.assert_close(module.state_dict()[key], value)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "says"),
+    [
+        ({"optimizer": "adamw"}, {"optimizer": "lbfgs"}, "a fit with optimizer adamw, this one's is lbfgs"),
+        ({"optimizer": "adamw"}, {"optimizer": "sgd"}, "a fit with optimizer adamw, this one's is sgd"),
+        ({}, {"optimizer": "adamw"}, "a fit with optimizer lbfgs, this one's is adamw"),
+        ({}, {"regime": "full"}, "a fit with regime frozen, this one's is full"),
+    ],
+)
+def test_other_optimizers_and_regimes_are_refused(
+    tmp_path: Path, photo_folder: Path, before: dict[str, Any], now: dict[str, Any], says: str
+) -> None:
+    begun = tmp_path / "run/checkpoints/last.ckpt"
+    fit(tmp_path / "run", photo_folder, {**RESNET, **before}, max_epochs=1)
+    with pytest.raises(UserError, match=f"{says}; give the same"):
+        fit(tmp_path / "run", photo_folder, {**RESNET, **now}, begun)
+
+
+def test_weights_alone_are_no_fit_to_go_on_with(tmp_path: Path, photo_folder: Path) -> None:
+    keep = ModelCheckpoint(tmp_path, filename="weights", save_weights_only=True)
+    fit(tmp_path / "run", photo_folder, RESNET, max_epochs=1, callbacks=[keep])
+    with pytest.raises(UserError, match="holds weights only"):
+        fit(tmp_path / "run", photo_folder, RESNET, tmp_path / "weights.ckpt")
+
+
+def test_a_weight_that_is_pruned_for_now_is_opened_as_it_computes(tmp_path: Path, photo_folder: Path) -> None:
+    pruning = ModelPruning("l1_unstructured", amount=0.5, make_pruning_permanent=False)
+    module = fit(tmp_path / "run", photo_folder, FULL, max_epochs=2, callbacks=[pruning])
+    last = tmp_path / "run/checkpoints/last.ckpt"
+    assert "head.weight_mask" in load(last)["state_dict"]
+    opened = Extractor.from_pretrained(last)
+    assert opened.head is not None and torch.equal(opened.head.weight, module.head.weight)
+    assert (opened.head.weight == 0).any()
+    fit(tmp_path / "run", photo_folder, FULL, last)
 
 
 @pytest.mark.parametrize(

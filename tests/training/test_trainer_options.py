@@ -70,6 +70,7 @@ WORKS: dict[str, list[str]] = {
     "summary": [*FROZEN, *trainer("enable_model_summary true")],
     "sync_batchnorm, one process": [*BATCHNORM, *trainer("sync_batchnorm true devices 1")],
     "validated in the midst": [*FULL, *trainer("val_check_interval 0.5")],
+    "validated by the clock": [*FULL, *trainer("val_check_interval 00:00:00:01")],
     "validated every batch": [*FROZEN, *trainer("val_check_interval 1")],
     "no checkpoints": [*FROZEN, *trainer("enable_checkpointing false")],
     "log_every_n_steps": [*FROZEN, *trainer("log_every_n_steps 1")],
@@ -84,6 +85,8 @@ WORKS: dict[str, list[str]] = {
     "ModelCheckpoint": [*FROZEN, *callbacks("ModelCheckpoint", monitor="val/acc", mode="max", save_last="true")],
     "ModelCheckpoint, steps": [*FROZEN, *callbacks("ModelCheckpoint", every_n_train_steps="1", save_top_k="-1")],
     "ModelPruning": [*FULL, *callbacks("ModelPruning", pruning_fn="l1_unstructured", amount="0.1")],
+    "ModelPruning, for now": [*FULL, *callbacks("ModelPruning", pruning_fn="l1_unstructured", amount="0.1",
+                                                make_pruning_permanent="false")],
     "ModelSummary": [*FULL, *callbacks("ModelSummary")],
     "OnExceptionCheckpoint": [*FROZEN, *callbacks("OnExceptionCheckpoint", dirpath="out")],
     "RichProgressBar": [*FROZEN, *callbacks("RichProgressBar")],
@@ -110,6 +113,10 @@ REFUSED: dict[str, list[str]] = {
     "a fraction of nothing": [*FULL, *trainer("limit_train_batches 0.01")],
     "hardly any validation": [*FULL, *trainer("limit_val_batches 0.01")],
     "an interval above 1": [*FULL, *trainer("val_check_interval 1.5")],
+    "an interval of nothing": [*FULL, *trainer("val_check_interval 0")],
+    "no epochs": [*FULL, *trainer("max_epochs 0")],
+    "no steps": [*FROZEN, *trainer("max_steps 0")],
+    "no batches": [*FROZEN, *trainer("limit_train_batches 0")],
     "not deterministic": [*BATCHNORM, *trainer("deterministic maybe")],
     "WandbLogger": [*FROZEN, *trainer("logger WandbLogger")],
     "NeptuneLogger": [*FROZEN, *trainer("logger NeptuneLogger")],
@@ -121,6 +128,17 @@ REFUSED: dict[str, list[str]] = {
     "EarlyStopping, misspelt": [*FULL, *callbacks("EarlyStopping", monitor="val_acc")],
     "EarlyStopping, mode": [*FULL, *callbacks("EarlyStopping", monitor="val/acc", mode="up")],
     "LearningRateMonitor, no logger": [*FULL, *trainer("logger false"), *callbacks("LearningRateMonitor")],
+    "ModelPruning of whole rows, vectors too": [
+        *FULL,
+        *callbacks(
+            "ModelPruning",
+            pruning_fn="ln_structured",
+            amount="0.5",
+            use_global_unstructured="false",
+            pruning_dim="0",
+            pruning_norm="2",
+        ),
+    ],
     "ModelCheckpoint, misspelt": [*FULL, *callbacks("ModelCheckpoint", monitor="val_acc")],
     "two progress bars": [*FULL, *callbacks("TQDMProgressBar", "RichProgressBar")],
     "a bar and none": [*FULL, *trainer("enable_progress_bar false"), *callbacks("TQDMProgressBar")],
@@ -166,6 +184,26 @@ def test_precisions_from_fit_to_export(precision: str, model: list[str]) -> None
         assert done.status == 0, f"{verb}: {done.err}"
     for name in ("embeddings", "predict/embeddings"):
         assert Embeddings.load(f"runs/fit/0/{name}.parquet").embedding.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (["logger", "MLFlowLogger"], "--trainer: MLFlowLogger: Requirement 'mlflow"),
+        (["logger", "Nowhere"], "--trainer.logger Nowhere: no class of that name is known; give its whole import path"),
+        (["logger", "[CSVLogger, TensorBoardLogger]"], "--trainer: CSVLogger: the following arguments are required: s"),
+        (["callbacks", "Nothing"], "--trainer.callbacks Nothing: no class of that name is known"),
+        (["callbacks", "[EarlyStopping]"], "--trainer: EarlyStopping: the following arguments are required: monitor"),
+        (["callbacks+", "EarlyStopping", "callbacks.monitor", "val/acc", "callbacks.mode", "up"], "`mode` can be min"),
+        (["callbacks+", "EarlyStopping", "callbacks.monitor", "val/acc", "callbacks.patience", "x"], "EarlyStopping: "),
+        (["plugins", "Nothing"], "--trainer.plugins Nothing: no class of that name is known"),
+    ],
+)  # fmt: skip
+def test_what_is_said_of_a_class(given: list[str], says: str) -> None:
+    pairs = zip(given[::2], given[1::2], strict=True)
+    options = [part for name, value in pairs for part in (f"--trainer.{name}", value)]
+    done = transferkit("fit", *DATA, *FROZEN, *options)
+    assert done.status == 2 and says in done.err and "Union" not in done.err, done.err
 
 
 @pytest.mark.slow

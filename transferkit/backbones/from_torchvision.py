@@ -149,7 +149,7 @@ def build(
     if weights != "none" and entry is None and not is_complete(preprocessing or {}):
         log.warning(
             "%s is not named as a file that torchvision published: images are prepared as for %s, %s%s; "
-            "--model.preprocessing changes it",
+            "fit and embed take another preprocessing",
             *(weights, entries.DEFAULT, scheme.in_words(), ", transform_input off" if name in INCEPTIONS else ""),
         )
     return TorchvisionBackbone(name, model, scheme, pooling, arguments)

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -61,6 +61,13 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     if not is_state(content):
         raise UserError(f"{path} holds no state dict (name -> tensor); save one with model.state_dict()")
     return dict(content)
+
+
+def apply_masks(state: MutableMapping[str, Tensor]) -> None:
+    """Put ``w`` in the place of ``w_orig`` and ``w_mask``, which is how torch keeps a weight that is pruned for now."""
+    for masked in [key for key in state if key.endswith("_mask") and f"{key.removesuffix('_mask')}_orig" in state]:
+        name = masked.removesuffix("_mask")
+        state[name] = state.pop(f"{name}_orig") * state.pop(masked)
 
 
 def is_state(content: Any) -> bool:

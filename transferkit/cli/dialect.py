@@ -47,7 +47,17 @@ def translate(message: str, options: Mapping[str, str]) -> str:
         plain = value.strip("\"'")
         return f"{option} {plain if PLAIN.fullmatch(plain) else shlex.quote(value)}"
 
-    return ARGUMENT.sub(replaced, message)
+    return ARGUMENT.sub(replaced, possible(message, options))
+
+
+def possible(message: str, options: Mapping[str, str]) -> str:
+    """Return a message without those of its remedies that name an argument which the command does not have."""
+    fault, semicolon, rest = message.rpartition("; ")
+    remedies = re.split(r", (?:or )?(?![^{`]*[}`])", rest)
+    kept = [each for each in remedies if all(name in options for name, _ in ARGUMENT.findall(each))]
+    if len(kept) in (0, len(remedies)):
+        return message
+    return fault + semicolon + ", or ".join(filter(None, (", ".join(kept[:-1]), kept[-1])))
 
 
 class Dialect(logging.Formatter):

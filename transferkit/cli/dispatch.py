@@ -25,6 +25,7 @@ from transferkit.cli.console import harmless
 from transferkit.cli.dialect import DIALECT, translate
 from transferkit.errors import ToldByFirst, UserError
 from transferkit.runtime.cores import limit_threads
+from transferkit.runtime.files import disk_fault, place_of
 
 VERBS = {
     "fit": ("fit", "train a linear head, or fine-tune, on your images"),
@@ -77,6 +78,7 @@ def run(arguments: list[str]) -> int:
             handler.setFormatter(DIALECT)
     logging.getLogger("transferkit").setLevel(logging.INFO)
     signal.signal(signal.SIGTERM, interrupt)
+    threading.excepthook = of_thread
     acknowledge_signals()
     limit_threads()
     try:
@@ -97,17 +99,27 @@ def run(arguments: list[str]) -> int:
     except OSError as error:  # whatever option held the name: asking for it is all it takes
         if error.errno == errno.ENAMETOOLONG:
             return complain(f"no file or folder can have the name {str(error.filename)[:80]!r}...; give a shorter one")
-        if error.errno == errno.ENOSPC and not error.filename:
+        if error.errno == errno.ENOSPC and not place_of(error):
             return unwritable(error)
+        if fault := disk_fault(error):
+            return complain(str(fault))
         if error.errno in (errno.EACCES, errno.EPERM) and error.filename:
             return complain(f"{error.filename}: {error.strerror}; change its rights, or those of the folders it is in")
         if error.errno == errno.ENOMEM:
             return complain(out_of_memory(error, arguments[0]))
         raise
     except (MemoryError, RuntimeError) as error:  # torch's are of the latter type, or say so in words only
+        if "determine home directory" in str(error):  # Path.expanduser, wherever it is called
+            return complain("a path begins with ~ and the name of no user here; write it out")
         if debug or not (isinstance(error, MemoryError) or NO_MEMORY.search(str(error))):
             raise
         return complain(out_of_memory(error, arguments[0]))
+
+
+def of_thread(failure: threading.ExceptHookArgs) -> None:
+    """Leave the faults of a disk to the one who waits for the thread, and raises them again."""
+    if not (failure.exc_value and disk_fault(failure.exc_value)):
+        threading.__excepthook__(failure)
 
 
 def execute(arguments: list[str]) -> int:

@@ -12,7 +12,7 @@ from transferkit.training.checkpoints import is_within_epoch
 
 SPLITTING = ("val_fraction", "test_fraction", "split_seed", "n_per_class")
 MOVABLE = ("root", "image_root", "num_workers", "splits")  # what a resumed fit may change and end with the same weights
-GEOMETRY = ("devices", "num_nodes", "accumulate_grad_batches", "limit_train_batches")  # steps per epoch
+GEOMETRY = ("accumulate_grad_batches", "limit_train_batches")  # steps per epoch; a checkpoint knows its processes
 
 Section = Mapping[str, Any]
 

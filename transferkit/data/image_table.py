@@ -9,9 +9,10 @@ import os
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,6 +41,7 @@ class ImageTable:
         splits: ``"train"``, ``"val"``, ``"test"`` or ``None`` (not given) of each image.
         source: what the user named, for messages.
         empty: folders that stand for a class or a split and hold no image.
+        seen: is told path and pixels of each image that this process decodes.
     """
 
     root: str
@@ -48,6 +50,11 @@ class ImageTable:
     splits: tuple[str | None, ...]
     source: str = ""
     empty: tuple[str, ...] = ()
+    seen: Callable[[str, Tensor], None] | None = field(default=None, compare=False, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """In another process there is nobody to tell."""
+        return {**self.__dict__, "seen": None}
 
     def __post_init__(self) -> None:
         """Check the invariants that everyone downstream relies on."""
@@ -76,8 +83,12 @@ class ImageTable:
         """
         if self.root == DIGITS:
             digit: Tensor = _digits()[0][_row_of_digit(self.paths[row])]  # (8, 8)
-            return digit.repeat(3, 1, 1)  # (3, 8, 8)
-        return read_image(Path(self.root, self.paths[row]))
+            pixels = digit.repeat(3, 1, 1)  # (3, 8, 8)
+        else:
+            pixels = read_image(Path(self.root, self.paths[row]))
+        if self.seen:
+            self.seen(self.paths[row], pixels)
+        return pixels
 
     def select(self, rows: Iterable[int]) -> "ImageTable":
         """The table of some rows, each once and in path order."""
@@ -88,6 +99,7 @@ class ImageTable:
             tuple(self.labels[row] for row in rows),
             tuple(self.splits[row] for row in rows),
             self.source,
+            seen=self.seen,
         )
 
     def stamps(self) -> list[str]:

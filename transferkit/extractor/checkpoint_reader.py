@@ -9,7 +9,7 @@ from torch import nn
 
 from transferkit import backbones
 from transferkit.backbones.loading import check_finite, load_state
-from transferkit.backbones.weights import read_tensors
+from transferkit.backbones.weights import apply_masks, read_tensors
 from transferkit.errors import UserError, first_line
 from transferkit.images.preprocessing import Preprocessing
 
@@ -38,6 +38,7 @@ def load(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not a transferkit checkpoint; give one that transferkit fit wrote")
     if record.get("format") != FORMAT:
         raise UserError(f"{path} has format {record.get('format')}, this version reads {FORMAT}; update transferkit")
+    apply_masks(content["state_dict"])
     return dict(content)
 
 

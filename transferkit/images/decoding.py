@@ -22,6 +22,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
 
 from transferkit.images import tiff
+from transferkit.images.declared import declared_size
 from transferkit.images.error import ImageError
 from transferkit.images.extent import is_cut, jpeg_extent
 from transferkit.images.formats import EXTENSIONS, FORMATS, UNREAD_KINDS, decoders, formats_for, needs_plugin
@@ -169,6 +170,8 @@ def decode(data: bytes) -> Tensor:
     except MemoryError as error:
         raise ImageError(os.strerror(errno.ENOMEM).lower()) from error
     except Exception as error:  # decoders raise whatever they like on broken data
+        if _has_too_much_text(error):
+            raise ImageError("PNG with more text beside its pixels than is read; remove its metadata") from error
         early = any(words in str(error).lower() for words in ("truncated", "end of file", "not enough"))
         early = early or (name != "TIFF" and is_cut(data, name, image))
         raise ImageError(f"{'truncated' if early else 'corrupt'} {name}") from error
@@ -189,6 +192,8 @@ def _metadata_warnings_settled() -> Iterator[None]:
 def _open(data: bytes) -> tuple[ImageFile.ImageFile, tiff.Layout | None]:
     """Read the header, and that of a TIFF by itself; no pixel is decoded yet."""
     formats, layout = formats_for(data), None
+    if needs_plugin(data) and (size := declared_size(data)):
+        _check_work(size, 1)
     try:
         with _metadata_warnings_settled():
             layout = tiff.layout_of(data)
@@ -200,6 +205,8 @@ def _open(data: bytes) -> tuple[ImageFile.ImageFile, tiff.Layout | None]:
     except Image.DecompressionBombError as error:
         raise ImageError(f"more pixels than the limit of {MAX_PIXELS}") from error
     except Exception as error:
+        if _has_too_much_text(error):
+            raise ImageError("PNG with more text beside its pixels than is read; remove its metadata") from error
         if data[8:12] == b"WEBP" and int.from_bytes(data[4:8], "little") + 8 > len(data):
             raise ImageError("truncated WEBP") from error  # opening it takes the whole file
         if data[:3] == b"\xff\xd8\xff" and (unread := jpeg_extent(data).unread):
@@ -208,6 +215,11 @@ def _open(data: bytes) -> tuple[ImageFile.ImageFile, tiff.Layout | None]:
         if layout and unknown:
             raise ImageError(f"TIFF layout is not read: {layout}") from error
         raise ImageError("not an image, or its header is broken" if unknown else "broken image header") from error
+
+
+def _has_too_much_text(error: Exception) -> bool:
+    """Whether Pillow's limit on what a PNG's text may be inflated to was met."""
+    return "MAX_TEXT" in str(error)
 
 
 def _check_work(size: tuple[int, int], scans: int) -> None:

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.metadata
+import re
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -43,6 +44,33 @@ UNREAD = {
 UNREAD_KINDS = {extension: kind for kind, extensions in UNREAD.items() for extension in extensions.split()}
 
 
+# First bytes of pictures that are never opened -> what they are.
+SIGNATURES = {
+    b"8BPS": "Photoshop",
+    b"\x76\x2f\x31\x01": "OpenEXR",
+    b"#?RADIANCE": "Radiance HDR",
+    b"PF\n": "PFM",
+    b"Pf\n": "PFM",
+    b"P7\n": "PAM",
+    b"qoif": "QOI",
+    b"DDS ": "DDS",
+    b"icns": "ICNS",
+    b"\x01\xda": "SGI",
+    b"SIMPLE  =": "FITS",
+    b"II\xbc": "JPEG XR",
+    b"MM\0\x2b": "big-endian BigTIFF",
+    b"\xff\xd8\xff\xf7": "JPEG-LS",
+}
+PCX = re.compile(rb"\x0a[\x00\x02-\x05]\x01[\x01\x02\x04\x08]", re.DOTALL)
+# What is found under the name of a picture and is none -> what it is, and what to do.
+NOT_PICTURES = {
+    re.compile(rb"\s*<(!doctype\s+html|html)\b", re.IGNORECASE): "a web page; download the image itself",
+    re.compile(rb"version https://git-lfs\.github\.com/spec/"): "a pointer of Git LFS; run git lfs pull",
+    re.compile(rb"%PDF"): "a PDF; convert its page to PNG or JPEG",
+    re.compile(rb"%!PS"): "PostScript; convert it to PNG or JPEG",
+}
+
+
 class Plugin(NamedTuple):
     """A package that teaches Pillow a format.
 
@@ -75,6 +103,8 @@ def formats_for(data: bytes) -> tuple[str, ...]:
     if name is None:
         if unread := unread_name(data):
             raise ImageError(f"{unread} is not read; convert it to PNG or JPEG")
+        if told := next((told for start, told in NOT_PICTURES.items() if start.match(data)), None):
+            raise ImageError(f"not an image but {told}")
         return FORMATS
     if name == "AVIF" and features.check("avif"):
         return ("AVIF",)
@@ -109,13 +139,9 @@ def unread_name(data: bytes) -> str | None:
         return "ICO"
     if data[-18:] == b"TRUEVISION-XFILE.\0":
         return "TGA"
-    if data[:3] == b"P7\n":
-        return "PAM"
-    if data[:4] == b"8BPS":
-        return "Photoshop"
-    if data[:4] == b"\x76\x2f\x31\x01":
-        return "OpenEXR"
-    return "JPEG-LS" if data[:4] == b"\xff\xd8\xff\xf7" else None
+    if PCX.match(data):
+        return "PCX"
+    return next((name for start, name in SIGNATURES.items() if data.startswith(start)), None)
 
 
 def decoders() -> str:
@@ -127,5 +153,5 @@ def decoders() -> str:
     return ", ".join(versions)
 
 
-RULES = 2
+RULES = 3
 """To be raised whenever a file comes out otherwise than before: as other pixels, refused, or accepted."""

@@ -31,6 +31,8 @@ COLORS = {RGB: 3, CMYK: 4, YCBCR: 3, LAB: 3, 9: 3, 10: 3, 34892: 3}  # samples p
 UNSIGNED, SIGNED, FLOAT = 1, 2, 3
 SIGNS = {UNSIGNED: "", SIGNED: " signed", FLOAT: " floating-point"}
 
+# Compressions that Pillow, or the libtiff in it, does not undo; others are told by number.
+COMPRESSIONS = {34712: "JPEG 2000", 34887: "LERC", 34933: "PNG", 50001: "WebP", 50002: "JPEG XL", 52546: "JPEG XL"}
 # (photometric interpretation, bits per sample, sample format)
 READ = {
     *((gray, bits, UNSIGNED) for gray in (WHITE_IS_ZERO, BLACK_IS_ZERO) for bits in (1, 2, 4, 8, 16)),
@@ -121,8 +123,8 @@ def _layout(tags: Any) -> Layout:
     problem = ""
     if 50706 in tags:  # DNGVersion
         problem = "camera raw (DNG)"
-    elif compression not in COMPRESSION_INFO:
-        problem = f"compression {compression}"
+    elif compression in COMPRESSIONS or compression not in COMPRESSION_INFO:
+        problem = f"compression {COMPRESSIONS.get(compression, compression)}"
     elif photometric == -1:
         problem = "no photometric interpretation"
     elif photometric == CMYK and _number(tags.get(332, 1)) != 1:

@@ -4,7 +4,7 @@
 the first one's ``projector_config.pbtxt``.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -83,21 +83,45 @@ def thumbnails(table: Embeddings, read: Callable[[str], Tensor]) -> list[Tensor]
 
     def one(path: str) -> Tensor:
         try:
-            pixels = read(path)
+            return thumbnail(read(path))
         except ImageError:
             return torch.zeros(3, SIDE, SIDE, dtype=torch.uint8)
-        height, width = pixels.shape[1:]
-        side = min(height, width)
-        top, left = (height - side) // 2, (width - side) // 2
-        square = pixels[None, :, top : top + side, left : left + side]  # (1, 3, side, side)
-        return interpolate(square, (SIDE, SIDE), mode="bilinear", antialias=True)[0]
 
     result = []
     with progress_bar("thumbnails", len(table)) as advance, ThreadPoolExecutor(cores()) as pool:
-        for thumbnail in pool.map(one, table.paths):
-            result.append(thumbnail)
+        for square in pool.map(one, table.paths):
+            result.append(square)
             advance(1)
     return result
+
+
+def thumbnail(pixels: Tensor) -> Tensor:
+    """The middle square of an image: uint8 (3, H, W) -> (3, SIDE, SIDE); of a thumbnail itself."""
+    height, width = pixels.shape[1:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = pixels[None, :, top : top + side, left : left + side]  # (1, 3, side, side)
+    return interpolate(square, (SIDE, SIDE), mode="bilinear", antialias=True)[0]
+
+
+class Thumbnails:
+    """Those of the rows that :func:`fill_projector` shows, made of pixels that were decoded for something else.
+
+    Args:
+        paths: of all rows.
+
+    Attributes:
+        made: path -> uint8 (3, SIDE, SIDE).
+    """
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self.wanted = {paths[row] for row in drawn_rows(len(paths), ROWS, 0).tolist()}
+        self.made: dict[str, Tensor] = {}
+
+    def see(self, path: str, pixels: Tensor) -> None:
+        """Keep the thumbnail of an image if it is wanted."""
+        if path in self.wanted and path not in self.made:
+            self.made[path] = thumbnail(pixels)
 
 
 def read_config(path: Path) -> ProjectorConfig:

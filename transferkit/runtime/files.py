@@ -2,15 +2,18 @@
 
 import ctypes
 import errno
+import io
 import os
 import re
 import secrets
 import shutil
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from types import TracebackType
 
 from transferkit.errors import UserError
 
@@ -20,6 +23,13 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp", re.DOTALL)  # ours: hidden, and named by chance
+# What a disk or the system may say to any program, wherever it reads or writes -> what helps.
+DISK_FAULTS = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free room or choose another place"),
+    **dict.fromkeys((errno.EIO, errno.ESTALE), "check the disk, or the network drive"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "allow more open files, with ulimit -n"),
+    errno.EROFS: "choose another place",
+}
 ABANDONED = 24 * 3600  # seconds after which a temporary is nobody's, where the system does not say who holds it
 
 
@@ -145,6 +155,29 @@ def unwritable(target: Path, error: OSError) -> UserError:
             f"cannot write the cache folder {cache_dir()}: {reason}; set TRANSFERKIT_CACHE to another one or free room"
         )
     return UserError(f"cannot write {target}: {reason}; choose another place or free room")
+
+
+def disk_fault(error: BaseException) -> UserError | None:
+    """What to say of an error that is the disk's, or the system's, in whatever library; None for any other one."""
+    if not isinstance(error, OSError) or error.errno not in DISK_FAULTS:
+        return None
+    return UserError(f"{place_of(error) or 'a file'}: {error.strerror or error}; {DISK_FAULTS[error.errno]}")
+
+
+def place_of(error: OSError) -> str | None:
+    """The name of the file that an error is of, as far as it can be told; None for our output."""
+    if isinstance(error.filename, str | bytes | os.PathLike):
+        return os.fsdecode(error.filename)
+    return open_file(error.__traceback__)
+
+
+def open_file(trace: TracebackType | None) -> str | None:
+    """The name of the file that the innermost function of a traceback has open: writing to it names none."""
+    for frame, _ in reversed(list(traceback.walk_tb(trace))):
+        names = [getattr(value, "name", None) for value in frame.f_locals.values() if isinstance(value, io.IOBase)]
+        if found := next((name for name in names if isinstance(name, str) and name != "<stdout>"), None):
+            return found
+    return None
 
 
 def check_folder(folder: str | Path) -> None:

@@ -11,6 +11,7 @@ import torch
 
 from transferkit.errors import UserError
 from transferkit.runtime.cores import cores
+from transferkit.runtime.ranks import told_once
 
 MOST_PROCESSES = 8  # a core: more is a slip of the keyboard that would bring the machine down
 
@@ -102,6 +103,8 @@ def start(devices: int | None = None, num_nodes: int | None = None, accelerator:
             fabric.world_size,
             lambda done: agreed(done, fabric.world_size),
         )
+    except UserError as error:
+        raise told_once(error) from error.__cause__
     except KeyboardInterrupt:
         for child in getattr(ddp.launcher, "procs", []):
             child.terminate()

@@ -1,6 +1,8 @@
 """The processes of a training that check and embed images together before it begins."""
 
+import atexit
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ Value = TypeVar("Value")
 
 # One process may have hours of work left where another has none. NCCL's timeout is ten minutes.
 PATIENCE = timedelta(days=30)
+HEARING = 5.0  # seconds in which an error that all processes raise reaches the last of them
 # What gloo says where a process that others wait for is no longer there.
 GONE = re.compile(r"connection (closed|reset)|broken pipe|socket closed|unexpected EOF", re.IGNORECASE)
 
@@ -127,3 +130,39 @@ def joined() -> Iterator[Ranks]:
         ) from error
     finally:
         distributed.destroy_process_group(group)
+
+
+def told_once(error: UserError) -> UserError:
+    """The error to raise where every process may raise the same one, so that the user reads it once.
+
+    No collective call: a process that goes on would never answer it. The first process leaves its message in the
+    store through which they have met, and stays at its end until the others have looked, for a moment at most.
+
+    Returns:
+        The error itself; a ToldByFirst where the first process says the same.
+    """
+    alone = not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1)
+    if alone or GONE.search(str(error.__cause__)):  # the store may have gone as well
+        return error
+    store: Any = distributed.distributed_c10d._get_default_store()
+    if distributed.get_rank() == 0:
+        store.set("told", str(error))
+        others = distributed.get_world_size() - 1
+        atexit.register(comes_true, lambda: store.add("heard", 0) >= others)
+        return error
+    same = comes_true(lambda: store.check(["told"]) and store.get("told").decode() == str(error))
+    comes_true(lambda: store.add("heard", 1) > 0)
+    return ToldByFirst(str(error)) if same or isinstance(error, ToldByFirst) else error
+
+
+def comes_true(condition: Callable[[], bool]) -> bool:
+    """Whether a condition comes true within ``HEARING`` seconds; not where the process with the store has gone."""
+    end = time.monotonic() + HEARING
+    try:
+        while not condition():
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.05)
+    except RuntimeError:
+        return False
+    return True

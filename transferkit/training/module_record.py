@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
 from transferkit.backbones import Backbone
+from transferkit.backbones.weights import apply_masks
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
@@ -47,6 +48,7 @@ class RecordedModule(LightningModule):
     rates: dict[str, float]
     epoch_start: float | None
     validated_at: int | None = None
+    solves: bool
 
     def set_classes(self, names: list[str]) -> None:
         """Make a new head for the given classes."""
@@ -101,9 +103,12 @@ class RecordedModule(LightningModule):
         """Add the record, and what is known so far of an epoch that has not ended."""
         checkpoint[KEY] = self.describe()
         mend_progress(checkpoint, self.trainer)
-        if is_within_epoch(checkpoint) and self.train_loss.sums is not None and self.epoch_start is not None:
+        if not is_within_epoch(checkpoint):
+            return
+        checkpoint[EPOCH] = {"processes": self.trainer.world_size}
+        if self.train_loss.sums is not None and self.epoch_start is not None:
             seconds = time.perf_counter() - self.epoch_start
-            checkpoint[EPOCH] = {"loss": self.train_loss.sums.cpu(), "rates": self.rates, "seconds": seconds}
+            checkpoint[EPOCH] |= {"loss": self.train_loss.sums.cpu(), "rates": self.rates, "seconds": seconds}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take over the classes, and what was known of an epoch that had not ended.
@@ -113,6 +118,7 @@ class RecordedModule(LightningModule):
         """
         if KEY not in checkpoint:
             raise UserError("this is not a transferkit checkpoint; give one that transferkit fit wrote")
+        apply_masks(checkpoint["state_dict"])
         names = checkpoint[KEY]["class_names"]
         trainer = self._trainer
         resumes = trainer is not None and trainer.state.fn == "fit"
@@ -129,9 +135,31 @@ class RecordedModule(LightningModule):
             self.class_weights = torch.tensor(weights)
         if resumes:
             check_resumable(checkpoint, self.backbone.state_dict(), self.frozen_keys)
+            self.resume_optimizer(checkpoint)
             self.resume_epoch(checkpoint.get(EPOCH))
         elif trainer is not None and self.data.features:
             self.forget_features(checkpoint["state_dict"])
+
+    def resume_optimizer(self, checkpoint: Mapping[str, Any]) -> None:
+        """Keep to the kind of optimizer that a checkpoint is of where the options leave it open.
+
+        Raises:
+            UserError: they ask for another one, or for other parameters to learn; weights alone.
+        """
+        if not checkpoint.get("optimizer_states"):
+            raise UserError("the checkpoint holds weights only, not the state of a fit; start a new fit from it")
+        regime = checkpoint[KEY].get("regime", self.regime)
+        if regime != self.regime:
+            raise UserError(
+                f"the checkpoint is of a fit with regime {regime}, this one's is {self.regime}; give the same"
+            )
+        group, asked = checkpoint["optimizer_states"][0]["param_groups"][0], self.hparams["optimizer"]
+        kind = "lbfgs" if "C" in group else "adamw" if "betas" in group else "sgd"
+        if self.solves and asked == "auto" and kind == "adamw":  # as earlier versions chose
+            self.solves = self.data.one_batch = False
+        now = "lbfgs" if self.solves else "sgd" if asked == "sgd" else "adamw"
+        if kind != now:
+            raise UserError(f"the checkpoint is of a fit with optimizer {kind}, this one's is {now}; give the same")
 
     def forget_features(self, state: Mapping[str, Tensor]) -> None:
         """Let go of embeddings that were computed before a checkpoint with another backbone was loaded."""
@@ -142,8 +170,19 @@ class RecordedModule(LightningModule):
             self.data.check_images(splits)
 
     def resume_epoch(self, known: Mapping[str, Any] | None) -> None:
-        """Go on within an epoch, with what its first part has shown."""
-        if known:
+        """Go on within an epoch, with what its first part has shown.
+
+        Raises:
+            UserError: more or fewer processes: the rest of the epoch would be other images.
+        """
+        known, now = known or {}, self.trainer.world_size
+        before = known.get("processes", now)
+        if before != now:
+            raise UserError(
+                f"the checkpoint is of the midst of an epoch that {before} processes shared, this fit has {now}; "
+                "give as many with --trainer.devices and --trainer.num_nodes, or start a new fit"
+            )
+        if "loss" in known:
             self.train_loss.sums = known["loss"].to(self.trainer.strategy.root_device)
             self.rates, self.epoch_start = known["rates"], time.perf_counter() - known["seconds"]
 

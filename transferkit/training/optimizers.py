@@ -166,7 +166,7 @@ def warmup_share(trainer: Trainer, epochs: float) -> float:
 
 
 def check_length(trainer: Trainer, batches: int) -> None:
-    """Refuse a fit whose learning rates have no schedule, or that would never be validated.
+    """Refuse a fit whose learning rates have no schedule, that trains nothing, or that would never be validated.
 
     Args:
         trainer: of the fit.
@@ -176,8 +176,13 @@ def check_length(trainer: Trainer, batches: int) -> None:
         UserError: naming the option.
     """
     limit = trainer.limit_train_batches
+    lengths = {"max_epochs": trainer.max_epochs, "max_steps": trainer.max_steps, "limit_train_batches": limit}
+    if nothing := next((name for name, length in lengths.items() if length == 0), None):
+        raise UserError(f"--trainer.{nothing} is 0, which trains nothing; give more")
+    if trainer.overfit_batches:
+        raise UserError("--trainer.overfit_batches shuffles otherwise than we do; give --data.n_per_class N instead")
     batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-    every = trainer.val_check_interval
+    every = getattr(trainer, "val_check_interval", None)  # which a Trainer lacks that validates by the clock
     if isinstance(every, int) and every > batches and trainer.check_val_every_n_epoch:
         raise UserError(f"--trainer.val_check_interval is {every}, an epoch has {batches} batches; give no more")
     if trainer.max_epochs == trainer.max_steps == -1:

@@ -1,7 +1,8 @@
 """What a run leaves behind: predictions, embeddings, similarity metrics, and what TensorBoard shows of them."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch import Tensor, distributed
+from torch import Tensor
 
 from transferkit import evaluation
 from transferkit.data.datamodule import ImageDataModule
@@ -21,6 +22,7 @@ from transferkit.embed import describe
 from transferkit.errors import UserError
 from transferkit.reports import figures, projector
 from transferkit.runtime.files import atomic_path
+from transferkit.runtime.ranks import joined
 from transferkit.training.module import TransferModule
 
 Columns = dict[str, pa.Array]
@@ -42,6 +44,15 @@ class Results(Callback):
         self.run, self.top_k = run, top_k
         self.outputs: list[dict[str, Tensor]] = []
         self.written: list[Path] = []
+        self.thumbnails = projector.Thumbnails([])
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """See the images to test on when they are decoded, before the test or in it: the projector shows them."""
+        data = getattr(trainer, "datamodule", None)
+        if stage == "test" and isinstance(data, ImageDataModule):
+            table = data.tables[data.test_split]
+            self.thumbnails = projector.Thumbnails(table.paths)
+            data.tables[data.test_split] = replace(table, seen=self.thumbnails.see)
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int,
@@ -84,11 +95,16 @@ class Results(Callback):
         draw_confusion(trainer, pl_module, "val")
 
     def write(self, trainer: Trainer, module: TransferModule, split: str) -> None:
-        """Gather all processes' outputs of a split and write them once."""
-        merged = gather({name: torch.cat([output[name] for output in self.outputs]) for name in self.outputs[0]})
+        """Let the first process write all processes' outputs of a split; the others wait as long as it takes."""
+        local = {name: torch.cat([output[name] for output in self.outputs]) for name in self.outputs[0]}
         self.outputs = []
-        if not trainer.is_global_zero:
-            return
+        with joined() as ranks:
+            parts = ranks.on_all(lambda: local)
+            merged = {name: torch.cat([part[name] for part in parts]) for name in local}
+            ranks.from_first(lambda: self.write_merged(trainer, module, split, merged))
+
+    def write_merged(self, trainer: Trainer, module: TransferModule, split: str, merged: Mapping[str, Tensor]) -> None:
+        """Write the outputs of a split, rows in any order."""
         table, order = module.data.tables[split], merged["row"].argsort()
         rows = merged["row"][order].tolist()
         embeddings = Embeddings(
@@ -120,8 +136,12 @@ class Results(Callback):
 
     def fill_projector(self, embeddings: Embeddings, table: ImageTable) -> None:
         """Show the rows in TensorBoard's projector, with thumbnails."""
-        row_of = {path: row for row, path in enumerate(table.paths)}
-        shown = projector.fill_projector(self.run, "test", embeddings, lambda path: table.read(row_of[path]))
+        row_of, made = {path: row for row, path in enumerate(table.paths)}, self.thumbnails.made
+
+        def read(path: str) -> Tensor:
+            return made[path] if path in made else table.read(row_of[path])
+
+        shown = projector.fill_projector(self.run, "test", embeddings, read)
         if shown < len(embeddings):
             _log.info("TensorBoard's projector shows %d of %d rows, drawn by chance", shown, len(embeddings))
 
@@ -129,15 +149,6 @@ class Results(Callback):
 def computed_in(trainer: Trainer, data: ImageDataModule, split: str) -> str:
     """The precision that the embeddings of a split are computed in: cached ones always in float32."""
     return "32" if split in data.features else str(trainer.precision)
-
-
-def gather(local: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The rows of all processes, joined."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return local
-    parts: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(parts, local)
-    return {name: torch.cat([part[name] for part in parts]) for name in local}
 
 
 def free_folder(first: Path) -> Path:

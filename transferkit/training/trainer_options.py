@@ -11,6 +11,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import BaseFinetuning, BatchSizeFinder, LearningRateFinder, LearningRateMonitor
 
 from transferkit.errors import UserError
+from transferkit.runtime.files import disk_fault
 from transferkit.runtime.processes import check_devices
 
 # What libraries raise for want of something that the user can give: pattern of the message -> what to say.
@@ -35,6 +36,8 @@ def check_options(options: Mapping[str, Any]) -> None:
     for name in ("check_val_every_n_epoch", "accumulate_grad_batches"):
         if options[name] is not None and options[name] < 1:
             raise UserError(f"--trainer.{name} is {options[name]}; give 1 or more")
+    if options["val_check_interval"] == 0:
+        raise UserError("--trainer.val_check_interval is 0; give a share of an epoch, or a number of batches")
     if str(options["devices"]).isdecimal():  # else a list of GPUs, or auto
         check_devices(int(options["devices"]))
     if options["overfit_batches"]:
@@ -92,6 +95,13 @@ def refusal(error: BaseException, before_training: bool) -> UserError | None:
     for pattern, remedy in REMEDIES.items():
         if isinstance(error, RuntimeError | ValueError) and re.search(pattern, message):
             return UserError(remedy)
+    if fault := disk_fault(error):
+        return fault
+    if told := class_fault(message):
+        return UserError(told)
+    callback = failed_callback(error.__traceback__)
+    if callback and isinstance(error, REFUSALS):
+        return UserError(f"the callback {callback} fails: {message[:300]}; change its options, or leave it out")
     known = isinstance(error, MisconfigurationException) or "conditioned on metric" in message
     raised = isinstance(error, REFUSALS) and before_training and raised_by(error.__traceback__).startswith(PEERS)
     if not (known or raised):
@@ -100,10 +110,42 @@ def refusal(error: BaseException, before_training: bool) -> UserError | None:
     return UserError(f"--trainer: {kind}{message[:400]}")
 
 
+def class_fault(message: str) -> str | None:
+    """What jsonargparse says of one class (of a logger, a callback) among all the types that it has tried.
+
+    Args:
+        message: of jsonargparse.
+    """
+    line = " ".join(message.split())
+    wrong = re.search(r"Problem with given class_path '([\w.]+)': (.*?)(?= - (?:Expected|Problem|Not a valid)|$)", line)
+    if wrong:
+        return f"--trainer: {wrong[1].rpartition('.')[2]}: {wrong[2][:300]}"
+    refused = re.search(r"Errors: - (?!Expected|Not a valid|Problem)(.*?) - (?:Expected|Not a valid)", line)
+    if refused:
+        return f"--trainer: {refused[1][:300]}"
+    unknown = re.search(r"Parser key \"(trainer\.\w+)\":.*Expected a dot import path string: (\S+)", line)
+    return unknown and f"--{unknown[1]} {unknown[2]}: no class of that name is known; give its whole import path"
+
+
+def failed_callback(trace: TracebackType | None) -> str | None:
+    """The callback of Lightning's in which a library has raised an exception; None if our own code was called in it."""
+    inner: list[TracebackType] = []
+    for step in walk(trace):
+        inner = [] if module_of(step).startswith("transferkit") else [*inner, step]
+    within = [step for step in inner if module_of(step).startswith("lightning.pytorch.callbacks")]
+    known = within and module_of(inner[-1]).startswith(PEERS)
+    return type(within[0].tb_frame.f_locals.get("self")).__name__ if known else None
+
+
+def module_of(step: TracebackType) -> str:
+    """The name of the module that a step of a traceback is in."""
+    return str(step.tb_frame.f_globals.get("__name__", ""))
+
+
 def raised_by(trace: TracebackType | None) -> str:
     """The module whose code raised an exception."""
     frames = list(walk(trace))
-    return str(frames[-1].tb_frame.f_globals.get("__name__", "")) if frames else ""
+    return module_of(frames[-1]) if frames else ""
 
 
 def walk(trace: TracebackType | None) -> Iterator[TracebackType]:

@@ -26,6 +26,7 @@ from transferkit.data.datamodule import ImageDataModule
 from transferkit.data.splits import save_splits
 from transferkit.errors import UserError
 from transferkit.runtime.files import atomic_path
+from transferkit.runtime.ranks import told_once
 from transferkit.training.checkpoints import epoch_number
 from transferkit.training.epoch_lines import progress_callbacks
 from transferkit.training.module import TransferModule
@@ -33,7 +34,7 @@ from transferkit.training.prediction_writer import TOP_K, Results
 from transferkit.training.run_directory import new_run, read_metrics, remove_run, write_metrics
 from transferkit.training.run_record import MONITOR, TIE_BREAK
 from transferkit.training.trainer import TRAINER_DEFAULTS, as_list, chosen_metrics, make_trainer, quiet_libraries
-from transferkit.training.trainer_options import check_callbacks, check_options, refusal
+from transferkit.training.trainer_options import check_callbacks, check_options, class_fault, refusal
 
 SAVED = ("seed_everything", "name", "model", "data", "trainer")
 RUN = "TRANSFERKIT_RUN"  # tells the processes that Lightning starts for more devices where to write
@@ -51,7 +52,8 @@ def main(arguments: list[str]) -> int:
     try:
         cli = TransferCLI(plan.run, [verb, *plan.arguments], plan.progress)
     except ArgumentError as error:
-        raise UserError(explain(str(error), fit_help.known_options(verb), verb)) from error
+        told = class_fault(str(error)) or explain(str(error), fit_help.known_options(verb), verb)
+        raise UserError(told) from error
     if cli.interrupted:
         raise KeyboardInterrupt
     return 0
@@ -194,14 +196,16 @@ class TransferCLI(LightningCLI):
             yield
         except BaseException as error:
             self.forget_run()
-            if isinstance(error, UserError) or not isinstance(error, Exception):
+            if isinstance(error, UserError):
+                raise told_once(error) from error.__cause__
+            if not isinstance(error, Exception):
                 raise
             trainer = getattr(self, "trainer", None)
             stepped = trainer is not None and self.first_step not in (None, trainer.global_step)
             told = refusal(error, before_training=not stepped and (trainer is None or self.subcommand == "fit"))
             if told is None:
                 raise
-            raise told from error
+            raise told_once(told) from error
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run the verb; what it leaves on an interruption can be resumed, on bad input is nothing."""
