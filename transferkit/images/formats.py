@@ -73,8 +73,8 @@ def formats_for(data: bytes) -> tuple[str, ...]:
     """
     name = needs_plugin(data)
     if name is None:
-        if unread := unread_name(data):
-            raise ImageError(f"{unread} is not read; convert it to PNG or JPEG")
+        if picture := unread_name(data):
+            raise unread(picture)
         return FORMATS
     if name == "AVIF" and features.check("avif"):
         return ("AVIF",)
@@ -83,8 +83,13 @@ def formats_for(data: bytes) -> tuple[str, ...]:
         importlib.import_module(plugin.module)
     except ImportError as error:
         missing = f"{plugin.name} needs the package {plugin.package} (pip install {plugin.package})"
-        raise ImageError(missing) from error
+        raise ImageError("needs_package", missing) from error
     return (name,)
+
+
+def unread(name: str) -> ImageError:
+    """Return the error for a picture of a kind that is not read."""
+    return ImageError("unsupported_format", f"{name} is not read; convert it to PNG or JPEG")
 
 
 def needs_plugin(data: bytes) -> str | None:

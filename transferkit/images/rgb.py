@@ -68,11 +68,11 @@ def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
 
 def _check_range(image: Image.Image) -> None:
     if image.mode == "F":
-        raise ImageError("floating-point pixels")
+        raise ImageError("unsupported_pixels", "floating-point pixels")
     if image.mode == "I":
         low, high = np.array(image.getextrema())
         if low < 0 or high > 0xFFFF:
-            raise ImageError("32-bit pixels outside 0..65535")
+            raise ImageError("unsupported_pixels", "32-bit pixels outside 0..65535")
 
 
 def _check_depth(image: ImageFile.ImageFile, data: bytes) -> None:
@@ -91,7 +91,7 @@ def _check_depth(image: ImageFile.ImageFile, data: bytes) -> None:
             below: Any = low.getextrema()
             is_low = any(high for _, high in below[: len(colors)])
     if is_low:
-        raise ImageError("16-bit pixels below 4096: 12-bit values? scale them to 16 bits")
+        raise ImageError("unsupported_pixels", "16-bit pixels below 4096: 12-bit values? scale them to 16 bits")
 
 
 def _samples_of(image: ImageFile.ImageFile, data: bytes, layout: Layout | None) -> _Samples:

@@ -102,9 +102,14 @@ def check(layout: Layout) -> None:
         ImageError: what it is.
     """
     if layout.sample_format == FLOAT:
-        raise ImageError("floating-point pixels")
+        raise ImageError("unsupported_pixels", "floating-point pixels")
     if layout.problem or not _is_read(layout):
-        raise ImageError(f"TIFF layout is not read: {layout.problem or layout}")
+        raise unread(layout)
+
+
+def unread(layout: Layout) -> ImageError:
+    """Return the error for a layout that is not read."""
+    return ImageError("unsupported_pixels", f"TIFF layout is not read: {layout.problem or layout}")
 
 
 def _layout(tags: Any) -> Layout:

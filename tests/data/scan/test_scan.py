@@ -20,7 +20,7 @@ from transferkit.data.scan import KINDS, Report, scan
 from transferkit.data.scan import file_findings as scan_files
 from transferkit.data.scan.rules import names
 from transferkit.errors import UserError
-from transferkit.images.decoding import decode
+from transferkit.images.decoding import Fault, decode
 
 # What each broken file of the corpus is called; a case that is not here is `unreadable`.
 BROKEN_KINDS = {
@@ -110,7 +110,7 @@ def test_the_second_scan_decodes_nothing_and_says_the_same(tmp_path: Path, monke
     (root / "train/a/half.jpg").write_bytes(data_of("half.jpg"))
     first = scan(root)
     table = open_images(root)
-    assert recall(table) == dict.fromkeys(table.paths) | {"train/a/half.jpg": "truncated JPEG"}
+    assert recall(table) == dict.fromkeys(table.paths) | {"train/a/half.jpg": Fault("truncated", "truncated JPEG")}
     decoded: list[bytes] = []
     monkeypatch.setattr(scan_files, "decode", lambda data: decoded.append(data) or decode(data))
     assert scan(root) == first
@@ -298,7 +298,7 @@ def folder_beside_splits(root: Path) -> None:
     [
         (no_val_class, "class 'c' is in val but not in train"),
         (loose_image, "labels are missing for 1 of 10 images"),
-        (folder_beside_splits, "holds the splits 'train', 'val' and beside them 'extra'"),
+        (folder_beside_splits, "contains the splits 'train', 'val' and also 'extra'"),
     ],
 )
 def test_what_fit_would_refuse(tmp_path: Path, spoil: Callable[[Path], None], said: str) -> None:
@@ -358,7 +358,7 @@ def test_sources_without_files_or_labels(tmp_path: Path) -> None:
 def test_nothing_to_scan(tmp_path: Path, name: str) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(UserError, match=r"no such|no images|is no image"):
+    with pytest.raises(UserError, match=r"no such|no images|is not an image"):
         scan(tmp_path / name)
 
 
