@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, distributed
 
 from transferkit import evaluation
+from transferkit.data.columns import take
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.data.embeddings import Embeddings
 from transferkit.data.image_table import ImageTable
@@ -92,11 +93,9 @@ class Results(Callback):
         table, order = module.data.tables[split], merged["row"].argsort()
         rows = merged["row"][order].tolist()
         embeddings = Embeddings(
-            embedding=merged["embedding"][order],
-            paths=[table.paths[row] for row in rows],
-            labels=[table.labels[row] for row in rows],
-            splits=[table.splits[row] for row in rows],
-            metadata=describe(module.as_extractor(), table, precision=computed_in(trainer, module.data, split)),
+            merged["embedding"][order],
+            *take(table, rows),
+            describe(module.as_extractor(), table, precision=computed_in(trainer, module.data, split)),
         )
         probability = merged["probability"][order].float()
         if split == "predict":
@@ -120,8 +119,7 @@ class Results(Callback):
 
     def fill_projector(self, embeddings: Embeddings, table: ImageTable) -> None:
         """Show the rows in TensorBoard's projector, with thumbnails."""
-        row_of = {path: row for row, path in enumerate(table.paths)}
-        shown = projector.fill_projector(self.run, "test", embeddings, lambda path: table.read(row_of[path]))
+        shown = projector.fill_projector(self.run, "test", embeddings, lambda path: table.read(table.row_of[path]))
         if shown < len(embeddings):
             _log.info("TensorBoard's projector shows %d of %d rows, drawn by chance", shown, len(embeddings))
 
