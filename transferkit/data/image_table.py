@@ -21,11 +21,12 @@ from torch import Tensor
 
 from transferkit.data.columns import Columns, take
 from transferkit.data.fingerprint import fingerprint, stamps
-from transferkit.data.listing import IMAGE_SUFFIXES, picture_kind, walk
+from transferkit.data.listing import picture_kind, walk
 from transferkit.data.manifest import MANIFEST_SUFFIXES, SPLIT_WORDS, read_columns
 from transferkit.data.torchvision_datasets import manifest_of, plain_name
 from transferkit.errors import UserError, listed
 from transferkit.images.decoding import read_image
+from transferkit.images.formats import SUFFIXES
 from transferkit.runtime.files import file_sha256
 
 log = logging.getLogger(__name__)
@@ -197,7 +198,7 @@ def open_images(source: str | Path, image_root: str | Path | None = None) -> Ima
     elif is_manifest:
         columns = read_columns(path, image_root=image_root)
         table = table_of_columns(root_of_manifest(path, image_root), columns, str(source))
-    elif path.suffix.lower() in IMAGE_SUFFIXES:
+    elif path.suffix.lower() in SUFFIXES:
         table = table_of(str(path.parent.resolve()), [(path.name, None, None)], str(source))
     elif kind := picture_kind(path.name):
         raise UserError(f"{str(source)!r} is a picture of a kind that is not read ({kind}); convert it to PNG or JPEG")

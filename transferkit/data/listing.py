@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from transferkit.images.error import Fault
-from transferkit.images.formats import EXTENSIONS, UNREAD_KINDS
-
-IMAGE_SUFFIXES = tuple(f".{extension}" for extensions in EXTENSIONS.values() for extension in extensions)
+from transferkit.images.formats import SUFFIXES, UNREAD_KINDS
 
 # Folders that link to one another can be reached by more paths than could ever be walked.
 MOST_VISITS = 64
@@ -63,7 +61,7 @@ def walk(root: Path) -> Listing:
                         pending.append((path, above | {identity}))
                     elif kind != stat.S_IFREG:
                         found.special.append(path)
-                    elif entry.name.lower().endswith(IMAGE_SUFFIXES):
+                    elif entry.name.lower().endswith(SUFFIXES):
                         found.images.append(path)
                     else:
                         found.others.append(path)

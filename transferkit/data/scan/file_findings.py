@@ -13,14 +13,14 @@ from transferkit.data.listing import picture_kind
 from transferkit.data.scan.findings import Finding
 from transferkit.images.decoding import Header, decode, inspect, read_file
 from transferkit.images.error import Fault, ImageError
-from transferkit.images.formats import EXTENSIONS, needs_plugin
+from transferkit.images.formats import EXTENSIONS, starts_as_image
 
 TINY = 32  # shorter side in pixels: below it, upscaling to a backbone's usual 224 leaves little to see
 
 LOSSY = 12  # gray levels between the pixels of a blank picture in lossy WebP of quality 50, the worst case
 
 PLAIN_MODES = ("RGB", "L")
-SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
+
 
 OTHER_FILES = {
     "video": "3gp avi flv m4v mkv mov mp4 mpeg mpg mts webm wmv",
@@ -128,8 +128,7 @@ def stray(root: Path, path: str) -> Finding | None:
         return Finding("left-out", path, "link whose target is missing")
     except OSError as error:
         return Finding("left-out", path, Fault.of(error).detail)
-    is_image = start.startswith(SIGNATURES) or (start[:4] == b"RIFF" and start[8:12] == b"WEBP") or needs_plugin(start)
-    return Finding("no-extension", path, "it starts as an image does") if is_image else None
+    return Finding("no-extension", path, "its first bytes are those of an image") if starts_as_image(start) else None
 
 
 def ignored(paths: Iterable[str]) -> dict[str, int]:
