@@ -3,9 +3,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.fabric.utilities.data import _set_sampler_epoch
+from lightning.fabric.utilities.types import _Stateful
+from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.states import RunningStage
 from torch import Tensor
+from torch.utils.data import DataLoader
 
-from transferkit.data.batches import EmbeddingBatchDataset, EpochBatchSampler, ImageBatchDataset
+from transferkit.data.batches import EmbeddingBatchDataset, EpochBatchSampler, EpochLoader, ImageBatchDataset
 from transferkit.data.image_table import open_images
 from transferkit.images.augmentation import view_seed
 
@@ -98,3 +103,18 @@ def test_a_process_without_a_share_gets_an_empty_batch(photo_folder: Path) -> No
     assert images["pixels"].shape[:2] == (0, 3) and images["target"].dtype == torch.int64
     features = EmbeddingBatchDataset([torch.ones(1, 7)], torch.tensor([3]))[item]
     assert features["embedding"].shape == (0, 7) and features["row"].shape == (0,)
+
+
+def test_lightning_leaves_the_sampler_alone_and_sets_its_epoch() -> None:
+    """Why EpochBatchSampler is a DistributedSampler: these are the rules of Lightning that it relies on."""
+    trainer = Trainer(accelerator="cpu", devices=2, strategy="ddp", logger=False, enable_checkpointing=False)
+    data = EmbeddingBatchDataset([torch.ones(8, 2)], torch.zeros(8, dtype=torch.long))
+    sampler = EpochBatchSampler(8, 2, shuffle=True)
+    ours = EpochLoader(data, batch_size=None, sampler=sampler)
+    connector = trainer._data_connector
+    assert connector._requires_distributed_sampler(DataLoader([0] * 8)), "else nothing is tested"
+    assert not connector._requires_distributed_sampler(ours)
+    assert connector._prepare_dataloader(ours, shuffle=True, mode=RunningStage.TRAINING).sampler is sampler
+    _set_sampler_epoch(ours, 3)
+    assert sampler.epoch == 3
+    assert isinstance(ours, _Stateful), "else a fit cannot go on from within an epoch"

@@ -45,7 +45,7 @@ def test_nothing_to_find() -> None:
     assert (found.groups, found.leaks, found.leak_count) == ([], [], 0)
     with pytest.raises(UserError, match="empty"):
         find_duplicates(table(torch.empty(0, 4), []))
-    with pytest.raises(UserError, match="threshold = "):
+    with pytest.raises(UserError, match="`threshold` is "):
         find_duplicates(table(torch.eye(4), [None] * 4), 1.5)
 
 
