@@ -1,4 +1,4 @@
-"""The one exception a user meets: bad input, described in one line with its remedy; and how such lines are built."""
+"""The exception for bad input, described in one line with its remedy; and helpers to write such lines."""
 
 import pickle
 from collections.abc import Sequence
@@ -14,21 +14,28 @@ class UserError(Exception):
 
 
 class ToldByFirst(UserError):
-    """A UserError that the first of several processes tells the user of: the others end without a word.
+    """A UserError in a process other than the first, which shows it to the user; this one ends silently.
 
-    Their status is 0, since Lightning kills the first process, perhaps before it has spoken, where another fails.
+    Its exit status is 0: if it failed, Lightning would kill the first process, perhaps before its message is shown.
     """
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an exception's text, at most 160 characters."""
+    """Return the first line of an exception's text, at most 160 characters.
+
+    >>> first_line(OSError("no such file\\ndetails"))
+    'no such file'
+    """
     if isinstance(error, pickle.UnpicklingError):  # torch's text advises to run the code in the file
         return "broken, or more than plain tensors in it"
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
 
 
 def listed(names: Sequence[str], most: int = 5, quote: bool = True) -> str:
-    """Return the first few names and how many more there are: ``'a', 'b' and 7 more``.
+    """Return the first few names and how many more there are.
+
+    >>> listed(["a", "b", "c", "d"], most=2)
+    "'a', 'b' and 2 more"
 
     Args:
         names: any number of them.

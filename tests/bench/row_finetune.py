@@ -11,7 +11,7 @@ from torchvision.datasets import ImageFolder
 
 from tests.bench.inputs import BATCH, photographs, resnet, workplace
 from tests.bench.timing import Row, in_turns
-from transferkit.data.batches import EpochBatches
+from transferkit.data.batches import EpochBatchSampler
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.images.decoding import read_image
 from transferkit.images.preprocessing import Preprocessing
@@ -63,7 +63,7 @@ def bare_loop(module: TransferModule, folder: Path, epochs: int) -> nn.Module:
     others = [p for p in (*model.parameters(), *head.parameters()) if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=RATE, fused=True)
-    order = EpochBatches(len(train), BATCH, shuffle=True)
+    order = EpochBatchSampler(len(train), BATCH, shuffle=True)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(order))
     for epoch in range(epochs):
         order.set_epoch(epoch)

@@ -55,7 +55,7 @@ def manifest(tmp_path: Path, class_folder: Path) -> Callable[[dict[str, tuple[st
 
 
 def test_no_data() -> None:
-    with pytest.raises(UserError, match=r"--data\.root DIR"):
+    with pytest.raises(UserError, match=r"`root=DIR`"):
         ready("")
 
 
@@ -67,7 +67,7 @@ def test_no_data() -> None:
     ],
 )
 def test_numbers_that_there_cannot_be(name: str, value: float) -> None:
-    with pytest.raises(UserError, match=f"--data.{name} is {value}; give"):
+    with pytest.raises(UserError, match=f"`{name}` is {value}; give"):
         ImageDataModule("digits", **{name: value})  # type: ignore[arg-type]
 
 
@@ -108,7 +108,7 @@ def test_few_shot_and_classes(class_folder: Path, caplog: pytest.LogCaptureFixtu
 
 
 def test_no_validation_images(class_folder: Path) -> None:
-    with pytest.raises(UserError, match=r"no images for the split 'val' .*--data.val_fraction above 0"):
+    with pytest.raises(UserError, match=r"no images for the split 'val' .*`val_fraction` above 0"):
         ready(class_folder, val_fraction=0.0)
 
 
@@ -124,7 +124,7 @@ def test_data_of_its_own_with_splits(photo_folder: Path) -> None:
 
 def test_evaluation_needs_labels(photo_folder: Path) -> None:
     flat = photo_folder / "val" / "limes"
-    with pytest.raises(UserError, match=r"6 of 6 images .*no label; transferkit predict needs none"):
+    with pytest.raises(UserError, match=r"6 of 6 images .*no label; .*use predict, which needs none"):
         ready(flat, "test")
     assert sizes(ready(flat, "predict")) == {"predict": 6}
 
@@ -157,7 +157,7 @@ def test_given_weights(class_folder: Path) -> None:
     weights = data.loss_weights()
     assert weights is not None and (weights / weights[0]).tolist() == pytest.approx([1, 2.5, 0])
     assert weights[data.targets("train")].mean().item() == pytest.approx(1)  # whatever the scale they are given in
-    with pytest.raises(UserError, match=r"--data.class_weights has 2 numbers for 3 classes \(a, b, c\)"):
+    with pytest.raises(UserError, match=r"`class_weights` has 2 numbers for 3 classes; give one for each of a, b, c"):
         ready(class_folder, class_weights=[1.0, 2.0]).loss_weights()
     assert ready(class_folder).loss_weights() is None
 
@@ -206,7 +206,7 @@ def test_views_without_effect_are_said(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         ready(photo_folder, **options)
-    assert ("--data.views 2 has no effect" in caplog.text) is said
+    assert ("`views=2` has no effect" in caplog.text) is said
 
 
 @pytest.mark.parametrize(

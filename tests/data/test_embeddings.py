@@ -94,7 +94,7 @@ def test_shards_and_row_groups_are_one_table(table: Embeddings, tmp_path: Path) 
 
 def test_unreadable_files_get_one_line(table: Embeddings, tmp_path: Path) -> None:
     path = tmp_path / "e.parquet"
-    with pytest.raises(UserError, match=r"e\.parquet does not exist; write it with: transferkit embed"):
+    with pytest.raises(UserError, match=r"e\.parquet does not exist; embed images to write it"):
         Embeddings.load(path)
     table.save(path)
     whole = path.read_bytes()
@@ -110,7 +110,7 @@ def test_unreadable_files_get_one_line(table: Embeddings, tmp_path: Path) -> Non
     [
         (lambda t: t.drop_columns(["split", "label"]), "is not an embeddings table .no column label, split"),
         (lambda t: t.replace_schema_metadata({}), "is not an embeddings table .no transferkit metadata"),
-        (lambda t: t.replace_schema_metadata({"transferkit": "{"}), "its transferkit metadata is no JSON object"),
+        (lambda t: t.replace_schema_metadata({"transferkit": "{"}), "its transferkit metadata is not a JSON object"),
         (lambda t: t.set_column(3, "embedding", t["embedding"].cast(pa.list_(pa.float64()))), "list<.*double"),
         (lambda t: t.set_column(3, "embedding", t["path"]), "embedding is string, a fixed-size list"),
         (
@@ -135,7 +135,7 @@ def test_a_full_disk_leaves_the_old_table(table: Embeddings, tmp_path: Path) -> 
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
     try:
-        with pytest.raises(UserError, match=r"cannot write .*choose another place or free room"):
+        with pytest.raises(UserError, match=r"cannot write .*choose another path or free disk space"):
             large.save(path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

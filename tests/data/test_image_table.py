@@ -247,7 +247,7 @@ def test_a_test_split_may_be_labelless(tmp_path: Path) -> None:
         (["a/", "b/"], "no images in "),
         (
             ["train/a/1.png", "val/a/1.png", "other/a/1.png"],
-            "holds the splits 'train', 'val' and beside them 'other'",
+            "contains the splits 'train', 'val' and also 'other'",
         ),
     ],
 )
@@ -264,7 +264,7 @@ def test_sources_that_are_not_there(tmp_path: Path) -> None:
         (tmp_path / ("n" * 300), "no such folder or file: .*name too long"),
         ("nul\0byte", r"no such folder or file: 'nul\\x00byte'"),
         ("~no-such-user-here/x", "no such folder or file"),
-        (tmp_path / "notes.txt", "is no image, .csv or .parquet"),
+        (tmp_path / "notes.txt", "is not an image, .csv or .parquet"),
         (tmp_path / "pipe.csv", "neither a folder nor a regular file"),
     ]
     for source, expected in cases:

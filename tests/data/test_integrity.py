@@ -1,19 +1,26 @@
 """Decoding once: what is remembered, what makes it forgotten, and how broken images are named."""
 
+import errno
 import logging
 import os
+import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from transferkit import __version__
 from transferkit.data import memory
+from transferkit.data.fingerprint import stamp
 from transferkit.data.image_table import ImageTable, open_images
 from transferkit.data.integrity import raise_broken, recall, remember, verify, verify_together
 from transferkit.errors import UserError
-from transferkit.images.decoding import read_image
+from transferkit.images.decoding import decoders, read_image
+from transferkit.images.error import Fault
 from transferkit.runtime.files import cache_dir
 from transferkit.runtime.ranks import Ranks
 
@@ -56,8 +63,8 @@ def table(tmp_path: Path) -> ImageTable:
 def test_broken_images_are_named_and_the_rest_is_decoded_once(table: ImageTable, decoded: Decoded) -> None:
     bad = verify(table)
     assert list(bad) == ["a/4.jpg", "a/5.png", "a/6.png"]
-    assert "truncated" in bad["a/4.jpg"]
-    assert all(bad.values())
+    assert [fault.kind for fault in bad.values()] == ["truncated", "not_an_image", "missing"]
+    assert all(fault.detail for fault in bad.values())
     assert sorted(decoded) == ["0.jpg", "1.jpg", "2.jpg", "3.jpg", "4.jpg", "5.png", "6.png"]
     decoded.clear()
     assert verify(table) == bad
@@ -128,16 +135,32 @@ def test_a_changed_file_is_decoded_again(
 def test_callers_that_decoded_can_tell(table: ImageTable, decoded: Decoded) -> None:
     good = table.select(range(5))
     remember(good, {"a/0.jpg": None, "a/1.jpg": None})
-    remember(good, {"a/4.jpg": "truncated JPEG"})
-    assert recall(good) == {"a/0.jpg": None, "a/1.jpg": None, "a/4.jpg": "truncated JPEG"}
-    assert verify(good) == {"a/4.jpg": "truncated JPEG"}
+    cut = Fault("truncated", "truncated JPEG")
+    remember(good, {"a/4.jpg": cut})
+    assert recall(good) == {"a/0.jpg": None, "a/1.jpg": None, "a/4.jpg": cut}
+    assert verify(good) == {"a/4.jpg": cut}
     assert sorted(decoded) == ["2.jpg", "3.jpg"]
 
 
 def test_what_the_system_says_is_not_remembered(table: ImageTable) -> None:
-    reasons = ("permission denied", "input/output error", "too many open files", "cannot allocate memory")
-    remember(table, {f"a/{number}.jpg": reason for number, reason in enumerate(reasons)})
+    faults = [Fault.of(OSError(number, os.strerror(number))) for number in errno.errorcode]
+    assert {fault.kind for fault in faults} == {"missing", "denied", "link_loop", "system"}
+    for fault in faults:
+        remember(table, {"a/0.jpg": fault})
     assert recall(table) == {}
+
+
+def test_a_memory_of_an_earlier_version_is_not_read(table: ImageTable, cache: Path) -> None:
+    """It held reasons as text, under a name of its own: those images are decoded again."""
+    key = "\0".join((table.root, "stamps", __version__, decoders()))
+    earlier = cache / "decoded" / f"{sha256(key.encode()).hexdigest()[:32]}.sqlite"
+    earlier.parent.mkdir(parents=True)
+    with closing(sqlite3.connect(earlier)) as file, file:
+        file.execute("CREATE TABLE images (path TEXT PRIMARY KEY, stamp TEXT, reason TEXT) WITHOUT ROWID")
+        row = ("a/0.jpg", stamp(Path(table.root, "a/0.jpg")), "truncated JPEG")
+        file.execute("INSERT INTO images VALUES (?, ?, ?)", row)
+    before = earlier.read_bytes()
+    assert list(verify(table)) == ["a/4.jpg", "a/5.png", "a/6.png"] and earlier.read_bytes() == before
 
 
 def test_folders_are_remembered_apart(table: ImageTable, tmp_path: Path, decoded: Decoded) -> None:
@@ -190,7 +213,7 @@ def test_what_was_found_before_an_interruption_is_kept(table: ImageTable, monkey
 
 
 def test_many_rounds_find_what_one_finds(table: ImageTable, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("transferkit.data.integrity._ROUND", 2)
+    monkeypatch.setattr("transferkit.data.integrity.ROUND", 2)
     assert list(verify(table)) == ["a/4.jpg", "a/5.png", "a/6.png"]
     assert len(recall(table)) == 6
 
@@ -205,7 +228,7 @@ def test_each_image_is_written_once(table: ImageTable, monkeypatch: pytest.Monke
         insert(file, rows)
 
     monkeypatch.setattr(memory, "insert", counted)
-    monkeypatch.setattr("transferkit.data.integrity._ROUND", 2)
+    monkeypatch.setattr("transferkit.data.integrity.ROUND", 2)
     verify(table.select(range(6)))
     assert written == [2, 2, 2]
 
@@ -224,7 +247,7 @@ def test_processes_share_the_work(table: ImageTable, decoded: Decoded, monkeypat
     assert len(decoded) == 7
     decoded.clear()
 
-    def on_all(self: Ranks, work: Callable[[], dict[str, str]]) -> list[dict[str, str]]:
+    def on_all(self: Ranks, work: Callable[[], dict[str, Fault]]) -> list[dict[str, Fault]]:
         assert work() == shares[1]
         return shares
 
@@ -251,7 +274,7 @@ def test_one_line_names_all_broken_images() -> None:
     assert "\n" not in message
     assert message.startswith(r"30 broken images: 'a/0\n.jpg': truncated JPEG; 'a/1\n.jpg': truncated JPEG; ")
     assert message.count("truncated JPEG") == 30
-    assert "--data.on_error skip" in message
+    assert 'leave out with `on_error="skip"`' in message
 
 
 def test_missing_images_beyond_fifty_are_counted() -> None:
@@ -261,4 +284,4 @@ def test_missing_images_beyond_fifty_are_counted() -> None:
     message = str(caught.value)
     assert message.count(".jpg") == 51 and "'x.jpg': truncated JPEG" in message
     assert message.startswith("5001 broken images: '0000.jpg': no such file or directory; '0001.jpg': ")
-    assert "; and 4,950 more: no such file or directory (transferkit scan many.csv --json lists all); rep" in message
+    assert "; and 4,950 more: no such file or directory (scan 'many.csv' to see all); rep" in message

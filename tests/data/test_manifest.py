@@ -120,7 +120,7 @@ def test_a_manifest_known_by_a_link_takes_absolute_paths(tmp_path: Path) -> None
         ("label,image\na,b\n", "has no column 'path'; rename the nearest one, 'image'"),
         ("path;label\na;b\n", "has no column 'path'; rename the nearest one, 'path;label'"),
         ("", "is empty; give it the columns"),
-        ("path,label\n", "has no rows; give it one for each image"),
+        ("path,label\n", "has no rows; give it one per image"),
         ("path,label,label\na,b,c\n", "has the column 'label' twice; rename or remove one of them"),
         ("path,path,label\na,b,c\n", "has the column 'path' twice"),
         ('path\n"a.png\n', "as a CSV file in UTF-8 ("),
@@ -131,7 +131,7 @@ def test_a_manifest_known_by_a_link_takes_absolute_paths(tmp_path: Path) -> None
         ("path\nfile_link.png\n", "row 1: 'file_link.png' leads out"),
         ("path\nfolder_link/x.png\n", "row 1: 'folder_link/x.png' leads out"),
         ("path\n../\x1b[31m.png\n", r"row 1: '../\x1b[31m.png' leads out"),
-        ("path\na\0b\n", "row 1: the path is empty or no path"),
+        ("path\na\0b\n", "row 1: the path is empty or not a path"),
     ],
 )
 def test_one_line_names_the_fault(tmp_path: Path, text: str, expected: str) -> None:
@@ -238,18 +238,18 @@ def test_paths_may_lie_in_another_folder(tmp_path: Path) -> None:
         f"{root}/a/out.png",
         "/a/0.png",
     ):
-        with pytest.raises(UserError, match=f"row 1: '{path}' leads out of {root}; move .* --data.image_root DIR"):
+        with pytest.raises(UserError, match=f"row 1: '{path}' leads out of {root}; move .* as `image_root`"):
             read_manifest(write(lists / "m.csv", f"path\n{path}\n"), image_root=root)
-    with pytest.raises(UserError, match=r"leads out of the manifest's folder; .* --data.image_root DIR"):
+    with pytest.raises(UserError, match=r"leads out of the manifest's folder; .* as `image_root`"):
         read_manifest(write(lists / "m.csv", f"path\n{root}/a/1.png\n"))
 
 
 @pytest.mark.parametrize(
     ("source", "root", "expected"),
     [
-        ("m.csv", "nowhere", "the image root .*nowhere' is no folder; give the one"),
-        ("m.csv", "m.csv", "the image root .*m.csv' is no folder; give the one"),
-        ("", "", "an image root goes with a manifest .*, not with .*; leave it out"),
+        ("m.csv", "nowhere", "`image_root` .*nowhere' is not a folder; give the one"),
+        ("m.csv", "m.csv", "`image_root` .*m.csv' is not a folder; give the one"),
+        ("", "", "`image_root` is for a manifest .*, not for .*; leave it out"),
     ],
 )
 def test_an_image_root_that_is_none(tmp_path: Path, source: str, root: str, expected: str) -> None:

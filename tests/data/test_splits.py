@@ -123,13 +123,13 @@ def test_few_shot_keeps_n_of_each_class_and_leaves_val_and_test_alone() -> None:
     table = assign_splits(table_of({"a": 40, "b": 25, "c": 3}), 0.2, 0.2, seed=0)
     before = counts(table)
     small, warning = few_shot(table, 4, seed=0)
-    assert warning == "fewer than n_per_class=4 training images: 'c' has 1; all are used"
+    assert warning == "fewer than `n_per_class=4` training images: 'c' has 1; all are used"
     assert counts(small) == {key: min(n, 4) if key[1] == "train" else n for key, n in before.items()}
     assert few_shot(table, 1, seed=0)[1] is None
     assert few_shot(table, 4, seed=0)[0] == small
     assert few_shot(table, 4, seed=1)[0] != small
     assert set(few_shot(table, 2, seed=0)[0].paths) < set(small.paths)
-    with pytest.raises(UserError, match="n_per_class is 0"):
+    with pytest.raises(UserError, match="`n_per_class` is 0"):
         few_shot(table, 0, seed=0)
 
 
@@ -159,7 +159,7 @@ def test_recorded_splits_that_no_longer_fit(tmp_path: Path) -> None:
     table = table_of({"a": 3, "b": 3}, split="train")
     file = tmp_path / "splits.parquet"
     save_splits(table, file)
-    with pytest.raises(UserError, match=r"'a/000.png' with label 'a'.*not in 'photos' any more; put it back"):
+    with pytest.raises(UserError, match=r"'a/000.png' with label 'a'.*is no longer in 'photos'; put it back"):
         load_splits(table.select(range(1, 6)), file)
     with pytest.raises(UserError, match=r"'b/002\.png' with label 'b'"):
         load_splits(replace(table, labels=(*table.labels[:5], "c")), file)

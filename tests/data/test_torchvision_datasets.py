@@ -174,7 +174,7 @@ def test_a_pickle_that_is_not_the_published_one_is_never_loaded(
 ) -> None:
     cifar10(cache / "cifar10", monkeypatch)
     (cache / "cifar10" / "cifar-10-batches-py" / file).write_bytes(pickle.dumps(Hostile()))
-    with pytest.raises(UserError, match=r"torchvision's CIFAR10 cannot be had in .*(corrupted|not found)"):
+    with pytest.raises(UserError, match=r"torchvision's CIFAR10 could not be loaded in .*(corrupted|not found)"):
         open_images("cifar10")
     assert not Path("it-ran").exists()
     pickle.loads(pickle.dumps(Hostile()))

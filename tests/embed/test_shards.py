@@ -198,7 +198,7 @@ def test_shards_of_two_tables_are_not_one(extractor: Extractor, table: ImageTabl
     write(extractor, table, tmp_path / "d" / "0.parquet")
     other = extractor.forward("bf16")
     write_embeddings(extractor, table, tmp_path / "d/1.parquet", describe(extractor, table, forward=other), other)
-    with pytest.raises(UserError, match=r"1.parquet differs from 0.parquet in batch_size; they are shards of two"):
+    with pytest.raises(UserError, match=r"1.parquet differs from 0.parquet in batch_size: they are shards of two"):
         Embeddings.load(tmp_path / "d")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"is a folder without \.parquet files"):
@@ -257,7 +257,7 @@ def test_a_full_disk_leaves_no_half_file_and_what_is_done(
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (6000, hard))  # shards fit, the whole does not
     try:
-        with pytest.raises(UserError, match=r"cannot write .*e\.parquet: .*choose another place or free room"):
+        with pytest.raises(UserError, match=r"cannot write .*e\.parquet: .*choose another path or free disk space"):
             write(extractor, table, out)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -12,13 +12,13 @@ from transferkit.embed import embed
 from transferkit.embed.in_memory import batch_ranges
 from transferkit.embed.stream import stream, stream_batches
 from transferkit.extractor import Extractor
-from transferkit.images.decoding import ImageError
+from transferkit.images.decoding import Fault, ImageError
 
 
 def read(row: int) -> Tensor:
     """An image of its number; every tenth is broken."""
     if row % 10 == 9:
-        raise ImageError("truncated JPEG")
+        raise ImageError("truncated", "truncated JPEG")
     return torch.full((3, 2, 2), row, dtype=torch.uint8)
 
 
@@ -31,7 +31,8 @@ def forward(pixels: Tensor, stopped: threading.Event | None = None) -> Tensor:
 def test_batches_come_in_order_without_the_broken(source: object, workers: int) -> None:
     batches = list(source([range(4), range(4, 12), range(19, 20), range(20, 21)], read, forward, workers))
     assert [batch.rows for batch in batches] == [[0, 1, 2, 3], [4, 5, 6, 7, 8, 10, 11], [], [20]]
-    assert [batch.broken for batch in batches] == [{}, {9: "truncated JPEG"}, {19: "truncated JPEG"}, {}]
+    cut = Fault("truncated", "truncated JPEG")
+    assert [batch.broken for batch in batches] == [{}, {9: cut}, {19: cut}, {}]
     assert batches[1].embedding[:, 0].tolist() == [4, 5, 6, 7, 8, 10, 11]
 
 

@@ -52,7 +52,7 @@ def test_overrides_of_the_preprocessing() -> None:
     assert extractor.preprocessing == Preprocessing.imagenet().replace(image_size=64, mean=(0, 0, 0))
     assert extractor.spec()["preprocessing"] == extractor.preprocessing.to_dict()
     assert extractor.backbone.preprocessing == extractor.preprocessing
-    with pytest.raises(UserError, match="preprocessing: no field 'imagesize'; it takes image_size, resize"):
+    with pytest.raises(UserError, match="`preprocessing` has no field 'imagesize'; it takes image_size, resize"):
         Extractor.from_pretrained("resnet18", "none", preprocessing={"imagesize": 64})
     with pytest.raises(UserError, match="alexnet cannot embed an image of 16 x 16 pixels"):
         Extractor.from_pretrained("alexnet", "none", preprocessing={"image_size": 16})

@@ -12,7 +12,8 @@ from scipy.stats import binomtest
 
 from tests.extractor.examples import resnet18, transformer
 from transferkit.extractor import Extractor
-from transferkit.extractor.model_card import escape, short
+from transferkit.extractor.model_card import short
+from transferkit.runtime.text import for_markdown
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -145,5 +146,5 @@ def test_names_shortened_and_escaped() -> None:
         ("google/vit-base (DEFAULT)", "google/vit-base (DEFAULT)"),
     ):
         assert short(name) == oracle
-    assert escape("golden_retriever") == r"golden\_retriever"
-    assert escape("<b>") == "&lt;b&gt;"
+    assert for_markdown("golden_retriever") == r"golden\_retriever"
+    assert for_markdown("<b>") == "&lt;b&gt;"

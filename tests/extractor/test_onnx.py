@@ -259,7 +259,9 @@ def small_files() -> Iterator[None]:
 def test_a_disk_that_fills_while_onnx_is_written(tmp_path: Path) -> None:
     resnet18().save_pretrained(tmp_path / "export")
     before = load_file(tmp_path / "export" / "model.safetensors")
-    with pytest.raises(UserError, match=r"cannot write .*/export: File too large; choose another place or free room"):
+    with pytest.raises(
+        UserError, match=r"cannot write .*/export: File too large; choose another path or free disk space"
+    ):
         export(resnet18(), tmp_path / "export", onnx=True, overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["export"]
     assert all(

@@ -271,7 +271,7 @@ def test_a_full_disk(tmp_path: Path, family: str) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
-        with pytest.raises(UserError, match=r"cannot write .*/export: .*free room"):
+        with pytest.raises(UserError, match=r"cannot write .*/export: .*free disk space"):
             extractor.save_pretrained(tmp_path / "export")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -295,7 +295,7 @@ def test_options_that_contradict_an_export(tmp_path: Path) -> None:
     ("name", "damage", "message"),
     [
         ("transferkit.json", "{", "transferkit.json cannot be read"),
-        ("transferkit.json", "[1]", "transferkit.json holds no JSON object"),
+        ("transferkit.json", "[1]", "transferkit.json cannot be read: not a JSON object"),
         ("transferkit.json", '{"format": 99}', "has format 99, this version reads 1; update transferkit"),
         ("transferkit.json", '{"format": 1}', "is incomplete: no 'pooling'; export the extractor again"),
         ("model.safetensors", "nothing", "not a weights file|cannot be used"),

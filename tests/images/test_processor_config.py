@@ -69,7 +69,7 @@ def test_timms_pretrained_cfg(config: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"interpolation": "random"}, "pretrained_cfg: interpolation 'random' cannot be honoured"),
+        ({"interpolation": "random"}, "pretrained_cfg: interpolation 'random' is not supported"),
         ({"crop_mode": "border"}, "pretrained_cfg: crop_mode 'border'"),
         ({"input_size": [3, 224, 196]}, "pretrained_cfg: crop_mode 'center'"),
         ({"input_size": 224}, "pretrained_cfg: input_size 224"),
@@ -77,7 +77,7 @@ def test_timms_pretrained_cfg(config: dict[str, Any]) -> None:
         ({"mean": "grey"}, "pretrained_cfg: mean 'grey'"),
     ],
 )
-def test_a_pretrained_cfg_that_cannot_be_honoured(change: dict[str, Any], message: str) -> None:
+def test_a_pretrained_cfg_that_is_not_supported(change: dict[str, Any], message: str) -> None:
     assert Preprocessing.from_timm({}).resize == 256
     with pytest.raises(UserError, match=message):
         Preprocessing.from_timm(change)

@@ -37,7 +37,7 @@ def grey(path: str) -> Tensor:
     """An image whose brightness is its number; number 3 is broken."""
     number = int(Path(path).stem)
     if number == 3:
-        raise ImageError("truncated JPEG")
+        raise ImageError("truncated", "truncated JPEG")
     return torch.full((3, 20, 30), 10 + number, dtype=torch.uint8)
 
 

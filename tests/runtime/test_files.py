@@ -64,7 +64,7 @@ def test_an_exception_leaves_the_target_and_no_temporary(tmp_path: Path, directo
 def test_a_full_disk_is_said_and_leaves_the_target(tmp_path: Path, full_disk: None) -> None:
     target = tmp_path / "table.csv"
     target.write_text("old")
-    message = f"^cannot write {target}: File too large; choose another place or free room$"
+    message = f"^cannot write {target}: File too large; choose another path or free disk space$"
     with pytest.raises(UserError, match=message), atomic_path(target) as temporary:
         temporary.write_text("x" * 2000)
     assert target.read_text() == "old"
@@ -87,7 +87,7 @@ def test_folders_that_cannot_be_made(tmp_path: Path, place: str, monkeypatch: py
     Path("file").write_text("")
     Path("link").symlink_to("nowhere")
     what = tmp_path / place.split("/")[0]
-    with pytest.raises(UserError, match=f"^cannot write into {place}: {what} is no folder; choose another place$"):
+    with pytest.raises(UserError, match=f"^cannot write into {place}: {what} is not a folder; choose another path$"):
         check_folder(place)
     check_folder("new/folder")
     check_folder("")

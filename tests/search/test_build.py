@@ -130,7 +130,7 @@ def test_refused(
         build_index(open_images(elsewhere), index.folder, transformer("vit", "cls"), SOURCE)
     with pytest.raises(UserError, match="is no index, so it is not overwritten"):
         build_index(open_images(pictures), pictures, other, SOURCE, overwrite=True)
-    with pytest.raises(UserError, match=r"cannot write into .*index\.json: .*index\.json is no folder"):
+    with pytest.raises(UserError, match=r"cannot write into .*index\.json: .*index\.json is not a folder"):
         build_index(open_images(pictures), index.folder / "index.json" / "new", other, SOURCE)
     assert {path.name: path.read_bytes() for path in index.folder.iterdir()} == before
 

@@ -45,7 +45,7 @@ def test_nothing_to_find() -> None:
     assert (found.groups, found.leaks, found.leak_count) == ([], [], 0)
     with pytest.raises(UserError, match="empty"):
         find_duplicates(table(torch.empty(0, 4), []))
-    with pytest.raises(UserError, match="threshold = "):
+    with pytest.raises(UserError, match="`threshold` is "):
         find_duplicates(table(torch.eye(4), [None] * 4), 1.5)
 
 
@@ -68,5 +68,5 @@ def test_what_is_an_embeddings_table(tmp_path: Path, pictures: Path) -> None:
 
 def test_the_same_bytes(pictures: Path) -> None:
     (pictures / "even" / "copy.png").write_bytes((pictures / "odd" / "01.png").read_bytes())
-    found = duplicates.content_hashes(open_images(pictures), ["even/copy.png", "odd/01.png", "odd/03.png"])
+    found = open_images(pictures).content_hashes(["even/copy.png", "odd/01.png", "odd/03.png"])
     assert found["even/copy.png"] == found["odd/01.png"] != found["odd/03.png"]

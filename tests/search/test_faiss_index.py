@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from transferkit.errors import UserError
+from transferkit.runtime.files import file_sha256
 from transferkit.search import faiss_index
 from transferkit.similarity import top_k, unit_rows
 
@@ -107,7 +108,7 @@ def test_only_the_file_that_was_written_is_read(tmp_path: Path) -> None:
         faiss_index.read(file, digest)
     file.write_bytes(b"IxFI" + b"\xff" * 40)
     with pytest.raises(UserError, match="this faiss cannot read"):
-        faiss_index.read(file, faiss_index.sha256(file))
+        faiss_index.read(file, file_sha256(file))
     file.unlink()
     with pytest.raises(UserError, match="is missing"):
         faiss_index.read(file, digest)

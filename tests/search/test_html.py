@@ -46,7 +46,7 @@ def picture(height: int, width: int, grey: int = 128) -> Tensor:
 
 
 def broken() -> Tensor:
-    raise ImageError("truncated <JPEG>")
+    raise ImageError("truncated", "truncated <JPEG>")
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ def test_what_is_no_table_is_refused(shape: tuple[int, ...]) -> None:
 
 
 def test_widths_must_agree() -> None:
-    with pytest.raises(UserError, match="3 numbers a row against 4"):
+    with pytest.raises(UserError, match="3 numbers per row against 4"):
         cosine_matrix(torch.ones(2, 3), torch.ones(2, 4))
 
 

@@ -151,5 +151,5 @@ def test_bad_input() -> None:
         evaluate(table, labels, table, labels[:5])
     with pytest.raises(UserError, match="at least 1"):
         evaluate(table, labels, ks=(0, 5))
-    with pytest.raises(UserError, match="8 numbers a row against 7"):
+    with pytest.raises(UserError, match="8 numbers per row against 7"):
         evaluate(table, labels, table[:, :7], labels)

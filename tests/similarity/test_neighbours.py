@@ -87,5 +87,5 @@ def test_bad_input() -> None:
         top_k(rows[:2], rows, 1, exclude_self=True)
     with pytest.raises(UserError, match="reference: row 1"):
         top_k(rows, torch.tensor([[0.0, 0], [torch.nan, 0]]), 1)
-    with pytest.raises(UserError, match="2 numbers a row against 3"):
+    with pytest.raises(UserError, match="2 numbers per row against 3"):
         top_k(rows, torch.ones(2, 3), 1)

@@ -8,17 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from transferkit.runtime.text import for_terminal
+
 NUMBER = re.compile(r"–|[-+−]?[\d.,]+(e[-+]?\d+)?( ± [\d.,]+)?")
 
 
 def note(text: str) -> None:
     """A line on stderr."""
-    print(harmless(text), file=sys.stderr)
-
-
-def harmless(text: str) -> str:
-    """A text with control characters escaped: a file name must not steer the terminal."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    print(for_terminal(text), file=sys.stderr)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
@@ -29,7 +26,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | No
     from rich.table import Table
     from rich.text import Text
 
-    cells = [[harmless(cell(value)) for value in row] for row in rows]
+    cells = [[for_terminal(cell(value)) for value in row] for row in rows]
     drawn = Table()
     for number, name in enumerate(columns):
         numeric = all(NUMBER.fullmatch(row[number]) for row in cells)
@@ -40,7 +37,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | No
     if not console.is_terminal:  # a log or a pipe folds its lines itself
         console.width = 160
     if title:
-        print(harmless(title))
+        print(for_terminal(title))
     console.print(drawn)
 
 

@@ -21,11 +21,11 @@ from functools import cache
 from typing import Any, NoReturn
 
 import transferkit
-from transferkit.cli.console import harmless
 from transferkit.cli.dialect import DIALECT, translate
 from transferkit.errors import ToldByFirst, UserError
 from transferkit.runtime.cores import limit_threads
 from transferkit.runtime.files import disk_fault, place_of
+from transferkit.runtime.text import for_terminal
 
 VERBS = {
     "fit": ("fit", "train a linear head, or fine-tune, on your images"),
@@ -184,7 +184,7 @@ def acknowledge_signals() -> None:
 def complain(message: str) -> int:
     """Print one line for bad input; the exit status."""
     message = translate(" ".join(message.split()), DIALECT.options)
-    print(f"transferkit: error: {harmless(message)}", file=sys.stderr)
+    print(f"transferkit: error: {for_terminal(message)}", file=sys.stderr)
     return 2
 
 

@@ -30,7 +30,7 @@ def open_extractor(
     """
     from transferkit.runtime.processes import find_device
 
-    device = find_device(accelerator, "--accelerator")
+    device = find_device(accelerator)
     return read_extractor(name, weights, pooling, preprocessing).to(device)
 
 

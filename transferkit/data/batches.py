@@ -1,4 +1,4 @@
-"""Which rows make a batch, and what a batch holds: both a function of seed, epoch and row alone."""
+"""The sampler and the datasets of a DataLoader: a batch is a function of seed, epoch and row only."""
 
 import itertools
 import signal
@@ -18,24 +18,26 @@ Batch = dict[str, Tensor]
 Item = tuple[int, list[int], float]
 
 
-class EpochBatches(DistributedSampler[Item]):
-    """Batches of rows as ``(epoch, rows, scale)``; the order of an epoch depends on seed and epoch only.
+class EpochBatchSampler(DistributedSampler[Item]):
+    """Sampler of batches ``(epoch, rows, scale)``; the order of an epoch depends on seed and epoch only.
 
-    So a resumed fit sees the batches that an uninterrupted one would, whatever the number of workers.
+    So a resumed fit gets the batches that an uninterrupted one would, for any number of workers.
     Each process takes every ``world_size``-th row of a global batch, and all have the same number of batches, since
-    each step may wait for all. No row is padded or repeated: to measure on, a process may get an empty batch. To
-    train on, where each process' batch is of two rows or more it gets no lone row, with which BatchNorm cannot train:
-    a small last batch joins the one before, and where there are too few rows to share, each process trains on all of
-    them as one would.
+    each step may wait for all. No row is padded or repeated. For evaluation a process may get an empty batch. For
+    training, if the batch size per process is at least 2, no process gets a single row, with which BatchNorm cannot
+    train: a small last batch is merged into the one before, and if there are too few rows to share, each process
+    trains on all of them.
 
-    ``scale`` is the number of the rows over the mean number of all processes. With the mean loss multiplied by it,
-    the mean of the processes' gradients is the gradient of the global batch.
-    (A DistributedSampler by type, so that Lightning leaves it as it is.)
+    ``scale`` is the number of rows divided by the mean number over all processes. With the mean loss multiplied by
+    it, the mean of the processes' gradients is the gradient of the global batch.
+
+    It is a DistributedSampler because that is what Lightning does not replace and whose ``set_epoch`` it calls; both
+    are tested. Its own ``__init__``, which divides single rows, is not called.
 
     Args:
-        rows: how many rows there are.
-        batch_size: rows a batch and process.
-        shuffle: draw a new order each epoch, to train on.
+        rows: number of rows.
+        batch_size: rows per batch and process.
+        shuffle: draw a new order each epoch, for training.
         seed: seed of the order.
         rank: number of this process.
         world_size: number of processes.
@@ -49,10 +51,10 @@ class EpochBatches(DistributedSampler[Item]):
         self.rank, self.num_replicas = (rank, world_size) if rows >= least else (0, 1)
         self.ends = cut(rows, batch_size * world_size, least)
         self.epoch = 0
-        self.begun = (0, 0)  # an epoch, and how many of its batches a resumed fit has behind it
+        self.begun = (0, 0)  # an epoch, and how many of its batches were done before a fit was resumed
 
     def batches(self) -> list[tuple[list[int], float]]:
-        """Rows and scale of each batch of this process in the current epoch."""
+        """Return rows and scale of each batch of this process in the current epoch."""
         order = list(range(self.rows))
         if self.shuffle:
             generator = torch.Generator().manual_seed(view_seed(self.seed, self.epoch, self.rows))
@@ -64,14 +66,14 @@ class EpochBatches(DistributedSampler[Item]):
         ]
 
     def __iter__(self) -> Iterator[Item]:
-        epoch, behind = self.begun
-        return ((self.epoch, *batch) for batch in self.batches()[behind if epoch == self.epoch else 0 :])
+        epoch, done = self.begun
+        return ((self.epoch, *batch) for batch in self.batches()[done if epoch == self.epoch else 0 :])
 
     def __len__(self) -> int:
         return len(self.ends)
 
     def resume(self, loop: Any) -> None:
-        """Go on where Lightning's fit loop is: at the beginning of an epoch, or within one."""
+        """Continue where Lightning's fit loop is: at the beginning of an epoch, or within one."""
         epochs, batches = loop.epoch_progress.current, loop.epoch_loop.batch_progress
         within = epochs.ready > epochs.processed
         self.set_epoch(epochs.processed + int(within and batches.is_last_batch))
@@ -79,12 +81,16 @@ class EpochBatches(DistributedSampler[Item]):
             self.begun = self.epoch, batches.current.processed
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning at the start of each epoch."""
+        """Set the epoch; Lightning calls this at the start of each one."""
         self.epoch = epoch
 
 
 def cut(rows: int, size: int, least: int) -> list[int]:
-    """The ends of batches of so many rows; a last one of fewer than ``least`` joins the one before."""
+    """Return the end of each batch of ``size`` rows; a last one of fewer than ``least`` is merged into the one before.
+
+    >>> cut(10, 4, least=1), cut(10, 4, least=3)
+    ([4, 8, 10], [4, 10])
+    """
     ends = [*range(size, rows, size), rows] if rows else []
     if len(ends) > 1 and rows - ends[-2] < least:
         del ends[-2]
@@ -92,33 +98,33 @@ def cut(rows: int, size: int, least: int) -> list[int]:
 
 
 def scaled(batch: Batch, scale: float) -> Batch:
-    """The batch, with ``scale`` as its factor of the loss where it is not 1: a step on embeddings is that short."""
+    """Return the batch with ``scale`` if it is not 1: a step on embeddings is so short that the tensor would count."""
     return batch if scale == 1 else {**batch, "scale": torch.tensor(scale)}
 
 
 class EpochLoader(DataLoader[Batch]):
-    """A DataLoader that a fit can go on from within an epoch: its sampler knows where.
+    """A DataLoader that can resume within an epoch; its sampler stores the position.
 
-    (It has no state of its own, but the two methods: by them Lightning tells a loader that can be resumed.)
+    Lightning recognizes a loader that can be resumed by the two methods. They have nothing to do.
     """
 
     def state_dict(self) -> dict[str, int]:
-        """Nothing."""
+        """Return an empty state."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
 
-class ImageBatches(Dataset[Batch]):
-    """Decoded and preprocessed images.
+class ImageBatchDataset(Dataset[Batch]):
+    """Batches of decoded and preprocessed images.
 
-    A batch: ``pixels`` uint8 (B, 3, h, w), ``target`` int64 (B,), ``row`` int64 (B,), and ``scale`` where it is not 1.
-    An empty one has no size: its pixels are (0, 3, 0, 0).
+    A batch: ``pixels`` uint8 (B, 3, h, w), ``target`` int64 (B,), ``row`` int64 (B,), and ``scale`` if it is not 1.
+    The pixels of an empty batch are (0, 3, 0, 0).
 
     Args:
         table: the images.
-        targets: class index of each row, -1 where there is no label.
+        targets: class index of each row, -1 for no label.
         transform: (image uint8 (3, H, W), seed) -> uint8 (3, h, w).
         seed: seed of the augmentation.
     """
@@ -139,13 +145,13 @@ class ImageBatches(Dataset[Batch]):
         return scaled({"pixels": pixels, "target": self.targets[index], "row": index}, scale)
 
 
-class FeatureBatches(Dataset[Batch]):
-    """Embeddings computed beforehand.
+class EmbeddingBatchDataset(Dataset[Batch]):
+    """Batches of embeddings that were computed beforehand.
 
-    A batch: ``embedding`` float32 (B, D), ``target`` int64 (B,), ``row`` int64 (B,), and ``scale`` where it is not 1.
+    A batch: ``embedding`` float32 (B, D), ``target`` int64 (B,), ``row`` int64 (B,), and ``scale`` if it is not 1.
 
     Args:
-        views: embeddings (N, D) of each augmented pass; epoch e reads view e modulo their number.
+        views: embeddings (N, D) of each augmented pass; epoch e uses view e modulo their number.
         targets: class index of each row.
     """
 
@@ -164,14 +170,14 @@ class FeatureBatches(Dataset[Batch]):
 
 
 def leave_signals_to_main(number: int) -> None:
-    """Begin a loading process: Ctrl-C reaches it as well, but it is the main process that ends it.
+    """Initialize a loading process: ignore Ctrl-C, since the main process ends it.
 
-    Where that one leaves while a batch is handed over, the thread that does so has nothing to complain of.
+    If the main process ends while a batch is sent to it, the error of the sending thread is not shown.
     """
 
-    def complain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if not issubclass(kind, OSError | EOFError):
             sys.__excepthook__(kind, error, trace)
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sys.excepthook = complain
+    sys.excepthook = show

@@ -1,21 +1,21 @@
-"""Paths that somebody else wrote down, made relative to one folder, out of which none of them may lead."""
+"""Paths of a manifest, made relative to one folder; a path that leads out of it is refused."""
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-_ASKED = 16  # files of a folder, before it is cheaper to list it
+CHECKED = 16  # files of a folder that are checked one by one before the folder is listed, which is then cheaper
 
 
 class Containment:
-    """Turns a manifest's paths into normalised ones inside a folder, or says why not.
+    """Normalizer of a manifest's paths: relative to a folder, and inside of it.
 
-    A folder is resolved once, however many images it holds; nor is every file asked whether it is a link: where
-    many of one folder are named, its listing says whether there are any.
+    A folder is resolved once, however many images it contains. Files are not all checked for being links: if many
+    are in one folder, its listing shows whether there are any.
 
     Args:
         folder: the folder of the images.
-        name: what to call it in messages, if not by its path.
+        name: what to call it in messages; by default its path.
     """
 
     def __init__(self, folder: Path, name: str = "") -> None:
@@ -23,14 +23,14 @@ class Containment:
         self.name = name
         self.inside: dict[str, bool] = {}
         self.relative: dict[str, str] = {}  # of folders that were given by absolute paths
-        self.looked: dict[str, int] = {}  # how many files of a folder were asked; -1 if none can be a link
+        self.checked: dict[str, int] = {}  # folder -> how many of its files were checked; -1 if it has no links
 
     def all(self, paths: Sequence[str | None], reasons: dict[int, str]) -> list[str]:
-        """The relative paths, and in ``reasons`` why a position has none."""
+        """Return the relative paths, and put into ``reasons`` why a position has none."""
         checked = []
-        looked = self.looked
+        counts = self.checked
         for position, path in enumerate(paths):
-            if not path or _may_be_irregular(path) or looked.get(path.rpartition("/")[0]) != -1:
+            if not path or may_be_irregular(path) or counts.get(path.rpartition("/")[0]) != -1:
                 path, reason = self.one(path or "")
                 if reason:
                     reasons[position] = reason
@@ -38,56 +38,57 @@ class Containment:
         return checked
 
     def one(self, path: str) -> tuple[str, str | None]:
-        """The path relative to the folder, without ``.`` and ``..``, and a reason if it leads elsewhere."""
+        """Return the path relative to the folder, without ``.`` and ``..``, and a reason if it leads out of it."""
         if not path or "\0" in path:
-            return path, "the path is empty or no path; give one relative to the manifest"
+            return path, "the path is empty or not a path; give one relative to the manifest"
         relative = self.relative_to_root(path)
         folder = relative.rpartition("/")[0]
         if folder not in self.inside:
-            self.inside[folder] = _real(self.root / folder).is_relative_to(self.root)
+            self.inside[folder] = real(self.root / folder).is_relative_to(self.root)
         leaves = relative.split("/", 1)[0] == ".." or not self.inside[folder]
         if leaves or (self.may_be_link(folder) and self.leads_out(relative)):
             place = f"the {self.name}" if self.name else str(self.root)
-            remedy = "; move the image or the manifest, or name the images' folder: --data.image_root DIR"
-            return path, f"{path!r} leads out of {place}{remedy}"
+            remedy = "move the image or the manifest, or give the images' folder as `image_root`"
+            return path, f"{path!r} leads out of {place}; {remedy}"
         return relative, None
 
     def relative_to_root(self, path: str) -> str:
-        """A path from the root; the folders of an absolute one may be known by several names."""
-        place = Path(path)
-        if not place.is_absolute():
+        """Return a path relative to the root; the folder of an absolute one may have several names."""
+        full = Path(path)
+        if not full.is_absolute():
             return os.path.normpath(path).replace(os.sep, "/")
-        folder = str(place.parent)
+        folder = str(full.parent)
         if folder not in self.relative:
-            self.relative[folder] = os.path.relpath(_real(place.parent), self.root)
-        return os.path.normpath(f"{self.relative[folder]}/{place.name}").replace(os.sep, "/")
+            self.relative[folder] = os.path.relpath(real(full.parent), self.root)
+        return os.path.normpath(f"{self.relative[folder]}/{full.name}").replace(os.sep, "/")
 
     def may_be_link(self, folder: str) -> bool:
-        """Whether a file of a folder has to be asked; after some of them the folder is."""
-        count = self.looked.get(folder, 0)
+        """Return whether a file of a folder must be checked; after ``CHECKED`` files, list the folder."""
+        count = self.checked.get(folder, 0)
         if count >= 0:
-            self.looked[folder] = count + 1
-        if count == _ASKED:
+            self.checked[folder] = count + 1
+        if count == CHECKED:
             try:
                 with os.scandir(self.root / folder) as entries:
                     links = any(entry.is_symlink() for entry in entries)
-            except OSError:  # the folder is not there
+            except OSError:  # the folder does not exist
                 links = False
             if not links:
-                self.looked[folder] = -1
-        return self.looked[folder] != -1
+                self.checked[folder] = -1
+        return self.checked[folder] != -1
 
     def leads_out(self, relative: str) -> bool:
-        """Whether a file is a link to a place outside."""
-        file = os.path.join(self.root, relative)  # noqa: PTH118  # a Path costs more than the question
-        return os.path.islink(file) and not _real(Path(file)).is_relative_to(self.root)  # noqa: PTH114
+        """Return whether a file is a link whose target is outside."""
+        file = os.path.join(self.root, relative)  # noqa: PTH118  # a Path costs more than the system call
+        return os.path.islink(file) and not real(Path(file)).is_relative_to(self.root)  # noqa: PTH114
 
 
-def _may_be_irregular(path: str) -> bool:
-    """Whether a path may be other than what it is normalised to: absolute, or with an empty part, ``.`` or ``..``."""
+def may_be_irregular(path: str) -> bool:
+    """Return whether normalizing may change a path: it is absolute, or has an empty part, ``.`` or ``..``."""
     dots = path[0] in "./" or path[-1] == "/" or "/." in path or "//" in path or "\0" in path
     return dots or (os.name == "nt" and ("\\" in path or ":" in path))
 
 
-def _real(path: Path) -> Path:
-    return Path(os.path.realpath(path))  # Path.resolve raises for looping links
+def real(path: Path) -> Path:
+    """Return a path without links; unlike ``Path.resolve`` it does not raise for link loops."""
+    return Path(os.path.realpath(path))

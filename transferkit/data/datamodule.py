@@ -1,7 +1,7 @@
 """The DataModule: images from a source, split, preprocessed and batched."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -12,16 +12,16 @@ from torch.utils.data import DataLoader
 
 from transferkit.data.batches import (
     Batch,
-    EpochBatches,
+    EmbeddingBatchDataset,
+    EpochBatchSampler,
     EpochLoader,
-    FeatureBatches,
-    ImageBatches,
+    ImageBatchDataset,
     leave_signals_to_main,
 )
 from transferkit.data.image_table import ImageTable, check_trainable, one_form, open_images
 from transferkit.data.integrity import MOST_NAMED, raise_broken, verify_together
 from transferkit.data.splits import HELD_OUT, assign_splits, few_shot, load_splits, select_classes
-from transferkit.errors import UserError
+from transferkit.errors import UserError, listed
 from transferkit.images.augmentation import Augmentation, Preset
 from transferkit.images.preprocessing import Preprocessing
 from transferkit.runtime.cores import cores
@@ -29,28 +29,28 @@ from transferkit.runtime.ranks import joined
 
 log = logging.getLogger(__name__)
 
-FEATURE_BATCH = 4096  # rows a batch when embeddings are evaluated: no pixels, no memory to speak of
+FEATURE_BATCH = 4096  # rows per batch when embeddings are evaluated: without pixels they take little memory
 
 
 class ImageDataModule(LightningDataModule):
-    """Images for training and evaluation; the module it meets sets ``preprocessing``.
+    """Images for training and evaluation; the module that it is connected to sets its preprocessing.
 
     Args:
         root: class folders, a folder with train/val[/test], a CSV or Parquet manifest, or ``digits``.
-        image_root: the folder that a manifest's paths are relative to or lie in, where it is not its own.
-        val_fraction: share of the training images that becomes val, stratified, where none is given.
-        test_fraction: share that becomes test, stratified, where none is given.
-        split_seed: seed of these splits and of ``n_per_class``, apart from the training's.
+        image_root: the folder that a manifest's paths are relative to, or lie in; by default its own.
+        val_fraction: share of the training images that becomes val, stratified, unless val is given.
+        test_fraction: share that becomes test, stratified, unless test is given.
+        split_seed: seed of these splits and of ``n_per_class``, independent of the training's.
         splits: ``splits.parquet`` of an earlier run, to repeat its splits exactly.
         classes: keep these classes only.
-        n_per_class: keep so many training images a class (few-shot).
+        n_per_class: keep this many training images per class (few-shot).
         augmentation: random changes of training images.
-        on_error: unreadable images: ``fail`` names them all, ``skip`` leaves them out and counts them.
-        cache: ``auto`` computes a frozen backbone's embeddings once; ``off`` anew each epoch.
-        views: augmented passes to cache; 0 computes augmented images anew each epoch.
-        class_weights: ``balanced`` (inverse class frequency) or one weight a class, for the loss.
-        batch_size: images a step and process.
-        num_workers: loading processes; by default as many as the machine has room for.
+        on_error: unreadable images: ``fail`` names them, ``skip`` leaves them out and counts them.
+        cache: ``auto`` computes a frozen backbone's embeddings once; ``off`` in each epoch.
+        views: augmented passes to cache; 0 computes augmented images in each epoch.
+        class_weights: ``balanced`` (inverse class frequency) or one weight per class, for the loss.
+        batch_size: images per step and process.
+        num_workers: loading processes; by default one per core but one, at most 8.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class ImageDataModule(LightningDataModule):
         self.batch_size, self.num_workers = batch_size, num_workers
         self.preprocessing = Preprocessing.imagenet()
         self.seed = 0
-        self.one_batch = False  # whether a training batch is all rows
+        self.one_batch = False
         self.tables: dict[str, ImageTable] = {}
         self.features: dict[str, list[Tensor]] = {}
         self.class_names: list[str] = []
@@ -93,17 +93,40 @@ class ImageDataModule(LightningDataModule):
         """Whether a frozen backbone may be run once, before training."""
         return self.cache == "auto" and (self.augmentation == "none" or self.views > 0)
 
+    def configure(
+        self,
+        preprocessing: Preprocessing | None = None,
+        seed: int | None = None,
+        splits: str | None = None,
+        features: Mapping[str, Sequence[Tensor]] | None = None,
+        one_batch: bool | None = None,
+    ) -> None:
+        """Set what the module or the command decides; None leaves a value as it is.
+
+        Args:
+            preprocessing: of the module.
+            seed: seed of order and augmentation.
+            splits: ``splits.parquet`` of an earlier run.
+            features: split -> its cached embeddings (N, D), one per view, in row order; empty to decode images again.
+            one_batch: whether one training batch contains all rows.
+        """
+        self.preprocessing = preprocessing or self.preprocessing
+        self.seed = self.seed if seed is None else seed
+        self.splits = splits or self.splits
+        self.features = self.features if features is None else {name: list(views) for name, views in features.items()}
+        self.one_batch = self.one_batch if one_batch is None else one_batch
+
     def setup(self, stage: str) -> None:
-        """Find, check and split the images; nothing is decoded yet.
+        """List, check and split the images; no image is decoded yet.
 
         After a fit its splits are kept. Data that was not fitted, and for which ``splits`` records nothing,
-        is evaluated as a whole unless it brings splits of its own.
+        is evaluated as a whole unless it has splits of its own.
 
         Raises:
-            UserError: data that cannot be trained on or evaluated, in one line with the remedy.
+            UserError: the data cannot be trained on or evaluated.
         """
         if not self.root:
-            raise UserError("no data given; add --data.root DIR (class folders, a manifest, or digits)")
+            raise UserError("no data given; add `root=DIR` (class folders, a manifest, or digits)")
         if stage == "predict":
             if "predict" not in self.tables:
                 self.tables["predict"] = open_images(self.root, self.image_root)
@@ -116,7 +139,7 @@ class ImageDataModule(LightningDataModule):
         self.check_stage(stage)
 
     def read_splits(self) -> ImageTable:
-        """All images with the splits to train, select and test on."""
+        """Return all images with the splits to train, select and test on."""
         table = open_images(self.root, self.image_root)
         if self.splits:
             table = load_splits(table, self.splits)
@@ -133,7 +156,7 @@ class ImageDataModule(LightningDataModule):
         return table
 
     def read_all(self, stage: str) -> ImageTable:
-        """Images to evaluate that nothing was trained on, with the splits they bring, or all in the one wanted."""
+        """Return images that were not trained on, with their own splits, or all in the split of the stage."""
         table = open_images(self.root, self.image_root)
         if self.classes:
             table = select_classes(table, self.classes)
@@ -142,26 +165,26 @@ class ImageDataModule(LightningDataModule):
         return table
 
     def check_stage(self, stage: str) -> None:
-        """Refuse to start without images or labels for a stage.
+        """Validate that there are images with labels for a stage.
 
         Raises:
-            UserError: what is missing.
+            UserError: images or labels are missing.
         """
         name = self.test_split if stage == "test" else "val"
         if name not in self.tables:
-            hint = "; give --data.val_fraction above 0, or more images a class" if stage == "fit" else ""
-            raise UserError(f"no images for the split {name!r} in {self.root}{hint}")
+            remedy = "give `val_fraction` above 0, or more images per class" if stage == "fit" else "add some"
+            raise UserError(f"no images for the split {name!r} in {self.root}; {remedy}")
         bare = self.tables[name].labels.count(None)
         if bare:
             raise UserError(
                 f"{bare} of {len(self.tables[name])} images of the split {name!r} in {self.root} have no label; "
-                "transferkit predict needs none"
+                "add labels, or use predict, which needs none"
             )
         if stage == "fit" and self.views and not (self.cache == "auto" and self.augmentation != "none"):
-            log.warning("--data.views %d has no effect without augmentation and cache", self.views)
+            log.warning("`views=%d` has no effect without augmentation and cache", self.views)
 
     def union(self, names: Sequence[str]) -> ImageTable:
-        """The images of several splits as one table, in path order."""
+        """Return the images of several splits as one table, in path order."""
         rows = [row for row, split in enumerate(self.table.splits) if split in names]
         return self.table.select(rows)
 
@@ -171,69 +194,69 @@ class ImageDataModule(LightningDataModule):
         Several processes share the work.
 
         Raises:
-            UserError: naming every image that cannot be read, with ``on_error: fail``.
+            UserError: images cannot be read, with ``on_error="fail"``.
         """
         with joined() as ranks:
             found = [verify_together(self.tables[name], ranks) for name in names]
-            broken = {path: why for part in found for path, why in part.items()}
+            broken = {path: str(fault) for part in found for path, fault in part.items()}
             ranks.on_all(lambda: self.check_broken(broken))
 
-    def check_broken(self, broken: dict[str, str]) -> None:
-        """Leave unreadable images out of the splits, or refuse them.
+    def check_broken(self, broken: Mapping[str, str]) -> None:
+        """Leave unreadable images out of the splits, or raise.
+
+        Args:
+            broken: path -> why it cannot be read.
 
         Raises:
-            UserError: naming them all, with ``on_error: fail``; or a class has none left to train on.
+            UserError: there are some, with ``on_error="fail"``; or a class has none left to train on.
         """
         if not broken:
             return
         if self.on_error == "fail":
             raise_broken(broken, self.root)
-        names = sorted(map(repr, broken))
-        more = (
-            f" and {len(names) - MOST_NAMED:,} more; transferkit scan {self.root} --json lists all"
-            if names[MOST_NAMED:]
-            else ""
-        )
-        log.warning("skipped %d unreadable images: %s%s", len(names), ", ".join(names[:MOST_NAMED]), more)
+        log.warning("skipped %d unreadable images: %s", len(broken), listed(sorted(broken), MOST_NAMED))
         classes = self.tables["train"].class_names if "train" in self.tables else []
         for name, table in self.tables.items():
             self.tables[name] = table.select(row for row, path in enumerate(table.paths) if path not in broken)
             if not len(self.tables[name]):
-                raise UserError(f"no readable image is left in {name}; see transferkit scan {self.root}")
+                raise UserError(f"no readable image is left in {name} of {self.root}; scan it to see why")
         lost = sorted(set(classes) - set(self.tables["train"].class_names)) if classes else []
         if lost:
             raise UserError(f"no readable training image is left of {', '.join(lost)}; repair some or drop the class")
 
     @property
     def test_split(self) -> str:
-        """The split that ``test`` measures: test where there is one, else val."""
+        """The split that ``test`` measures: test if there is one, otherwise val."""
         return "test" if "test" in self.tables else "val"
 
     def set_class_names(self, names: Sequence[str]) -> None:
-        """Take over the classes, in order, that a head was trained on.
+        """Use the classes, in order, that a head was trained on.
 
         Raises:
-            UserError: the data has a class that is not among them.
+            UserError: the data has another class.
         """
-        judged = (table for name, table in self.tables.items() if name != "predict")
+        evaluated = (table for name, table in self.tables.items() if name != "predict")
         known = set(map(one_form, names))
-        unknown = sorted({label for table in judged for label in table.class_names if one_form(label) not in known})
+        unknown = sorted({label for table in evaluated for label in table.class_names if one_form(label) not in known})
         if unknown:
             raise UserError(
                 f"{self.root} has classes the checkpoint was not trained on: {', '.join(unknown)}; "
-                f"it knows {', '.join(names)}"
+                f"it knows {', '.join(names)}; remove the others"
             )
         self.class_names = list(names)
 
     def targets(self, name: str) -> Tensor:
-        """Class index of each row of a split, int64 (N,); -1 where there is no (known) label."""
+        """Return the class index of each row of a split, int64 (N,); -1 for a label that is missing or unknown."""
         index = {one_form(label): position for position, label in enumerate(self.class_names)}
         labels = self.tables[name].labels
-        place = {label: index.get(one_form(label), -1) for label in set(labels)}  # file systems write é in two ways
-        return torch.tensor([place[label] for label in labels], dtype=torch.long)
+        target = {label: index.get(one_form(label), -1) for label in set(labels)}  # é has two forms on disk
+        return torch.tensor([target[label] for label in labels], dtype=torch.long)
 
     def loss_weights(self) -> Tensor | None:
-        """Weight of each class in the loss, float32 (classes,), mean 1 over the training images; None for equal.
+        """Return the weight of each class in the loss, float32 (classes,), mean 1 over the training images.
+
+        Returns:
+            The weights; None for equal ones.
 
         Raises:
             UserError: a list of another length than the classes, or weights below 0 or all 0.
@@ -245,50 +268,50 @@ class ImageDataModule(LightningDataModule):
             return counts.sum() / (len(counts) * counts.clamp(min=1)).float()
         if len(self.class_weights) != len(self.class_names):
             raise UserError(
-                f"--data.class_weights has {len(self.class_weights)} numbers for {len(self.class_names)} classes "
-                f"({', '.join(self.class_names)})"
+                f"`class_weights` has {len(self.class_weights)} numbers for {len(self.class_names)} classes; "
+                f"give one for each of {', '.join(self.class_names)}"
             )
         if min(self.class_weights) < 0 or max(self.class_weights) == 0:
-            raise UserError(f"--data.class_weights {self.class_weights}: give numbers from 0 up, not all 0")
+            raise UserError(f"`class_weights` is {self.class_weights}; give numbers from 0 up, not all 0")
         weights = torch.tensor([float(weight) for weight in self.class_weights])
         mean = weights[self.targets("train")].mean()
         if mean == 0:
-            raise UserError(f"--data.class_weights {self.class_weights}: every class that train has, has weight 0")
+            raise UserError(f"`class_weights` is {self.class_weights}; give a class of train a weight above 0")
         return weights / mean
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Shuffled, augmented training batches."""
+        """Return shuffled, augmented training batches."""
         return self.loader("train", self.augmentation, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Validation batches in path order."""
+        """Return validation batches in path order."""
         return self.loader("val")
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """Test batches in path order."""
+        """Return test batches in path order."""
         return self.loader(self.test_split)
 
     def predict_dataloader(self) -> DataLoader[Batch]:
-        """Batches to predict, in path order."""
+        """Return batches to predict, in path order."""
         return self.loader("predict")
 
     def loader(self, name: str, preset: Preset = "none", shuffle: bool = False) -> DataLoader[Batch]:
-        """A loader over one split, from its cached embeddings where there are any."""
+        """Return a loader over one split, from its cached embeddings if there are any."""
         targets = self.targets(name)
-        dataset: FeatureBatches | ImageBatches
+        dataset: EmbeddingBatchDataset | ImageBatchDataset
         if name in self.features:
-            dataset, workers = FeatureBatches(self.features[name], targets), 0
+            dataset, workers = EmbeddingBatchDataset(self.features[name], targets), 0
         else:
             transform = Augmentation(preset, self.preprocessing)
-            dataset, workers = ImageBatches(self.tables[name], targets, transform, self.seed), self.workers()
+            dataset, workers = ImageBatchDataset(self.tables[name], targets, transform, self.seed), self.workers()
         trainer: Any = self.trainer
-        whole = trainer is None or trainer.limit_val_batches == 1.0  # else batches are those that the user knows
+        whole = trainer is None or trainer.limit_val_batches == 1.0  # otherwise it limits batches of `batch_size`
         size = FEATURE_BATCH if name in self.features and not shuffle and whole else self.batch_size
         rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        if shuffle and self.one_batch:  # each process solves for the head on all rows
+        if shuffle and self.one_batch:  # each process fits the head on all rows
             size, shuffle, rank, world_size = len(dataset), False, 0, 1
-        sampler = EpochBatches(len(dataset), size, shuffle, self.seed, rank, world_size)
-        if trainer:  # Lightning draws the first order of a resumed fit before it names the epoch
+        sampler = EpochBatchSampler(len(dataset), size, shuffle, self.seed, rank, world_size)
+        if trainer:  # Lightning draws the first order of a resumed fit before it sets the epoch
             sampler.resume(trainer.fit_loop)
         return EpochLoader(
             dataset,
@@ -297,38 +320,38 @@ class ImageDataModule(LightningDataModule):
             num_workers=workers,
             persistent_workers=workers > 0,
             worker_init_fn=leave_signals_to_main,
-            generator=torch.Generator(),  # the seed it draws for its processes is not the training's business
+            generator=torch.Generator(),  # its seeds for the workers must not change the training's random numbers
             pin_memory=torch.cuda.is_available(),
         )
 
     def workers(self) -> int:
-        """Loading processes: as asked, or one a core but one, 8 at most; none for built-in images."""
+        """Return the number of loading processes; by default one per core but one, at most 8, 0 for built-in images."""
         if self.num_workers is not None:
             return self.num_workers
-        if all(table.root == "digits" for table in self.tables.values()):
+        if all(table.in_memory for table in self.tables.values()):
             return 0
         return max(1, min(8, cores() - 1))
 
 
 def check_counts(batch_size: int, num_workers: int | None, views: int, n_per_class: int | None) -> None:
-    """Refuse numbers of images and processes that there cannot be.
+    """Validate numbers of images and processes.
 
     Raises:
-        UserError: naming the option.
+        UserError: one is too small.
     """
     least = {"batch_size": (batch_size, 1), "num_workers": (num_workers, 0)}
     least |= {"views": (views, 0), "n_per_class": (n_per_class, 1)}
     for name, (value, low) in least.items():
         if value is not None and value < low:
-            raise UserError(f"--data.{name} is {value}; give {low} or more")
+            raise UserError(f"`{name}` is {value}; give {low} or more")
 
 
 def check_fractions(**fractions: float) -> None:
-    """Refuse shares that there cannot be, also where splits are given and none is drawn.
+    """Validate shares, even if splits are given and none is drawn.
 
     Raises:
-        UserError: naming the option.
+        UserError: one is not in [0, 1).
     """
     for name, value in fractions.items():
         if not 0 <= value < 1:
-            raise UserError(f"--data.{name} is {value}; give a number from 0 up and below 1")
+            raise UserError(f"`{name}` is {value}; give a number from 0 up and below 1")

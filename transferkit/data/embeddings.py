@@ -1,8 +1,9 @@
-"""The embeddings table: one row an image, as Parquet that any data tool opens."""
+"""The embeddings table: one row per image, as Parquet that any data tool opens."""
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from transferkit.data.columns import take
 from transferkit.errors import UserError
 from transferkit.runtime.files import atomic_path
 from transferkit.runtime.parquet import read_table
@@ -22,7 +24,7 @@ TEXTS = ["path", "label", "split"]
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Rows sorted by path.
+    """Embeddings with paths, labels and splits; rows are sorted by path.
 
     Attributes:
         embedding: float32 (N, D).
@@ -32,8 +34,8 @@ class Embeddings:
         metadata: extractor, the fields of :class:`~transferkit.embed.embedding_space.EmbeddingSpace` (weights_sha256,
             architecture, preprocessing, pooling, layer, features, normalize, precision, dtype of the computation,
             engine, device, space_format) and their hash (space), embed_dim, shape, augmentation, batch_size,
-            versions, data_fingerprint, broken (path -> why it is left out), and reused (how many rows were
-            computed among other images, where there are some). Tables of earlier versions lack some of these.
+            versions, data_fingerprint, broken (path -> why it is left out), and reused (the number of rows that
+            were computed among other images, if any). Tables of earlier versions lack some of these.
     """
 
     embedding: Tensor
@@ -45,18 +47,18 @@ class Embeddings:
     def __len__(self) -> int:
         return len(self.paths)
 
+    @cached_property
+    def row_of(self) -> dict[str, int]:
+        """Path -> row; of a path that is in the table twice, the last one."""
+        return {path: row for row, path in enumerate(self.paths)}
+
     def select(self, rows: Sequence[int]) -> "Embeddings":
-        """The given rows, in that order."""
-        return replace(
-            self,
-            embedding=self.embedding[torch.as_tensor(rows, dtype=torch.long)],
-            paths=[self.paths[row] for row in rows],
-            labels=[self.labels[row] for row in rows],
-            splits=[self.splits[row] for row in rows],
-        )
+        """Return the given rows, in that order."""
+        embedding = self.embedding[torch.as_tensor(rows, dtype=torch.long)]
+        return Embeddings(embedding, *take(self, rows), self.metadata)
 
     def save(self, path: str | Path) -> None:
-        """Write one Parquet file, whole or not at all."""
+        """Write one Parquet file atomically."""
         table = to_arrow(self)
         with atomic_path(path) as temporary, writer(temporary, table.schema) as parquet:
             parquet.write_table(table)
@@ -66,7 +68,7 @@ class Embeddings:
         """Read a table written by :meth:`save`, or a directory of its shards.
 
         Raises:
-            UserError: not there, not Parquet, truncated, or not an embeddings table.
+            UserError: the file is missing, truncated, not Parquet, or not an embeddings table.
         """
         path = Path(path)
         return from_arrow(read(path), path)
@@ -82,10 +84,10 @@ class Facts(NamedTuple):
 
 
 def read_facts(path: str | Path) -> Facts:
-    """Read all but the embeddings of a table or of a directory of shards.
+    """Read everything but the embeddings of a table or of a directory of shards.
 
     Raises:
-        UserError: as of :meth:`Embeddings.load`.
+        UserError: the file is missing, truncated, not Parquet, or not an embeddings table.
     """
     path = Path(path)
     table = read(path, TEXTS)
@@ -95,13 +97,13 @@ def read_facts(path: str | Path) -> Facts:
 
 
 def read(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """Read a Parquet file or a directory of shards; of these, ``broken`` in the metadata is joined.
+    """Read a Parquet file or a directory of shards, whose ``broken`` in the metadata is merged.
 
     Raises:
-        UserError: not there, not readable, or shards that do not belong together.
+        UserError: the file is missing or not readable, or the shards do not belong together.
     """
     if not path.exists():
-        raise UserError(f"{path} does not exist; write it with: transferkit embed IMAGES --out {path}")
+        raise UserError(f"{path} does not exist; embed images to write it")
     try:
         if path.is_file():
             return read_table(path, columns)
@@ -116,7 +118,8 @@ def read(path: Path, columns: list[str] | None = None) -> pa.Table:
             differing = [key for key in one.keys() | found[0].keys() if one.get(key) != found[0].get(key)]
             if set(differing) - {"broken"}:
                 raise UserError(
-                    f"{file} differs from {files[0].name} in {min(differing)}; they are shards of two tables"
+                    f"{file} differs from {files[0].name} in {min(differing)}: they are shards of two tables; "
+                    "embed again into an empty folder"
                 )
         broken = {name: why for one in found for name, why in one.get("broken", {}).items()}
         metadata = found[0] | ({"broken": broken} if "broken" in found[0] else {})
@@ -127,39 +130,37 @@ def read(path: Path, columns: list[str] | None = None) -> pa.Table:
 
 
 def with_metadata(schema: pa.Schema, metadata: Mapping[str, Any]) -> pa.Schema:
-    """A schema with other metadata under the key ``transferkit``."""
+    """Return a schema with other metadata under the key ``transferkit``."""
     return schema.with_metadata({KEY: json.dumps(dict(metadata), sort_keys=True).encode()})
 
 
 def writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
-    """A Parquet writer; a dictionary of floats that hardly repeat would only cost time.
+    """Return a Parquet writer without a dictionary for the floats, which hardly repeat.
 
-    Checksums let the feature cache notice flipped bits, which floats would not show.
+    Checksums let the feature cache detect flipped bits, which do not show in floats.
     """
     return pq.ParquetWriter(path, schema, use_dictionary=["label", "split"], write_page_checksum=True)
 
 
 def metadata_of(schema: pa.Schema, path: Path) -> dict[str, Any]:
-    """The metadata under the key ``transferkit``; ``path`` is for messages.
+    """Return the metadata under the key ``transferkit``; ``path`` is for messages.
 
     Raises:
-        UserError: there is none, or it is no JSON.
+        UserError: the key is missing, or its value is not JSON.
     """
     if KEY not in (schema.metadata or {}):
-        raise UserError(
-            f"{path} is not an embeddings table (no transferkit metadata); write one with transferkit embed"
-        )
+        raise UserError(f"{path} is not an embeddings table (no transferkit metadata); embed images to write one")
     try:
         return dict(json.loads(schema.metadata[KEY]))
     except (ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"{path}: its transferkit metadata is no JSON object ({error}); write it again") from error
+        raise UserError(f"{path}: its transferkit metadata is not a JSON object ({error}); write it again") from error
 
 
 def check_texts(table: pa.Table, path: Path) -> None:
-    """Refuse columns that hold no text.
+    """Validate the columns of text.
 
     Raises:
-        UserError: naming the column.
+        UserError: a column is missing or is not text; a path is missing.
     """
     for name in TEXTS:
         kind = table.schema.field(name).type if name in table.column_names else None
@@ -170,7 +171,7 @@ def check_texts(table: pa.Table, path: Path) -> None:
 
 
 def to_arrow(embeddings: Embeddings) -> pa.Table:
-    """Columns path, label, split and embedding; the metadata as JSON under the key ``transferkit``."""
+    """Return columns path, label, split and embedding, with the metadata as JSON under the key ``transferkit``."""
     values = embeddings.embedding.detach().to("cpu", torch.float32).contiguous()
     width = values.shape[1]
     column = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1).numpy()), width)
@@ -185,15 +186,15 @@ def to_arrow(embeddings: Embeddings) -> pa.Table:
 
 
 def from_arrow(table: pa.Table, path: Path) -> Embeddings:
-    """The inverse of :func:`to_arrow`; ``path`` is for messages.
+    """Return the embeddings in a table of :func:`to_arrow`; ``path`` is for messages.
 
     Raises:
-        UserError: columns or metadata of an embeddings table are missing.
+        UserError: a column or the metadata is missing, or of another type.
     """
     missing = {"path", "label", "split", "embedding"} - set(table.column_names)
     if missing:
         what = f"no column {', '.join(sorted(missing))}"
-        raise UserError(f"{path} is not an embeddings table ({what}); write one with transferkit embed")
+        raise UserError(f"{path} is not an embeddings table ({what}); embed images to write one")
     metadata = metadata_of(table.schema, path)
     kind = table.schema.field("embedding").type
     if not pa.types.is_fixed_size_list(kind) or not pa.types.is_float32(kind.value_type):

@@ -1,4 +1,4 @@
-"""Telling image files apart without reading them: whether a file is the one seen before."""
+"""Stamps of image files: whether a file has changed, without reading all of it."""
 
 import os
 from collections.abc import Iterable
@@ -7,23 +7,23 @@ from hashlib import blake2b, sha256
 from pathlib import Path
 
 BLOCK = 4096  # bytes read at the start, in the middle and at the end of a file
-CHUNK = 256  # files that one thread reads at a time: on a network drive each of them is waited for
+CHUNK = 256  # files per task of a thread: on a network drive each file takes a round trip
 MISSING = "missing"  # the stamp of a file that cannot be opened
 
 
 def stamp(file: str | Path) -> str | None:
-    """Identify the present content of a file: size, mtime, ctime and a checksum of parts of it, as one text.
+    """Return size, mtime, ctime and a checksum of parts of a file, as one text that changes with its content.
 
     Two files of equal size and modification time are common: raw formats (BMP, PPM, TIFF) of one size, with times
-    that tar, zip, ``rsync -t`` or an image layer have set. Neither of the two further parts would do alone:
+    that tar, zip, ``rsync -t`` or an image layer have set. Neither of the two further parts suffices alone:
 
-    - The checksum covers the ends and the middle. It finds what the ends tell, wherever the file lies. Two
-      drawings on white paper may differ elsewhere, so it must not make a copy share what was computed of the
-      original: only a checksum of all bytes could, which costs as much as reading every image.
-    - ``st_ctime_ns`` cannot be set from outside: ``cp -p`` over a file, or a second folder unpacked beside the
+    - The checksum covers the ends and the middle, and does not depend on where the file is. Two drawings on white
+      paper may differ elsewhere, so a copy must not reuse what was computed from the original: that would need a
+      checksum of all bytes, which costs as much as reading every image.
+    - ``st_ctime_ns`` cannot be set from outside: ``cp -p`` over a file, or unpacking a second folder beside the
       first, changes it. So do chmod and copying, and then values are computed again, which costs time but is
       never wrong. A renamed folder keeps it. Where a file system has no such time (FAT, read-only images built
-      with normalized times), the checksum is what is left.
+      with normalized times), only the checksum remains.
 
     10,000 files in the system's cache take 0.3 s of one core; their sizes and times alone take 0.03 s.
 
@@ -50,13 +50,19 @@ def stamp(file: str | Path) -> str | None:
 
 
 def same(one: str, other: str) -> bool:
-    """Whether two stamps are of one content; compared on what both know, as earlier versions kept the start alone."""
+    """Return whether two stamps are of one content: of earlier versions, which stored the first parts, these decide."""
     return all(a == b for a, b in zip(one.split(), other.split(), strict=False))
 
 
+def size_and_time(text: str) -> tuple[int, int]:
+    """Return the size in bytes and the modification time in ns that a stamp begins with."""
+    size, mtime, *_ = text.split()
+    return int(size), int(mtime)
+
+
 def stamps(root: str | Path, paths: Iterable[str]) -> list[str]:
-    """The stamp of each file below a folder; ``MISSING`` where it cannot be opened."""
-    files = [f"{root}{os.sep}{path}" for path in paths]  # pathlib takes longer than the system's call
+    """Return the stamp of each file below a folder; ``MISSING`` where it cannot be opened."""
+    files = [f"{root}{os.sep}{path}" for path in paths]  # pathlib takes longer than the system call
     blocks = [files[start : start + CHUNK] for start in range(0, len(files), CHUNK)]
     with ThreadPoolExecutor(min(8, len(blocks) or 1)) as pool:
         found = pool.map(lambda block: [stamp(file) or MISSING for file in block], blocks)
@@ -64,7 +70,7 @@ def stamps(root: str | Path, paths: Iterable[str]) -> list[str]:
 
 
 def fingerprint(paths: Iterable[str], stamps: Iterable[str]) -> str:
-    """SHA-256 over relative paths and stamps of images."""
+    """Return the SHA-256 over relative paths and stamps of images."""
     digest = sha256()
     for path, text in zip(paths, stamps, strict=True):
         digest.update(f"{path}\0{text}\0".encode())

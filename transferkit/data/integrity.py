@@ -1,127 +1,125 @@
-"""Which images are broken: each is decoded in full once, and that is remembered by path and stamp."""
+"""Which images are broken: each is decoded in full once, and the result is remembered by path and stamp."""
 
-import errno
 import logging
-import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
 from transferkit.data import memory
-from transferkit.data.image_table import DIGITS, ImageTable
+from transferkit.data.image_table import ImageTable
 from transferkit.errors import UserError
-from transferkit.images.decoding import ImageError
+from transferkit.images.error import PASSING, Fault, ImageError
 from transferkit.runtime.cores import cores
 from transferkit.runtime.progress import progress_bar
 from transferkit.runtime.ranks import Ranks
 
-_log = logging.getLogger(__name__)
-_ROUND = 16384  # images between two savings: what a killed process has to decode again, at most
-
-_MISSING = os.strerror(errno.ENOENT).lower()
-MOST_NAMED = 50  # named in one line; a manifest with a wrong path has them by the thousand
-
-_PASSING = {os.strerror(number).lower() for number in errno.errorcode}
+log = logging.getLogger(__name__)
+ROUND = 16384  # images between two savings: at most so many are decoded again after a process is killed
+MOST_NAMED = 50  # with one reason, in one line; a manifest with a wrong path has them by the thousand
 
 Seen = TypeVar("Seen")
 
 
-def verify(table: ImageTable, rows: Sequence[int] | None = None, workers: int | None = None) -> dict[str, str]:
-    """Decode every image that is not remembered, and name those that cannot be decoded.
+def verify(table: ImageTable, rows: Sequence[int] | None = None, workers: int | None = None) -> dict[str, Fault]:
+    """Decode every image that is not remembered, and return those that cannot be decoded.
 
     Args:
         table: images.
-        rows: those to look at; all if ``None``.
-        workers: decoding threads; one a core if ``None``.
+        rows: rows to check; all if ``None``.
+        workers: decoding threads; by default one per core.
 
     Returns:
-        Path of each broken image -> the reason, in path order.
+        Path of each broken image -> why, in path order.
     """
     rows = range(len(table)) if rows is None else sorted(rows)
     results = recall(table, rows)
     pending = [row for row in rows if table.paths[row] not in results]
-    results |= each(table, pending, partial(_fault, table), lambda fault: fault, workers)
+    results |= each(table, pending, partial(fault_of, table), lambda fault: fault, workers)
     names = (table.paths[row] for row in rows)
-    return {name: reason for name in names if (reason := results[name]) is not None}
+    return {name: fault for name in names if (fault := results[name]) is not None}
 
 
-def verify_together(table: ImageTable, ranks: Ranks) -> dict[str, str]:
-    """As :func:`verify`, where several processes of one fit ask for the same: each decodes a share.
+def verify_together(table: ImageTable, ranks: Ranks) -> dict[str, Fault]:
+    """:func:`verify` for several processes of one fit: each decodes a share, all get the whole result.
 
     Args:
         table: images, the same in all processes.
         ranks: the processes, see :func:`~transferkit.runtime.ranks.joined`.
     """
     shares = ranks.on_all(lambda: verify(table, range(ranks.rank, len(table), ranks.world_size)))
-    broken = {name: reason for share in shares for name, reason in share.items()}
+    broken = {name: fault for share in shares for name, fault in share.items()}
     return dict(sorted(broken.items()))
 
 
-def recall(table: ImageTable, rows: Sequence[int] | None = None) -> dict[str, str | None]:
-    """What is known of images that have not changed since they were decoded.
+def recall(table: ImageTable, rows: Sequence[int] | None = None) -> dict[str, Fault | None]:
+    """Return what is remembered of images that have not changed since they were decoded.
 
     Returns:
-        Path -> reason why it cannot be decoded, or ``None`` for a good image; unknown ones are left out.
+        Path -> why it cannot be decoded, or ``None`` for a good image; unknown ones are left out.
     """
     names = [table.paths[row] for row in (range(len(table)) if rows is None else rows)]
-    if table.root == DIGITS:
-        return dict.fromkeys(names)
-    return memory.known(table.root, names)
+    return dict.fromkeys(names) if table.in_memory else memory.known(table.root, names)
 
 
-def remember(table: ImageTable, results: Mapping[str, str | None]) -> None:
-    """Keep what was found by decoding, for ``recall`` and ``verify`` in this and in later processes.
+def remember(table: ImageTable, results: Mapping[str, Fault | None]) -> None:
+    """Keep what was found by decoding, for ``recall`` and ``verify`` in this process and later ones.
 
-    What the system says of a file is not remembered: rights, a network drive, or memory change without a trace.
+    Faults that may pass without a change of the file (rights, a network drive) are not kept.
 
     Args:
         table: images.
-        results: path -> reason why it cannot be decoded, or ``None`` for a good image.
+        results: path -> why it cannot be decoded, or ``None`` for a good image.
     """
-    if table.root == DIGITS or not results:
+    if table.in_memory or not results:
         return
     try:
-        memory.add(table.root, {name: reason for name, reason in results.items() if reason not in _PASSING})
-    except UserError as error:  # a read-only home costs time, not the run
-        _log.warning("images will be checked again next time: %s", error)
+        memory.add(table.root, {name: why for name, why in results.items() if not why or why.kind not in PASSING})
+    except UserError as error:  # a read-only cache costs time, not the run
+        log.warning("images will be checked again next time: %s", error)
 
 
-def raise_broken(bad: Mapping[str, str], source: str, remedy: str = "leave out with --data.on_error skip") -> None:
-    """Stop if there are broken images, naming all of them in one line; of missing ones the first 50.
+def raise_broken(bad: Mapping[str, str], source: str, remedy: str = 'leave out with `on_error="skip"`') -> None:
+    """Raise if there are broken images, naming them in one line; of those with one reason the first 50.
 
     Args:
-        bad: path -> reason.
-        source: what ``transferkit scan`` finds them all in.
-        remedy: what else than repairing or deleting them helps.
+        bad: path -> why it cannot be decoded.
+        source: the data, for the message.
+        remedy: what helps other than repairing or deleting them.
 
     Raises:
         UserError: ``bad`` is not empty.
     """
-    if bad:
-        missing = [name for name, reason in bad.items() if reason == _MISSING]
-        untold = set(missing[MOST_NAMED:])
-        named = "; ".join(f"{name!r}: {reason}" for name, reason in bad.items() if name not in untold)
-        more = f"; and {len(untold):,} more: {_MISSING} (transferkit scan {source} --json lists all)" if untold else ""
-        noun = "image" if len(bad) == 1 else "images"
-        raise UserError(f"{len(bad)} broken {noun}: {named}{more}; repair or delete, or {remedy}")
+    if not bad:
+        return
+    count: Counter[str] = Counter()
+    named = []
+    for name, why in bad.items():
+        count[why] += 1
+        if count[why] <= MOST_NAMED:
+            named.append(f"{name!r}: {why}")
+    more = [f"and {total - MOST_NAMED:,} more: {why}" for why, total in count.items() if total > MOST_NAMED]
+    hint = f" (scan {source!r} to see all)" if more else ""
+    noun = "image" if len(bad) == 1 else "images"
+    raise UserError(f"{len(bad)} broken {noun}: {'; '.join([*named, *more])}{hint}; repair or delete, or {remedy}")
 
 
 def each(
     table: ImageTable,
     rows: Sequence[int],
     see: Callable[[int], Seen],
-    reason: Callable[[Seen], str | None],
+    fault: Callable[[Seen], Fault | None],
     workers: int | None = None,
 ) -> dict[str, Seen]:
-    """See to rows in threads (the decoders release the interpreter's lock) and remember what was decoded.
+    """Call a function that decodes for each row, in threads (decoders release the GIL), and remember the results.
 
     Args:
         table: images.
-        rows: those to look at.
-        see: what to do with a row.
-        reason: of its result: why the image cannot be decoded, or ``None`` for a good one.
-        workers: threads; one a core if ``None``.
+        rows: rows to decode.
+        see: called with each row.
+        fault: result of ``see`` -> why the image cannot be decoded, or ``None`` for a good one.
+        workers: threads; by default one per core.
 
     Returns:
         Path -> result, in the order of ``rows``.
@@ -129,24 +127,25 @@ def each(
     results: dict[str, Seen] = {}
     with progress_bar("checking images", len(rows)) as advance, ThreadPoolExecutor(workers or cores()) as pool:
         try:
-            for start in range(0, len(rows), _ROUND):
-                block = rows[start : start + _ROUND]
+            for start in range(0, len(rows), ROUND):
+                block = rows[start : start + ROUND]
                 found: dict[str, Seen] = {}
                 try:
                     for row, seen in zip(block, pool.map(see, block), strict=True):
                         found[table.paths[row]] = seen
                         advance(1)
                 finally:
-                    remember(table, {path: reason(seen) for path, seen in found.items()})
+                    remember(table, {path: fault(seen) for path, seen in found.items()})
                 results |= found
         finally:
             pool.shutdown(cancel_futures=True)  # Ctrl-C must not wait for the images that are queued
     return results
 
 
-def _fault(table: ImageTable, row: int) -> str | None:
+def fault_of(table: ImageTable, row: int) -> Fault | None:
+    """Return why an image cannot be decoded, or None."""
     try:
         table.read(row)
     except ImageError as error:
-        return str(error)
+        return error.fault
     return None

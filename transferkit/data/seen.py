@@ -1,4 +1,4 @@
-"""Which images a classifier has been fitted on: hashes of their paths, to be kept with it as one short text."""
+"""Which images a classifier was fitted on: hashes of their paths, stored with it as one short text."""
 
 from base64 import b64decode, b64encode
 from collections.abc import Collection, Iterable, Mapping
@@ -11,50 +11,50 @@ from transferkit.errors import UserError
 
 
 def remember_paths(paths: Iterable[str], earlier: str = "") -> str:
-    """Hashes of paths, and of those remembered earlier, as text: eleven characters per path.
+    """Return hashes of paths, and of those remembered earlier, as text: eleven characters per path.
 
     Args:
         paths: relative to the folder of the data.
         earlier: what this function returned for other paths.
     """
-    return b64encode(np.union1d(hashes(paths), decode(earlier)).tobytes()).decode()
+    return b64encode(np.union1d(hashes(paths), read_hashes(earlier)).tobytes()).decode()
 
 
 def count_seen(paths: Iterable[str], remembered: str) -> int:
-    """How many of the paths are among those that :func:`remember_paths` was given.
+    """Return how many of the paths are among those that :func:`remember_paths` was given.
 
     Raises:
-        ValueError: ``remembered`` is no such text.
+        ValueError: ``remembered`` is not a text of that function.
     """
-    return len(np.intersect1d(hashes(paths), decode(remembered)))
+    return len(np.intersect1d(hashes(paths), read_hashes(remembered)))
 
 
 def check_unseen(held_out: Mapping[str, Collection[str]], remembered: str) -> None:
-    """Refuse to select or report on images that a trained head was fitted on.
+    """Raise if images to select or report on are among those that a trained head was fitted on.
 
     Args:
         held_out: split -> paths.
-        remembered: what the head remembers.
+        remembered: text of :func:`remember_paths` that is stored with the head.
 
     Raises:
-        UserError: saying how many of which split there are.
+        UserError: some are; with their number and split.
     """
     for split, paths in held_out.items():
         if seen := count_seen(paths, remembered):
             raise UserError(
                 f"{seen} of the {len(paths)} images of {split} were used to fit the head to start from; give the "
-                "splits that it was fitted with (--data.splits FILE), or start from a new head (--model.head none)"
+                'splits that it was fitted with as `splits`, or start from a new head with `head="none"`'
             )
 
 
 def hashes(paths: Iterable[str]) -> NDArray[np.int64]:
-    """The first 8 bytes of each path's BLAKE2b."""
+    """Return the first 8 bytes of each path's BLAKE2b hash."""
     return np.array(
         [int.from_bytes(blake2b(path.encode(), digest_size=8).digest(), "little", signed=True) for path in paths],
         dtype="<i8",
     )
 
 
-def decode(remembered: str) -> NDArray[np.int64]:
-    """The hashes in a text."""
+def read_hashes(remembered: str) -> NDArray[np.int64]:
+    """Return the hashes in a text."""
     return np.frombuffer(b64decode(remembered, validate=True), dtype="<i8")

@@ -1,4 +1,4 @@
-"""Who trains and who judges: seeded, stratified splits and subsets, pure functions of paths and labels."""
+"""Train/val/test splits and few-shot subsets: seeded, stratified, pure functions of paths and labels."""
 
 import difflib
 import hashlib
@@ -18,18 +18,18 @@ from transferkit.runtime.files import atomic_path
 def stratified_split(
     labels: Sequence[Hashable], fractions: Sequence[float], seed: int, keys: Sequence[str] | None = None
 ) -> list[int]:
-    """Draw parts of the given fractions from every class; what is left is part 0.
+    """Draw parts of the given fractions from every class; the rest is part 0.
 
-    Within a class of n rows, part j gets ``round(n * fractions[j - 1])`` rows, at least one and never the
-    class's last one for part 0; a class too small for all parts fills the first ones. Rows are drawn in the
-    order of a hash of seed and key, so the draw of one class does not depend on the others. The last part is
-    drawn first: with one seed, a part of a given fraction is the same whichever parts are drawn before it, so
-    that what a probe reports on is what a fit validates or tests on.
+    Within a class of n rows, part j gets ``round(n * fractions[j - 1])`` rows, at least one, and part 0 keeps at
+    least one; a class too small for all parts fills the first ones. Rows are drawn in the order of a hash of seed
+    and key, so the draw of one class does not depend on the others. The last part is drawn first: with one seed, a
+    part of a given fraction is the same whichever parts are drawn before it, so a probe reports on the images that
+    a fit validates or tests on.
 
     Args:
         labels: (N,) class of each row.
         fractions: share of parts 1, 2, ... in [0, 1); together below 1.
-        seed: of the draw.
+        seed: seed of the draw.
         keys: (N,) unique name of each row, such as its path; the draw then does not depend on row order.
             Row numbers if ``None``.
 
@@ -44,14 +44,14 @@ def stratified_split(
         raise UserError(f"split fractions {given} leave nothing to train on; each in [0, 1), together below 1")
     names = [str(row) for row in range(len(labels))] if keys is None else keys
     parts = [0] * len(labels)
-    for rows in _rows_by_class(labels, range(len(labels))).values():
+    for rows in rows_by_class(labels, range(len(labels))).values():
         counts: list[int] = []
         for part, fraction in enumerate(fractions, start=1):
             left = len(rows) - sum(counts)
-            later = sum(1 for other in fractions[part:] if other)  # parts that want a row as well
+            later = sum(1 for other in fractions[part:] if other)  # parts that also need a row
             most = min(max(1, left - 1 - later), left - 1)
             counts.append(min(max(1, round(len(rows) * fraction)), most) if fraction else 0)
-        drawn = iter(_shuffled(rows, names, f"split/{seed}"))
+        drawn = iter(shuffled(rows, names, f"split/{seed}"))
         for part in range(len(fractions), 0, -1):
             for row in itertools.islice(drawn, counts[part - 1]):
                 parts[row] = part
@@ -63,15 +63,15 @@ HELD_OUT = 0.2
 
 
 def assign_splits(table: ImageTable, val_fraction: float, test_fraction: float, seed: int) -> ImageTable:
-    """Give every image a split: given ones are kept, the rest is train, of which val and test are drawn.
+    """Give every image a split: given ones are kept, the rest is train, from which val and test are drawn.
 
-    Val is drawn only where none is given, test likewise; fractions are of the training images.
+    Val is drawn only if the table has no val, and test only if it has no test; fractions are of the training images.
 
     Args:
         table: images, some or all without a split.
         val_fraction: in [0, 1); 0 draws none.
         test_fraction: in [0, 1); 0 draws none.
-        seed: of the split, apart from the seed of training.
+        seed: seed of the split, independent of the seed of training.
 
     Raises:
         UserError: fractions out of range.
@@ -97,21 +97,21 @@ def few_shot(table: ImageTable, n_per_class: int, seed: int) -> tuple[ImageTable
     With one seed, the images kept for a smaller n are among those kept for a larger one.
 
     Returns:
-        The smaller table, and a warning that names the classes with fewer images than asked for, or ``None``.
+        The smaller table, and a warning that names the classes with fewer images, or ``None``.
 
     Raises:
         UserError: ``n_per_class`` below 1.
     """
     if n_per_class < 1:
-        raise UserError(f"n_per_class is {n_per_class}; keep at least 1 training image a class")
+        raise UserError(f"`n_per_class` is {n_per_class}; keep at least 1 training image per class")
     train = [row for row, split in enumerate(table.splits) if split in ("train", None)]
     kept = sorted(set(range(len(table))) - set(train))
     short: list[str] = []
-    for label, rows in _rows_by_class(table.labels, train).items():
-        kept += _shuffled(rows, table.paths, f"few-shot/{seed}")[:n_per_class]
+    for label, rows in rows_by_class(table.labels, train).items():
+        kept += shuffled(rows, table.paths, f"few-shot/{seed}")[:n_per_class]
         if len(rows) < n_per_class:
             short.append(f"{label!r} has {len(rows)}")
-    warning = f"fewer than n_per_class={n_per_class} training images: {', '.join(sorted(short))}; all are used"
+    warning = f"fewer than `n_per_class={n_per_class}` training images: {', '.join(sorted(short))}; all are used"
     return table.select(kept), warning if short else None
 
 
@@ -119,7 +119,7 @@ def select_classes(table: ImageTable, classes: Iterable[str]) -> ImageTable:
     """Keep the images of some classes.
 
     Raises:
-        UserError: a class that the table does not have (the nearest one is named).
+        UserError: the table does not have a class (the most similar one is named).
     """
     wanted, known = set(classes), table.class_names
     for name in sorted(wanted - set(known)):
@@ -130,7 +130,7 @@ def select_classes(table: ImageTable, classes: Iterable[str]) -> ImageTable:
 
 
 def save_splits(table: ImageTable, path: str | Path) -> None:
-    """Record which image was used for what: Parquet with the columns path, label, split.
+    """Record the split of each image: Parquet with the columns path, label, split.
 
     Raises:
         UserError: the file cannot be written.
@@ -142,10 +142,10 @@ def save_splits(table: ImageTable, path: str | Path) -> None:
 
 
 def load_splits(table: ImageTable, path: str | Path) -> ImageTable:
-    """Repeat a recorded split: the recorded images of ``table``, and no others, with their recorded splits.
+    """Return the recorded images of a table, and no others, with their recorded splits.
 
     Raises:
-        UserError: as of :func:`recorded_splits`.
+        UserError: unreadable file, or a recorded image is gone or has another label now.
     """
     split_of = recorded_splits(table.paths, table.labels, path, table.source)
     return replace(table.select(split_of), splits=tuple(split_of.values()))
@@ -154,16 +154,16 @@ def load_splits(table: ImageTable, path: str | Path) -> ImageTable:
 def recorded_splits(
     paths: Sequence[str], labels: Sequence[str | None], file: str | Path, source: str
 ) -> dict[int, str | None]:
-    """Row -> split of the images that a file records, in row order.
+    """Return row -> split of the images that a file records, in row order.
 
     Args:
-        paths: of the images that there are.
-        labels: of the same.
-        file: what :func:`save_splits` wrote.
+        paths: paths of the present images.
+        labels: their labels.
+        file: written by :func:`save_splits`.
         source: name of the data, for messages.
 
     Raises:
-        UserError: unreadable file, or a recorded image that is gone or has another label now.
+        UserError: unreadable file, or a recorded image is gone or has another label now.
     """
     try:
         recorded = pq.read_table(file, columns=["path", "label", "split"]).to_pydict()
@@ -173,20 +173,21 @@ def recorded_splits(
     for name, label in zip(recorded["path"], recorded["label"], strict=True):
         if name not in row_of or labels[row_of[name]] != label:
             raise UserError(
-                f"{name!r} with label {label!r}, recorded in {str(file)!r}, is not in {source!r} any "
-                "more; put it back or start a new run"
+                f"{name!r} with label {label!r}, recorded in {str(file)!r}, is no longer in {source!r}; "
+                "put it back or start a new run"
             )
     rows = {row_of[name]: split for name, split in zip(recorded["path"], recorded["split"], strict=True)}
     return dict(sorted(rows.items()))
 
 
-def _rows_by_class(labels: Sequence[Hashable], rows: Iterable[int]) -> dict[Hashable, list[int]]:
+def rows_by_class(labels: Sequence[Hashable], rows: Iterable[int]) -> dict[Hashable, list[int]]:
+    """Return class -> its rows."""
     groups: dict[Hashable, list[int]] = {}
     for row in rows:
         groups.setdefault(labels[row], []).append(row)
     return groups
 
 
-def _shuffled(rows: Iterable[int], keys: Sequence[str], salt: str) -> list[int]:
-    """Rows in the order of a hash of their keys: as good as random, and no library version changes it."""
+def shuffled(rows: Iterable[int], keys: Sequence[str], salt: str) -> list[int]:
+    """Return rows in the order of a hash of their keys: pseudorandom, and independent of library versions."""
     return sorted(rows, key=lambda row: hashlib.blake2b(f"{salt}/{keys[row]}".encode()).digest())

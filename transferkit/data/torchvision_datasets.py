@@ -1,7 +1,7 @@
-"""torchvision's datasets by name: downloaded once, then a manifest of image files as any other.
+"""torchvision's datasets by name: downloaded once, then used as a manifest of image files.
 
-What torchvision keeps as arrays (CIFAR, MNIST, STL10, SVHN) is written out as PNG files once. After that
-nothing of a dataset but its manifest and its images is ever opened, and caches see files as everywhere else.
+Datasets that torchvision stores as arrays (CIFAR, MNIST, STL10, SVHN) are written out as PNG files once. After that
+only the manifest and the images of a dataset are opened, and caches see files as for any other data.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ ARCHIVES = (".gz", ".tgz", ".zip")
 
 
 class Named(NamedTuple):
-    """How torchvision knows a dataset: its class, where it comes from, and its arguments for each of our splits."""
+    """A torchvision dataset: its class, where it is downloaded from, and its arguments for each split."""
 
     kind: str
     host: str
@@ -56,22 +56,22 @@ NAMED = {
 
 
 def plain_name(source: str) -> str | None:
-    """The key in ``NAMED`` that is meant: ``CIFAR-10`` is ``cifar10``; None if there is none."""
+    """Return the key in ``NAMED`` for a name (``CIFAR-10`` is ``cifar10``), or None."""
     name = source.lower().replace("-", "").replace("_", "")
     return name if name in NAMED else None
 
 
 def manifest_of(name: str) -> Path:
-    """The manifest of a named dataset, which is downloaded if it is not there.
+    """Return the manifest of a named dataset, which is downloaded on first use.
 
-    It lies in ``datasets/<name>`` of the cache directory. Where torchvision's own files are already in that
-    folder, they are used as they are.
+    It is in ``datasets/<name>`` of the cache directory. If torchvision's own files are already in that folder, they
+    are used.
 
     Args:
         name: a key of ``NAMED``.
 
     Raises:
-        UserError: no network, or files that are broken or incomplete.
+        UserError: there is no network, or the files are broken or incomplete.
     """
     folder = cache_dir() / "datasets" / name
     manifest = folder / MANIFEST
@@ -83,7 +83,7 @@ def manifest_of(name: str) -> Path:
         return manifest
     remedy = f"put torchvision's {named.kind} files into {folder}, or give a folder of images"
     require_network(named.host, f"the dataset {name}", remedy)
-    with atomic_path(folder, folder=True) as temporary:  # a half of an archive never passes for a dataset
+    with atomic_path(folder, folder=True) as temporary:  # half an archive is never mistaken for a dataset
         write_manifest(named, temporary, download=True)
         for file in [path for path in temporary.rglob("*") if path.suffix in ARCHIVES]:
             file.unlink()
@@ -91,21 +91,24 @@ def manifest_of(name: str) -> Path:
 
 
 def write_manifest(named: Named, folder: Path, download: bool) -> None:
-    """Write the manifest of a dataset in torchvision's layout, and PNG files where it has no image files.
+    """Write the manifest of a dataset in torchvision's layout, and PNG files if it has no image files.
 
-    torchvision reads CIFAR with pickle. Its constructor compares the MD5 of every file with the published one
-    first and refuses others (a test holds it to that), so that no foreign pickle is ever loaded.
+    torchvision reads CIFAR with pickle. Its constructor first compares the MD5 of every file with the published one
+    (a test checks that), so that no foreign pickle is ever loaded.
 
     Raises:
-        UserError: files that are missing, broken or cannot be downloaded.
+        UserError: files are missing, broken or cannot be downloaded.
     """
     rows: list[tuple[str, str, str | None]] = []
     for split, options in named.splits.items():
         try:
-            with contextlib.redirect_stdout(sys.stderr):  # what it says is no result
+            with contextlib.redirect_stdout(sys.stderr):  # torchvision prints progress to stdout
                 rows += read_split(named, folder, split, {**options, "download": download})
         except (OSError, RuntimeError, ValueError, EOFError) as error:  # urllib's are OSErrors
-            raise UserError(f"torchvision's {named.kind} cannot be had in {folder}: {first_line(error)}") from error
+            remedy = "try again" if download else "complete the files, or delete the folder to download them"
+            raise UserError(
+                f"torchvision's {named.kind} could not be loaded in {folder}: {first_line(error)}; {remedy}"
+            ) from error
     paths, labels, splits = zip(*rows, strict=True)
     columns = {"path": paths, "label": labels, "split": splits}
     with atomic_path(folder / MANIFEST) as temporary:
@@ -115,11 +118,11 @@ def write_manifest(named: Named, folder: Path, download: bool) -> None:
 def read_split(
     named: Named, folder: Path, split: str | None, options: Mapping[str, Any]
 ) -> list[tuple[str, str, str | None]]:
-    """Path relative to the folder, label and split of each image of one split; arrays become files."""
-    from torchvision import datasets  # a second to import, and few sources need it
+    """Return path relative to the folder, label and split of each image of one split; arrays become files."""
+    from torchvision import datasets  # 1 s to import, and few sources need it
 
     kind = getattr(datasets, named.kind)
-    if named.kind == "OxfordIIITPet":  # the one of them that takes no loader
+    if named.kind == "OxfordIIITPet":  # the only one that takes no loader
         pets = kind(str(folder), **options)
         items = list(zip(pets._images, pets._labels, strict=True))
         classes = pets.classes
@@ -136,7 +139,7 @@ def read_split(
 
 
 def write_images(dataset: Any, folder: Path, label: str) -> list[tuple[Path, int]]:
-    """Write each picture of a dataset that holds arrays as PNG, without loss; path and class number of each."""
+    """Write each picture of a dataset of arrays as PNG, without loss; return path and class number of each."""
     folder.mkdir(parents=True, exist_ok=True)
     items = []
     with progress_bar(f"writing {label}", len(dataset)) as advance:

@@ -204,11 +204,11 @@ def fill_features(extractor: Extractor, data: "ImageDataModule", splits: Sequenc
             parts["train"] = [cached_features(extractor, train, view, ranks) for view in views]
         broken = {path: why for tables in parts.values() for path, why in tables[0].metadata["broken"].items()}
         ranks.on_all(lambda: data.check_broken(broken))
+    features = dict(data.features)
     for name, tables in parts.items():
-        wanted = data.tables[name].paths
-        row_of = {path: row for row, path in enumerate(tables[0].paths)}
-        rows = torch.tensor([row_of[path] for path in wanted])
-        data.features[name] = [one.embedding[rows] for one in tables]
+        rows = torch.tensor([tables[0].row_of[path] for path in data.tables[name].paths])
+        features[name] = [one.embedding[rows] for one in tables]
+    data.configure(features=features)
 
 
 def make_view(transform: Augmentation, seed: int, number: int) -> View:

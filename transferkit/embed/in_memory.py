@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from transferkit.data.columns import take
 from transferkit.data.embeddings import Embeddings
 from transferkit.data.fingerprint import fingerprint
 from transferkit.data.image_table import ImageTable, open_images
@@ -18,6 +19,7 @@ from transferkit.embed.stream import Batch, stream, stream_batches
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 from transferkit.extractor.forward import Forward
+from transferkit.images.error import Fault
 from transferkit.runtime.progress import progress_bar
 from transferkit.runtime.versions import versions
 
@@ -58,7 +60,7 @@ def embed(
         for batch in batches:
             rows += batch.rows
             parts.append(batch.embedding)
-            broken |= {table.paths[row]: reason for row, reason in batch.broken.items()}
+            broken |= {table.paths[row]: str(fault) for row, fault in batch.broken.items()}
     if broken and on_error == "fail":
         raise_broken(broken, table.source, 'leave out with on_error="skip"')
     if not rows:
@@ -162,12 +164,12 @@ def run(
     source = stream_batches if forward.device.type == "cpu" else stream
     total = sum(map(len, batches))
     bar = progress_bar(f"embedding with {extractor.name}", total) if show else nullcontext(lambda steps: None)
-    decoded: dict[str, str | None] = {}
+    decoded: dict[str, Fault | None] = {}
     try:
         with bar as advance, closing(source(batches, read, forward, workers)) as results:
             for batch in results:
                 decoded |= {table.paths[row]: None for row in batch.rows}
-                decoded |= {table.paths[row]: reason for row, reason in batch.broken.items()}
+                decoded |= {table.paths[row]: fault for row, fault in batch.broken.items()}
                 advance(len(batch.rows) + len(batch.broken))
                 yield batch
     finally:  # also where no more than the wanted batches are taken, or the user interrupts
@@ -188,10 +190,4 @@ def batch_ranges(rows: int, batch_size: int) -> list[range]:
 
 def make_table(table: ImageTable, rows: list[int], embedding: torch.Tensor, metadata: Mapping[str, Any]) -> Embeddings:
     """Embeddings (N, *shape) of some rows of a table of images, flattened to (N, D)."""
-    return Embeddings(
-        embedding=embedding.flatten(1),
-        paths=[table.paths[row] for row in rows],
-        labels=[table.labels[row] for row in rows],
-        splits=[table.splits[row] for row in rows],
-        metadata=metadata,
-    )
+    return Embeddings(embedding.flatten(1), *take(table, rows), metadata)

@@ -130,7 +130,7 @@ def write_embeddings(
                 parts = [next(results) for _ in shards.batches[number]]
                 rows = [row for part in parts for row in part.rows]
                 values = [part.embedding for part in parts if part.rows] or [torch.empty(0, metadata["embed_dim"])]
-                broken = {table.paths[row]: reason for part in parts for row, reason in part.broken.items()}
+                broken = {table.paths[row]: str(fault) for part in parts for row, fault in part.broken.items()}
                 whole = make_table(table, rows, torch.cat(values), {**metadata, "broken": broken})
                 try:
                     whole.save(shards.files[number])

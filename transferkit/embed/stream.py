@@ -17,7 +17,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from transferkit.images.decoding import ImageError
+from transferkit.images.error import Fault, ImageError
 from transferkit.runtime.cores import cores
 
 Job = TypeVar("Job")
@@ -35,7 +35,7 @@ class Batch:
 
     rows: list[int]
     embedding: Tensor
-    broken: dict[int, str]
+    broken: dict[int, Fault]
 
 
 def stream(
@@ -122,23 +122,23 @@ def one_core_each() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def attempt(read: Callable[[int], Tensor], row: int, stopped: Event | None = None) -> Tensor | str:
+def attempt(read: Callable[[int], Tensor], row: int, stopped: Event | None = None) -> Tensor | Fault:
     """The pixels of a row, or why there are none."""
     if stopped and stopped.is_set():
-        return "nobody waits for it any more"
+        return Fault("cancelled", "cancelled")
     try:
         return read(row)
     except ImageError as error:
-        return str(error)
+        return error.fault
 
 
-def run_batch(rows: range, results: list[Tensor | str], forward: Callable[[Tensor], Tensor]) -> Batch:
+def run_batch(rows: range, results: list[Tensor | Fault], forward: Callable[[Tensor], Tensor]) -> Batch:
     """One forward pass over what decoding gave for each row."""
-    broken = {row: result for row, result in zip(rows, results, strict=True) if isinstance(result, str)}
+    broken = {row: result for row, result in zip(rows, results, strict=True) if isinstance(result, Fault)}
     pixels = [result for result in results if isinstance(result, Tensor)]
     if not pixels:
         return Batch([], torch.empty(0, 0), broken)
     blank = torch.zeros_like(pixels[0])
-    embedding = forward(torch.stack([blank if isinstance(result, str) else result for result in results])).cpu()
+    embedding = forward(torch.stack([blank if isinstance(result, Fault) else result for result in results])).cpu()
     kept = [position for position, row in enumerate(rows) if row not in broken]
     return Batch([rows[position] for position in kept], embedding[kept] if broken else embedding, broken)

@@ -1,7 +1,6 @@
 """What a table of embeddings is worth: measured, remarked upon, written."""
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from transferkit import similarity
 from transferkit.data.embeddings import Embeddings
 from transferkit.evaluation.same_space import differences, some
 from transferkit.runtime.files import atomic_path
+from transferkit.runtime.json_files import write_json
 from transferkit.similarity import Evaluation
 
 
@@ -58,8 +58,8 @@ def remarks(
         if side and zero:
             lines.append(f"{len(zero)} rows{name} are all zeros, their cosine is 0 with every row: {some(side, zero)}")
     if reference is not None:
-        place = {path: row for row, path in enumerate(reference.paths)}
-        both = [(row, place[path]) for row, path in enumerate(table.paths) if path in place]
+        row_of = reference.row_of
+        both = [(row, row_of[path]) for row, path in enumerate(table.paths) if path in row_of]
         rows, others = torch.tensor(both, dtype=torch.long).reshape(-1, 2).T
         same = rows[(table.embedding[rows] == reference.embedding[others]).all(1)].tolist()
         if same:
@@ -69,9 +69,7 @@ def remarks(
 
 def save_overall(evaluation: Evaluation, path: Path) -> None:
     """Write ``similarity.json``: one flat object, name to number."""
-    with atomic_path(path) as temporary:
-        text = json.dumps(evaluation.overall, indent=2, sort_keys=True)
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_json(path, evaluation.overall)
 
 
 def save_per_class(evaluation: Evaluation, path: Path) -> None:

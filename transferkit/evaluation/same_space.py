@@ -92,7 +92,7 @@ def shared_rows(first: Embeddings, second: Embeddings, names: tuple[str, str]) -
     Raises:
         UserError: a path stands in a table twice, or none in both.
     """
-    places = [{path: row for row, path in enumerate(table.paths)} for table in (first, second)]
+    places = [first.row_of, second.row_of]
     for table, place, name in zip((first, second), places, names, strict=True):
         if len(place) < len(table):
             twice = next(path for row, path in enumerate(table.paths) if place[path] != row)

@@ -1,9 +1,7 @@
 """The model card: what an extractor was trained on, how good it is, and how to open it elsewhere."""
 
-import hashlib
 import json
 import re
-import string
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,14 +9,14 @@ from typing import Any
 from transferkit.backbones.from_torchvision import TorchvisionBackbone
 from transferkit.extractor.core import ExtractorCore
 from transferkit.extractor.snippets import snippets
+from transferkit.runtime.files import file_sha256
+from transferkit.runtime.text import for_markdown
 from transferkit.runtime.versions import versions
 from transferkit.similarity.intervals import wilson
 
 CARD = "README.md"
 PROPORTIONS = ("acc", "acc_top5")
 MOST_CLASSES = 1000  # listed; the rest is counted
-HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
-PUNCTUATION = set(string.punctuation) - set(" -()/,")  # a backslash before it makes it plain
 
 
 def write(extractor: ExtractorCore, layout: str, folder: Path) -> None:
@@ -29,19 +27,13 @@ def write(extractor: ExtractorCore, layout: str, folder: Path) -> None:
         layout: ``classifier`` where the library's own classifier holds the head, else ``base``.
         folder: the directory.
     """
-    hashes = {path.name: sha256(path) for path in sorted(folder.iterdir()) if is_model(path.name)}
+    hashes = {path.name: file_sha256(path) for path in sorted(folder.iterdir()) if is_model(path.name)}
     (folder / CARD).write_text(card(extractor, layout, hashes), encoding="utf-8")
 
 
 def is_model(name: str) -> bool:
     """Whether a file of that name holds weights."""
     return name.endswith((".safetensors", ".onnx", ".onnx.data"))
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def card(extractor: ExtractorCore, layout: str, hashes: dict[str, str]) -> str:
@@ -55,7 +47,7 @@ def card(extractor: ExtractorCore, layout: str, hashes: dict[str, str]) -> str:
     code = snippets(extractor, layout, "model.onnx" in hashes)
     parts = [
         front_matter(extractor, layout),
-        f"# {escape(short(extractor.name))}",
+        f"# {for_markdown(short(extractor.name))}",
         introduction(extractor),
         "## Training",
         *training(extractor),
@@ -109,13 +101,13 @@ def training(extractor: ExtractorCore) -> list[str]:
     if "epoch" in record:
         rows.append(("checkpoint", f"{record.get('checkpoint', '')}, epoch {record['epoch']}"))
     rows += [(f"{split} images", f"{count:,}") for split, count in images.items()]
-    known = [(name, escape(value)) for name, value in rows if value]
+    known = [(name, for_markdown(value)) for name, value in rows if value]
     names = extractor.class_names[:MOST_CLASSES]
     parts = [table(("", ""), known)] if known else []
     if not record.get("regime"):
         parts.insert(0, "No training is recorded: the weights are as they came.")
     if names:
-        parts.append(table(("class", "training images"), ((escape(name), counts.get(name)) for name in names)))
+        parts.append(table(("class", "training images"), ((for_markdown(name), counts.get(name)) for name in names)))
     if more := len(extractor.class_names) - len(names):
         parts.append(f"and {more:,} more, in `transferkit.json`.")
     return parts
@@ -127,7 +119,7 @@ def metrics(record: dict[str, Any]) -> list[str]:
     values = {name: value for name, value in values.items() if not name.endswith("/epoch")}
     if not values:
         return []
-    rows = [(escape(name), f"{value:.4f}", interval(name, value, record)) for name, value in values.items()]
+    rows = [(for_markdown(name), f"{value:.4f}", interval(name, value, record)) for name, value in values.items()]
     note = "The interval is Wilson's, over the images: it says nothing of images from elsewhere."
     if record.get("checkpoint", "").startswith("best"):
         note = f"The epoch was chosen by `val/acc`, so the figures under `val/` flatter a little. {note}"
@@ -170,9 +162,3 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 def short(name: str) -> str:
     """A name; of an absolute path, alone or in brackets, the last part: the rest is about one machine."""
     return re.sub(r"(^|\()/[^()]*/", r"\1", name)
-
-
-def escape(text: str) -> str:
-    """A text that means nothing to Markdown, HTML or a terminal: a name of a class must not write the card."""
-    plain = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-    return "".join(HTML.get(c, f"\\{c}" if c in PUNCTUATION else c) for c in plain)

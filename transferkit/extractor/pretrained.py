@@ -1,6 +1,5 @@
 """The extractor directory: a layout that transformers and torchvision load without transferkit."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +21,9 @@ from transferkit.extractor import model_card
 from transferkit.extractor.checkpoint_reader import BROKEN, TRAINING, check_training, linear
 from transferkit.extractor.core import ExtractorCore
 from transferkit.images.preprocessing import Preprocessing
+from transferkit.runtime import json_files
 from transferkit.runtime.files import atomic_path
+from transferkit.runtime.json_files import write_json
 from transferkit.runtime.versions import versions
 
 RECORD = "transferkit.json"
@@ -49,7 +50,7 @@ def replacing(path: Path, overwrite: bool) -> Iterator[Path]:
         try:
             yield temporary
         except SafetensorError as error:  # a full disk, for one
-            raise UserError(f"cannot write {path}: {first_line(error)}; free room") from error
+            raise UserError(f"cannot write {path}: {first_line(error)}; free disk space") from error
 
 
 def check_place(path: Path, overwrite: bool) -> None:
@@ -237,11 +238,6 @@ def read_model(path: Path, record: dict[str, Any]) -> tuple[backbones.Backbone, 
     return backbone, linear(weight, bias, backbone.embed_dim, record["class_names"])
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write readable JSON."""
-    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
@@ -249,9 +245,6 @@ def read_json(path: Path) -> dict[str, Any]:
         UserError: not readable, or not an object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return json_files.read_json(path)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {first_line(error)}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds no JSON object; export the extractor again")
-    return content
+        raise UserError(f"{path} cannot be read: {first_line(error)}; export the extractor again") from error

@@ -1,4 +1,4 @@
-"""Pixels: any image file to RGB, preprocessing to a model's input, augmentation."""
+"""Pixels: decoding of any image file to RGB, preprocessing to a model's input, augmentation."""
 
 from transferkit.images.decoding import ImageError, decode, read_image
 

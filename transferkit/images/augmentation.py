@@ -1,4 +1,4 @@
-"""Augmentation: random views of a training image, each decided by an explicit seed and nothing else."""
+"""Augmentation: random views of a training image, each determined by an explicit seed only."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -14,15 +14,15 @@ Preset = Literal["none", "light", "strong"]
 
 
 class Augmentation:
-    """Random, training-only transform of uint8 pixels, in the place of ``Preprocessing.resize_crop``.
+    """Random, training-only transform of uint8 pixels, used instead of ``Preprocessing.resize_crop``.
 
     ``none`` is ``resize_crop`` itself. ``light`` crops at random (half of the area or more), mirrors, and
     varies brightness, contrast and saturation by a tenth. ``strong`` crops down to a quarter, mirrors,
     applies one TrivialAugment operation (arXiv:2103.10158) and erases a rectangle in every fourth image
     (arXiv:1708.04896). Both mirror left and right: use ``none`` for text and digits.
 
-    The transforms of torchvision draw from torch's global CPU generator, which is set from the seed and put
-    back afterwards: call it from one thread a process, as data loader workers do.
+    torchvision's transforms draw from torch's global CPU generator, which is set from the seed and restored
+    afterwards: call it from one thread per process, as data loader workers do.
     """
 
     def __init__(self, preset: Preset, preprocessing: Preprocessing) -> None:
@@ -30,7 +30,7 @@ class Augmentation:
 
         Args:
             preset: ``none``, ``light`` or ``strong``.
-            preprocessing: gives the views their size ``(h, w)`` and interpolation, and is what ``none`` does.
+            preprocessing: determines size ``(h, w)`` and interpolation of the views; ``none`` applies it.
         """
         size = preprocessing.image_size
         interpolation = InterpolationMode(preprocessing.interpolation)
@@ -60,7 +60,7 @@ class Augmentation:
 
         Args:
             image: uint8 RGB pixels ``(3, H, W)``.
-            seed: decides the view; see ``view_seed``.
+            seed: determines the view; see ``view_seed``.
 
         Returns:
             uint8 RGB pixels ``(3, h, w)``.
@@ -69,12 +69,16 @@ class Augmentation:
             return self.transform(image)
         state = torch.get_rng_state()
         try:
-            torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed every GPU as well
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reseed every GPU
             return self.transform(image)
         finally:
             torch.set_rng_state(state)
 
 
 def view_seed(seed: int, epoch: int, row: int) -> int:
-    """Seed of the view of one row in one epoch, the same in whatever process and order it is made."""
+    """Return the seed of the view of one row in one epoch, independent of process and order.
+
+    >>> view_seed(0, epoch=1, row=2) == view_seed(0, epoch=1, row=2) != view_seed(0, epoch=1, row=3)
+    True
+    """
     return int(np.random.SeedSequence((seed, epoch, row)).generate_state(1, np.uint64)[0])

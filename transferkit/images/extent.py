@@ -1,6 +1,6 @@
-"""How far the first picture of a file goes, and whether something of it is missing.
+"""Where the first picture of a file ends, and whether part of it is missing.
 
-Bytes behind the picture are nobody's business: a phone's photograph may have a video there.
+Bytes after the picture are ignored: a phone's photograph may have a video there.
 """
 
 import re
@@ -8,19 +8,19 @@ from typing import NamedTuple
 
 from PIL import ImageFile
 
-_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # no restart marker, stuffing or fill byte (ITU-T T.81, B.1.1)
-_SOI, _TEM, _SOS, _EOI = 0xD8, 0x01, 0xDA, 0xD9
-_ARITHMETIC = range(0xC9, 0xD0)
+MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # no restart marker, stuffing or fill byte (ITU-T T.81, B.1.1)
+SOI, TEM, SOS, EOI = 0xD8, 0x01, 0xDA, 0xD9
+ARITHMETIC = range(0xC9, 0xD0)
 
 
 class JpegExtent(NamedTuple):
-    """What the markers of a JPEG say.
+    """Result of reading the markers of a JPEG.
 
     Attributes:
         end: where its first picture ends; the length of the file if it has no end marker.
         scans: passes over the pixels.
-        frame: the marker that starts the frame, which tells the kind of coding; 0 if there is none.
-        precision: bits of a sample.
+        frame: the marker that starts the frame and defines the kind of coding; 0 if there is none.
+        precision: bits per sample.
     """
 
     end: int
@@ -37,68 +37,73 @@ class JpegExtent(NamedTuple):
 
 
 def jpeg_extent(data: bytes) -> JpegExtent:
-    """Walk the markers of the first picture, as its decoder does: what lies behind it, or in a segment, is skipped."""
+    """Read the markers of the first picture, as its decoder does: bytes after it, or in a segment, are skipped."""
     at, scans, frame, precision = 2, 0, 0, 0
-    while found := _MARKER.search(data, at):
+    while found := MARKER.search(data, at):
         marker, at = found[0][1], found.end()
-        if marker == _EOI:
+        if marker == EOI:
             return JpegExtent(at, scans, frame, precision)
-        if marker in (_TEM, _SOI):
+        if marker in (TEM, SOI):
             continue
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and not frame:
             frame, precision = marker, int.from_bytes(data[at + 2 : at + 3])
-        scans += marker == _SOS
-        at += int.from_bytes(data[at : at + 2])  # the length counts its own two bytes
+        scans += marker == SOS
+        at += int.from_bytes(data[at : at + 2])  # the length includes its own two bytes
     return JpegExtent(len(data), scans, frame, precision)
 
 
 def is_cut(data: bytes, format: str, image: ImageFile.ImageFile) -> bool:
-    """Whether something of the picture is missing in a way that the format's decoder does not notice.
+    """Return whether part of the picture is missing in a way that the format's decoder does not detect.
 
     Args:
         data: the file.
         format: Pillow's name.
-        image: as opened; a TIFF before it is decoded, since it then forgets its strips.
+        image: as opened; a TIFF before it is decoded, which drops its strips.
     """
     match format:
-        case "JPEG":  # Huffman coding spends a bit or more on every 8 x 8 block (ITU-T T.81, annexes F and G)
+        case "JPEG":  # Huffman coding needs at least one bit for every 8 x 8 block (ITU-T T.81, annexes F and G)
             extent, (width, height) = jpeg_extent(data), image.size
-            return extent.frame not in _ARITHMETIC and 8 * extent.end < -(-width // 8) * -(-height // 8)
+            return extent.frame not in ARITHMETIC and 8 * extent.end < -(-width // 8) * -(-height // 8)
         case "TIFF":
-            return not _is_covered(image)
+            return not is_covered(image)
         case "PNG":  # the last chunk, empty, with its checksum
             return b"IEND\xae\x42\x60\x82" not in data
-        case "JPEG2000":  # end of codestream: no such pair of bytes in packet data (ISO 15444-1, B.10.1)
+        case "JPEG2000":  # end of codestream: this pair of bytes is not in packet data (ISO 15444-1, B.10.1)
             return b"\xff\xd9" not in data.partition(b"\xff\x93")[2]
         case "GIF":
-            return _is_gif_cut(data)
+            return is_gif_cut(data)
         case _:
             return False
 
 
-def _is_covered(image: ImageFile.ImageFile) -> bool:
-    """Whether the strips or tiles of an image add up to it; Pillow leaves black what they lack."""
+def is_covered(image: ImageFile.ImageFile) -> bool:
+    """Return whether the strips or tiles of an image add up to it; Pillow leaves missing ones black."""
     boxes = {tile.extents or (0, 0, *image.size) for tile in image.tile}
     width, height = image.size
     return sum((right - left) * (bottom - top) for left, top, right, bottom in boxes) >= width * height
 
 
-def _is_gif_cut(data: bytes) -> bool:
-    """Whether a GIF ends inside of a block (GIF89a, appendix B); its trailer may be missing, as many writers leave it.
+def is_gif_cut(data: bytes) -> bool:
+    """Return whether a GIF ends inside a block (GIF89a, appendix B); many writers omit the trailer.
 
-    What is neither a picture nor an extension ends the walk: something else lies behind the GIF.
+    A byte that starts neither a picture nor an extension ends the GIF; other data may follow it.
     """
-    at = 13 + _color_table_bytes(data[10])
+    at = 13 + color_table_bytes(data[10])
     while data[at : at + 1] in (b"!", b","):
         if data[at] == 0x2C and at + 10 > len(data):
             return True
         # a frame has a descriptor, colors and a code size before its sub-blocks, an extension two bytes
-        at += 11 + _color_table_bytes(data[at + 9]) if data[at] == 0x2C else 2
+        at += 11 + color_table_bytes(data[at + 9]) if data[at] == 0x2C else 2
         while at < len(data) and data[at]:
             at += data[at] + 1
         at += 1  # the empty sub-block that ends a block
     return at > len(data)
 
 
-def _color_table_bytes(flags: int) -> int:
+def color_table_bytes(flags: int) -> int:
+    """Return the size of a color table from the flags of its descriptor.
+
+    >>> color_table_bytes(0x80 | 7), color_table_bytes(7)
+    (768, 0)
+    """
     return 3 << (flags % 8 + 1) if flags & 0x80 else 0

@@ -1,4 +1,4 @@
-"""Formats of pictures: which are opened, with which package, and the names of those that are not."""
+"""Formats of pictures: those that are read, with which package, and the names of those that are not."""
 
 import importlib
 import importlib.metadata
@@ -11,10 +11,30 @@ from PIL import features
 
 from transferkit.images.error import ImageError
 
-# Formats with a signature, decoded inside this process: EPS, for one, would start Ghostscript.
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000")
 
-# Extensions of each format that is opened; the first is what people call it.
+class Plugin(NamedTuple):
+    """A package that adds a format to Pillow.
+
+    Attributes:
+        name: display name of the format.
+        module: registers the opener when it is imported.
+        package: name of the package to install.
+    """
+
+    name: str
+    module: str
+    package: str
+
+
+# Pillow's name of a format -> the plugin that opens it.
+PLUGINS = {
+    "HEIF": Plugin("HEIC", "pillow_heif.HeifImagePlugin", "pillow-heif"),
+    "JXL": Plugin("JPEG XL", "pillow_jxl", "pillow-jxl-plugin"),
+    "AVIF": Plugin("AVIF", "pillow_avif", "pillow-avif-plugin"),
+}
+
+# Extensions of each format that is read, the usual one first. All formats have a signature and are decoded inside
+# this process (EPS, for example, would start Ghostscript).
 EXTENSIONS = {
     "JPEG": ("jpg", "jpeg", "jpe", "jfif", "mpo"),
     "PNG": ("png",),
@@ -29,7 +49,11 @@ EXTENSIONS = {
     "JXL": ("jxl",),
 }
 
-# Pictures that are never opened, by extension: to be told of, not to be passed over.
+FORMATS = tuple(name for name in EXTENSIONS if name not in PLUGINS)  # that Pillow itself opens
+SUFFIXES = tuple(f".{extension}" for extensions in EXTENSIONS.values() for extension in extensions)
+SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")  # and of RIFF, see below
+
+# Extensions of pictures that are never read: they are reported, not silently ignored.
 UNREAD = {
     "camera raw": "3fr arw cr2 cr3 dng erf kdc mrw nef nrw orf pef raf raw rw2 sr2 srw x3f",
     "DICOM": "dcm dicom",
@@ -45,7 +69,7 @@ UNREAD_KINDS = {extension: kind for kind, extensions in UNREAD.items() for exten
 
 
 # First bytes of pictures that are never opened -> what they are.
-SIGNATURES = {
+UNREAD_SIGNATURES = {
     b"8BPS": "Photoshop",
     b"\x76\x2f\x31\x01": "OpenEXR",
     b"#?RADIANCE": "Radiance HDR",
@@ -62,7 +86,7 @@ SIGNATURES = {
     b"\xff\xd8\xff\xf7": "JPEG-LS",
 }
 PCX = re.compile(rb"\x0a[\x00\x02-\x05]\x01[\x01\x02\x04\x08]", re.DOTALL)
-# What is found under the name of a picture and is none -> what it is, and what to do.
+# What is found under the name of a picture and is not one -> what it is, and the remedy.
 NOT_PICTURES = {
     re.compile(rb"\s*<(!doctype\s+html|html)\b", re.IGNORECASE): "a web page; download the image itself",
     re.compile(rb"version https://git-lfs\.github\.com/spec/"): "a pointer of Git LFS; run git lfs pull",
@@ -71,40 +95,18 @@ NOT_PICTURES = {
 }
 
 
-class Plugin(NamedTuple):
-    """A package that teaches Pillow a format.
-
-    Attributes:
-        name: of the format, for people.
-        module: registers the opener when it is imported.
-        package: what to install.
-    """
-
-    name: str
-    module: str
-    package: str
-
-
-# Pillow's name of a format -> who opens it.
-PLUGINS = {
-    "HEIF": Plugin("HEIC", "pillow_heif.HeifImagePlugin", "pillow-heif"),
-    "JXL": Plugin("JPEG XL", "pillow_jxl", "pillow-jxl-plugin"),
-    "AVIF": Plugin("AVIF", "pillow_avif", "pillow-avif-plugin"),
-}
-
-
 def formats_for(data: bytes) -> tuple[str, ...]:
-    """Pillow's names of the formats that the bytes of a file may have; a plugin is imported only when it is needed.
+    """Return Pillow's names of the formats that a file may have; a plugin is imported only when it is needed.
 
     Raises:
-        ImageError: a picture in a format that cannot be opened; its name, and the package to install.
+        ImageError: the format is never read, or needs a package that is not installed.
     """
     name = needs_plugin(data)
     if name is None:
-        if unread := unread_name(data):
-            raise ImageError(f"{unread} is not read; convert it to PNG or JPEG")
-        if told := next((told for start, told in NOT_PICTURES.items() if start.match(data)), None):
-            raise ImageError(f"not an image but {told}")
+        if picture := unread_name(data):
+            raise unread(picture)
+        if found := next((name for start, name in NOT_PICTURES.items() if start.match(data)), None):
+            raise ImageError("not_an_image", f"not an image but {found}")
         return FORMATS
     if name == "AVIF" and features.check("avif"):
         return ("AVIF",)
@@ -113,15 +115,24 @@ def formats_for(data: bytes) -> tuple[str, ...]:
         importlib.import_module(plugin.module)
     except ImportError as error:
         missing = f"{plugin.name} needs the package {plugin.package} (pip install {plugin.package})"
-        raise ImageError(missing) from error
+        raise ImageError("needs_package", missing) from error
     return (name,)
 
 
+def unread(name: str) -> ImageError:
+    """Return the error for a picture of a kind that is not read."""
+    return ImageError("unsupported_format", f"{name} is not read; convert it to PNG or JPEG")
+
+
 def needs_plugin(data: bytes) -> str | None:
-    """Pillow's name of a format that Pillow may not open by itself."""
+    r"""Return Pillow's name of a format that Pillow may not open by itself, None for other formats.
+
+    >>> needs_plugin(b"\0\0\0\x18ftypavif\0\0\0\0mif1"), needs_plugin(b"GIF89a")
+    ('AVIF', None)
+    """
     if data[4:8] == b"ftyp":  # ISO 14496-12, 4.3: the size, the word, then brands of four letters
         brands = data[8 : min(int.from_bytes(data[:4]), 256)]
-        # mif1 and msf1 say only that it is a picture or a sequence; AVIF names itself in the list behind them.
+        # mif1 and msf1 mean only a picture or a sequence; AVIF is then in the list of brands after them.
         if brands[:4] in (b"avif", b"avis") or (brands[:4] in (b"mif1", b"msf1") and b"avi" in brands):
             return "AVIF"
         if brands[:4] in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"):
@@ -132,7 +143,11 @@ def needs_plugin(data: bytes) -> str | None:
 
 
 def unread_name(data: bytes) -> str | None:
-    """The name of a picture format that is not read, by its signature."""
+    """Return the name of a picture format that is not read, by its signature; None for other bytes.
+
+    >>> unread_name(b"8BPS"), unread_name(b"GIF89a")
+    ('Photoshop', None)
+    """
     if data[128:132] == b"DICM":
         return "DICOM"
     if data[:4] in (b"\0\0\1\0", b"\0\0\2\0") and 0 < int.from_bytes(data[4:6], "little") < 256 and data[9:10] == b"\0":
@@ -141,11 +156,21 @@ def unread_name(data: bytes) -> str | None:
         return "TGA"
     if PCX.match(data):
         return "PCX"
-    return next((name for start, name in SIGNATURES.items() if data.startswith(start)), None)
+    return next((name for start, name in UNREAD_SIGNATURES.items() if data.startswith(start)), None)
+
+
+def starts_as_image(start: bytes) -> bool:
+    """Return whether the first 64 bytes of a file are those of a picture.
+
+    >>> starts_as_image(b"GIF89a"), starts_as_image(b"%PDF-1.7")
+    (True, False)
+    """
+    is_webp = start[:4] == b"RIFF" and start[8:12] == b"WEBP"
+    return start.startswith(SIGNATURES) or is_webp or needs_plugin(start) is not None
 
 
 def decoders() -> str:
-    """What the outcome of decoding a file depends on beside its bytes, as one text."""
+    """Return the versions and rules that the result of decoding depends on, as one text."""
     versions = [f"rules {RULES}", f"Pillow {PIL.__version__}", f"AVIF {features.check('avif')}"]
     for plugin in PLUGINS.values():
         with suppress(importlib.metadata.PackageNotFoundError):
@@ -154,4 +179,4 @@ def decoders() -> str:
 
 
 RULES = 3
-"""To be raised whenever a file comes out otherwise than before: as other pixels, refused, or accepted."""
+"""Increase it whenever the result of a file changes: other pixels, refused, or accepted."""

@@ -1,8 +1,8 @@
-"""TIFF: the layouts of pixels that are known to be read right; the rest is refused by name.
+"""TIFF: the layouts of pixels that are known to be read correctly; others are refused.
 
-Pillow opens more of them than it reads right, without a word: 16-bit samples where 0 is white come out as a
-negative, planar 16-bit ones as noise, signed ones as unsigned, 12-bit ones nearly black. So the tags are read here
-first (TIFF 6.0), and compared with a table each of whose lines a test holds to pixels computed by hand.
+Pillow opens more layouts than it reads correctly, silently: 16-bit samples where 0 is white become a negative, planar
+16-bit ones noise, signed ones unsigned, 12-bit ones nearly black. So the tags are read here first (TIFF 6.0), and
+compared with a table; for each of its lines a test compares pixels with computed ones.
 """
 
 from io import BytesIO
@@ -52,15 +52,15 @@ class Layout(NamedTuple):
     """How the pixels of the first picture are stored.
 
     Attributes:
-        photometric: what a value means; ``WHITE_IS_ZERO``, ``RGB``, ...
-        bits: of each sample of a pixel, those of color and the extra ones.
-        sample_format: ``UNSIGNED``, ``SIGNED``, ``FLOAT``, or something else.
-        extra: what the samples beyond the color are: 0 unspecified, 1 alpha that is multiplied in, 2 alpha.
-        planar: each color on its own, one after the other.
-        reversed: the low bit of a byte comes first.
-        compressed: any compression.
-        subsampled: fewer values of Cb and Cr than of Y.
-        problem: what else stands in the way, or "".
+        photometric: meaning of a value; ``WHITE_IS_ZERO``, ``RGB``, ...
+        bits: of each sample of a pixel, of color and extra ones.
+        sample_format: ``UNSIGNED``, ``SIGNED``, ``FLOAT``, or another number.
+        extra: meaning of the samples beyond the color: 0 unspecified, 1 premultiplied alpha, 2 alpha.
+        planar: whether the colors are stored one after the other.
+        reversed: whether the low bit of a byte comes first.
+        compressed: whether there is any compression.
+        subsampled: whether there are fewer values of Cb and Cr than of Y.
+        problem: another reason why it is not read, or "".
     """
 
     photometric: int
@@ -74,7 +74,7 @@ class Layout(NamedTuple):
     problem: str
 
     def __str__(self) -> str:
-        """Such as ``16-bit planar RGB``."""
+        """Return a description such as ``16-bit planar RGB``."""
         bits = "/".join(map(str, self.bits if len(set(self.bits)) > 1 else self.bits[:1]))
         sign = SIGNS.get(self.sample_format, " unknown-format")
         name = NAMES.get(self.photometric, f"photometric {self.photometric}")
@@ -84,7 +84,7 @@ class Layout(NamedTuple):
 
 
 def layout_of(data: bytes) -> Layout | None:
-    """The layout of a TIFF; None for other bytes, and where the tags are broken, which its decoder says then."""
+    """Return the layout of a TIFF; None for other bytes, and for broken tags, which its decoder then reports."""
     if data[:4] not in PREFIXES:
         return None
     try:
@@ -92,31 +92,37 @@ def layout_of(data: bytes) -> Layout | None:
         file = BytesIO(data)
         file.seek(tags.next)
         tags.load(file)
-        return _layout(tags)
-    except Exception:  # the reader of tags raises whatever it likes on broken ones
+        return read_layout(tags)
+    except Exception:  # the reader of tags raises exceptions of any type on broken ones
         return None
 
 
 def check(layout: Layout) -> None:
-    """Refuse a layout that is not known to be read right.
+    """Raise if a layout is not known to be read correctly.
 
     Raises:
-        ImageError: what it is.
+        ImageError: it is not; with its description.
     """
     if layout.sample_format == FLOAT:
-        raise ImageError("floating-point pixels")
-    if layout.problem or not _is_read(layout):
-        raise ImageError(f"TIFF layout is not read: {layout.problem or layout}")
+        raise ImageError("unsupported_pixels", "floating-point pixels")
+    if layout.problem or not is_read(layout):
+        raise unread(layout)
 
 
-def _layout(tags: Any) -> Layout:
-    compression = _number(tags.get(259, 1))
+def unread(layout: Layout) -> ImageError:
+    """Return the error for a layout that is not read."""
+    return ImageError("unsupported_pixels", f"TIFF layout is not read: {layout.problem or layout}")
+
+
+def read_layout(tags: Any) -> Layout:
+    """Return the layout that the tags of a TIFF describe."""
+    compression = number(tags.get(259, 1))
     bits = tuple(tags.get(258, (1,)))
     old_jpeg = compression == 6  # its tags are often missing
-    photometric = _number(tags.get(262, YCBCR if old_jpeg else -1))
+    photometric = number(tags.get(262, YCBCR if old_jpeg else -1))
     if photometric == -1 and bits == (1,):
-        photometric = WHITE_IS_ZERO  # as fax machines leave it out
-    samples = _number(tags.get(277, COLORS.get(photometric, 1) if compression in (6, 7) else 1))
+        photometric = WHITE_IS_ZERO  # fax machines omit it
+    samples = number(tags.get(277, COLORS.get(photometric, 1) if compression in (6, 7) else 1))
     bits = bits[:samples] if len(bits) > 1 else bits * min(samples, 64)
     formats = set(tags.get(339, (UNSIGNED,)))
     subsampled = compression not in (6, 7) and photometric == YCBCR and tuple(tags.get(530, (2, 2))) != (1, 1)
@@ -127,37 +133,43 @@ def _layout(tags: Any) -> Layout:
         problem = f"compression {COMPRESSIONS.get(compression, compression)}"
     elif photometric == -1:
         problem = "no photometric interpretation"
-    elif photometric == CMYK and _number(tags.get(332, 1)) != 1:
+    elif photometric == CMYK and number(tags.get(332, 1)) != 1:
         problem = "inks other than CMYK"
     return Layout(
         photometric=photometric,
         bits=bits,
         sample_format=formats.pop() if len(formats) == 1 else 0,
         extra=tuple(tags.get(338, ())),
-        planar=_number(tags.get(284, 1)) == 2,
-        reversed=_number(tags.get(266, 1)) == 2,
+        planar=number(tags.get(284, 1)) == 2,
+        reversed=number(tags.get(266, 1)) == 2,
         compressed=compression != 1,
         subsampled=subsampled,
         problem=problem,
     )
 
 
-def _number(value: Any) -> int:
+def number(value: Any) -> int:
+    """Return the number in a tag, which may be a tuple of one.
+
+    >>> number((8,)), number(8)
+    (8, 8)
+    """
     return int(value[0] if isinstance(value, tuple) else value)
 
 
-def _is_read(layout: Layout) -> bool:
+def is_read(layout: Layout) -> bool:
+    """Return whether a layout is known to be read correctly."""
     photometric, bits, extra = layout.photometric, layout.bits[0] if layout.bits else 0, layout.extra
     colors = COLORS.get(photometric, 1)
-    # Four samples of RGB without a word on the fourth are alpha to libtiff, and to those who write them.
-    silent_alpha = photometric == RGB and len(layout.bits) == 4 and not extra
-    if len(layout.bits) != colors + len(extra) + silent_alpha or len(set(layout.bits)) != 1:
+    # libtiff, and programs that write such files, treat an undescribed fourth sample of RGB as alpha.
+    implied_alpha = photometric == RGB and len(layout.bits) == 4 and not extra
+    if len(layout.bits) != colors + len(extra) + implied_alpha or len(set(layout.bits)) != 1:
         return False
     if (photometric, bits, layout.sample_format) not in READ:
         return False
-    if extra and not _is_extra_read(layout, bits):
+    if extra and not is_extra_read(layout, bits):
         return False
-    if layout.planar and not layout.compressed:  # Pillow takes each plane by the first letter of its raw mode
+    if layout.planar and not layout.compressed:  # Pillow reads each plane by the first letter of its raw mode
         plain = extra in ((), (2,)) and not layout.reversed and photometric in (BLACK_IS_ZERO, RGB, CMYK, LAB)
         if bits != 8 or not plain or (photometric == BLACK_IS_ZERO and extra):
             return False
@@ -167,8 +179,8 @@ def _is_read(layout: Layout) -> bool:
     return layout.compressed or not layout.subsampled
 
 
-def _is_extra_read(layout: Layout, bits: int) -> bool:
-    """Whether samples beyond the color are known to be taken for what they are."""
+def is_extra_read(layout: Layout, bits: int) -> bool:
+    """Return whether samples beyond the color are known to be read correctly."""
     match layout.photometric:
         case 1:  # grayscale
             return bits == 8 and layout.extra in ((0,), (2,)) and not layout.planar

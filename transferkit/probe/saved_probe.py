@@ -1,6 +1,5 @@
 """A probe's directory: its report, classifiers, test predictions and splits."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from transferkit.data.splits import save_splits
 from transferkit.errors import UserError
 from transferkit.probe.protocol import Predictions, ProbeResult
 from transferkit.runtime.files import atomic_path
+from transferkit.runtime.json_files import write_json
 
 REPORT, CLASSIFIER, START = "probe.json", "classifier.safetensors", "start.safetensors"
 PREDICTIONS, SPLITS = "predictions.parquet", "splits.parquet"
@@ -28,8 +28,7 @@ def save_probe(result: ProbeResult, folder: Path, more: Mapping[str, Any] | None
     """
     files = [folder / name for name in (REPORT, CLASSIFIER, START, PREDICTIONS, SPLITS)]
     report = {**result.report, **(more or {})}
-    with atomic_path(files[0]) as temporary:
-        temporary.write_text(json.dumps(report, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_json(files[0], report)
     result.classifier.save(files[1])
     result.start.save(files[2])
     said = result.predictions

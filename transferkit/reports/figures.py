@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from transferkit.runtime.files import atomic_path
+from transferkit.runtime.text import on_one_line
 
 NAMED = 60
 """Classes with a name on an axis."""
@@ -57,14 +58,9 @@ def drawable(text: str) -> str:
     return "".join(c if any(ord(c) in font for font in known) else c.encode("unicode_escape").decode() for c in text)
 
 
-def printable(text: str) -> str:
-    """A name from data on one line: control characters, tabs and line ends become spaces."""
-    return "".join(c if c.isprintable() else " " for c in text)
-
-
 def tick(name: str) -> str:
     """A class name beside a picture, which it may not crowd out."""
-    shown = drawable(printable(name))
+    shown = drawable(on_one_line(name))
     return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}…"
 
 

@@ -21,6 +21,7 @@ from transferkit.reports import figures
 from transferkit.runtime.cores import cores
 from transferkit.runtime.files import atomic_path
 from transferkit.runtime.progress import progress_bar
+from transferkit.runtime.text import on_one_line
 from transferkit.similarity import drawn_rows
 
 CONFIG = "projector_config.pbtxt"
@@ -74,7 +75,7 @@ def fill_projector(
 def metadata_lines(table: Embeddings) -> list[str]:
     """A header and a line a row; a dash where there is no label, since the projector drops empty ends of a line."""
     columns = (table.labels, table.paths, table.splits)
-    rows = [[figures.printable(cell or "–") for cell in row] for row in zip(*columns, strict=True)]
+    rows = [[on_one_line(cell or "–") for cell in row] for row in zip(*columns, strict=True)]
     return ["\t".join(row) for row in (["label", "path", "split"], *rows)]
 
 

@@ -1,1 +1,1 @@
-"""The machine: files that are whole or absent, Parquet, processes and cores, progress, versions."""
+"""The machine: atomic files, JSON, Parquet, text, processes and cores, progress, versions."""

@@ -1,4 +1,4 @@
-"""Processor cores that this process may use, in a container too."""
+"""Processor cores that this process may use, also in a container."""
 
 import math
 import os
@@ -8,33 +8,33 @@ from pathlib import Path
 
 
 def cores(system: Path = Path("/")) -> int:
-    """As many as the process is tied to, and as its container's quota lets run at a time; at least one.
+    """Return the smaller of the process's CPU affinity and its container's quota, at least 1.
 
     Args:
         system: root of the system's files.
     """
-    return max(1, min([tied(), *map(math.ceil, quotas(system))]))
+    return max(1, min([affinity(), *map(math.ceil, quotas(system))]))
 
 
-def tied() -> int:
-    """Cores that the process is tied to: all of them, unless somebody has said otherwise (``taskset``)."""
+def affinity() -> int:
+    """Return the number of cores that the process may run on: all, unless it was restricted (``taskset``)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def quotas(system: Path = Path("/")) -> Iterator[float]:
-    """Cores that each control group of this process may use on average, where there is such a limit (Linux)."""
+    """Yield the cores that each control group of this process may use on average, if limited (Linux)."""
     try:
         lines = (system / "proc/self/cgroup").read_text().splitlines()
     except OSError:
         return
     groups = system / "sys/fs/cgroup"
     for line in lines:
-        _, controllers, place = line.split(":", 2)
+        _, controllers, path = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
             continue
         mount = groups / controllers if controllers else groups
         mount = mount if mount.is_dir() else groups / "cpu"
-        inner = Path(place.lstrip("/"))
+        inner = Path(path.lstrip("/"))
         for group in (mount / inner, *(mount / outer for outer in inner.parents)):  # a container may see only the last
             with suppress(OSError, ValueError, ZeroDivisionError):  # no such file, or no limit: "max", -1
                 quota, period = limit(group, version=1 if controllers else 2)
@@ -43,11 +43,11 @@ def quotas(system: Path = Path("/")) -> Iterator[float]:
 
 
 def limit(group: Path, version: int) -> tuple[int, int]:
-    """Microseconds that a control group may compute in each period of as many.
+    """Return the quota and the period of a control group, in microseconds.
 
     Raises:
-        OSError: it says nothing of it.
-        ValueError: it has no limit.
+        OSError: the file does not exist.
+        ValueError: there is no limit.
     """
     if version == 2:
         quota, period = (group / "cpu.max").read_text().split()
@@ -57,9 +57,9 @@ def limit(group: Path, version: int) -> tuple[int, int]:
 
 
 def limit_threads() -> None:
-    """Keep numeric libraries, which know of no quota, from starting a thread for every core of the machine.
+    """Limit the threads of numeric libraries, which ignore quotas and would start one per core of the machine.
 
-    To be called before they are imported. What the user has set stays.
+    Call it before they are imported. A value that the user has set is kept.
     """
-    if cores() < tied():
+    if cores() < affinity():
         os.environ.setdefault("OMP_NUM_THREADS", str(cores()))

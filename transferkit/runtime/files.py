@@ -1,7 +1,8 @@
-"""Files that are whole or absent: written under a temporary name beside the target, then renamed."""
+"""Atomic files: written under a temporary name beside the target, then renamed."""
 
 import ctypes
 import errno
+import hashlib
 import io
 import os
 import re
@@ -22,33 +23,33 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp", re.DOTALL)  # ours: hidden, and named by chance
-# What a disk or the system may say to any program, wherever it reads or writes -> what helps.
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp", re.DOTALL)  # a hidden name with random digits
+# Errors of a disk or the system that any read or write may meet -> the remedy.
 DISK_FAULTS = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free room or choose another place"),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free disk space or choose another path"),
     **dict.fromkeys((errno.EIO, errno.ESTALE), "check the disk, or the network drive"),
     **dict.fromkeys((errno.EMFILE, errno.ENFILE), "allow more open files, with ulimit -n"),
-    errno.EROFS: "choose another place",
+    errno.EROFS: "choose another path",
 }
-ABANDONED = 24 * 3600  # seconds after which a temporary is nobody's, where the system does not say who holds it
+ABANDONED = 24 * 3600  # seconds without a write after which a temporary is removed, on systems without locks
 
 
 @contextmanager
 def atomic_path(target: str | Path, folder: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside ``target`` that takes its name on success.
 
-    There is an empty file at the temporary path, or an empty directory. This process holds a lock on it until the
-    block ends, however it ends: nobody removes it meanwhile, be it from another container, and once the process is
-    no more the next one that writes into the same folder does. On any exception it is removed and ``target`` stays
-    as it was. A directory takes the place of the directory that was there before. Where ``target`` is a symbolic
-    link, what it leads to is replaced, and the temporary path lies beside that.
+    The temporary path is an empty file or directory at first. This process holds a lock on it until the block ends,
+    so that no other process removes it, not even one in another container. If this process is killed, the next one
+    that writes into the same folder removes it. On any exception it is removed and ``target`` is unchanged. A
+    directory replaces the directory that was there before. If ``target`` is a symbolic link, its own target is
+    replaced, and the temporary path is beside that.
 
     Args:
         target: the file or directory to write.
         folder: whether it is a directory.
 
     Raises:
-        UserError: the place cannot be written (missing rights, full disk, a folder in the way), or is a device,
+        UserError: the target cannot be written (missing rights, full disk, a folder in the way), or is a device,
             which the renamed file would replace for everybody.
     """
     named = Path(target)
@@ -58,7 +59,7 @@ def atomic_path(target: str | Path, folder: bool = False) -> Iterator[Path]:
     try:
         device = target.exists() and not (target.is_file() or target.is_dir())
         if device or target.absolute().parent == Path("/dev"):  # /dev/stdout may lead to a file
-            raise UserError(f"cannot write {named}: a device cannot be replaced; choose another place")
+            raise UserError(f"cannot write {named}: a device cannot be replaced; choose another path")
         target.parent.mkdir(parents=True, exist_ok=True)
         target = through_links(target)
         sweep_once(target.parent.absolute())
@@ -66,10 +67,12 @@ def atomic_path(target: str | Path, folder: bool = False) -> Iterator[Path]:
         yield temporary
         install(temporary, target)
     except OSError as error:
-        place = Path(error.filename) if isinstance(error.filename, str | Path) else target
-        within = any(TEMPORARY.fullmatch(name) for name in place.parts)
-        if not within and place not in {target, named, *target.parents}:
-            raise  # of a file that the caller read
+        path = Path(error.filename) if isinstance(error.filename, str | Path) else target
+        is_temporary = any(map(TEMPORARY.fullmatch, path.parts))
+        if not is_temporary and path not in {target, named, *target.parents}:
+            raise  # about a file that the caller read
+        if any(map(TEMPORARY.fullmatch, named.parts)):
+            raise  # inside of a directory that is being written: its block reports its own name
         raise unwritable(named, error) from error
     finally:
         if temporary:
@@ -79,10 +82,10 @@ def atomic_path(target: str | Path, folder: bool = False) -> Iterator[Path]:
 
 
 def through_links(target: Path) -> Path:
-    """What is to be replaced: a path itself, or what it leads to where it is a symbolic link.
+    """Return the path to replace: the path itself, or the target of a symbolic link.
 
     Raises:
-        OSError: the links go round in a circle.
+        OSError: the links form a loop.
     """
     if not target.is_symlink():
         return target
@@ -93,18 +96,18 @@ def through_links(target: Path) -> Path:
 
 
 def new_temporary(target: Path, folder: bool) -> tuple[Path, int | None]:
-    """Make an empty file or directory of a new name beside the target, and lock it.
+    """Create an empty file or directory with a new name beside the target, and lock it.
 
     Returns:
-        Its path, and the descriptor that holds the lock, ``None`` where there are no such locks.
+        Its path, and the descriptor that holds the lock, ``None`` if the system has no such locks.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: it cannot be created.
     """
     while True:
         path = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
         path.mkdir() if folder else path.touch(exist_ok=False)
-        with suppress(BlockingIOError, FileNotFoundError):  # swept in the moment before it was locked
+        with suppress(BlockingIOError, FileNotFoundError):  # removed by another process before it was locked
             held = lock(path)
             path.stat()
             return path, held
@@ -117,12 +120,12 @@ def lock(path: Path) -> int | None:
         The descriptor; ``None`` if the system or the file system has no such locks.
 
     Raises:
-        BlockingIOError: somebody else holds it.
+        BlockingIOError: another process holds the lock.
         OSError: it cannot be opened.
     """
     if fcntl is None:
         return None
-    number = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # over NFS, only what is open for writing
+    number = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # NFS locks only files open for writing
     try:
         fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -134,7 +137,7 @@ def lock(path: Path) -> int | None:
 
 
 def install(whole: Path, target: Path) -> None:
-    """Give a file or directory its name; a directory that had it is left under the other one.
+    """Rename a file or directory to its target; a directory that was there gets the old name.
 
     Raises:
         OSError: it cannot be renamed.
@@ -148,13 +151,14 @@ def install(whole: Path, target: Path) -> None:
 
 
 def unwritable(target: Path, error: OSError) -> UserError:
-    """What to say of a place that cannot be written; of the cache, which nobody named, how to have it elsewhere."""
+    """Return the error for a path that cannot be written; for the cache, it says how to move it."""
     reason = error.strerror or error
     if target.absolute().is_relative_to(cache_dir().absolute()):
         return UserError(
-            f"cannot write the cache folder {cache_dir()}: {reason}; set TRANSFERKIT_CACHE to another one or free room"
+            f"cannot write the cache folder {cache_dir()}: {reason}; "
+            "set TRANSFERKIT_CACHE to another one or free disk space"
         )
-    return UserError(f"cannot write {target}: {reason}; choose another place or free room")
+    return UserError(f"cannot write {target}: {reason}; choose another path or free disk space")
 
 
 def disk_fault(error: BaseException) -> UserError | None:
@@ -181,24 +185,24 @@ def open_file(trace: TracebackType | None) -> str | None:
 
 
 def check_folder(folder: str | Path) -> None:
-    """Refuse a folder for results that cannot be made or written into: to be asked before the work for them.
+    """Validate a folder for results before they are computed.
 
     Raises:
-        UserError: something else than a folder is in its place or above it; missing rights.
+        UserError: it cannot be created or written into.
     """
-    place = Path(folder).absolute()
-    there = next(path for path in (place, *place.parents) if os.path.lexists(path))
-    if not there.is_dir():
-        raise UserError(f"cannot write into {folder}: {there} is no folder; choose another place")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"cannot write into {folder}: no right to write in {there}; choose another place")
+    path = Path(folder).absolute()
+    existing = next(parent for parent in (path, *path.parents) if os.path.lexists(parent))
+    if not existing.is_dir():
+        raise UserError(f"cannot write into {folder}: {existing} is not a folder; choose another path")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write into {folder}: no right to write in {existing}; choose another path")
 
 
 def sweep(folder: Path) -> None:
-    """Remove from a folder the temporary files and directories that processes which are no more have left there."""
+    """Remove the temporary files and directories that processes have left in a folder when they were killed."""
     for path in folder.glob(".*.tmp"):
         if TEMPORARY.fullmatch(path.name):
-            with suppress(OSError):  # of a living process, somebody else's, or just gone
+            with suppress(OSError):  # in use, of another user, or already gone
                 held = lock(path)
                 try:
                     if held is not None or is_abandoned(path):
@@ -208,18 +212,18 @@ def sweep(folder: Path) -> None:
                         os.close(held)
 
 
-sweep_once = cache(sweep)  # once a process and folder
+sweep_once = cache(sweep)  # once per process and folder
 
 
 def is_abandoned(path: Path) -> bool:
-    """Whether nothing was written into a temporary file or directory for a day."""
+    """Return whether nothing was written into a temporary file or directory for a day."""
     return max(inner.stat().st_mtime for inner in (path, *path.rglob("*"))) < time.time() - ABANDONED
 
 
 def exchange(one: Path, other: Path) -> None:
-    """Let two directories swap names, in one step where the system knows how (Linux, most file systems).
+    """Swap the names of two directories, in one step if the system can (Linux, most file systems).
 
-    Elsewhere ``other`` is absent for the moment between two renames.
+    On other systems ``other`` is absent for a moment between two renames.
 
     Raises:
         OSError: they cannot be renamed.
@@ -239,8 +243,8 @@ def exchange(one: Path, other: Path) -> None:
 
 
 def discard(path: Path) -> None:
-    """Remove a file or a directory tree, if it is there."""
-    if not os.path.lexists(path):  # also where the rights to look are missing: Path.is_dir would raise
+    """Remove a file or a directory tree, if it exists."""
+    if not os.path.lexists(path):  # Path.is_dir would raise if the rights to look are missing
         return
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
@@ -248,10 +252,20 @@ def discard(path: Path) -> None:
         path.unlink()
 
 
-def cache_dir() -> Path:
-    """Where features and decoding results are remembered.
+def file_sha256(path: str | Path) -> str:
+    """Return the hexadecimal SHA-256 of a file.
 
-    ``$TRANSFERKIT_CACHE``, else ``transferkit`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
+    Raises:
+        OSError: it cannot be read.
+    """
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def cache_dir() -> Path:
+    """Return the folder for cached features and decoding results.
+
+    ``$TRANSFERKIT_CACHE`` or, if it is not set, ``transferkit`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
     """
     default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "transferkit"
     return Path(os.environ.get("TRANSFERKIT_CACHE", default)).expanduser()

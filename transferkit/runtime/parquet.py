@@ -1,4 +1,4 @@
-"""Parquet files that somebody else may have written: what they would take in memory is known before it is taken."""
+"""Parquet files from others: their size in memory is checked before they are read."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,20 +8,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-# Floats of embeddings hardly compress: a table that unpacks so far, and is so large then, is no honest one.
+# Floats of embeddings hardly compress: a table that exceeds both limits is not one of embeddings.
 MAX_RATIO, MAX_BYTES = 100, 2**30
 
 
 def read_table(file: str | Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read one Parquet file; what it holds is whole and of a size that was to be expected. Text is plain text.
+    """Read and validate one Parquet file; columns of text become plain strings.
 
     Args:
         file: the file.
-        columns: those to read, as far as it has them; all if ``None``.
+        columns: columns to read, of those that it has; all if ``None``.
 
     Raises:
-        pa.ArrowException: no Parquet file, damaged, a small file that unpacks into gigabytes, or a column of lists
-            of any length, whose size cannot be known beforehand.
+        pa.ArrowException: the file is not Parquet, is damaged, is small but unpacks into gigabytes, or has a column
+            of lists of variable length, whose size is not known beforehand.
         OSError: it cannot be opened, or is damaged.
     """
     try:
@@ -33,37 +33,37 @@ def read_table(file: str | Path, columns: Sequence[str] | None = None) -> pa.Tab
     for field in fields:
         if pa.types.is_list(field.type) or pa.types.is_large_list(field.type) or pa.types.is_map(field.type):
             raise pa.ArrowInvalid(f"column {field.name} is {field.type}, not a list of fixed size")
-    # Asking each column for its size would be exact, but where metadata is damaged pyarrow then ends the process.
+    # The size of each column would be exact, but with damaged metadata pyarrow then ends the process.
     groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
     vectors = sum(4 * field.type.list_size for field in fields if pa.types.is_fixed_size_list(field.type))
     packed = Path(file).stat().st_size
     check_size(sum(group.total_byte_size for group in groups) + metadata.num_rows * vectors, packed)
     texts = [field.name for field in fields if is_text(field.type)]
     table = pq.read_table(file, columns=[field.name for field in fields], read_dictionary=texts)
-    table.validate(full=True)  # flipped bits make indices that lead out of their dictionary
+    table.validate(full=True)  # flipped bits may make indices outside of their dictionary
     check_size(sum(text_bytes(table[name]) for name in texts), packed)
     plain = [pa.field(field.name, pa.string()) if field.name in texts else field for field in fields]
     return table.cast(pa.schema(plain, table.schema.metadata))
 
 
 def is_text(kind: Any) -> bool:
-    """Whether a type of column is text, be it large or in a dictionary."""
+    """Return whether the type of a column is text, also large or dictionary-encoded."""
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def check_size(unpacked: int, packed: int) -> None:
-    """Refuse a file that unpacks too far.
+    """Validate the size of a file in memory.
 
     Raises:
-        pa.ArrowInvalid: with both sizes.
+        pa.ArrowInvalid: it is too large.
     """
     if unpacked > max(MAX_BYTES, MAX_RATIO * packed):
         raise pa.ArrowInvalid(f"its {packed} bytes unpack into {unpacked}")
 
 
 def text_bytes(column: Any) -> int:
-    """Bytes of a column of text, each row with a text of its own."""
+    """Return the bytes of a column of text without a dictionary."""
     total = 0
     for chunk in column.chunks:
         if pa.types.is_dictionary(chunk.type):

@@ -1,8 +1,8 @@
-"""Several processes or machines, through Lightning's own strategies; one process needs none of it."""
+"""Several processes or machines, through Lightning's strategies; a single process does not need them."""
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,7 +13,7 @@ from transferkit.errors import UserError
 from transferkit.runtime.cores import cores
 from transferkit.runtime.ranks import told_once
 
-MOST_PROCESSES = 8  # a core: more is a slip of the keyboard that would bring the machine down
+MOST_PROCESSES = 8  # per core: more is a typing error that would make the machine unusable
 
 
 @dataclass(frozen=True)
@@ -24,61 +24,56 @@ class Member:
         device: where its network runs.
         workers: threads it should use on a CPU.
         rank: its number.
-        world_size: how many there are.
-        agree: waits for all of them; whether what it is given is true in every one.
     """
 
     device: torch.device
     workers: int
     rank: int = 0
-    world_size: int = 1
-    agree: Callable[[bool], bool] = bool
 
 
 def check_devices(devices: int) -> None:
-    """Refuse more processes than a machine can bear.
+    """Validate the number of processes per machine.
 
     Raises:
-        UserError: saying how many cores there are.
+        UserError: there are far fewer cores.
     """
     if devices > MOST_PROCESSES * cores():
-        raise UserError(f"--trainer.devices is {devices}, this machine has {cores()} cores; give no more")
+        raise UserError(f"`devices` is {devices}, this machine has {cores()} cores; give no more")
 
 
-def find_device(accelerator: str, option: str) -> torch.device:
-    """Where a network is to run.
+def find_device(accelerator: str) -> torch.device:
+    """Return the device for a network.
 
     Args:
-        accelerator: ``auto`` is a GPU if there is one, else the CPU; ``gpu`` one of whatever kind.
-        option: what it was given by.
+        accelerator: ``auto`` is a GPU if there is one, otherwise the CPU; ``gpu`` is a GPU of any kind.
 
     Raises:
-        UserError: there is none of that kind.
+        UserError: torch does not find the accelerator.
     """
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if accelerator == "cpu" or (accelerator == "auto" and found is None):
         return torch.device("cpu")
     if found is None or accelerator not in ("auto", "gpu", found.type):
-        there = f"{found.type} alone" if found else "none"
-        raise UserError(f"{option} {accelerator}: torch finds {there} here; give auto or cpu")
+        known = f"only {found.type}" if found else "none"
+        raise UserError(f"`accelerator={accelerator}`: torch finds {known} here; give auto or cpu")
     return found
 
 
 @contextmanager
 def start(devices: int | None = None, num_nodes: int | None = None, accelerator: str = "auto") -> Iterator[Member]:
-    """Start the other processes, if there are to be any; each of them runs this very command.
+    """Start the other processes, if any; each of them runs the same command.
 
-    Where one dies the others end too: those that wait for it at once, the first within five seconds.
+    If one dies the others end too: those that wait for it immediately, the first within five seconds.
 
     Args:
-        devices: processes a machine (on a CPU), or GPUs; by default one, or as many as torchrun started.
+        devices: processes per machine (on a CPU), or GPUs; by default one, or as many as torchrun started.
         num_nodes: machines; they share a file system.
-        accelerator: ``auto`` takes a GPU if there is one.
+        accelerator: ``auto`` is a GPU if there is one.
 
     Raises:
-        UserError: another accelerator than there is, or far more processes than cores.
+        UserError: torch does not find the accelerator, or there are far fewer cores than processes.
     """
-    device = find_device(accelerator, "--trainer.accelerator")
+    device = find_device(accelerator)
     devices = devices or int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's
     check_devices(devices)
     nodes = num_nodes or int(os.environ.get("GROUP_WORLD_SIZE", 1))
@@ -88,21 +83,15 @@ def start(devices: int | None = None, num_nodes: int | None = None, accelerator:
     from lightning.fabric import Fabric
     from lightning.fabric.strategies.ddp import DDPStrategy
 
-    for library in ("lightning.pytorch", "lightning.fabric"):  # the one brings the other
+    for library in ("lightning.pytorch", "lightning.fabric"):  # one imports the other
         logging.getLogger(library).setLevel(logging.WARNING)
-    # gloo: nothing but a yes or no is ever sent, and a dead process is noticed at once. One process may have
-    # hours of work left where another has none.
+    # gloo: only single values are sent, and a dead process is noticed immediately. The timeout is long since one
+    # process may have hours of work left when another has finished.
     ddp = DDPStrategy(process_group_backend="gloo", timeout=timedelta(days=30))
     fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, strategy=ddp)
     fabric.launch()
     try:
-        yield Member(
-            fabric.device,
-            max(1, cores() // devices),
-            fabric.global_rank,
-            fabric.world_size,
-            lambda done: agreed(done, fabric.world_size),
-        )
+        yield Member(fabric.device, max(1, cores() // devices), fabric.global_rank)
     except UserError as error:
         raise told_once(error) from error.__cause__
     except KeyboardInterrupt:
@@ -111,10 +100,3 @@ def start(devices: int | None = None, num_nodes: int | None = None, accelerator:
         raise
     finally:
         torch.distributed.destroy_process_group()
-
-
-def agreed(done: bool, world_size: int) -> bool:
-    """Whether something is true in all processes; waits for them."""
-    count = torch.tensor(int(done))
-    torch.distributed.all_reduce(count)
-    return int(count) == world_size

@@ -9,24 +9,24 @@ from rich.text import Text
 
 
 class Rate(ProgressColumn):
-    """Steps a second."""
+    """Steps per second."""
 
     def __init__(self, unit: str) -> None:
         super().__init__()
         self.unit = unit
 
     def render(self, task: Task) -> Text:
-        """The rate of one task so far."""
+        """Return the rate of one task so far."""
         speed = task.finished_speed or task.speed
-        settled = task.finished or (task.elapsed or 0) > 1  # the first steps came out of queues
+        settled = task.finished or (task.elapsed or 0) > 1  # the first steps were prepared in queues
         return Text(f"{speed:.0f} {self.unit}/s" if speed and settled else "")
 
 
 @contextmanager
 def progress_bar(label: str, total: int, unit: str = "images") -> Iterator[Callable[[int], None]]:
-    """Show a bar with rate and time left while the block runs; yields ``advance(steps)``.
+    """Show a bar with rate and time left while the block runs; yield ``advance(steps)``.
 
-    Off a terminal nothing is drawn, so that logs stay readable.
+    Nothing is drawn unless stderr is a terminal, so that logs stay readable.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(unit), TimeRemainingColumn())
     console = Console(stderr=True)

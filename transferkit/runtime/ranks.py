@@ -1,4 +1,4 @@
-"""The processes of a training that check and embed images together before it begins."""
+"""The processes of a training, which check and embed images together before it begins."""
 
 import atexit
 import re
@@ -16,21 +16,21 @@ from transferkit.errors import ToldByFirst, UserError
 
 Value = TypeVar("Value")
 
-# One process may have hours of work left where another has none. NCCL's timeout is ten minutes.
+# One process may have hours of work left when another has finished. NCCL's timeout is ten minutes.
 PATIENCE = timedelta(days=30)
 HEARING = 5.0  # seconds in which an error that all processes raise reaches the last of them
-# What gloo says where a process that others wait for is no longer there.
+# Messages of gloo when a process that others wait for has ended.
 GONE = re.compile(r"connection (closed|reset)|broken pipe|socket closed|unexpected EOF", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among the others; by itself, there are none.
+    """This process among the others; by default there is only one.
 
     Attributes:
         rank: number of this process.
-        world_size: how many there are.
-        group: what they talk through: on the CPU, and patient.
+        world_size: number of processes.
+        group: process group for communication on the CPU, with a long timeout.
     """
 
     rank: int = 0
@@ -38,7 +38,7 @@ class Ranks:
     group: Any = None
 
     def all_true(self, value: bool) -> bool:
-        """Wait for all processes; whether the value is true in every one."""
+        """Wait for all processes, and return whether the value is true in every one."""
         if self.world_size == 1:
             return value
         count = torch.tensor(int(value))
@@ -46,14 +46,14 @@ class Ranks:
         return int(count) == self.world_size
 
     def on_all(self, work: Callable[[], Value]) -> list[Value]:
-        """Let every process do its part, and wait for all; where one fails all of them end, none is left waiting.
+        """Run a part of the work in every process, and wait for all; if one fails, all of them raise.
 
         Returns:
-            What each of them made, in the order of their ranks.
+            The result of each process, in the order of ranks.
 
         Raises:
-            Exception: what the lowest rank that failed has raised; a UserError in the first process, which tells the
-                user, and a ToldByFirst in the others.
+            Exception: of the lowest rank that failed; a UserError is raised as itself in the first process, which
+                shows it to the user, and as ToldByFirst in the others.
         """
         if self.world_size == 1:
             return [work()]
@@ -64,10 +64,10 @@ class Ranks:
         return [value for value, _ in parts]
 
     def from_first(self, make: Callable[[], Value]) -> Value:
-        """Let the first process make a value and give it to all; where it fails, none is left waiting.
+        """Make a value in the first process and send it to all; if it fails, all of them raise.
 
         Raises:
-            Exception: as of :meth:`on_all`.
+            Exception: of the first process; a UserError is a ToldByFirst in the others.
         """
         if self.world_size == 1:
             return make()
@@ -79,14 +79,14 @@ class Ranks:
         return received
 
     def end_on(self, fault: Exception | None, own: Exception | None) -> None:
-        """Raise what one process has raised, if any has, in all of them; one tells the user."""
+        """Raise in all processes what one of them has raised, if any; only the first shows it to the user."""
         if isinstance(fault, UserError) and self.rank:
             raise ToldByFirst(str(fault)) from own
         if fault:
             raise own or fault
 
     def tensor_from_first(self, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """Give the first process's float32 tensor of a shape to all."""
+        """Send the first process's float32 tensor of a shape to all."""
         if self.world_size == 1:
             return tensor
         received = tensor.contiguous() if self.rank == 0 else torch.empty(shape)
@@ -95,7 +95,7 @@ class Ranks:
 
 
 def attempt(work: Callable[[], Value]) -> tuple[Value | None, Exception | None]:
-    """What the work makes, or what it raises: whatever it is, other processes have to hear of it first."""
+    """Return the result or the exception of the work: of any type, since the other processes must be told first."""
     try:
         return work(), None
     except Exception as error:
@@ -103,7 +103,7 @@ def attempt(work: Callable[[], Value]) -> tuple[Value | None, Exception | None]:
 
 
 def sendable(error: Exception | None) -> Exception | None:
-    """An exception with the same message, of a type that every process knows and can make of the message alone."""
+    """Return an exception with the same message, of a type that pickles in every process."""
     if error is None or isinstance(error, UserError):
         return error and UserError(str(error))
     return RuntimeError(f"{type(error).__name__}: {error}")
@@ -111,7 +111,7 @@ def sendable(error: Exception | None) -> Exception | None:
 
 @contextmanager
 def joined() -> Iterator[Ranks]:
-    """Join the processes that the Trainer has started, through a group that waits as long as it takes.
+    """Join the processes that the Trainer has started, through a group with a long timeout.
 
     Raises:
         UserError: one of them died.
@@ -126,7 +126,7 @@ def joined() -> Iterator[Ranks]:
         if not GONE.search(str(error)):
             raise
         raise UserError(
-            "another process ended; if it has not said why, it was killed, perhaps for want of memory"
+            "another process ended; if it gave no reason, it was killed, perhaps because memory ran out"
         ) from error
     finally:
         distributed.destroy_process_group(group)

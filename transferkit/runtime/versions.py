@@ -1,4 +1,4 @@
-"""Versions of what computed a result, for the records that go with it."""
+"""Versions of the libraries that computed a result, for its metadata."""
 
 from importlib.metadata import version
 
@@ -8,5 +8,5 @@ LIBRARIES = ("torch", "torchvision", "lightning", "transformers")
 
 
 def versions() -> dict[str, str]:
-    """Version of transferkit and of the libraries whose arithmetic shows in an embedding."""
+    """Return the versions of transferkit and of the libraries that affect the values of an embedding."""
     return {"transferkit": transferkit.__version__} | {name: version(name) for name in LIBRARIES}

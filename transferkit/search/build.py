@@ -73,7 +73,7 @@ def build_index(
     before = rows_before(old, images, stamps)
     new = images.select(row for row, previous in enumerate(before) if previous is None)
     fresh = cached_features(extractor, new) if len(new) else None
-    row_in_fresh = {path: row for row, path in enumerate(fresh.paths)} if fresh is not None else {}
+    row_in_fresh = fresh.row_of if fresh is not None else {}
     rows = [row for row, path in enumerate(images.paths) if before[row] is not None or path in row_in_fresh]
     if not rows:
         raise UserError(f"none of the {len(images)} images can be read; see transferkit scan {images.source}")
@@ -135,7 +135,7 @@ def open_old(folder: Path, images: ImageTable, extractor: Extractor, overwrite: 
 
 def rows_before(old: ImageIndex | None, images: ImageTable, stamps: Sequence[str]) -> list[int | None]:
     """The row of each image in the index before; None for a new or changed one."""
-    row_of = {path: row for row, path in enumerate(old.images.paths)} if old else {}
+    row_of = old.images.row_of if old else {}
     found: list[int | None] = []
     for path, now in zip(images.paths, stamps, strict=True):
         row = row_of.get(path)

@@ -1,7 +1,5 @@
 """Near-duplicates in a set of images, and those that stand in two of its splits."""
 
-import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +9,6 @@ import torch
 from torch import Tensor
 
 from transferkit.data.embeddings import Embeddings
-from transferkit.data.image_table import DIGITS, ImageTable
 from transferkit.similarity import finite_rows, groups_within, linked_rows, similar_pairs, usual_threshold, zero_rows
 
 MOST_PAIRS = 10_000  # pairs that are kept; all are counted
@@ -112,10 +109,3 @@ class Best:
         best = cosine.argsort(descending=True, stable=True)[:MOST_PAIRS]
         new = zip(*(part[best].tolist() for part in (first, second, cosine)), strict=True)
         self.kept = sorted([*self.kept, *(Pair(*pair) for pair in new)], key=lambda p: (-p.cosine, p))[:MOST_PAIRS]
-
-
-def content_hashes(images: ImageTable, paths: Sequence[str]) -> dict[str, str]:
-    """SHA-256 of each file's bytes; nothing for the built-in digits."""
-    if images.root == DIGITS:
-        return {}
-    return {path: hashlib.sha256(Path(images.root, path).read_bytes()).hexdigest() for path in paths}

@@ -4,7 +4,6 @@ faiss only proposes: what it finds is ranked again by exact cosine, so the figur
 code (PQ) costs no order among the rows it proposed.
 """
 
-import hashlib
 import math
 import re
 import statistics
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from transferkit.errors import UserError
+from transferkit.runtime.files import file_sha256
 from transferkit.similarity import top_k
 
 INSTALL = "pip install 'transferkit[faiss]'"
@@ -241,8 +241,8 @@ def write(index: Any, path: Path) -> str:
     try:
         library().write_index(index, str(path))
     except RuntimeError as error:
-        raise UserError(f"cannot write {path.name}: {reason(error)}; free room") from error
-    return sha256(path)
+        raise UserError(f"cannot write {path.name}: {reason(error)}; free disk space") from error
+    return file_sha256(path)
 
 
 def read(path: Path, expected: str) -> Any:
@@ -255,18 +255,12 @@ def read(path: Path, expected: str) -> Any:
     remedy = "search with --exact, or index anew with --overwrite"
     if not path.is_file():
         raise UserError(f"{path} is missing; {remedy}")
-    if sha256(path) != expected:
+    if file_sha256(path) != expected:
         raise UserError(f"{path} is not the file that index.json names by its SHA-256; {remedy}")
     try:
         return faiss.read_index(str(path))
     except RuntimeError as error:
         raise UserError(f"this faiss cannot read {path} ({reason(error)}); {remedy}") from error
-
-
-def sha256(path: Path) -> str:
-    """Hex SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def reason(error: RuntimeError | MemoryError) -> str:

@@ -3,7 +3,6 @@
 import base64
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from html import escape
 from io import BytesIO
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from transferkit.images.decoding import ImageError
 from transferkit.runtime.files import atomic_path
+from transferkit.runtime.text import for_html
 from transferkit.search.query import Hit
 
 SIDE = 320  # pixels of a thumbnail's longer side: sharp on a dense screen at half the size
@@ -71,8 +71,8 @@ def write_page(
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             '<meta http-equiv="Content-Security-Policy" '
             "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">",
-            f"<title>{text(title)}</title>\n<style>\n{STYLE}\n</style>\n</head>\n<body>\n<main>",
-            f"<h1>{text(title)}</h1>\n<p>{text(summary)}</p>",
+            f"<title>{for_html(title)}</title>\n<style>\n{STYLE}\n</style>\n</head>\n<body>\n<main>",
+            f"<h1>{for_html(title)}</h1>\n<p>{for_html(summary)}</p>",
             "<h2>Query</h2>\n<ol>",
             *query_cards,
             "</ol>\n<h2>Results</h2>\n<ol>",
@@ -86,7 +86,7 @@ def write_page(
 
 def card(image: str, hit: Hit) -> str:
     """One result: picture, rank, cosine, label and path."""
-    label = f'<div><span class="soft">label</span> {text(hit.label)}</div>' if hit.label is not None else ""
+    label = f'<div><span class="soft">label</span> {for_html(hit.label)}</div>' if hit.label is not None else ""
     return (
         f'<li>{image}<div class="words"><div class="first"><b>{hit.rank}</b><span>cosine {hit.cosine:.4f}</span></div>'
         f'{label}<div class="soft">{breakable(hit.path)}</div></div></li>'
@@ -98,8 +98,8 @@ def picture(read: Callable[[], Tensor], name: str) -> str:
     try:
         source = thumbnail(read())
     except ImageError as error:
-        return f'<div class="picture">{text(f"no picture: {error}")}</div>'
-    return f'<div class="picture"><img alt="{text(name)}" src="{source}"></div>'
+        return f'<div class="picture">{for_html(f"no picture: {error}")}</div>'
+    return f'<div class="picture"><img alt="{for_html(name)}" src="{source}"></div>'
 
 
 def thumbnail(image: Tensor) -> str:
@@ -111,11 +111,6 @@ def thumbnail(image: Tensor) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def text(value: str) -> str:
-    """Text for HTML, in an attribute too; control and direction marks of a file name are shown, not obeyed."""
-    return escape("".join(c if c.isprintable() else repr(c)[1:-1] for c in value))
-
-
 def breakable(path: str) -> str:
     """A path as HTML, its lines broken behind slashes first."""
-    return text(path).replace("/", "/<wbr>")
+    return for_html(path).replace("/", "/<wbr>")

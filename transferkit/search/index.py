@@ -5,7 +5,6 @@ others when it was embedded, its ``size`` and ``mtime_ns`` (all that earlier ver
 number of its vector in ``index.faiss``.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,12 +18,14 @@ import torch
 from torch import Tensor
 
 from transferkit.data.embeddings import Embeddings, to_arrow
-from transferkit.data.image_table import ImageTable
+from transferkit.data.fingerprint import size_and_time
+from transferkit.data.image_table import ImageTable, table_class
 from transferkit.embed import space_of
 from transferkit.embed.embedding_space import EmbeddingSpace
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 from transferkit.runtime.files import atomic_path
+from transferkit.runtime.json_files import read_json, write_json
 from transferkit.search import faiss_index
 from transferkit.similarity import unit_rows
 
@@ -138,7 +139,7 @@ def open_index(folder: str | Path) -> ImageIndex:
         raise UserError(f"{folder} is no index; make one with: transferkit index IMAGES --out {folder}")
     again = f"make it again with transferkit index IMAGES --out {folder} --overwrite"
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record = read_json(folder / RECORD)
         if record["format"] != FORMAT:
             raise UserError(f"{folder} has format {record['format']}, this version reads {FORMAT}; update transferkit")
         there = pq.read_schema(folder / TABLE).names
@@ -146,7 +147,7 @@ def open_index(folder: str | Path) -> ImageIndex:
         columns = ["path", "label", "split", "place", *stamped]
         table = pq.read_table(folder / TABLE, columns=columns).to_pydict()
         paths, labels, splits = (tuple(table[name]) for name in ("path", "label", "split"))
-        images = ImageTable(record["images"], paths, labels, splits, source=record["images"])
+        images = table_class(record["images"])(record["images"], paths, labels, splits, source=record["images"])
         width = pq.read_schema(folder / TABLE).field("embedding").type.list_size
         if len(images) != record["rows"] or width != record["extractor"]["embed_dim"]:
             raise ValueError(f"{TABLE} is {len(images)} x {width}, {RECORD} says otherwise")
@@ -176,7 +177,7 @@ def write_index(
         UserError: the place cannot be written.
     """
     table = to_arrow(embeddings).append_column("stamp", pa.array(stamps, pa.string()))
-    sizes, times = zip(*((int(text.split()[0]), int(text.split()[1])) for text in stamps), strict=True)
+    sizes, times = zip(*map(size_and_time, stamps), strict=True)
     for name, values in (("size", sizes), ("mtime_ns", times), ("place", places.tolist())):
         table = table.append_column(name, pa.array(values, pa.int64()))
     content = dict(record)
@@ -189,5 +190,4 @@ def write_index(
                 **record["faiss"],
                 "sha256": faiss_index.write(ann_index, temporary / FAISS),
             }
-        text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False)
-        (temporary / RECORD).write_text(text + "\n", encoding="utf-8")
+        write_json(temporary / RECORD, content)

@@ -79,8 +79,8 @@ def find_row(index: ImageIndex, name: str) -> int:
     inside = Path(name).absolute()
     root = Path(index.images.root)
     for candidate in (name, inside.relative_to(root).as_posix() if inside.is_relative_to(root) else name):
-        if candidate in index.images.paths:
-            return index.images.paths.index(candidate)
+        if candidate in index.images.row_of:
+            return index.images.row_of[candidate]
     if name.isdecimal() and int(name) < len(index):
         return int(name)
     raise UserError(f"--row {name!r}: {index.folder} has the rows 0 to {len(index) - 1}, and no image of that path")

@@ -1,4 +1,4 @@
-"""What embeddings are worth: cosine, neighbours, retrieval, clusters, CKA. Pure functions on tensors."""
+"""Quality of embeddings: cosine, neighbors, retrieval, clusters, CKA. Pure functions on tensors."""
 
 from transferkit.similarity.clustering import k_means, nmi
 from transferkit.similarity.compare import compare, knn_overlap, linear_cka, rsa

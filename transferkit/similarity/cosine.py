@@ -11,21 +11,25 @@ Labels = Sequence[str | int | None] | Tensor
 
 
 def unit_rows(embeddings: Tensor, name: str = "embeddings") -> Tensor:
-    """Scales every row to length 1; a row of zeros stays zero, so that its cosine with everything is 0.
+    """Scale every row to length 1; a row of zeros stays zero, so that its cosine with everything is 0.
+
+    >>> unit_rows(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+    tensor([[0.6000, 0.8000],
+            [0.0000, 0.0000]])
 
     Args:
         embeddings: `(N, D)`, any floating dtype.
-        name: what the table is called in an error.
+        name: name of the table in an error.
 
     Returns:
         `(N, D)` float32, a new tensor.
 
     Raises:
-        UserError: not `(N, D)`, empty, or a row holds NaN or infinity (the row is named).
+        UserError: the table is not `(N, D)`, is empty, or has NaN or infinity (the row is named).
     """
     finite_rows(embeddings, name)
     rows = embeddings.detach().to(torch.float32, copy=True)
-    # By the largest value first: squares of very small and very large rows would leave float32's range.
+    # By the largest value first: squares of very small and very large rows would exceed float32's range.
     largest = torch.linalg.vector_norm(rows, ord=torch.inf, dim=1, keepdim=True)
     rows /= largest.masked_fill_(largest == 0, 1)
     length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
@@ -33,15 +37,15 @@ def unit_rows(embeddings: Tensor, name: str = "embeddings") -> Tensor:
 
 
 def finite_rows(embeddings: Tensor, name: str = "embeddings", paths: Sequence[str] = ()) -> None:
-    """Refuses what is not a table of finite float32 numbers.
+    """Validate a table of finite float32 numbers.
 
     Args:
         embeddings: `(N, D)`.
-        name: what the table is called in an error.
-        paths: N names of the rows, where they have some.
+        name: name of the table in an error.
+        paths: N names of the rows, if they have any.
 
     Raises:
-        UserError: not `(N, D)`, empty, or a row holds NaN or infinity (the row is named, from 0).
+        UserError: the table is not `(N, D)`, is empty, or has NaN or infinity (the row is named, from 0).
     """
     if embeddings.ndim != 2 or 0 in embeddings.shape:
         raise UserError(f"{name}: shape {tuple(embeddings.shape)}; give a table (N, D) that is not empty")
@@ -54,7 +58,10 @@ def finite_rows(embeddings: Tensor, name: str = "embeddings", paths: Sequence[st
 
 
 def zero_rows(embeddings: Tensor) -> Tensor:
-    """Numbers of the rows without a direction (all zeros), for which cosine is 0 by definition.
+    """Return the rows without a direction (all zeros), for which cosine is 0 by definition.
+
+    >>> zero_rows(torch.tensor([[0.0, 0.0], [1.0, 0.0]]))
+    tensor([0])
 
     Args:
         embeddings: `(N, D)`.
@@ -67,54 +74,65 @@ def zero_rows(embeddings: Tensor) -> Tensor:
 
 
 def drawn_rows(count: int, most: int, seed: int) -> Tensor:
-    """Numbers of at most `most` of `count` rows, drawn with a seed, `(min(most, count),)` int64, ascending."""
+    """Draw at most `most` of `count` rows with a seed: `(min(most, count),)` int64, ascending.
+
+    >>> drawn_rows(3, most=5, seed=0)
+    tensor([0, 1, 2])
+    """
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:most].sort().values
 
 
-def same_width(first: Tensor, second: Tensor) -> None:
-    """Refuses two tables that have rows of different length.
+def check_same_width(first: Tensor, second: Tensor) -> None:
+    """Validate that two tables have the same width.
 
     Raises:
         UserError: the widths differ.
     """
     if first.shape[1] != second.shape[1]:
         raise UserError(
-            f"embeddings: {first.shape[1]} numbers a row against {second.shape[1]}; "
+            f"embeddings: {first.shape[1]} numbers per row against {second.shape[1]}; "
             "compare embeddings of the same extractor and pooling"
         )
 
 
 def cosine_matrix(first: Tensor, second: Tensor | None = None) -> Tensor:
-    """Cosine of every row of one table with every row of another, for a few images.
+    """Return the cosine of every row of one table with every row of another, for a few images.
 
-    Summed in float64, so that a row with itself gives exactly 1. A row of zeros gives 0, with itself too.
+    Summed in float64, so that a row with itself gives exactly 1. A row of zeros gives 0, also with itself.
+
+    >>> cosine_matrix(torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
+    tensor([[1., 0.],
+            [0., 1.]])
 
     Args:
         first: `(N, D)`.
-        second: `(M, D)`; `first` itself where None.
+        second: `(M, D)`; `first` if None.
 
     Returns:
         `(N, M)` float32 in [-1, 1].
 
     Raises:
-        UserError: as `unit_rows`; or the widths differ.
+        UserError: the widths differ; a table is not `(N, D)`, is empty, or has NaN or infinity.
     """
     unit = unit_rows(first).double()
     other = unit if second is None else unit_rows(second, "second").double()
-    same_width(unit, other)
+    check_same_width(unit, other)
     unit = torch.nn.functional.normalize(unit, dim=1)
     other = torch.nn.functional.normalize(other, dim=1)
     return (unit @ other.T).float().clamp_(-1, 1)
 
 
 def class_codes(*tables: Labels) -> tuple[list[str | int], list[Tensor]]:
-    """Numbers the classes of one or more label columns in one common order.
+    """Number the classes of one or more label columns in one common order.
+
+    >>> class_codes(["b", "a", None], ["c"])
+    (['a', 'b', 'c'], [tensor([ 1,  0, -1]), tensor([2])])
 
     Args:
         tables: label columns; strings or integers, None for a row without label.
 
     Returns:
-        The sorted labels, and for each column `(N,)` int64: the label's place in that list, -1 for None.
+        The sorted labels, and for each column `(N,)` int64: the label's index in that list, -1 for None.
 
     Raises:
         UserError: strings and integers are mixed.
@@ -125,5 +143,5 @@ def class_codes(*tables: Labels) -> tuple[list[str | int], list[Tensor]]:
         names = sorted(found)
     except TypeError:
         raise UserError("labels: strings and integers are mixed; write all labels the same way") from None
-    place: dict[str | int | None, int] = {name: number for number, name in enumerate(names)}
-    return names, [torch.tensor([place.get(label, -1) for label in column]).long() for column in columns]
+    code: dict[str | int | None, int] = {name: number for number, name in enumerate(names)}
+    return names, [torch.tensor([code.get(label, -1) for label in column]).long() for column in columns]

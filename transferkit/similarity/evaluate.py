@@ -1,4 +1,4 @@
-"""Every similarity metric of a table of embeddings at once, overall and per class."""
+"""All similarity metrics of a table of embeddings, overall and per class."""
 
 import math
 from collections.abc import Sequence
@@ -9,13 +9,13 @@ from torch import Tensor
 
 from transferkit.errors import UserError
 from transferkit.similarity.clustering import k_means, nmi
-from transferkit.similarity.cosine import Labels, class_codes, drawn_rows, same_width, unit_rows, zero_rows
+from transferkit.similarity.cosine import Labels, check_same_width, class_codes, drawn_rows, unit_rows, zero_rows
 from transferkit.similarity.geometry import class_sums, pair_means, silhouette, uniformity
 from transferkit.similarity.retrieval import retrieval
 
 
 class Evaluation(NamedTuple):
-    """Metrics by name, counts as integers; what is undefined for the data is left out, so every value is a number."""
+    """Metrics by name, counts as integers; undefined ones are left out, so every value is a number."""
 
     overall: dict[str, float]
     per_class: dict[str, dict[str, float]]
@@ -32,19 +32,19 @@ def evaluate(
     sample_rows: int = 10_000,
     seed: int = 0,
 ) -> Evaluation:
-    """Measures what embeddings are worth, each row a query among the others or, where given, the reference.
+    """Measure the quality of embeddings: each row is a query among the others or, if given, the reference.
 
-    Rows are scaled to length 1 first. Counts come beside the metrics:
+    Rows are scaled to length 1 first. Besides the metrics there are counts:
 
     - `rows`, `reference_rows`, `zero_norm_rows` (of both; their cosine is 0 with everything),
       `unlabelled_rows` (of both; left out of every metric but uniformity);
     - `queries`, `queries_skipped`: with and without another row of their class among the references; the
       retrieval metrics are means over the first;
-    - `k_clamped`: the number of references, where a K is larger;
+    - `k_clamped`: the number of references, if a K is larger;
     - `nmi_rows`: rows clustered for `nmi`.
 
     Metrics: those of `retrieval`; `intra_class_cosine`, `inter_class_cosine`, `cosine_gap` (their
-    difference) and `alignment` as in `PairMeans`, over pairs of a query and a reference where there is
+    difference) and `alignment` as in `PairMeans`, over pairs of a query and a reference if there is
     one; and of the queries alone `uniformity`, `silhouette_cosine` (mean of `silhouette`, exact at any
     size) and `nmi` (classes against as many k-means clusters, of a sample above `sample_rows`).
     Without labels: `uniformity` only. With fewer than two classes: no inter, gap, silhouette, nmi.
@@ -55,21 +55,22 @@ def evaluate(
         reference: `(M, D)`; None: leave one out.
         reference_labels: `(M,)`.
         ks: the K of `hit_rate@K`, `recall@K`, `knn_accuracy@K`.
-        class_sized: also `r_precision` and `map_at_r`.
-        sample_rows: rows at most for `nmi`.
-        seed: of that sample and of k-means.
+        class_sized: whether to compute `r_precision` and `map_at_r`.
+        sample_rows: maximum number of rows for `nmi`.
+        seed: seed of that sample and of k-means.
 
     Returns:
-        `overall`; and `per_class` by label, with the metrics that a class has of its own.
+        `overall`; and `per_class` by label, with the metrics that are defined per class.
 
     Raises:
-        UserError: as `unit_rows`; widths or lengths differ; a K below 1; mixed labels.
+        UserError: widths or lengths differ; a K below 1; mixed labels; a table is not `(N, D)`, is empty, or has
+            NaN or infinity.
     """
     if not ks or min(ks) < 1:
-        raise UserError(f"ks = {tuple(ks)}: ask for at least 1 neighbour")
+        raise UserError(f"ks = {tuple(ks)}: ask for at least 1 neighbor")
     unit = unit_rows(embeddings)
     other = unit if reference is None else unit_rows(reference, "reference")
-    same_width(unit, other)
+    check_same_width(unit, other)
     overall: dict[str, float] = {"rows": len(unit), "zero_norm_rows": len(zero_rows(unit))}
     if reference is not None:
         overall["reference_rows"] = len(other)
@@ -80,8 +81,8 @@ def evaluate(
         return Evaluation(overall, {})
 
     names, codes = class_codes(labels, [None] * len(other) if reference_labels is None else reference_labels)
-    query = _labelled(unit, codes[0], "labels")
-    against = query if reference is None else _labelled(other, codes[1], "reference_labels")
+    query = labeled(unit, codes[0], "labels")
+    against = query if reference is None else labeled(other, codes[1], "reference_labels")
     overall["unlabelled_rows"] = len(unit) - len(query.rows)
     if reference is not None:
         overall["unlabelled_rows"] += len(other) - len(against.rows)
@@ -91,57 +92,68 @@ def evaluate(
 
     columns: dict[str, Tensor] = {"rows": query.classes.bincount(minlength=len(names))}
     for part in (
-        _retrieval(query, against, len(names), ks, class_sized),
-        _geometry(query, against, len(names)),
+        retrieval_means(query, against, len(names), ks, class_sized),
+        geometry_means(query, against, len(names)),
     ):
         overall |= part.overall
         columns |= part.columns
-    overall |= _clusters(query, sample_rows, seed)
+    overall |= cluster_agreement(query, sample_rows, seed)
     per_class = {
-        str(name): _defined({metric: column[row].item() for metric, column in columns.items()})
+        str(name): defined({metric: column[row].item() for metric, column in columns.items()})
         for row, name in enumerate(names)
     }
-    return Evaluation(_defined(overall), per_class)
+    return Evaluation(defined(overall), per_class)
 
 
-class _Labelled(NamedTuple):
+class Labeled(NamedTuple):
+    """Rows that have a label."""
+
     rows: Tensor  # (N, D) unit rows
     classes: Tensor  # (N,) int64 from 0
 
 
-class _Part(NamedTuple):
+class Part(NamedTuple):
+    """Some of the metrics."""
+
     overall: dict[str, float]
     columns: dict[str, Tensor]  # name to (C,)
 
 
-def _labelled(rows: Tensor, classes: Tensor, name: str) -> _Labelled:
+def labeled(rows: Tensor, classes: Tensor, name: str) -> Labeled:
+    """Return the rows that have a label, or raise UserError if the lengths differ."""
     if len(rows) != len(classes):
-        raise UserError(f"{name}: {len(classes)} labels for {len(rows)} rows; give one a row, None where unknown")
+        raise UserError(f"{name}: {len(classes)} labels for {len(rows)} rows; give one per row, None if unknown")
     classes = classes.to(rows.device)
     known = classes >= 0
-    return _Labelled(rows, classes) if known.all() else _Labelled(rows[known], classes[known])
+    return Labeled(rows, classes) if known.all() else Labeled(rows[known], classes[known])
 
 
-def _defined(values: dict[str, float]) -> dict[str, float]:
+def defined(values: dict[str, float]) -> dict[str, float]:
+    """Return the values that are not NaN.
+
+    >>> defined({"nmi": 0.5, "rsa": math.nan})
+    {'nmi': 0.5}
+    """
     return {name: value for name, value in values.items() if not math.isnan(value)}
 
 
-def _retrieval(query: _Labelled, reference: _Labelled, classes: int, ks: Sequence[int], class_sized: bool) -> _Part:
-    """Means over the queries that have something to find, and over those of each class."""
+def retrieval_means(query: Labeled, reference: Labeled, classes: int, ks: Sequence[int], class_sized: bool) -> Part:
+    """Return means over the queries that have a reference of their class, and over those of each class."""
     found = retrieval(*query, *reference, classes, ks=ks, exclude_self=query is reference, class_sized=class_sized)
-    asked = query.rows.new_zeros(len(query.rows), dtype=torch.bool)
+    used = query.rows.new_zeros(len(query.rows), dtype=torch.bool)
     if found:
-        asked = ~found["mrr"].isnan()
-    members = query.classes[asked]
+        used = ~found["mrr"].isnan()
+    members = query.classes[used]
     count = members.bincount(minlength=classes)
-    part = _Part({"queries": int(asked.sum()), "queries_skipped": int((~asked).sum())}, {"queries": count})
+    part = Part({"queries": int(used.sum()), "queries_skipped": int((~used).sum())}, {"queries": count})
     for name, values in found.items():
-        part.overall[name] = float(values[asked].mean())
-        part.columns[name] = members.bincount(values[asked], minlength=classes) / count
+        part.overall[name] = float(values[used].mean())
+        part.columns[name] = members.bincount(values[used], minlength=classes) / count
     return part
 
 
-def _geometry(query: _Labelled, reference: _Labelled, classes: int) -> _Part:
+def geometry_means(query: Labeled, reference: Labeled, classes: int) -> Part:
+    """Return cosines within and between classes, alignment and silhouette, overall and per class."""
     sums = class_sums(*query, classes)
     total, each = pair_means(sums, None if query is reference else class_sums(*reference, classes))
     columns = {
@@ -160,11 +172,11 @@ def _geometry(query: _Labelled, reference: _Labelled, classes: int) -> _Part:
         values = silhouette(*query, sums)
         overall["silhouette_cosine"] = float(values.mean())
         columns["silhouette_cosine"] = query.classes.bincount(values, minlength=classes) / sums.members
-    return _Part(overall, columns)
+    return Part(overall, columns)
 
 
-def _clusters(query: _Labelled, sample_rows: int, seed: int) -> dict[str, float]:
-    """NMI of the classes and as many clusters, of a sample where there are many rows."""
+def cluster_agreement(query: Labeled, sample_rows: int, seed: int) -> dict[str, float]:
+    """Return the NMI of the classes and as many clusters, of a sample if there are many rows."""
     drawn = drawn_rows(len(query.rows), sample_rows, seed).to(query.rows.device)
     names, classes = torch.unique(query.classes[drawn], return_inverse=True)
     if len(names) < 2:

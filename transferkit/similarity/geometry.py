@@ -1,4 +1,4 @@
-"""How classes lie on the sphere: mean cosines, alignment, uniformity, silhouette, without an N x N table."""
+"""Geometry of classes on the unit sphere: mean cosines, alignment, uniformity, silhouette; no N x N matrix."""
 
 from typing import NamedTuple
 
@@ -6,22 +6,22 @@ import torch
 from torch import Tensor
 
 ROWS = 4096
-"""Rows turned to float64 at a time."""
+"""Rows converted to float64 at a time."""
 
 
 class ClassSums(NamedTuple):
-    """What the means over pairs are made of, for C classes."""
+    """Sums from which means over pairs are computed, for C classes."""
 
     total: Tensor
     """`(C, D)` float64: sum of the class's rows."""
     squares: Tensor
     """`(C,)` float64: sum of their squared lengths, the number of its rows that are not zero."""
     members: Tensor
-    """`(C,)` float64: how many there are."""
+    """`(C,)` float64: number of rows."""
 
 
 class PairMeans(NamedTuple):
-    """Means over pairs; a class's own `(C,)`, or over all classes `()`; NaN where there is no pair."""
+    """Means over pairs; per class `(C,)`, or over all classes `()`; NaN if there is no pair."""
 
     intra: Tensor
     """Cosine of two rows of the same class."""
@@ -32,12 +32,12 @@ class PairMeans(NamedTuple):
 
 
 def class_sums(unit: Tensor, classes: Tensor, count: int) -> ClassSums:
-    """Sums over each class's rows, in float64.
+    """Return sums over each class's rows, in float64.
 
     Args:
         unit: `(N, D)` unit rows.
         classes: `(N,)` int64 from 0.
-        count: C, how many classes there are.
+        count: C, the number of classes.
     """
     total = unit.new_zeros(count, unit.shape[1], dtype=torch.float64)
     squares = unit.new_zeros(count, dtype=torch.float64)
@@ -49,14 +49,14 @@ def class_sums(unit: Tensor, classes: Tensor, count: int) -> ClassSums:
 
 
 def pair_means(query: ClassSums, reference: ClassSums | None = None) -> tuple[PairMeans, PairMeans]:
-    """Mean cosines and alignment, exact from class sums: the sum of x.y over pairs is (sum of x).(sum of y).
+    """Return mean cosines and alignment, exact from class sums: the sum of x.y over pairs is (sum of x).(sum of y).
 
     Args:
         query: sums of one table.
-        reference: sums of another; None for pairs within one table, a row with itself left out.
+        reference: sums of another; None for pairs within one table, without pairs of a row with itself.
 
     Returns:
-        The means over all pairs, and those of each class (a class's inter: its rows with all others').
+        The means over all pairs, and those of each class (inter: its rows with all others).
     """
     other = query if reference is None else reference
     dots = (query.total * other.total).sum(1)  # (C,) every row with every row of the class
@@ -74,15 +74,15 @@ def pair_means(query: ClassSums, reference: ClassSums | None = None) -> tuple[Pa
 
 
 def silhouette(unit: Tensor, classes: Tensor, sums: ClassSums) -> Tensor:
-    """Silhouette of each row with cosine distance, exact: the mean distance to a class is 1 - x.(its mean).
+    """Return the silhouette of each row with cosine distance, exact: the mean distance to a class is 1 - x.(its mean).
 
-    (b - a) / max(a, b), a being the mean distance to the row's own class without the row, b the smallest
-    mean distance to another class (Rousseeuw 1987). Rows alone in their class get 0, as in scikit-learn.
+    (b - a) / max(a, b), where a is the mean distance to the row's own class without the row, and b the smallest
+    mean distance to another class (Rousseeuw 1987). A single row of a class gets 0, as in scikit-learn.
     Takes N * C * D multiplications, so no sample is needed.
 
     Args:
         unit: `(N, D)` unit rows.
-        classes: `(N,)` int64 from 0; two classes at least have rows.
+        classes: `(N,)` int64 from 0; at least two classes have rows.
         sums: `class_sums` of the same rows.
 
     Returns:
@@ -99,19 +99,22 @@ def silhouette(unit: Tensor, classes: Tensor, sums: ClassSums) -> Tensor:
         distance = (1 - dots / sums.members).masked_fill_(sums.members == 0, torch.inf)
         b = distance.scatter_(1, row_class[:, None], torch.inf).amin(1)
         largest = torch.maximum(a, b)
-        flat = (others == 0) | (largest < 1e-6)  # alone, or all distances are float32's rounding
+        flat = (others == 0) | (largest < 1e-6)  # a single row, or all distances are rounding errors of float32
         values.append(((b - a) / largest).masked_fill_(flat, 0).clamp_(-1, 1))
     return torch.cat(values)
 
 
 def uniformity(unit: Tensor) -> float:
-    """log of the mean of exp(-2 |x - y|^2) over all pairs of rows, exact, in tiles (arXiv:2005.10242, t = 2).
+    """Return the log of the mean of exp(-2 |x - y|^2) over all pairs of rows, exact (arXiv:2005.10242, t = 2).
+
+    >>> round(uniformity(torch.tensor([[1.0, 0.0], [-1.0, 0.0]])), 4)
+    -8.0
 
     Args:
         unit: `(N, D)` unit rows; N * N * D / 2 multiplications.
 
     Returns:
-        From -8 to 0 (all rows equal), about -4 where rows are spread evenly; NaN for a single row.
+        From -8 to 0 (all rows equal), about -4 if rows are spread evenly; NaN for a single row.
     """
     squares = torch.linalg.vector_norm(unit, dim=1).square()
     total = unit.new_zeros((), dtype=torch.float64)

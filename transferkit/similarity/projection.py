@@ -1,4 +1,4 @@
-"""What pictures of embeddings show: how alike classes are, how cosines spread, and a map of two axes."""
+"""Data for figures of embeddings: class means, histograms of cosines, and maps of two axes."""
 
 from typing import NamedTuple
 
@@ -20,36 +20,40 @@ class CosineCounts(NamedTuple):
 def cosine_counts(
     query: Tensor, query_class: Tensor, reference: Tensor, reference_class: Tensor, *, bins: int = 100
 ) -> CosineCounts:
-    """Counts the cosines of every query with every reference, block by block.
+    """Count the cosines of every query with every reference, block by block.
 
     Args:
         query: `(Q, D)` unit rows.
         query_class: `(Q,)` int64.
-        reference: `(N, D)` unit rows; where it is `query` itself each pair counts once, a row with itself never.
+        reference: `(N, D)` unit rows; if it is `query` itself each pair counts once, and a row with itself does not.
         reference_class: `(N,)` int64.
-        bins: how many.
+        bins: number of bins.
     """
     counts = torch.zeros(2 * bins, dtype=torch.int64, device=query.device)
     same = query is reference
     column = torch.arange(len(reference), device=query.device)
     for rows in torch.split(torch.arange(len(query), device=query.device), 1024):
-        left = int(rows[0]) if same else 0  # what lies before was counted from the other side
+        left = int(rows[0]) if same else 0  # pairs with earlier columns have been counted
         cosine = query[rows] @ reference[left:].T
-        place = ((cosine + 1) * (bins / 2)).long().clamp_(0, bins - 1)
-        place += bins * (query_class[rows, None] != reference_class[left:])
+        bin_of = ((cosine + 1) * (bins / 2)).long().clamp_(0, bins - 1)
+        bin_of += bins * (query_class[rows, None] != reference_class[left:])
         if same:
-            place = place[column[left:] > rows[:, None]]
-        counts += place.flatten().bincount(minlength=2 * bins)
+            bin_of = bin_of[column[left:] > rows[:, None]]
+        counts += bin_of.flatten().bincount(minlength=2 * bins)
     return CosineCounts(counts[:bins], counts[bins:])
 
 
 def class_means(unit: Tensor, classes: Tensor, count: int) -> Tensor:
-    """Mean row of each class.
+    """Return the mean row of each class.
+
+    >>> class_means(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([1, 1]), 2)
+    tensor([[0.0000, 0.0000],
+            [0.5000, 0.5000]])
 
     Args:
         unit: `(N, D)` unit rows.
         classes: `(N,)` int64 from 0.
-        count: C, how many classes there are.
+        count: C, the number of classes.
 
     Returns:
         `(C, D)` float32; zeros for a class without rows.
@@ -59,14 +63,16 @@ def class_means(unit: Tensor, classes: Tensor, count: int) -> Tensor:
 
 
 def principal_axes(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows along their two axes of largest variance (PCA), computed in float64.
+    """Project rows on their two axes of largest variance (PCA), computed in float64.
+
+    `probe.objective.principal_axes` is another function: all axes of standardized rows, to precondition a solver.
 
     Args:
         rows: `(N, D)`; scaled to length 1 first.
 
     Returns:
-        `(N, 2)` float32, zeros on an axis that the data do not have; each axis's largest value is positive.
-        `(2,)` float32: its share of the variance, zeros where all rows are equal.
+        `(N, 2)` float32, zeros on an axis without variance; the value of largest magnitude on each axis is positive.
+        `(2,)` float32: its share of the variance, zeros if all rows are equal.
     """
     blocks = torch.split(unit_rows(rows), 4096)
     mean = sum(block.sum(0, dtype=torch.float64) for block in blocks) / len(rows)
@@ -84,16 +90,18 @@ def principal_axes(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def neighbour_map(rows: Tensor, *, seed: int = 0) -> Tensor:
-    """t-SNE (van der Maaten and Hinton 2008) by scikit-learn, from the principal axes; near stays near, far may not.
+    """Return scikit-learn's t-SNE (van der Maaten and Hinton 2008), started from the principal axes.
+
+    Near rows stay near; far rows may not stay far.
 
     Args:
         rows: `(N, D)`, N at least 4; scaled to length 1 first. A thousand rows take seconds.
-        seed: of its descent.
+        seed: seed of the optimization.
 
     Returns:
         `(N, 2)` float32.
     """
-    from sklearn.manifold import TSNE  # 1 s to import, and seldom asked for
+    from sklearn.manifold import TSNE  # 1 s to import, and rarely needed
 
     start, _ = principal_axes(rows)
     start = start * (1e-4 / start[:, 0].std().clamp(min=1e-6))

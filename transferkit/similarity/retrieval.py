@@ -1,4 +1,4 @@
-"""Retrieval metrics of each query: is what lies near of the same class?"""
+"""Retrieval metrics of each query: whether its nearest references have its class."""
 
 from collections.abc import Iterator, Sequence
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from transferkit.similarity.neighbours import Scorer, select
 
 TEMPERATURE = 0.07
-"""Of the kNN vote, as in Wu et al. 2018 (arXiv:1805.01978) and DINO."""
+"""Temperature of the kNN vote, as in Wu et al. 2018 (arXiv:1805.01978) and DINO."""
 
 
 def retrieval(
@@ -22,19 +22,19 @@ def retrieval(
     exclude_self: bool = False,
     class_sized: bool = True,
 ) -> dict[str, Tensor]:
-    """The retrieval metrics of design.md's table, one value a query; NaN where it has nothing to find.
+    """Return the retrieval metrics, one value per query; NaN for a query without a reference of its class.
 
-    References are ranked by cosine, equal ones by row. R is the number of references of the query's class
-    (itself not counted); a query with R = 0 is left out. K is clamped to the number of references.
+    References are ranked by cosine, equal ones by row. R is the number of references of the query's class,
+    without the query itself; a query with R = 0 is left out. K is clamped to the number of references.
 
-    - `precision_at_1`: 1 where the nearest reference has the query's class.
-    - `hit_rate@K`: 1 where any of the K nearest has it.
-    - `recall@K`: how many of the K nearest have it, divided by R.
+    - `precision_at_1`: 1 if the nearest reference has the query's class, otherwise 0.
+    - `hit_rate@K`: 1 if any of the K nearest has it, otherwise 0.
+    - `recall@K`: the number of the K nearest that have it, divided by R.
     - `mrr`: 1 / rank of the first that has it.
-    - `knn_accuracy@K`: 1 where the vote of the K nearest, weighted by exp(cosine / 0.07), names it; of
+    - `knn_accuracy@K`: 1 if the vote of the K nearest, weighted by exp(cosine / 0.07), is for it, otherwise 0; of
       equal votes the first class wins.
-    - `r_precision`: how many of the R nearest have it, divided by R.
-    - `map_at_r`: (1/R) * sum over ranks i <= R of precision at i where the i-th has it, else 0
+    - `r_precision`: the number of the R nearest that have it, divided by R.
+    - `map_at_r`: (1/R) * sum over ranks i <= R of precision at i if the i-th has it, otherwise 0
       (Musgrave et al. 2020, arXiv:2003.08505).
 
     Args:
@@ -42,16 +42,16 @@ def retrieval(
         query_class: `(Q,)` int64 class numbers from 0.
         reference: `(N, D)` unit rows.
         reference_class: `(N,)` int64.
-        classes: how many classes there are.
+        classes: number of classes.
         ks: the K, each at least 1.
-        exclude_self: query i is reference row i and is not found by itself.
-        class_sized: also the last two, whose lists are as long as the class: slower where classes are large.
+        exclude_self: query i is reference row i and does not find itself.
+        class_sized: whether to compute the last two, whose lists are as long as the class: slow for large classes.
 
     Returns:
-        Name to `(Q,)` float64; empty where no query has anything to find.
+        Name to `(Q,)` float64; empty if no query has a reference of its class.
     """
     relevant = reference_class.bincount(minlength=classes)[query_class] - int(exclude_self)  # (Q,) R
-    # Queries of like R together, so that a block's list is hardly longer than its queries need.
+    # Queries of similar R are processed together, so that a block's list is hardly longer than its queries need.
     order = relevant.argsort(stable=True)
     order = order[relevant[order] > 0]
     columns: dict[str, Tensor] = {}
@@ -69,12 +69,12 @@ def retrieval(
         cosine, index = select(scores, k)  # (B, k)
         neighbour = reference_class[index]
         found = neighbour == target[:, None]
-        block = _at_k(found, wanted, ks)
-        block["mrr"] = 1 / _first_rank(found, scores, target, reference_class)
+        block = metrics_at_k(found, wanted, ks)
+        block["mrr"] = 1 / first_rank(found, scores, target, reference_class)
         for reach, vote in votes(cosine, neighbour, classes, ks):
             block[f"knn_accuracy@{reach}"] = vote.argmax(1) == target
         if class_sized:
-            block |= _at_r(found, wanted)
+            block |= metrics_at_r(found, wanted)
         for name, value in block.items():
             columns.setdefault(name, query.new_full((len(query),), torch.nan, dtype=torch.float64))[rows] = (
                 value.double()
@@ -83,16 +83,16 @@ def retrieval(
 
 
 def votes(cosine: Tensor, neighbour: Tensor, classes: int, ks: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
-    """Votes of the K nearest for each class, a neighbour's weighing exp(cosine / 0.07).
+    """Yield the votes of the K nearest for each class; a neighbor's vote has the weight exp(cosine / 0.07).
 
     Args:
         cosine: `(Q, k)`, descending.
-        neighbour: `(Q, k)` int64, the neighbours' class numbers.
-        classes: how many classes there are.
+        neighbour: `(Q, k)` int64, the neighbors' class numbers.
+        classes: number of classes.
         ks: the K; clamped to k.
 
     Yields:
-        Each K, ascending, and `(Q, classes)` float64, each row up to a factor of its own; valid until the next K.
+        Each K, ascending, and `(Q, classes)` float64, each row up to a factor; valid until the next K.
     """
     weight = ((cosine - cosine[:, :1]).double() / TEMPERATURE).exp()
     vote = weight.new_zeros(len(cosine), classes)
@@ -103,7 +103,8 @@ def votes(cosine: Tensor, neighbour: Tensor, classes: int, ks: Sequence[int]) ->
         yield k, vote
 
 
-def _at_k(found: Tensor, wanted: Tensor, ks: Sequence[int]) -> dict[str, Tensor]:
+def metrics_at_k(found: Tensor, wanted: Tensor, ks: Sequence[int]) -> dict[str, Tensor]:
+    """Return precision, hit rate and recall from which of the nearest are relevant, `(B, k)`, and R, `(B,)`."""
     values = {"precision_at_1": found[:, 0]}
     for k in ks:
         hits = found[:, :k].sum(1)
@@ -112,7 +113,8 @@ def _at_k(found: Tensor, wanted: Tensor, ks: Sequence[int]) -> dict[str, Tensor]
     return values
 
 
-def _at_r(found: Tensor, wanted: Tensor) -> dict[str, Tensor]:
+def metrics_at_r(found: Tensor, wanted: Tensor) -> dict[str, Tensor]:
+    """Return R-precision and MAP@R from which of the nearest are relevant, `(B, k)`, and R, `(B,)`."""
     rank = torch.arange(1, found.shape[1] + 1, device=found.device)
     found = found & (rank <= wanted[:, None])
     so_far = found.cumsum(1)
@@ -120,8 +122,8 @@ def _at_r(found: Tensor, wanted: Tensor) -> dict[str, Tensor]:
     return {"r_precision": so_far[:, -1].double() / wanted, "map_at_r": precision.sum(1).double() / wanted}
 
 
-def _first_rank(found: Tensor, scores: Tensor, target: Tensor, reference_class: Tensor) -> Tensor:
-    """Rank from 1 of the first relevant reference, `(B,)`: from the list, or by counting all before it."""
+def first_rank(found: Tensor, scores: Tensor, target: Tensor, reference_class: Tensor) -> Tensor:
+    """Return the rank from 1 of the first relevant reference, `(B,)`: from the list, or by counting all before it."""
     rank = found.int().argmax(1) + 1
     unseen = (~found.any(1)).nonzero().flatten()
     column = torch.arange(len(reference_class), device=scores.device)
@@ -129,7 +131,7 @@ def _first_rank(found: Tensor, scores: Tensor, target: Tensor, reference_class: 
         score = scores[rows]  # (b, N)
         relevant = target[rows, None] == reference_class
         best, first = torch.where(relevant, score, -torch.inf).max(1, keepdim=True)
-        before = torch.gt(score, best, out=torch.empty_like(score)).sum(1)  # whole floats: exact to 2^24
+        before = torch.gt(score, best, out=torch.empty_like(score)).sum(1)  # integers in float32: exact to 2^24
         ties = (score == best) & (column < first)
         rank[rows] = 1 + before.long() + ties.sum(1)
     return rank

@@ -32,7 +32,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             try:
                 torch.save(checkpoint, temporary)
             except RuntimeError as error:  # all that torch's writer says of a full disk is a wrong position
-                raise UserError(f"cannot write {path}: it could not be written to its end; free room") from error
+                raise UserError(f"cannot write {path}: it could not be written to its end; free disk space") from error
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:
         """Load plain types and tensors; anything else is refused, never run."""

@@ -188,7 +188,8 @@ class TransferModule(RecordedModule):
             self.fitted_on = remember_paths(train.paths, self.fitted_on)
             all_batches = self.trainer.limit_train_batches == 1.0
             views = data.features.get("train", []) if all_batches and self.regime == "frozen" else []
-            self.solves = data.one_batch = is_solvable(self.hparams, views, len(self.class_names))
+            self.solves = is_solvable(self.hparams, views, len(self.class_names))
+            data.configure(one_batch=self.solves)
 
     @property
     def data(self) -> ImageDataModule:
@@ -208,7 +209,7 @@ class TransferModule(RecordedModule):
         Raises:
             UserError: the head to start from knows other classes than the data.
         """
-        data.preprocessing, data.seed, data.features = self.preprocessing, self.seed, {}
+        data.configure(preprocessing=self.preprocessing, seed=self.seed, features={})
         data.setup(stage)
         if stage != "fit":
             data.set_class_names(self.class_names)

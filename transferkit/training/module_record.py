@@ -166,7 +166,7 @@ class RecordedModule(LightningModule):
         own = self.backbone.state_dict()
         if any(not torch.equal(state[f"backbone.{name}"].cpu(), value.cpu()) for name, value in own.items()):
             splits = tuple(self.data.features)
-            self.data.features = {}
+            self.data.configure(features={})
             self.data.check_images(splits)
 
     def resume_epoch(self, known: Mapping[str, Any] | None) -> None:

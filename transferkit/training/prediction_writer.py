@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from transferkit import evaluation
+from transferkit.data.columns import take
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.data.embeddings import Embeddings
 from transferkit.data.image_table import ImageTable
@@ -108,11 +109,9 @@ class Results(Callback):
         table, order = module.data.tables[split], merged["row"].argsort()
         rows = merged["row"][order].tolist()
         embeddings = Embeddings(
-            embedding=merged["embedding"][order],
-            paths=[table.paths[row] for row in rows],
-            labels=[table.labels[row] for row in rows],
-            splits=[table.splits[row] for row in rows],
-            metadata=describe(module.as_extractor(), table, precision=computed_in(trainer, module.data, split)),
+            merged["embedding"][order],
+            *take(table, rows),
+            describe(module.as_extractor(), table, precision=computed_in(trainer, module.data, split)),
         )
         probability = merged["probability"][order].float()
         if split == "predict":
@@ -136,10 +135,10 @@ class Results(Callback):
 
     def fill_projector(self, embeddings: Embeddings, table: ImageTable) -> None:
         """Show the rows in TensorBoard's projector, with thumbnails."""
-        row_of, made = {path: row for row, path in enumerate(table.paths)}, self.thumbnails.made
+        made = self.thumbnails.made
 
         def read(path: str) -> Tensor:
-            return made[path] if path in made else table.read(row_of[path])
+            return made[path] if path in made else table.read(table.row_of[path])
 
         shown = projector.fill_projector(self.run, "test", embeddings, read)
         if shown < len(embeddings):

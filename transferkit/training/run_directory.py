@@ -1,13 +1,13 @@
 """Run directories: ``runs/<name>/<number>/`` and what lies in them."""
 
-import json
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from transferkit.errors import UserError
-from transferkit.runtime.files import atomic_path, discard
+from transferkit.runtime.files import discard
+from transferkit.runtime.json_files import read_json, write_json
 
 log = logging.getLogger(__name__)
 
@@ -90,8 +90,8 @@ def find_checkpoint(root: Path, name: str | None, which: str) -> tuple[Path | No
 def read_metrics(run: Path) -> dict[str, float]:
     """What the run's ``metrics.json`` holds; nothing where it is not there or no longer JSON."""
     try:
-        return dict(json.loads((run / "metrics.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return read_json(run / "metrics.json")
+    except (OSError, ValueError):
         return {}
 
 
@@ -105,5 +105,4 @@ def measured_on_test(run: Path, epoch: int) -> dict[str, float]:
 
 def write_metrics(run: Path, values: Mapping[str, float]) -> None:
     """Write the run's ``metrics.json``: what was logged, by its names, and the epochs it is of."""
-    with atomic_path(run / "metrics.json") as temporary:
-        temporary.write_text(json.dumps(dict(values), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_json(run / "metrics.json", values)

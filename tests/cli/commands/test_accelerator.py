@@ -53,10 +53,10 @@ def test_the_device_is_the_one_asked_for(
 ) -> None:
     present(monkeypatch, kind)
     if device:
-        assert find_device(asked, "--accelerator").type == device
+        assert find_device(asked).type == device
     else:
-        with pytest.raises(UserError, match=f"^--accelerator {asked}: torch finds .* here; give auto or cpu$"):
-            find_device(asked, "--accelerator")
+        with pytest.raises(UserError, match=f"^`accelerator={asked}`: torch finds .* here; give auto or cpu$"):
+            find_device(asked)
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -75,7 +75,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
         f"{verb} into a file": (
             lambda root: (root / "mine").write_text("mine"),
             [verb, *arguments],
-            "cannot write into .*mine.* is no folder; choose another place",
+            "cannot write into .*mine.* is not a folder; choose another path",
         )
         for verb, *arguments in (
             ("evaluate", "photos", "--out", "mine"),  # said before what is no table of embeddings

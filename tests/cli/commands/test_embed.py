@@ -111,7 +111,7 @@ def test_options_reach_the_table() -> None:
         (["--batch-size", "0"], "--batch_size is 0; give 1 or more"),
         (["--precision", "16"], r"--precision is '16'; give '32', 'bf16'"),
         (["--trainer.strategy", "fsdp"], r"--trainer\.strategy is 'fsdp'; give 'auto', 'ddp'"),
-        (["--preprocessing", "{size: 3}"], "preprocessing: no field 'size'"),
+        (["--preprocessing", "{size: 3}"], "--preprocessing has no field 'size'"),
     ],
 )
 def test_bad_input_gets_one_line(options: list[str], message: str) -> None:

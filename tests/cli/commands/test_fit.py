@@ -20,7 +20,7 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from tests.running import Done, refused, transferkit, write_photos
 from tests.tiny import RESNET, VIT, options
-from transferkit.data.batches import ImageBatches
+from transferkit.data.batches import ImageBatchDataset
 from transferkit.data.embeddings import Embeddings
 from transferkit.training.module import TransferModule
 from transferkit.training.run_directory import write_metrics
@@ -343,7 +343,7 @@ def test_a_fit_that_ends_before_its_first_checkpoint_leaves_nothing(
 
 
 def test_a_loading_process_that_is_killed(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ImageBatches, "__getitem__", lambda self, item: os.kill(os.getpid(), signal.SIGKILL))
+    monkeypatch.setattr(ImageBatchDataset, "__getitem__", lambda self, item: os.kill(os.getpid(), signal.SIGKILL))
     options = ["--data.cache", "off", "--data.num_workers", "1"]
     done = transferkit("fit", "--data.root", "photos", *FIT, *options, "--name", "killed")
     assert done.status == 2

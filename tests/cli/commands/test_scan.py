@@ -138,5 +138,5 @@ def test_names_in_utf_8_under_a_locale_that_knows_ascii_only(tmp_path: Path, utf
         assert (
             done.returncode == 2
             and said.count("\n") == 1
-            and "this locale has names read as ascii; set PYTHONUTF8=1" in said
+            and "this locale decodes names as ascii; set PYTHONUTF8=1" in said
         )

@@ -184,4 +184,4 @@ def test_duplicates(here: Path, extractors: Path) -> None:
     copy.unlink()
     done = transferkit("duplicates", "photos", *one, "--threshold", "1")
     assert done.status == 0 and "no two of 24 images have a cosine of 1 or more" in done.out
-    assert "threshold = 0" in refused("duplicates", "photos", *one, "--threshold", "0")
+    assert "--threshold is 0" in refused("duplicates", "photos", *one, "--threshold", "0")

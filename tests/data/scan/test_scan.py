@@ -2,8 +2,6 @@
 
 import os
 import socket
-import unicodedata
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +9,16 @@ import pytest
 from PIL import Image
 
 from tests import image_corpus
+from tests.data.scan.folders import classes, data_of, found, put
 from tests.image_corpus import encode, photo
 from tests.images.tiffs import picture
 from transferkit.data import image_table, listing
 from transferkit.data.image_table import open_images
 from transferkit.data.integrity import recall, verify
-from transferkit.data.scan import KINDS, Report, scan
+from transferkit.data.scan import KINDS, scan
 from transferkit.data.scan import file_findings as scan_files
-from transferkit.data.scan.rules import names
 from transferkit.errors import UserError
-from transferkit.images.decoding import decode
+from transferkit.images.decoding import Fault, decode
 
 # What each broken file of the corpus is called; a case that is not here is `unreadable`.
 BROKEN_KINDS = {
@@ -41,35 +39,6 @@ ODD = {
     "fading-palette.png palette-key.png palette-key.gif invisible.png grey16.png rgb16.png grey16-key.png grey16.tif "
     "grey16-big-endian.tif grey16.pgm grey32.tif still.gif no-trailer.gif animated.gif cmyk.tif lab.tif ycbcr.tif",
 }
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRANSFERKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
-
-
-def put(path: Path, seed: int | None = None, size: int = 40) -> Path:
-    """A small PNG, different for every path, or for every seed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encode(photo(size, size, seed=hash_of(str(path)) if seed is None else seed), "PNG"))
-    return path
-
-
-def hash_of(text: str) -> int:
-    return int.from_bytes(text.encode()[-16:], "big")
-
-
-def classes(root: Path, count: int = 2) -> Path:
-    for split in ("train", "val"):
-        for label in ("a", "b"):
-            for number in range(count):
-                put(root / split / label / f"{number}.png")
-    return root
-
-
-def found(report: Report) -> dict[str, list[str]]:
-    """Kind -> paths."""
-    return {kind: [finding.path for finding in findings] for kind, findings in report.by_kind().items()}
 
 
 def test_a_clean_folder_has_no_findings(tmp_path: Path) -> None:
@@ -101,16 +70,12 @@ def test_every_good_file_of_the_corpus_passes_with_its_oddities(tmp_path: Path) 
     assert by_kind["blank"] == {"rgb-1x1.png"}
 
 
-def data_of(name: str) -> bytes:
-    return next(case.data for case in image_corpus.corpus() if case.name == name)
-
-
 def test_the_second_scan_decodes_nothing_and_says_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = classes(tmp_path / "photos")
     (root / "train/a/half.jpg").write_bytes(data_of("half.jpg"))
     first = scan(root)
     table = open_images(root)
-    assert recall(table) == dict.fromkeys(table.paths) | {"train/a/half.jpg": "truncated JPEG"}
+    assert recall(table) == dict.fromkeys(table.paths) | {"train/a/half.jpg": Fault("truncated", "truncated JPEG")}
     decoded: list[bytes] = []
     monkeypatch.setattr(scan_files, "decode", lambda data: decoded.append(data) or decode(data))
     assert scan(root) == first
@@ -134,39 +99,6 @@ def test_the_number_of_threads_does_not_matter(tmp_path: Path, workers: int) -> 
     first = scan(tmp_path, workers).findings
     assert len(first) > 80
     assert scan(tmp_path, 3).findings == first
-
-
-def test_copies_in_one_split_and_across_splits_and_under_two_labels(tmp_path: Path) -> None:
-    root = classes(tmp_path / "photos")
-    for place in ("train/a/twin.png", "train/a/deep/twin.png"):
-        put(root / place, seed=1)
-    for place in ("train/a/both.png", "val/a/both.png"):
-        put(root / place, seed=2)
-    for place in ("train/a/which.png", "train/b/which.png"):
-        put(root / place, seed=3)
-    for place in ("train/a/all.png", "val/b/all.png"):
-        put(root / place, seed=4)
-    assert found(scan(root)) == {
-        "duplicate": ["train/a/deep/twin.png", "train/a/twin.png"],
-        "label-conflict": ["train/a/all.png", "train/a/which.png", "train/b/which.png", "val/b/all.png"],
-        "leak": ["train/a/both.png", "val/a/both.png"],
-    }
-
-
-def test_copies_that_a_drawn_split_may_part_are_a_leak(tmp_path: Path) -> None:
-    for place in ("a/1.png", "a/2.png"):
-        put(tmp_path / place, seed=1)
-    put(tmp_path / "b/1.png")
-    report = scan(tmp_path)
-    assert found(report) == {"leak": ["a/1.png", "a/2.png"]}
-    assert report.findings[0].detail == "the same as 'a/2.png', and no split is given"
-
-
-def test_two_empty_files_are_no_copies(tmp_path: Path) -> None:
-    root = classes(tmp_path / "photos")
-    for place in ("train/a/x.png", "train/b/x.png"):
-        (root / place).touch()
-    assert found(scan(root)) == {"zero-byte": ["train/a/x.png", "train/b/x.png"]}
 
 
 def test_links(tmp_path: Path) -> None:
@@ -252,64 +184,6 @@ def test_folders_that_link_to_one_another_end(tmp_path: Path) -> None:
         open_images(root)
 
 
-def test_names_that_differ_only_by_case() -> None:
-    listed = ["a/X.png", "a/x.PNG", "a/y.png", "b/x.png", "B/z.png"]
-    assert sorted((finding.kind, finding.path) for finding in names(listed)) == [
-        ("name-case", "B"),
-        ("name-case", "a/X.png"),
-        ("name-case", "a/x.PNG"),
-        ("name-case", "b"),
-    ]
-
-
-def test_classes(tmp_path: Path) -> None:
-    root = tmp_path / "photos"
-    for number in range(20):
-        put(root / "apples" / f"{number}.png")
-    put(root / "limes" / "0.png")
-    put(root / "Limes" / "0.png")
-    (root / "pears").mkdir()
-    report = scan(root)
-    if len(report.table.class_names) == 2:
-        pytest.skip("this file system does not know case")
-    assert found(report) == {
-        "class-case": ["."],
-        "empty-folder": ["pears"],
-        "imbalance": [".", "."],
-        "name-case": ["Limes", "limes"],
-    }
-    assert "class 'limes' has 1 training images, the largest class 20" in {f.detail for f in report.findings}
-
-
-def no_val_class(root: Path) -> None:
-    put(root / "val/c/1.png")
-
-
-def loose_image(root: Path) -> None:
-    put(root / "train/loose.png")
-
-
-def folder_beside_splits(root: Path) -> None:
-    put(root / "extra/1.png")
-
-
-@pytest.mark.parametrize(
-    ("spoil", "said"),
-    [
-        (no_val_class, "class 'c' is in val but not in train"),
-        (loose_image, "labels are missing for 1 of 10 images"),
-        (folder_beside_splits, "holds the splits 'train', 'val' and beside them 'extra'"),
-    ],
-)
-def test_what_fit_would_refuse(tmp_path: Path, spoil: Callable[[Path], None], said: str) -> None:
-    root = classes(tmp_path / "photos")
-    spoil(root)
-    (root / "train/a/half.jpg").write_bytes(data_of("half.jpg"))
-    report = scan(root)
-    assert found(report) == {"truncated": ["train/a/half.jpg"], "untrainable": ["."]}, "one fault does not hide another"
-    assert any(said in finding.detail for finding in report.findings)
-
-
 def test_manifests_are_read_to_the_end(tmp_path: Path) -> None:
     root = classes(tmp_path / "photos")
     (root / "link.png").symlink_to("nowhere.png")
@@ -358,14 +232,8 @@ def test_sources_without_files_or_labels(tmp_path: Path) -> None:
 def test_nothing_to_scan(tmp_path: Path, name: str) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(UserError, match=r"no such|no images|is no image"):
+    with pytest.raises(UserError, match=r"no such|no images|is not an image"):
         scan(tmp_path / name)
-
-
-def test_an_unlabelled_folder_may_hold_copies(tmp_path: Path) -> None:
-    put(tmp_path / "1.png", seed=1)
-    put(tmp_path / "2.png", seed=1)
-    assert found(scan(tmp_path)) == {"duplicate": ["1.png", "2.png"], "no-labels": ["."]}
 
 
 def test_every_kind_says_what_to_do() -> None:
@@ -398,31 +266,6 @@ def test_images_of_one_color_are_found_in_every_scan(tmp_path: Path, format: str
     first = scan(tmp_path)
     assert found(first)["blank"] == ["a/blank.png", "b/blank.png"]
     assert scan(tmp_path) == first, "also when they are known to be good"
-
-
-def test_classes_whose_names_look_the_same_are_one(tmp_path: Path) -> None:
-    composed, apart = (unicodedata.normalize(form, "caf\u00e9") for form in ("NFC", "NFD"))
-    for number, label in enumerate((composed, apart, "tea")):
-        put(tmp_path / label / f"{number}.png")
-    report = scan(tmp_path)
-    assert report.table.class_names == [composed, "tea"]
-    assert found(report) == {"name-unicode": sorted([composed, apart])}
-    assert {finding.detail for finding in report.findings} == {"beside 'caf\\xe9'", "beside 'cafe\\u0301'"}
-    rows = [f"{composed}/0.png,{apart}", f"{apart}/1.png,{composed}", "tea/2.png,tea"]
-    (tmp_path / "m.csv").write_text("\n".join(["path,label", *rows]), encoding="utf-8")
-    manifest = scan(tmp_path / "m.csv")
-    assert manifest.table.class_names == [composed, "tea"]
-    assert found(manifest)["name-unicode"] == sorted(["m.csv", composed, apart])
-
-
-def test_classes_that_differ_by_case_width_or_spaces(tmp_path: Path) -> None:
-    for label in ("Cat", "cat", "cat ", "\uff23\uff41\uff54", "\u00e9cole", "E\u0301COLE", "dog"):
-        put(tmp_path / label / "1.png")
-    details = {finding.detail for finding in scan(tmp_path).findings if finding.kind == "class-case"}
-    assert details == {
-        "classes 'Cat', 'cat', 'cat ', '\\uff23\\uff41\\uff54'",
-        "classes 'E\\u0301COLE', '\\xe9cole'",
-    }
 
 
 def test_pictures_that_are_not_read_are_named_and_other_files_counted(

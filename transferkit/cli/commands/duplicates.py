@@ -56,14 +56,13 @@ def duplicates(
     else:
         from transferkit.data.image_table import open_images
         from transferkit.embed import cached_features
-        from transferkit.search.duplicates import content_hashes
 
         opened = open_images(images, image_root)
         embeddings = cached_features(open_extractor(extractor, weights, pooling, accelerator), opened)
         for path, reason in embeddings.metadata["broken"].items():
             note(f"left out: {path} ({reason})")
         found = find_duplicates(embeddings, threshold)
-        same = content_hashes(opened, [embeddings.paths[row] for group in found.groups for row in group])
+        same = opened.content_hashes(embeddings.paths[row] for group in found.groups for row in group)
     if found.zero_rows:
         note(f"{found.zero_rows} images have an embedding of zeros and are in no group")
     report(embeddings, found, same, json)

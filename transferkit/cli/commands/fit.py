@@ -153,7 +153,7 @@ class TransferCLI(LightningCLI):
         """
         if self.subcommand != "fit" and self.model.head is None:
             raise UserError(f"{self.model.hparams['backbone']} has no classifier; give what fit trained or probe wrote")
-        self.datamodule.splits = self.recorded_splits()
+        self.datamodule.configure(splits=self.recorded_splits())
         self.model.meet(self.datamodule, self.subcommand)
         options = {**self.config_init[self.subcommand].trainer, **kwargs}
         check_options(options)

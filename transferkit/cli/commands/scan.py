@@ -5,14 +5,17 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from transferkit.cli.console import as_json, harmless, next_command, note, table, written
+from transferkit.cli.console import as_json, next_command, note, table, written
+from transferkit.cli.dialect import translate
 from transferkit.cli.parsing import call
 from transferkit.errors import UserError
 from transferkit.runtime.files import check_folder
+from transferkit.runtime.text import for_terminal
 
 if TYPE_CHECKING:
     from transferkit.data.scan import Finding, Report
 
+OF_FIT = {name: f"--data.{name}" for name in ("on_error", "class_weights")}  # options that a remedy names
 EXAMPLES = 3
 CLASSES = 20  # rows of the table of classes
 COLUMNS = ("path", "finding", "severity", "detail")  # of the report
@@ -67,9 +70,9 @@ def print_report(report: "Report") -> None:
     print_classes(report, title if report.findings else f"{title}; nothing found")
     if report.ignored:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in report.ignored.items())
-        print(harmless(f"other files, not looked at: {kinds}"))
+        print(for_terminal(f"other files, not looked at: {kinds}"))
     rows = [
-        (kind, KINDS[kind].severity, len(findings), examples(findings), KINDS[kind].remedy)
+        (kind, KINDS[kind].severity, len(findings), examples(findings), translate(KINDS[kind].remedy, OF_FIT))
         for kind, findings in report.by_kind().items()
     ]
     if rows:
@@ -80,7 +83,7 @@ def print_classes(report: "Report", title: str) -> None:
     """The title, and images per class, the largest first; of many classes the largest and the smallest."""
     counts = class_counts(report)
     if not counts:
-        print(harmless(title))
+        print(for_terminal(title))
         return
     splits = sorted({split for split in report.table.splits if split is not None})
     ordered = sorted(counts.items(), key=lambda item: (-item[1].total(), item[0]))
@@ -104,7 +107,7 @@ def class_counts(report: "Report") -> dict[str, Counter[str | None]]:
 
 def examples(findings: list["Finding"]) -> str:
     """The first few findings of one kind, one a line; the last line counts the others."""
-    lines = [harmless(f"{f.path} ({f.detail})" if f.detail else f.path) for f in findings[:EXAMPLES]]
+    lines = [for_terminal(f"{f.path} ({f.detail})" if f.detail else f.path) for f in findings[:EXAMPLES]]
     more = [f"and {len(findings) - EXAMPLES:,} more"] if len(findings) > EXAMPLES else []
     return "; ".join([*lines, *more])
 
@@ -128,7 +131,7 @@ def as_dict(report: "Report", source: str) -> dict[str, object]:
                 "finding": kind,
                 "severity": KINDS[kind].severity,
                 "count": len(findings),
-                "remedy": KINDS[kind].remedy,
+                "remedy": translate(KINDS[kind].remedy, OF_FIT),
                 "found": [{"path": finding.path, "detail": finding.detail} for finding in findings],
             }
             for kind, findings in report.by_kind().items()
@@ -159,4 +162,4 @@ def write_csv(report: "Report", path: Path) -> None:
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
-        writer.writerows((harmless(f.path), f.kind, f.severity, harmless(f.detail)) for f in report.findings)
+        writer.writerows((for_terminal(f.path), f.kind, f.severity, for_terminal(f.detail)) for f in report.findings)

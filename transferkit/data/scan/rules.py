@@ -1,4 +1,4 @@
-"""Faults that no single file has: copies, classes and names, as pure functions of the table and what was seen."""
+"""Faults of several files together: copies, classes and names, as pure functions of the table and the hashes."""
 
 import unicodedata
 from collections import Counter
@@ -10,14 +10,14 @@ from transferkit.data.image_table import ImageTable, check_trainable
 from transferkit.data.scan.findings import Finding
 from transferkit.errors import UserError
 
-IMBALANCE = 10  # times more training images in the largest class than in a smaller one
+IMBALANCE = 10  # ratio of training images in the largest class to those in a smaller one
 
 
 def copies(table: ImageTable, sha256: Mapping[str, str]) -> Iterator[Finding]:
-    """Images with the same bytes: with two labels, in two splits, or in one.
+    """Yield images with the same bytes: with two labels, in two splits, or in one.
 
     Without a given split the copies of a labelled image may be drawn to both sides, and count as a leak. Copies with
-    two labels are that and nothing else, wherever they lie: one of them has to go in any case.
+    two labels count as a label conflict only, in whatever splits: one of them must be removed in any case.
 
     Args:
         table: the images.
@@ -46,7 +46,7 @@ def copies(table: ImageTable, sha256: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def classes(table: ImageTable) -> Iterator[Finding]:
-    """Labels that are missing, unequal in number, or differ only by case; what else would stop a fit."""
+    """Yield missing labels, imbalance, classes that differ only by case, and what else would stop a fit."""
     if not table.class_names:
         yield Finding("no-labels", ".")
         return
@@ -66,15 +66,15 @@ def classes(table: ImageTable) -> Iterator[Finding]:
 
 
 def names(paths: Iterable[str]) -> Iterator[Finding]:
-    """Files or folders of one folder whose names differ only by case, or by how Unicode writes the same letters.
+    """Yield files or folders of one folder whose names differ only by case, or in their Unicode form.
 
     Args:
-        paths: of files and folders; the folders that a path goes through need not be among them.
+        paths: of files and folders; the parents of a path need not be among them.
     """
-    places = {"/".join(path.split("/")[:depth]) for path in paths for depth in range(1, path.count("/") + 2)}
+    parents = {"/".join(path.split("/")[:depth]) for path in paths for depth in range(1, path.count("/") + 2)}
     by_folder: dict[str, list[str]] = {}
-    for place in sorted(places):
-        folder, _, name = place.rpartition("/")
+    for path in sorted(parents):
+        folder, _, name = path.rpartition("/")
         by_folder.setdefault(folder, []).append(name)
     for folder, inside in by_folder.items():
         for kind, groups in (("name-unicode", grouped(inside, nfc)), ("name-case", alike(inside))):
@@ -85,17 +85,17 @@ def names(paths: Iterable[str]) -> Iterator[Finding]:
 
 
 def nfc(text: str) -> str:
-    """The text with each letter and its accents as one character where Unicode has it (Unicode Annex 15)."""
+    """Return a text with each letter and its accents as one character where Unicode has it (Unicode Annex 15)."""
     return unicodedata.normalize("NFC", text)
 
 
 def caseless(text: str) -> str:
-    """The text without case, width and outer or repeated spaces."""
+    """Return a text without case, width and outer or repeated spaces."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def grouped(names: Iterable[str], key: Callable[[str], str]) -> list[list[str]]:
-    """Groups of at least two names with the same key."""
+    """Return groups of at least two names with the same key."""
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(key(name), []).append(name)
@@ -103,10 +103,10 @@ def grouped(names: Iterable[str], key: Callable[[str], str]) -> list[list[str]]:
 
 
 def alike(names: Sequence[str]) -> list[list[str]]:
-    """Groups of at least two names that differ by case, width or spaces, and not only by their Unicode form."""
+    """Return groups of at least two names that differ by case, width or spaces, not only in their Unicode form."""
     return [group for group in grouped(names, caseless) if len({nfc(name) for name in group}) > 1]
 
 
 def same_letters(names: Iterable[str]) -> list[str]:
-    """Names that differ only in their Unicode form, each group as one text in which the difference can be seen."""
+    """Return names that differ only in their Unicode form, each group as one text that shows the difference."""
     return [" and ".join(map(ascii, group)) for group in grouped(sorted(names), nfc)]

@@ -16,7 +16,7 @@ from transferkit.embed.regions.boxes import Box
 from transferkit.embed.stream import Batch, stream
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
-from transferkit.images.decoding import ImageError
+from transferkit.images.error import Fault, ImageError
 from transferkit.images.preprocessing import Size
 from transferkit.runtime.full_float32 import full_float32
 
@@ -40,13 +40,12 @@ def embed_aligned(
     Yields:
         A batch an image; a row is a position in ``boxes``.
     """
-    row_of = {path: row for row, path in enumerate(images.paths)}
     spans = spans_of(boxes)
     sizing = Sizing(extractor)
 
     def read(number: int) -> Tensor:
         path = boxes[spans[number].start].path
-        image = images.read(row_of[path])
+        image = images.read(images.row_of[path])
         sizes[path] = image.shape[1], image.shape[2]
         scheme = replace(extractor.preprocessing, resize=sizing(*image.shape[1:]), crop=None)
         return scheme.resize_crop(image)
@@ -67,7 +66,7 @@ def embed_aligned(
 
 def pool(features: Tensor, span: range, boxes: Sequence[Box], size: tuple[int, int]) -> Batch:
     """Embeddings of one image's boxes from its features (1, C, h, w); ``size`` is (height, width) of the image."""
-    broken = {row: fault for row in span if (fault := boxes[row].fault(*size))}
+    broken = {row: Fault("outside", fault) for row in span if (fault := boxes[row].fault(*size))}
     inside = {row: boxes[row].clip(*size) for row in span if row not in broken}
     rows = list(inside)
     (height, width), (h, w) = size, features.shape[2:]
@@ -112,7 +111,8 @@ class Sizing:
         resized = self.scheme.resized_size(height, width)
         down, across = (max(1, round(side / s)) * s for side, s in zip(resized, self.stride, strict=True))
         if down * across > 2**22:
-            raise ImageError(f"{width} x {height} pixels are too elongated for a forward pass without a crop")
+            detail = f"{width} x {height} pixels are too elongated for a forward pass without a crop"
+            raise ImageError("too_large", detail)
         return down, across
 
 

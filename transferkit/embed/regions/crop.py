@@ -29,12 +29,11 @@ def embed_crops(
     Yields:
         Batches; a row is a position in ``boxes``.
     """
-    row_of = {path: row for row, path in enumerate(images.paths)}
     decoded = lru_cache(maxsize=4)(images.read)  # boxes of one image follow each other
 
     def read(position: int) -> Tensor:
         box = boxes[position]
-        image = decoded(row_of[box.path])
+        image = decoded(images.row_of[box.path])
         sizes[box.path] = image.shape[1], image.shape[2]
         return extractor.preprocessing.resize_crop(cut(image, box))
 
@@ -49,7 +48,7 @@ def cut(image: Tensor, box: Box) -> Tensor:
     """
     height, width = image.shape[1:]
     if fault := box.fault(height, width):
-        raise ImageError(fault)
+        raise ImageError("outside", fault)
     inside = box.clip(height, width)
     rows = slice(math.floor(inside.y1), math.ceil(inside.y2))
     return image[:, rows, math.floor(inside.x1) : math.ceil(inside.x2)]

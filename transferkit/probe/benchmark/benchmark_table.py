@@ -1,7 +1,6 @@
 """A benchmark's cells as Markdown, CSV and a picture."""
 
 import csv
-import html
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -12,6 +11,7 @@ from transferkit.errors import UserError
 from transferkit.probe import PairedComparison, compare_predictions, load_predictions
 from transferkit.probe.benchmark.cells import Cell, cell_folder
 from transferkit.runtime.files import atomic_path, discard
+from transferkit.runtime.text import for_markdown_cell
 from transferkit.similarity.intervals import wilson
 
 Comparisons = Mapping[tuple[str, str], PairedComparison]
@@ -87,13 +87,13 @@ def markdown(cells: Sequence[Cell], against: Comparisons) -> str:
     parts = []
     if rows := rows_of(cells, against):
         lines = [list(rows[0]), *(list(row.values()) for row in rows)]
-        texts = ["| " + " | ".join(map(plain, line)) + " |" for line in lines]
+        texts = ["| " + " | ".join(map(for_markdown_cell, line)) + " |" for line in lines]
         ruler = "|" + "|".join(["---"] * 2 + ["---:"] * (len(rows[0]) - 2)) + "|"
         parts = ["\n".join([texts[0], ruler, *texts[1:]]), NOTE]
     failed = [cell for cell in cells if cell.error]
     if failed:
-        reasons = (f"- {plain(cell.approach)} on {plain(cell.dataset)}: {plain(cell.error or '')}" for cell in failed)
-        parts += ["Not measured:", "\n".join(reasons)]
+        reasons = (for_markdown_cell(f"{cell.approach} on {cell.dataset}: {cell.error}") for cell in failed)
+        parts += ["Not measured:", "\n".join(f"- {reason}" for reason in reasons)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -116,12 +116,6 @@ def with_interval(share: float | None, total: int | None) -> str:
 def percent(share: float | None) -> str:
     """A share in percent, or a dash."""
     return "–" if share is None else f"{100 * share:.1f}"
-
-
-def plain(text: str) -> str:
-    """Text that cannot leave its cell of a Markdown table, nor be taken for HTML."""
-    line = html.escape(" ".join(text.split()), quote=False).replace("\\", "\\\\")
-    return "".join(c for c in line if c.isprintable()).replace("|", "\\|")
 
 
 def as_csv(cells: Sequence[Cell], against: Comparisons) -> str:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -12,6 +11,8 @@ from typing import Any
 
 from transferkit.errors import UserError
 from transferkit.runtime.files import lock
+from transferkit.runtime.json_files import read_json, write_json
+from transferkit.runtime.text import for_file_name
 
 CELL = "cell.json"
 
@@ -99,19 +100,19 @@ class Cell:
 
 def cell_folder(out: Path, approach: str, dataset: str) -> Path:
     """Where a cell is kept: readable, and different for any two pairs of names."""
-    name = re.sub(r"[^\w.-]+", "-", f"{dataset}-{approach}").strip("-.")[:60]
+    name = for_file_name(f"{dataset}-{approach}")
     return out / "cells" / f"{name}-{hashlib.sha256(json.dumps([approach, dataset]).encode()).hexdigest()[:8]}"
 
 
 def write_cell(cell: Cell, folder: Path) -> None:
     """Write ``cell.json`` into a folder that is still under its temporary name."""
-    (folder / CELL).write_text(json.dumps(asdict(cell), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_json(folder / CELL, asdict(cell))
 
 
 def read_cell(folder: Path) -> Cell | None:
     """The cell of a folder, or None if it is not there, damaged or of another version."""
     try:
-        return Cell(**json.loads((folder / CELL).read_text(encoding="utf-8")))
+        return Cell(**read_json(folder / CELL))
     except (OSError, ValueError, TypeError):
         return None
 
