@@ -8,9 +8,9 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from transferkit.errors import UserError
-from transferkit.probe.lbfgs import minimise
+from transferkit.probe.lbfgs import minimize
 from transferkit.probe.objective import Objective
-from transferkit.probe.standardize import Standardisation
+from transferkit.probe.standardize import Standardization
 
 STRONGEST, WEAKEST = -5.0, 2.0  # log10 of C; with standardized features beyond either end nothing changes any more
 TOLERANCE = 1e-5  # largest entry of the gradient, as of a probe
@@ -56,7 +56,7 @@ class RegularizationPath(torch.optim.Optimizer):
         rows = F.normalize(features.float()) if l2_normalize else features.float()
         if not rows.isfinite().all():
             raise UserError("some training embeddings hold NaN or infinity; check the extractor and its weights")
-        self.standardization = Standardisation.fit(rows, "zscore")
+        self.standardization = Standardization.fit(rows, "zscore")
         self.objective = Objective(
             rows, target, head.out_features, self.standardization, class_weights, label_smoothing
         )
@@ -73,7 +73,7 @@ class RegularizationPath(torch.optim.Optimizer):
         start[:-1] = self.objective.project(start[:-1])
         if group["done"] == 0:  # a new head's weights are at random, and of no scale that suits the features
             start.zero_()
-        fits = minimise(
+        fits = minimize(
             self.objective,
             torch.tensor([group["C"]], dtype=torch.float64),
             start[None],

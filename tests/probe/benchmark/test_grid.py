@@ -23,7 +23,7 @@ from transferkit.probe.benchmark import benchmark_table, grid
 from transferkit.probe.benchmark.cells import Approach, Cell, Dataset, cell_folder, locked, read_cell
 from transferkit.similarity import evaluate
 
-QUICK = {"shots": [1, 2], "few_shot_seeds": [0, 1], "fast": True}
+QUICK = {"shots": [1, 2], "few_shot_seeds": [0, 1], "coarse_to_fine": True}
 TWO = {"one": Approach("1"), "two": Approach("2")}
 
 

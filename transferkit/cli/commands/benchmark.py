@@ -64,7 +64,7 @@ def benchmark(
         raise UserError(f"no {missing} to benchmark; name them in a config, as --config benchmark.yaml does")
     approaches = {name: read_approach(name, entry) for name, entry in extractors.items()}
     places = {name: read_dataset(name, entry) for name, entry in datasets.items()}
-    options = {"fast": fast, "seed": seed, "val_fraction": val_fraction, "test_fraction": test_fraction}
+    options = {"coarse_to_fine": fast, "seed": seed, "val_fraction": val_fraction, "test_fraction": test_fraction}
     place = Path(out)
     check_folder(place)
     opens = partial(opened, accelerator=accelerator)
@@ -79,7 +79,7 @@ def benchmark(
             f"{len(failed)} of {len(cells)} cells could not be measured; "
             f"their reasons are in {out}/{benchmark_table.MARKDOWN}"
         )
-    files = (benchmark_table.MARKDOWN, benchmark_table.CSV, benchmark_table.PICTURE)
+    files = (benchmark_table.MARKDOWN, benchmark_table.CSV, benchmark_table.FIGURE)
     console.written(*(place / name for name in files if (place / name).is_file()))
     if failed and len(failed) == len(cells):
         raise UserError(f"{failed[0].error} ({failed[0].approach} on {failed[0].dataset}; no cell could be measured)")

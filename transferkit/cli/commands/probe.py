@@ -83,14 +83,16 @@ def probe(
     if splits and not table:
         rows = recorded_splits(embeddings.paths, embeddings.labels, splits, images)
         embeddings = replace(embeddings.select(list(rows)), splits=list(rows.values()))
-    result = probe_embeddings(embeddings, fast=fast, seed=seed, val_fraction=val_fraction, test_fraction=test_fraction)
+    result = probe_embeddings(
+        embeddings, coarse_to_fine=fast, seed=seed, val_fraction=val_fraction, test_fraction=test_fraction
+    )
     more: dict[str, Any] = {}
     if other:
         more["comparison"] = {"with": compare, **asdict(compare_predictions(other, result.predictions))}
     content = {**result.report, **more}
     files = save_probe(result, Path(out), more)
     if export and opened:
-        head = result.classifier.on(opened)
+        head = result.classifier.as_head_of(opened)
         head.record["metrics"] = {"test/acc": content["linear"]["top1"]}
         head.save_pretrained(export)
         files.append(Path(export))
