@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from transferkit.cli.parsing import call, explain
+from transferkit.cli.parsing import call, rephrase
 from transferkit.errors import UserError
 
 seen: list[Any] = []
@@ -83,4 +83,4 @@ def test_a_misspelt_key_of_a_config_names_the_file(tmp_path: Path, text: str, sa
     ],
 )
 def test_an_unknown_option_in_any_of_the_parsers_words(message: str) -> None:
-    assert explain(message, ["extractors", "datasets"], "benchmark").endswith("did you mean --datasets?")
+    assert rephrase(message, ["extractors", "datasets"], "benchmark").endswith("did you mean --datasets?")

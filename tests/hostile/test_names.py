@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.hostile.entrances import SMALL, parquet
 from tests.running import Done, transferkit, write_photos
-from transferkit.cli.console import command, harmless, table
+from transferkit.cli.console import command, escape, table
 
 CLASSES = {
     "<script>alert(1)<": (190, 50, 40),
@@ -76,7 +76,7 @@ def test_scan_prints_and_writes_them_escaped(hostile: Path, here: Path) -> None:
     assert all(character.isprintable() or character == "\n" for character in text)
     with (here / "report.csv").open(newline="") as file:
         (row,) = [row for row in csv.DictReader(file) if row["severity"] == "error"]
-    assert row["path"] == f"train/{harmless('a' + chr(9) + 'b' + chr(10) + 'c' + chr(27) + '[31m')}/{harmless(FILE)}"
+    assert row["path"] == f"train/{escape('a' + chr(9) + 'b' + chr(10) + 'c' + chr(27) + '[31m')}/{escape(FILE)}"
     done = transferkit("scan", "photos", "--json")
     assert printed_harmlessly(done)
     assert set(json.loads(done.out)["classes"]) == set(CLASSES)
@@ -86,15 +86,15 @@ def in_tensorboard_are_pictures_and_no_text_of_theirs(events: Path) -> None:
     found = EventAccumulator(str(events)).Reload()
     assert "val/confusion" in found.Tags()["images"]
     names = [name for tags in found.Tags().values() if isinstance(tags, list) for name in tags]
-    assert all(harmless(name) == name for name in names)
+    assert all(escape(name) == name for name in names)
     assert not any(label in name for name in names for label in CLASSES)
     assert not any(word in events.read_bytes() for word in (b"<script>", b"\x1b[31m"))
 
 
 @pytest.mark.parametrize("name", [*CLASSES, FILE, "\udc80", "\x9b31m", "\u2028"])
 def test_what_report_prints_is_harmless(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert harmless(name).isprintable()
-    table(["name"], [[name]], title=harmless(name))
+    assert escape(name).isprintable()
+    table(["name"], [[name]], title=escape(name))
     out = capsys.readouterr().out
     assert all(character.isprintable() or character == "\n" for character in out)
 

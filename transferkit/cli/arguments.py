@@ -30,7 +30,7 @@ def find_config(name: str) -> Path:
     raise UserError(f"no config {name!r} here, in configs/ or shipped; the shipped ones: {', '.join(names)}")
 
 
-def setting(arguments: Sequence[str], files: Sequence[Path], name: str) -> str | None:
+def read_setting(arguments: Sequence[str], files: Sequence[Path], name: str) -> str | None:
     """The value of an option: its last on the command line, else that of the last config that has it."""
     values = all_options(arguments, f"--{name}")
     for file in reversed(files):

@@ -13,10 +13,10 @@ NUMBER = re.compile(r"–|[-+−]?[\d.,]+(e[-+]?\d+)?( ± [\d.,]+)?")
 
 def note(text: str) -> None:
     """A line on stderr."""
-    print(harmless(text), file=sys.stderr)
+    print(escape(text), file=sys.stderr)
 
 
-def harmless(text: str) -> str:
+def escape(text: str) -> str:
     """A text with control characters escaped: a file name must not steer the terminal."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
@@ -29,7 +29,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | No
     from rich.table import Table
     from rich.text import Text
 
-    cells = [[harmless(cell(value)) for value in row] for row in rows]
+    cells = [[escape(cell(value)) for value in row] for row in rows]
     drawn = Table()
     for number, name in enumerate(columns):
         numeric = all(NUMBER.fullmatch(row[number]) for row in cells)
@@ -40,7 +40,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | No
     if not console.is_terminal:  # a log or a pipe folds its lines itself
         console.width = 160
     if title:
-        print(harmless(title))
+        print(escape(title))
     console.print(drawn)
 
 

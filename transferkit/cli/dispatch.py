@@ -21,7 +21,7 @@ from functools import cache
 from typing import Any, NoReturn
 
 import transferkit
-from transferkit.cli.console import harmless
+from transferkit.cli.console import escape
 from transferkit.cli.dialect import DIALECT, translate
 from transferkit.errors import ToldByFirst, UserError
 from transferkit.runtime.cores import limit_threads
@@ -172,7 +172,7 @@ def acknowledge_signals() -> None:
 def complain(message: str) -> int:
     """Print one line for bad input; the exit status."""
     message = translate(" ".join(message.split()), DIALECT.options)
-    print(f"transferkit: error: {harmless(message)}", file=sys.stderr)
+    print(f"transferkit: error: {escape(message)}", file=sys.stderr)
     return 2
 
 

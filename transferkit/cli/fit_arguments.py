@@ -12,7 +12,7 @@ from transferkit.cli.arguments import (
     check_sections,
     find_config,
     read_yaml,
-    setting,
+    read_setting,
     without_option,
 )
 from transferkit.errors import UserError
@@ -54,18 +54,18 @@ def prepare(verb: str, arguments: Sequence[str]) -> Plan:
         check_sections(file)
     explicit = without_option(without_option(arguments, "--config"), "--ckpt_path")
     configs = [argument for file in files for argument in ("--config", str(file))]
-    name = setting(arguments, files, "name") or (files[-1].stem if files else None)
-    which = setting(arguments, files, "ckpt_path")
+    name = read_setting(arguments, files, "name") or (files[-1].stem if files else None)
+    which = read_setting(arguments, files, "ckpt_path")
     asks = any(argument.startswith("--print_config") for argument in explicit)
     begin = [*as_config({"name": name or verb}), *configs]
     if which is None and (verb == "fit" or asks):
         return Plan(None, [*begin, *explicit])
     path = Path(which or "best").expanduser()
     if which not in (None, "best", "last") and (path.is_dir() or path.suffix == ".safetensors"):
-        backbone = setting(arguments, files, "model.backbone")
+        backbone = read_setting(arguments, files, "model.backbone")
         model = of_directory(verb, path, backbone, explicit)
         return Plan(None, [*begin, *as_config({"model": model, "ckpt_path": None}), *explicit])
-    root = Path(setting(arguments, files, "trainer.default_root_dir") or ".")
+    root = Path(read_setting(arguments, files, "trainer.default_root_dir") or ".")
     run, checkpoint = find_checkpoint(root, name, which or "best")
     content = load(checkpoint)
     saved = read_yaml(run / "config.yaml") if run else {}

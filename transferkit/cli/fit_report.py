@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
-from transferkit.cli.console import as_json, command, harmless, note
+from transferkit.cli.console import as_json, command, escape, note
 from transferkit.training.prediction_writer import ranked_columns
 from transferkit.training.regimes import count_parameters
 
@@ -64,7 +64,7 @@ def first_predictions(table: Path, most: int = 10) -> None:
     with pq.ParquetFile(table) as file:
         rows = next(file.iter_batches(most, columns=columns)).to_pylist()
     for row in rows:
-        print(harmless(f"{row['path']} {row['prediction']} {row['probability']:.3f}"))
+        print(escape(f"{row['path']} {row['prediction']} {row['probability']:.3f}"))
 
 
 def predictions(table: Path, top_k: int) -> list[dict[str, Any]]:

@@ -148,7 +148,7 @@ def test_bad_input_is_one_line() -> None:
     Path("no.parquet").write_bytes(b"PAR1")
     for arguments, line in (
         (["nowhere"], "no such folder or file: 'nowhere'"),
-        (["flat.parquet"], "no labelled rows for val"),
+        (["flat.parquet"], "no labeled rows for val"),
         (["nan.parquet"], "the embedding of b holds NaN or infinity"),
         (["no.parquet"], "no.parquet"),
         (["photos", "--extractor", "resnet81"], "nearest: resnet18"),

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from transferkit.cli.console import as_json, note, table
-from transferkit.cli.open_extractor import Accelerator, open_extractor
+from transferkit.cli.open_extractor import Accelerator, Network
 from transferkit.cli.parsing import call
 
 if TYPE_CHECKING:
@@ -23,9 +23,7 @@ def main(arguments: list[str]) -> int:
 def duplicates(
     images: str,
     threshold: float | None = None,
-    extractor: str = "resnet18",
-    pooling: str | None = None,
-    weights: str = "DEFAULT",
+    network: Network = Network(),
     image_root: str | None = None,
     accelerator: Accelerator = "auto",
     json: bool = False,
@@ -39,10 +37,7 @@ def duplicates(
         images: a folder, manifest or image, or an embeddings table (.parquet).
         threshold: cosine from which two images count as the same, above 0 and at most 1; by default it is measured:
             a tenth of the median distance (1 - cosine) of two images of the set is left between them.
-        extractor: torchvision name, Hugging Face id or directory, exported directory or checkpoint; not used
-            for an embeddings table.
-        pooling: how features become one embedding; by default the extractor's own.
-        weights: DEFAULT or a weights file, for a torchvision or Hugging Face extractor.
+        network: the extractor; not used for an embeddings table.
         image_root: the folder that a manifest's paths are relative to or lie in, where it is not its own.
         accelerator: auto takes a GPU if there is one.
         json: print one JSON object.
@@ -59,7 +54,7 @@ def duplicates(
         from transferkit.search.duplicates import content_hashes
 
         opened = open_images(images, image_root)
-        embeddings = cached_features(open_extractor(extractor, weights, pooling, accelerator), opened)
+        embeddings = cached_features(network.open(accelerator), opened)
         for path, reason in embeddings.metadata["broken"].items():
             note(f"left out: {path} ({reason})")
         found = find_duplicates(embeddings, threshold)

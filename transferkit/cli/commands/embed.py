@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from transferkit.cli import console
-from transferkit.cli.open_extractor import Accelerator
+from transferkit.cli.open_extractor import Accelerator, Network
 from transferkit.cli.parsing import resumable
 
 if TYPE_CHECKING:
@@ -37,10 +37,8 @@ def main(arguments: list[str]) -> int:
 
 def embed(
     images: str,
-    extractor: str = "resnet18",
+    network: Network = Network(),
     out: str = "embeddings.parquet",
-    weights: str = "DEFAULT",
-    pooling: str | None = None,
     layer: str | None = None,
     features: Literal["pooled", "tokens", "map"] = "pooled",
     normalize: bool = False,
@@ -60,10 +58,8 @@ def embed(
 
     Args:
         images: folder of class folders, folder with train/val/test, flat folder, one image, or CSV/Parquet manifest.
-        extractor: torchvision name, Hugging Face id or directory, exported directory, or checkpoint.
+        network: the extractor.
         out: the file; ending in a slash, a directory of shards.
-        weights: DEFAULT, none (random), or a weights file.
-        pooling: how features become one embedding; by default the extractor's own.
         layer: an earlier stage or block, by its name or number: layer3, "block 5", 5. A map is averaged, of
             tokens the class token is taken, where there is none their mean.
         features: pooled is one embedding an image; tokens or map what the network has before pooling, flattened
@@ -78,7 +74,6 @@ def embed(
         trainer: processes, as of Lightning's Trainer.
         json: print one JSON object.
     """
-    from transferkit.cli.open_extractor import read_extractor
     from transferkit.data.image_table import open_images
     from transferkit.embed import embed_to_file
     from transferkit.errors import UserError
@@ -88,11 +83,11 @@ def embed(
     for name, value in {"batch_size": batch_size, "workers": workers, **counts}.items():
         if value is not None and value < 1:
             raise UserError(f"--{name} is {value}; give 1 or more")
-    if pooling and (layer or features != "pooled"):
+    if network.pooling and (layer or features != "pooled"):
         other = f"--layer {layer}" if layer else f"--features {features}"
-        raise UserError(f"--pooling {pooling} is of the network's end and does not go with {other}; leave one out")
+        raise UserError(f"--pooling {network.pooling} is of the network's end and does not go with {other}; leave one out")
     table = open_images(images, image_root)
-    opened = read_extractor(extractor, weights, pooling, preprocessing)
+    opened = network.read(preprocessing)
     with start(trainer.devices, trainer.num_nodes, trainer.accelerator) as member:
         forward = opened.to(member.device).forward(precision, layer, features, normalize)
         begin = time.perf_counter()

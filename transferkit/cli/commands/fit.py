@@ -21,7 +21,7 @@ from transferkit.cli.arguments import read_yaml
 from transferkit.cli.console import next_command, note
 from transferkit.cli.dialect import DIALECT
 from transferkit.cli.fit_arguments import prepare
-from transferkit.cli.parsing import check_seed, explain
+from transferkit.cli.parsing import check_seed, rephrase
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.data.splits import save_splits
 from transferkit.errors import UserError
@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> int:
     try:
         cli = TransferCLI(plan.run, [verb, *plan.arguments], plan.progress)
     except ArgumentError as error:
-        raise UserError(explain(str(error), fit_help.known_options(verb), verb)) from error
+        raise UserError(rephrase(str(error), fit_help.known_options(verb), verb)) from error
     if cli.interrupted:
         raise KeyboardInterrupt
     return 0

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from transferkit.cli.console import as_json, next_command, note, table, written
-from transferkit.cli.open_extractor import Accelerator, open_extractor
+from transferkit.cli.open_extractor import Accelerator, Network
 from transferkit.cli.parsing import resumable
 
 if TYPE_CHECKING:
@@ -19,11 +19,9 @@ def main(arguments: list[str]) -> int:
 
 def index(
     images: str,
-    extractor: str | None = None,
+    network: Network = Network(extractor=None),
     out: str = "index",
     index: str | None = None,
-    pooling: str | None = None,
-    weights: str = "DEFAULT",
     overwrite: bool = False,
     image_root: str | None = None,
     accelerator: Accelerator = "auto",
@@ -36,13 +34,10 @@ def index(
 
     Args:
         images: a folder, manifest or image.
-        extractor: torchvision name, Hugging Face id or directory, exported directory or checkpoint; by default
-            the one the index was built with, for a new one resnet18.
+        network: the extractor; by default the one that the index was built with, for a new index resnet18.
         out: the index directory.
         index: exact; auto (by size: exact, HNSW32, or IVF-PQ); or a factory string of faiss, such as Flat,
             HNSW32 or IVF1024,PQ64. By default as before, for a new index exact.
-        pooling: how features become one embedding; by default the extractor's own.
-        weights: DEFAULT or a weights file, for a torchvision or Hugging Face extractor.
         overwrite: replace an index of other images or another extractor.
         image_root: the folder that a manifest's paths are relative to or lie in, where it is not its own.
         accelerator: auto takes a GPU if there is one.
@@ -52,12 +47,12 @@ def index(
     from transferkit.search.build import absolute_source, build_index
     from transferkit.search.index import open_index
 
-    source = absolute_source(extractor or "resnet18", weights)
-    if extractor is None and not overwrite and (Path(out) / "index.json").is_file():
+    source, pooling = absolute_source(network.extractor or "resnet18", network.weights), network.pooling
+    if network.extractor is None and not overwrite and (Path(out) / "index.json").is_file():
         before = open_index(out)
         source = dict(zip(("source", "weights"), before.source(), strict=True))
         pooling = pooling or before.record["extractor"]["pooling"]
-    opened = open_extractor(source["source"], source["weights"], pooling, accelerator)
+    opened = Network(source["source"], source["weights"], pooling).open(accelerator)
     built, change = build_index(open_images(images, image_root), out, opened, source, index, overwrite)
     report(built, change, asked=index, json=json)
     written(Path(out))

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from transferkit.cli import console
-from transferkit.cli.open_extractor import Accelerator, open_extractor
+from transferkit.cli.open_extractor import Accelerator, Network
 from transferkit.cli.parsing import resumable
 from transferkit.errors import UserError
 
@@ -22,9 +22,7 @@ def main(arguments: list[str]) -> int:
 
 def probe(
     images: str,
-    extractor: str = "resnet18",
-    weights: str = "DEFAULT",
-    pooling: str | None = None,
+    network: Network = Network(),
     out: str = "probe",
     fast: bool = False,
     seed: int = 0,
@@ -45,10 +43,7 @@ def probe(
 
     Args:
         images: folder, manifest, ``digits``, a dataset of torchvision's by name, or an embeddings table (.parquet).
-        extractor: torchvision name, Hugging Face id or directory, exported directory, or checkpoint; not used
-            for an embeddings table, except by ``--export``.
-        weights: ``DEFAULT``, ``none`` (random) or a file of weights.
-        pooling: how features become one embedding; by default the extractor's own.
+        network: the extractor; not used for an embeddings table, except by ``--export``.
         out: directory for probe.json, classifier.safetensors (fitted on train and val), start.safetensors (on train
             alone, to start a fit from), predictions.parquet and splits.parquet.
         fast: sweep C coarse to fine: a third of the fits, mostly the same choice.
@@ -77,7 +72,7 @@ def probe(
         check_folder(Path(export).parent)
     other = load_predictions(compare) if compare else None
     table = None if is_embeddings(images) else open_images(images, image_root)
-    opened = open_extractor(extractor, weights, pooling, accelerator) if table or export else None
+    opened = network.open(accelerator) if table or export else None
     table = load_splits(table, splits) if table and splits else table
     embeddings = extract(opened, table, on_error) if opened and table else Embeddings.load(images)
     if splits and not table:
@@ -103,8 +98,9 @@ def probe(
     if table is None:
         console.next_command("probe", "OTHER.parquet", "--out", f"{out}-other", "--compare", out)
     else:
-        how = ["--model.backbone", extractor, *(["--model.weights", weights] if weights != "DEFAULT" else [])]
-        how += ["--model.pooling", pooling] if pooling else []
+        how = ["--model.backbone", str(network.extractor)]
+        how += ["--model.weights", network.weights] if network.weights != "DEFAULT" else []
+        how += ["--model.pooling", network.pooling] if network.pooling else []
         how += ["--data.image_root", image_root] if image_root else []
         how += ["--data.on_error", on_error] if on_error == "skip" else []
         how += ["--data.splits", f"{out}/splits.parquet", "--model.head", f"{out}/start.safetensors"]

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from transferkit.cli.console import as_json, next_command, note, table, written
-from transferkit.cli.open_extractor import Accelerator, open_extractor
+from transferkit.cli.open_extractor import Accelerator, Network
 from transferkit.cli.parsing import call
 
 
@@ -16,11 +16,9 @@ def main(arguments: list[str]) -> int:
 def regions(
     images: str,
     boxes: str = "boxes.csv",
-    extractor: str = "resnet18",
+    network: Network = Network(),
     out: str = "regions.parquet",
     method: Literal["crop", "roi_align"] = "crop",
-    pooling: str | None = None,
-    weights: str = "DEFAULT",
     on_error: Literal["fail", "skip"] = "fail",
     overwrite: bool = False,
     image_root: str | None = None,
@@ -36,12 +34,10 @@ def regions(
     Args:
         images: a folder, manifest or image; only images with boxes are read.
         boxes: a .csv with path,x1,y1,x2,y2[,label], paths relative to the images' folder, or a COCO .json.
-        extractor: torchvision name, Hugging Face id or directory, exported directory or checkpoint.
+        network: the extractor; its pooling is for method crop.
         out: the Parquet file.
         method: crop puts each box through the preprocessing as an image of its own; roi_align runs each image
             once, without its centre crop, and averages the features in each box.
-        pooling: how features become one embedding (crop); by default the extractor's own.
-        weights: DEFAULT or a weights file, for a torchvision or Hugging Face extractor.
         on_error: rows that are no box, boxes outside of their image, given as fractions or for an image of another
             size, and unreadable images: fail names them, skip leaves them out.
         overwrite: replace an earlier table of regions.
@@ -56,7 +52,7 @@ def regions(
     skipped: list[str] | None = [] if on_error == "skip" else None
     opened = open_images(images, image_root)
     found = match_boxes(boxes, read_boxes(boxes, skipped), opened, skipped)
-    result = embed_regions(open_extractor(extractor, weights, pooling, accelerator), opened, found, method, on_error)
+    result = embed_regions(network.open(accelerator), opened, found, method, on_error)
     for box in result.clipped[:5]:
         note(f"clipped to its image: row {box.number}, {box.path} {', '.join(f'{value:g}' for value in box[2:6])}")
     if len(result.clipped) > 5:

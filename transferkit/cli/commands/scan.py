@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from transferkit.cli.console import as_json, harmless, next_command, note, table, written
+from transferkit.cli.console import as_json, escape, next_command, note, table, written
 from transferkit.cli.parsing import call
 from transferkit.errors import UserError
 from transferkit.runtime.files import check_folder
@@ -67,7 +67,7 @@ def print_report(report: "Report") -> None:
     print_classes(report, title if report.findings else f"{title}; nothing found")
     if report.ignored:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in report.ignored.items())
-        print(harmless(f"other files, not looked at: {kinds}"))
+        print(escape(f"other files, not looked at: {kinds}"))
     rows = [
         (kind, KINDS[kind].severity, len(findings), examples(findings), KINDS[kind].remedy)
         for kind, findings in report.by_kind().items()
@@ -80,7 +80,7 @@ def print_classes(report: "Report", title: str) -> None:
     """The title, and images per class, the largest first; of many classes the largest and the smallest."""
     counts = class_counts(report)
     if not counts:
-        print(harmless(title))
+        print(escape(title))
         return
     splits = sorted({split for split in report.table.splits if split is not None})
     ordered = sorted(counts.items(), key=lambda item: (-item[1].total(), item[0]))
@@ -104,7 +104,7 @@ def class_counts(report: "Report") -> dict[str, Counter[str | None]]:
 
 def examples(findings: list["Finding"]) -> str:
     """The first few findings of one kind, one a line; the last line counts the others."""
-    lines = [harmless(f"{f.path} ({f.detail})" if f.detail else f.path) for f in findings[:EXAMPLES]]
+    lines = [escape(f"{f.path} ({f.detail})" if f.detail else f.path) for f in findings[:EXAMPLES]]
     more = [f"and {len(findings) - EXAMPLES:,} more"] if len(findings) > EXAMPLES else []
     return "; ".join([*lines, *more])
 
@@ -159,4 +159,4 @@ def write_csv(report: "Report", path: Path) -> None:
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
-        writer.writerows((harmless(f.path), f.kind, f.severity, harmless(f.detail)) for f in report.findings)
+        writer.writerows((escape(f.path), f.kind, f.severity, escape(f.detail)) for f in report.findings)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from transferkit.cli.console import as_json, note, table, written
-from transferkit.cli.open_extractor import Accelerator, open_extractor
+from transferkit.cli.open_extractor import Accelerator, Network
 from transferkit.cli.parsing import call
 from transferkit.errors import UserError
 
@@ -83,7 +83,7 @@ def search(
 
 def embed_queries(index: "ImageIndex", query: list[str], accelerator: Accelerator = "auto") -> "Tensor":
     """Embeddings of the query images, by the extractor the index was built with: (Q, D)."""
-    extractor = open_extractor(*index.source(), index.record["extractor"]["pooling"], accelerator)
+    extractor = Network(*index.source(), index.record["extractor"]["pooling"]).open(accelerator)
     index.check_extractor(extractor)
     return extractor.embed(query)
 

@@ -1,7 +1,7 @@
 """``similarity``: cosine of images under an extractor."""
 
 from transferkit.cli import console
-from transferkit.cli.open_extractor import Accelerator, open_extractor
+from transferkit.cli.open_extractor import Accelerator, Network
 from transferkit.cli.parsing import call
 
 
@@ -12,9 +12,7 @@ def main(arguments: list[str]) -> int:
 
 def similarity(
     images: list[str],
-    extractor: str = "resnet18",
-    weights: str = "DEFAULT",
-    pooling: str | None = None,
+    network: Network = Network(),
     accelerator: Accelerator = "auto",
     json: bool = False,
 ) -> int:
@@ -22,9 +20,7 @@ def similarity(
 
     Args:
         images: two or more image files.
-        extractor: torchvision name, Hugging Face id or directory, exported directory, or checkpoint.
-        weights: DEFAULT, none (random), or a weights file.
-        pooling: how features become one embedding; by default the extractor's own.
+        network: the extractor.
         accelerator: auto takes a GPU if there is one.
         json: print one JSON object.
     """
@@ -33,7 +29,7 @@ def similarity(
 
     if len(images) < 2:
         raise UserError("similarity compares two or more images; give another one")
-    embedding = open_extractor(extractor, weights, pooling, accelerator).embed(images)
+    embedding = network.open(accelerator).embed(images)
     for row in zero_rows(embedding).tolist():
         console.note(f"{images[row]} has an embedding of zeros: its cosine with everything is 0")
     cosine = cosine_matrix(embedding).tolist()
