@@ -9,8 +9,8 @@ from transferkit.cli.arguments import (
     as_config,
     check_sections,
     find_config,
-    read_yaml,
     read_setting,
+    read_yaml,
     without_option,
 )
 from transferkit.cli.fit_help import known_options
@@ -90,7 +90,7 @@ def test_a_section_without_options(here: Path) -> None:
             "Subcommand 'fit' does not accept option 'modl.lr_head'",
             "unknown option modl.lr_head; did you mean --model.lr_head?",
         ),
-        ("unrecognized arguments: zzz", "an argument too many: 'zzz'; transferkit fit --help lists those it takes"),
+        ("unrecognized arguments: zzz", "unexpected argument 'zzz'; transferkit fit --help lists those it takes"),
         ("several\n lines", "several lines"),
     ],
 )

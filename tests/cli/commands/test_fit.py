@@ -198,7 +198,7 @@ def test_a_checkpoint_far_from_its_run(work: Path) -> None:
     shutil.move("runs/tiny/0/checkpoints/best.ckpt", "mine.ckpt")
     done = transferkit("test", "--ckpt_path", "mine.ckpt", "--data.root", "photos", "--data.num_workers", "0")
     assert done.status == 0 and done.out.splitlines()[-1] == "run runs/test/0", done.err
-    assert refused(transferkit("fit", "--ckpt_path", "mine.ckpt"), "mine.ckpt lies in no run to resume")
+    assert refused(transferkit("fit", "--ckpt_path", "mine.ckpt"), "mine.ckpt is not in a run to resume")
 
 
 def test_the_checkpoint_decides_its_model(work: Path) -> None:
@@ -277,7 +277,7 @@ def test_figures_say_which_checkpoint_they_are_of(work: Path) -> None:
     assert metrics_of(run).items() >= content["metrics"].items()
     write_metrics(run, metrics_of(run) | {"test/epoch": 9})  # as if best.ckpt had been that of epoch 9 when tested
     resumed = transferkit("fit", "--ckpt_path", "last", "--trainer.max_epochs", "4")
-    assert "the test results in runs/tiny/0 are those of another checkpoint; test again" in resumed.err
+    assert "the test results in runs/tiny/0 belong to another checkpoint; test again" in resumed.err
     assert set(metrics_of(run)) == LOGGED
 
 
@@ -347,7 +347,7 @@ def test_a_loading_process_that_is_killed(work: Path, monkeypatch: pytest.Monkey
     options = ["--data.cache", "off", "--data.num_workers", "1"]
     done = transferkit("fit", "--data.root", "photos", *FIT, *options, "--name", "killed")
     assert done.status == 2
-    assert "a process that loads images was killed, perhaps for want of memory; start fewer" in done.err.split("\n")[-2]
+    assert "a process that loads images was killed, perhaps out of memory; start fewer" in done.err.split("\n")[-2]
     assert not (work / "runs/killed").exists()
 
 

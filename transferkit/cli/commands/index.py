@@ -1,4 +1,4 @@
-"""``index``: a searchable directory of the embeddings of images."""
+"""``index``: a directory of embeddings to search in."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command; the exit status."""
+    """Run the command; return the exit status."""
     return resumable(index, arguments)
 
 
@@ -27,20 +27,20 @@ def index(
     accelerator: Accelerator = "auto",
     json: bool = False,
 ) -> int:
-    """Embed images into a directory that `transferkit search` answers from.
+    """Embed images into a directory that `transferkit search` searches.
 
-    Called again on the same directory it embeds only new and changed images and drops those that are gone. An
-    image has changed when its file differs in size, times, or the parts of its content that are compared.
+    Run again on the same directory, it embeds only new and changed images and drops those that no longer exist. An
+    image has changed when its file differs in size, times, or sampled content.
 
     Args:
         images: a folder, manifest or image.
         network: the extractor; by default the one that the index was built with, for a new index resnet18.
         out: the index directory.
         index: exact; auto (by size: exact, HNSW32, or IVF-PQ); or a factory string of faiss, such as Flat,
-            HNSW32 or IVF1024,PQ64. By default as before, for a new index exact.
+            HNSW32 or IVF1024,PQ64. By default the existing kind, for a new index exact.
         overwrite: replace an index of other images or another extractor.
-        image_root: the folder that a manifest's paths are relative to or lie in, where it is not its own.
-        accelerator: auto takes a GPU if there is one.
+        image_root: the folder that a manifest's paths are relative to or lie in, if it is not the manifest's own.
+        accelerator: auto is a GPU if there is one.
         json: print one JSON object.
     """
     from transferkit.data.image_table import open_images
@@ -61,7 +61,7 @@ def index(
 
 
 def report(built: "ImageIndex", change: "Change", asked: str | None, json: bool) -> None:
-    """What was indexed, and how well the index finds it."""
+    """Print what was indexed, and the recall of the index."""
     from transferkit.search.faiss_index import INSTALL, is_installed
 
     for path, reason in list(change.broken.items())[:5]:

@@ -1,4 +1,4 @@
-"""``probe``: what embeddings are worth to a linear classifier, to neighbours, and from a few images."""
+"""``probe``: accuracy of a linear classifier, nearest neighbors and few-shot classifiers on embeddings."""
 
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command; the exit status."""
+    """Run the command; return the exit status."""
     return resumable(probe, arguments)
 
 
@@ -36,27 +36,27 @@ def probe(
     accelerator: Accelerator = "auto",
     json: bool = False,
 ) -> int:
-    """Measure embeddings with a linear probe, nearest neighbours and few-shot curves.
+    """Measure embeddings with a linear probe, nearest neighbors and few-shot curves.
 
-    Standardisation and C of the linear probe are chosen on val and reported on test, with a 95 % interval. Data
-    with train and val only is tested on val, and selects on a part of train; data without splits is divided.
+    Standardization and C of the linear probe are chosen on val and reported on test, with a 95 % interval. Data
+    with only train and val is tested on val, with a part of train to select on; data without splits is split.
 
     Args:
-        images: folder, manifest, ``digits``, a dataset of torchvision's by name, or an embeddings table (.parquet).
+        images: folder, manifest, ``digits``, name of a torchvision dataset, or an embeddings table (.parquet).
         network: the extractor; not used for an embeddings table, except by ``--export``.
         out: directory for probe.json, classifier.safetensors (fitted on train and val), start.safetensors (on train
-            alone, to start a fit from), predictions.parquet and splits.parquet.
-        fast: sweep C coarse to fine: a third of the fits, mostly the same choice.
-        seed: of the parts that are drawn.
-        val_fraction: share of train to select on, where no val is given beside a test.
-        test_fraction: share of all to report on, where no splits are given: with one seed the images that fit holds
-            out.
+            only, to start a fit from), predictions.parquet and splits.parquet.
+        fast: sweep C coarse to fine: a third of the fits, usually with the same choice.
+        seed: seed of the drawn splits.
+        val_fraction: share of train to select on, if no val is given beside a test.
+        test_fraction: share of all images to report on, if no splits are given; with the same seed, those that fit
+            holds out.
         splits: ``splits.parquet`` of a run or of another probe, to use its splits exactly.
         on_error: unreadable images: ``fail`` names them all, ``skip`` leaves them out.
-        compare: directory of another probe of the same images; says how this one differs.
+        compare: directory of another probe of the same images, to compare this one with.
         export: directory for the extractor with the classifier as its head.
-        image_root: the folder that a manifest's paths are relative to or lie in, where it is not its own.
-        accelerator: auto takes a GPU if there is one.
+        image_root: the folder that a manifest's paths are relative to or lie in, if it is not the manifest's own.
+        accelerator: auto is a GPU if there is one.
         json: print probe.json instead of the table.
     """
     from transferkit.data.embeddings import Embeddings
@@ -109,7 +109,7 @@ def probe(
 
 
 def is_embeddings(images: str) -> bool:
-    """Whether this names an embeddings table or a folder of its shards; a manifest of images may be Parquet, too."""
+    """Return whether this is an embeddings table or a folder of its shards; a manifest may be Parquet, too."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -120,11 +120,11 @@ def is_embeddings(images: str) -> bool:
     try:
         return "embedding" in pq.read_schema(files[0]).names
     except (OSError, pa.ArrowException):
-        return False  # said when it is read as a manifest
+        return False  # reading it as a manifest raises
 
 
 def extract(extractor: "Extractor", table: "ImageTable", on_error: str) -> "Embeddings":
-    """The embeddings of images, from the cache where they are.
+    """Return the embeddings of images, from the cache if they are there.
 
     Raises:
         UserError: unreadable images with ``fail``.
@@ -137,14 +137,14 @@ def extract(extractor: "Extractor", table: "ImageTable", on_error: str) -> "Embe
     if broken and on_error == "fail":
         raise_broken(broken, table.source, "leave out with --on_error skip")
     if broken:
-        console.note(f"{len(broken)} unreadable images were left out")
+        console.note(f"left out: {len(broken)} unreadable images")
     return features
 
 
 def print_table(content: dict[str, Any]) -> None:
-    """The report in a few lines; accuracies in percent."""
+    """Print the report in a few lines; accuracies in percent."""
     linear, knn, mean, shots = (content[name] for name in ("linear", "knn", "nearest_class_mean", "few_shot"))
-    chosen = f"C = {linear['C']:.3g}, standardisation {linear['standardisation']}"
+    chosen = f"C = {linear['C']:.3g}, standardization {linear['standardisation']}"
     rows = [
         ["linear, top-1", percent(linear["top1"]), interval(linear), chosen],
         ["linear, mean per class", percent(linear["mean_per_class"]), None, None],
@@ -162,7 +162,7 @@ def print_table(content: dict[str, Any]) -> None:
         low, high = compared["interval"]
         detail = f"McNemar p = {compared['mcnemar_p']:.2g}; {compared['only_second']} images gained, "
         detail += f"{compared['only_first']} lost"
-        against = f"difference to {compared['with']}"
+        against = f"difference from {compared['with']}"
         rows.append([against, f"{100 * compared['difference']:+.1f}", f"{100 * low:+.1f} – {100 * high:+.1f}", detail])
     splits = content["splits"]
     title = f"{len(content['class_names'])} classes; {splits['train']} train, {splits['val']} val, "
@@ -171,11 +171,11 @@ def print_table(content: dict[str, Any]) -> None:
 
 
 def percent(value: float | None) -> str | None:
-    """A share in percent, or None."""
+    """Format a share in percent; None stays None."""
     return None if value is None else f"{100 * value:.1f}"
 
 
 def interval(scores: dict[str, Any]) -> str:
-    """Wilson's interval in percent."""
+    """Format the Wilson interval in percent."""
     low, high = scores["top1_interval"]
     return f"{100 * low:.1f} – {100 * high:.1f}"

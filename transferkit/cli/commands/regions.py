@@ -1,4 +1,4 @@
-"""``regions``: one embedding a box."""
+"""``regions``: one embedding per box."""
 
 from pathlib import Path
 from typing import Literal
@@ -9,7 +9,7 @@ from transferkit.cli.parsing import call
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command; the exit status."""
+    """Run the command; return the exit status."""
     return call(regions, arguments)
 
 
@@ -28,21 +28,21 @@ def regions(
     """Embed boxes in images into a Parquet table: path, label, split, embedding, box, x1, y1, x2, y2.
 
     Rows are sorted by path, then by box: the row of the CSV (from 1, without the header) or COCO's annotation id.
-    Boxes are in pixels of the upright image (after its EXIF orientation); what reaches out of it is clipped. COCO's
-    width and height of an image must be those of the upright one.
+    Boxes are in pixels of the upright image (after its EXIF orientation) and are clipped to it. COCO's width and
+    height of an image must be those of the upright one.
 
     Args:
         images: a folder, manifest or image; only images with boxes are read.
         boxes: a .csv with path,x1,y1,x2,y2[,label], paths relative to the images' folder, or a COCO .json.
         network: the extractor; its pooling is for method crop.
         out: the Parquet file.
-        method: crop puts each box through the preprocessing as an image of its own; roi_align runs each image
-            once, without its centre crop, and averages the features in each box.
-        on_error: rows that are no box, boxes outside of their image, given as fractions or for an image of another
-            size, and unreadable images: fail names them, skip leaves them out.
+        method: crop preprocesses each box as an image of its own; roi_align runs each image once, without its
+            center crop, and averages the features in each box.
+        on_error: rows that are not a box, boxes outside of their image, given as fractions or for an image of
+            another size, and unreadable images: fail names them, skip leaves them out.
         overwrite: replace an earlier table of regions.
-        image_root: the folder that a manifest's paths are relative to or lie in, where it is not its own.
-        accelerator: auto takes a GPU if there is one.
+        image_root: the folder that a manifest's paths are relative to or lie in, if it is not the manifest's own.
+        accelerator: auto is a GPU if there is one.
         json: print one JSON object.
     """
     from transferkit.data.image_table import open_images

@@ -1,4 +1,4 @@
-"""``similarity``: cosine of images under an extractor."""
+"""``similarity``: cosine similarity of images."""
 
 from transferkit.cli import console
 from transferkit.cli.open_extractor import Accelerator, Network
@@ -6,7 +6,7 @@ from transferkit.cli.parsing import call
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command; the exit status."""
+    """Run the command; return the exit status."""
     return call(similarity, arguments)
 
 
@@ -16,19 +16,19 @@ def similarity(
     accelerator: Accelerator = "auto",
     json: bool = False,
 ) -> int:
-    """Cosine similarity of images, in [-1, 1]: one number for two, a table for more.
+    """Print the cosine similarity of images, in [-1, 1]: one number for two, a table for more.
 
     Args:
         images: two or more image files.
         network: the extractor.
-        accelerator: auto takes a GPU if there is one.
+        accelerator: auto is a GPU if there is one.
         json: print one JSON object.
     """
     from transferkit.errors import UserError
     from transferkit.similarity import cosine_matrix, zero_rows
 
     if len(images) < 2:
-        raise UserError("similarity compares two or more images; give another one")
+        raise UserError(f"similarity compares two or more images, got {len(images)}; give another one")
     embedding = network.open(accelerator).embed(images)
     for row in zero_rows(embedding).tolist():
         console.note(f"{images[row]} has an embedding of zeros: its cosine with everything is 0")
@@ -43,5 +43,5 @@ def similarity(
 
 
 def rows_of(images: list[str], cosine: list[list[float]]) -> list[list[object]]:
-    """The matrix with its rows numbered and named; columns have the same numbers."""
+    """Return the matrix with its rows numbered and named; columns have the same numbers."""
     return [[number, *values, name] for number, (name, values) in enumerate(zip(images, cosine, strict=True), start=1)]
