@@ -33,7 +33,7 @@ VERBS = {
     "predict": ("fit", "classify images that need no labels"),
     "embed": ("embed", "turn images into a Parquet table of embeddings"),
     "evaluate": ("evaluate", "similarity metrics of embeddings, and figures"),
-    "compare": ("compare", "two extractors on the same images: CKA, RSA, shared neighbours"),
+    "compare": ("compare", "two extractors on the same images: CKA, RSA, shared neighbors"),
     "similarity": ("similarity", "cosine similarity of two or more images"),
     "probe": ("probe", "linear, kNN and few-shot accuracy of an extractor on labeled images"),
     "benchmark": ("benchmark", "probes over extractors x datasets: a table, resumable"),
