@@ -39,12 +39,16 @@ def test_temperature_stops_where_all_rows_are_right() -> None:
 
 
 def test_a_class_that_the_classifier_does_not_know_counts_as_wrong() -> None:
-    """torchmetrics refuses it, and puts a confidence at the edge of two bins into the upper one."""
-    logits = torch.eye(2)
+    """torchmetrics rejects it, and puts a confidence at the edge of two bins into the upper one."""
+    logits = torch.eye(2)[[0, 1, 0, 1]]
     confidence = logits.softmax(1).max().item()
-    target = torch.tensor([0, 5])
+    target = torch.tensor([0, 1, 5, 5])
     assert expected_calibration_error(logits, target) == pytest.approx(abs(0.5 - confidence))
     with pytest.raises(RuntimeError, match="target"):
         multiclass_calibration_error(logits.softmax(1), target, 2)
-    half = torch.zeros(1, 2)  # a confidence of 0.5, in (0, 0.5] of two bins
-    assert expected_calibration_error(half, torch.tensor([0]), bins=2) == pytest.approx(0.5)
+    edge = torch.tensor([[0.0, 0.0], [4.0, 0.0]])  # confidences 0.5, in (0, 0.5] of two bins, and 0.982
+    target = torch.tensor([0, 1])
+    sure = edge.softmax(1).max().item()
+    assert expected_calibration_error(edge, target, bins=2) == pytest.approx((0.5 + sure) / 2)
+    theirs = multiclass_calibration_error(edge.softmax(1), target, 2, n_bins=2).item()
+    assert theirs == pytest.approx(abs(0.5 - (0.5 + sure) / 2), abs=1e-6)

@@ -10,8 +10,8 @@ TEMPERATURES = (0.01, 100.0)
 def expected_calibration_error(logits: Tensor, target: Tensor, *, bins: int = 15) -> float:
     """Return the expected calibration error: top label, bins of equal width (Guo et al. 2017, arXiv:1706.04599, eq. 3).
 
-    Training logs torchmetrics' `MulticlassCalibrationError`. It rejects targets from K up, which are the classes that
-    only test has and which count as wrong here, and its bins are [low, high) where eq. 2 has (low, high].
+    Not torchmetrics' `MulticlassCalibrationError`, which training logs: that has bins [low, high) where eq. 2 has
+    (low, high], and rejects more than K different targets, which test rows have if some of their classes are unknown.
 
     Args:
         logits: `(N, K)`.

@@ -93,7 +93,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
     "a classifier that is not there": (
         lambda root: 0,
         ["fit", "--data.root", "photos", "--model.weights", "none", "--model.head", "no.safetensors"],
-        "no such file: no.safetensors; transferkit probe writes one",
+        "no such file: no.safetensors; probe an extractor to get one",
     ),
 }
 

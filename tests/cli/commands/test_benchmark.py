@@ -53,7 +53,7 @@ def test_a_table_of_what_could_be_measured(place: Path) -> None:
             {"extractors": {"x": {"extractor": "resnet18", "preprocessing": 160}}},
             "preprocessing of 'x' is 160; give fields and values, as {image_size: 160}",
         ),
-        ({"datasets": {"x": {"image_root": "photos"}}}, "datasets: 'x' has no 'images'"),
+        ({"datasets": {"x": {"image_root": "photos"}}}, "datasets: 'x' lacks 'images'"),
         (
             {"datasets": {"x": {"images": "photos", "root": "y"}}},
             "'x' has the unknown option 'root'; it takes images, image_root",
