@@ -47,11 +47,9 @@ def test_a_format_number_is_the_one_in_use(number: str, module: str, name: str) 
 
 
 def test_every_format_number_is_listed() -> None:
-    sources = ((ROOT / "transferkit").rglob("*.py"), re.compile(r"^(FORMAT|PROTOCOL) = \d", re.MULTILINE))
-    found = {
-        path.relative_to(ROOT / "transferkit").as_posix() for path in sources[0] if sources[1].search(path.read_text())
-    }
-    assert found == {f"{module}.py" for _, module, _ in FORMATS}
+    package, number = ROOT / "transferkit", re.compile(r"^(FORMAT|PROTOCOL) = \d", re.MULTILINE)
+    found = {path.relative_to(package) for path in package.rglob("*.py") if number.search(path.read_text())}
+    assert found == {Path(f"{module}.py") for _, module, _ in FORMATS}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -10,8 +10,8 @@ TEMPERATURES = (0.01, 100.0)
 def expected_calibration_error(logits: Tensor, target: Tensor, *, bins: int = 15) -> float:
     """Return the expected calibration error: top label, bins of equal width (Guo et al. 2017, arXiv:1706.04599, eq. 3).
 
-    Not torchmetrics' `MulticlassCalibrationError`, which training logs: that has bins [low, high) where eq. 2 has
-    (low, high], and rejects more than K different targets, which test rows have if some of their classes are unknown.
+    Not torchmetrics' `MulticlassCalibrationError`, which training logs: its bins are [low, high), so a confidence of
+    exactly 1, to which float32 rounds a certain prediction, has a bin of its own, where eq. 2 has (low, high].
 
     Args:
         logits: `(N, K)`.

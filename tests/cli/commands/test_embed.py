@@ -107,7 +107,7 @@ def test_options_reach_the_table() -> None:
         (["--out", "/proc/x/e.parquet"], r"cannot write /proc/x/e\.parquet"),
         (["--layer", "7"], "vit has no stage '7'; its stages: embeddings, block 0, block 1"),
         (["--features", "map"], "vit has tokens of"),
-        (["--layer", "0", "--pooling", "mean"], "--pooling mean .* does not go with --layer 0"),
+        (["--layer", "0", "--pooling", "mean"], "--pooling mean applies to .* output, not to --layer 0"),
         (["--batch-size", "0"], "--batch_size is 0; give 1 or more"),
         (["--precision", "16"], r"--precision is '16'; give '32', 'bf16'"),
         (["--trainer.strategy", "fsdp"], r"--trainer\.strategy is 'fsdp'; give 'auto', 'ddp'"),
