@@ -25,7 +25,7 @@ class Section(NamedTuple):
         kind: the dataclass.
         prefix: what precedes the names of its fields on the command line: ``trainer.``, or nothing.
         fields: names of its fields.
-        default: what the command has where no option is given.
+        default: what the command uses if no option is given.
     """
 
     kind: Callable[..., Any]
