@@ -16,6 +16,14 @@ def note(text: str) -> None:
     print(escape(text), file=sys.stderr)
 
 
+def note_first(label: str, items: Sequence[str], remark: str = "", most: int = 5) -> None:
+    """Print the first items on stderr, one per line, and how many more there are, with a remark on them."""
+    for item in items[:most]:
+        note(f"{label}: {item}")
+    if len(items) > most:
+        note(f"{label}: {len(items) - most} more{remark}")
+
+
 def escape(text: str) -> str:
     """Escape control characters: a file name must not steer the terminal."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -100,10 +100,8 @@ def embed(
 
 def summary(done: "Written", shape: tuple[int, ...], seconds: float, out: str, json: bool) -> None:
     """Print what was written, how fast, and the next command."""
-    for path, reason in list(done.broken.items())[:5]:
-        console.note(f"left out: {path} ({reason})")
-    if len(done.broken) > 5:
-        console.note(f"left out: {len(done.broken) - 5} more; the file's metadata lists all")
+    left_out = [f"{path} ({reason})" for path, reason in done.broken.items()]
+    console.note_first("left out", left_out, "; the file's metadata lists all")
     if done.embedded < done.images:
         console.note(f"done in an earlier run: {done.images + len(done.broken) - done.embedded} images")
     width = " × ".join(map(str, shape))

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from transferkit.cli.console import as_json, next_command, note, table, written
+from transferkit.cli.console import as_json, next_command, note, note_first, table, written
 from transferkit.cli.open_extractor import Accelerator, Network
 from transferkit.cli.parsing import resumable
 
@@ -64,10 +64,8 @@ def report(built: "ImageIndex", change: "Change", asked: str | None, json: bool)
     """Print what was indexed, and the recall of the index."""
     from transferkit.search.faiss_index import INSTALL, is_installed
 
-    for path, reason in list(change.broken.items())[:5]:
-        note(f"left out: {path} ({reason})")
-    if len(change.broken) > 5:
-        note(f"left out: {len(change.broken) - 5} more; transferkit scan {built.images.root} lists them")
+    left_out = [f"{path} ({reason})" for path, reason in change.broken.items()]
+    note_first("left out", left_out, f"; transferkit scan {built.images.root} lists them")
     if change.zero_rows:
         note(f"{change.zero_rows} images have an embedding of zeros: their cosine with everything is 0")
     if asked == "auto":

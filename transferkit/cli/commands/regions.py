@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from transferkit.cli.console import as_json, next_command, note, table, written
+from transferkit.cli.console import as_json, next_command, note_first, table, written
 from transferkit.cli.open_extractor import Accelerator, Network
 from transferkit.cli.parsing import call
 
@@ -53,15 +53,10 @@ def regions(
     opened = open_images(images, image_root)
     found = match_boxes(boxes, read_boxes(boxes, skipped), opened, skipped)
     result = embed_regions(network.open(accelerator), opened, found, method, on_error)
-    for box in result.clipped[:5]:
-        note(f"clipped to its image: row {box.number}, {box.path} {', '.join(f'{value:g}' for value in box[2:6])}")
-    if len(result.clipped) > 5:
-        note(f"clipped: {len(result.clipped) - 5} more")
+    clipped = [f"row {b.number}, {b.path} {', '.join(f'{value:g}' for value in b[2:6])}" for b in result.clipped]
+    note_first("clipped to its image", clipped)
     left_out = [*(skipped or ()), *(f"row {number}, {reason}" for number, reason in result.broken.items())]
-    for reason in left_out[:5]:
-        note(f"left out: {reason}")
-    if len(left_out) > 5:
-        note(f"left out: {len(left_out) - 5} more")
+    note_first("left out", left_out)
     save_regions(result, out)
     summary = {
         "boxes": len(result.boxes),
