@@ -1,11 +1,13 @@
 """The classifier that a probe found, put on its extractor: exported, and fine-tuned from."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torchvision import models
 
 from tests.tiny import RESNET, fit
@@ -30,6 +32,18 @@ def probed(
     monkeypatch.setenv("TRANSFERKIT_CACHE", str(tmp_path / "cache"))
     features = cached_features(extractor, open_images(photo_folder))
     return features, probe_embeddings(features, coarse_to_fine=True, shots=(1,), few_shot_seeds=(0,))
+
+
+def test_a_file_of_the_first_version_still_opens(tmp_path: Path) -> None:
+    """Its keys are spelled as they were, and it does not say which images it was fitted on."""
+    record = {"class_names": ["a", "b"], "standardisation": "l2", "c": 2.0, "temperature": 1.5, "metadata": {}}
+    tensors = {"weight": torch.ones(2, 3), "bias": torch.zeros(2)}
+    save_file(tensors, tmp_path / "old.safetensors", metadata={"transferkit": json.dumps(record)})
+    classifier = LinearClassifier.load(tmp_path / "old.safetensors")
+    assert (classifier.standardization, classifier.c, classifier.fitted_on) == ("l2", 2.0, "")
+    classifier.save(tmp_path / "new.safetensors")
+    with safe_open(tmp_path / "new.safetensors", framework="pt") as file:
+        assert json.loads(file.metadata()["transferkit"]) == {**record, "fitted_on": ""}
 
 
 @pytest.mark.parametrize("standardization", ["none", "l2"])

@@ -103,7 +103,8 @@ class LinearClassifier:
             with safe_open(path, framework="pt") as file:
                 rest = json.loads(file.metadata()[KEY])
                 weight, bias = file.get_tensor("weight"), file.get_tensor("bias")
-            rest = {name: rest[FILE_KEYS.get(name, name)] for name in cls.__dataclass_fields__ if name not in TENSORS}
+            for name, key in FILE_KEYS.items():
+                rest[name] = rest.pop(key)
             rest["class_names"] = tuple(rest["class_names"])
             return cls(weight=torch.as_tensor(weight), bias=torch.as_tensor(bias), **rest)
         except FileNotFoundError as error:
