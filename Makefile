@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN = $(VENV)/bin
 SHELL := bash
 .DELETE_ON_ERROR:
-.PHONY: help install quickstart test test-all lint format docs bench bench-full floors clean
+.PHONY: help install quickstart test test-all coverage lint style types format docs bench bench-full floors clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -13,23 +13,30 @@ install: $(VENV)/.installed ## create .venv if there is none and install transfe
 	@echo "transferkit is installed: $(BIN)/transferkit --help"
 
 quickstart: $(VENV)/.installed ## install, then transfer learning on real digits, offline, under 3 minutes
-	@echo "Transfer learning on handwritten digits: under 3 minutes on 2 cores, no network."
+	@echo "Transfer learning on handwritten digits: under 3 minutes on 2 cores, no network connection."
 	@$(BIN)/python -m transferkit quickstart --config configs/quickstart.yaml
 
 test: $(VENV)/.installed-dev ## install, then the default tests, under 5 minutes
-	@echo "Default tests: under 5 minutes on 2 cores, no network."
+	@echo "Default tests: under 5 minutes on 2 cores, no network connection."
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-all: $(VENV)/.installed-dev ## every test: fuzzing, killed processes, hostile files; under 60 minutes
 	@echo "Every test: under 60 minutes on 2 cores."
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m '' -n 2 --dist loadfile
 
-lint: $(VENV)/.installed-dev ## check style, format and types
+coverage: $(VENV)/.installed-dev ## the default tests, and the share of the package's lines and branches they run
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered
+
+lint: style types ## check style, format and types
+
+style: $(VENV)/.installed-dev ## check style and format
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-dev ## check types
 	@$(BIN)/mypy --strict transferkit
 
-format: $(VENV)/.installed-dev ## format the code and mend what ruff can
+format: $(VENV)/.installed-dev ## format the code and fix what ruff can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
@@ -50,7 +57,7 @@ clean: ## remove caches and builds; environments and runs stay
 	@rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find transferkit tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# One `>=` requirement a line in pyproject.toml becomes one `==` constraint.
+# Each line of pyproject.toml with a `>=` requirement becomes a `==` constraint.
 .venv-floor/floors.txt: pyproject.toml
 	@mkdir -p $(@D)
 	@sed -nE 's/^.*"([a-z-]+)(\[[a-z]+\])?>=([0-9.]+).*/\1==\3/p' $< > $@
@@ -60,13 +67,13 @@ $(BIN)/python:
 	@echo "Creating the environment $(VENV): a few seconds."
 	@$(PYTHON) -m venv $(VENV)
 
-# pip's own listing is long: only its large downloads and its reasons to refuse are shown.
+# pip's own output is long: only large downloads and errors are shown.
 define install
 	@echo "Installing transferkit into $(VENV): several GB of PyTorch the first time, 2 to 15 minutes."
 	@set -o pipefail; PYTHONUNBUFFERED=1 $(BIN)/python -m pip install --progress-bar off -e '$(1)' | \
 		while read -r first rest; do case "$$first $$rest" in \
 			Downloading*[MG]B\)|Using*[MG]B\)) echo "  $$first $${rest##*/}" ;; \
-			Installing*) echo "  Unpacking; the longest part, without a word" ;; \
+			Installing*) echo "  Unpacking; this takes longest and prints nothing" ;; \
 			"The "*|*"depends on"*) echo "  $$first $$rest" >&2 ;; \
 		esac; done
 	@touch $@

@@ -1,9 +1,11 @@
-"""What a stranger gets: a wheel that holds everything, and a Makefile whose help is true."""
+"""What a stranger gets: a wheel that holds everything, typed; and a Makefile whose help is true."""
 
 import re
 import subprocess
 import sys
+import sysconfig
 import tomllib
+import venv
 import zipfile
 from email.message import Message
 from email.parser import Parser
@@ -45,6 +47,59 @@ def test_wheel_holds_the_licence_and_the_command(wheel: zipfile.ZipFile, metadat
     assert "transferkit = transferkit.cli:main" in wheel.read(entry_points).decode()
     assert "Apache License" in wheel.read(licence).decode()
     assert metadata["License-Expression"] == "Apache-2.0"
+
+
+SCRIPT = """
+import transferkit
+from transferkit import *
+{names}
+extractor = Extractor.from_pretrained("resnet18")
+table = embed.embed("photos", extractor)
+result = similarity.evaluate(table.embedding, table.labels)
+{values}
+transferkit.nothing
+"""
+LIBRARIES = ["torch", "torchvision", "lightning", "torchmetrics", "transformers", "numpy", "PIL", "pyarrow"]
+
+
+@pytest.fixture(scope="module")
+def user(wheel: zipfile.ZipFile, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with the wheel in it, and all else that is installed here."""
+    folder = tmp_path_factory.mktemp("user")
+    venv.create(folder)
+    site = Path(sysconfig.get_path("purelib", "venv", {"base": str(folder)}))
+    wheel.extractall(site)
+    (site / "libraries.pth").write_text(f"{sysconfig.get_path('purelib')}\n{sysconfig.get_path('platlib')}\n")
+    return folder
+
+
+@pytest.mark.parametrize("libraries", ["skip", pytest.param("silent", marks=pytest.mark.slow)])
+def test_the_public_names_are_typed(user: Path, libraries: str) -> None:
+    """For a type checker that reads the wheel; the quick test skips torch and its like, whose types are Any to it."""
+    values = ["extractor", "table", "result.overall", *(["table.embedding"] if libraries == "silent" else [])]
+    names = [*transferkit.__all__, "embed.embed", "similarity.evaluate"]
+    reveals = [[f"reveal_type({name})" for name in group] for group in (names, values)]
+    (user / "script.py").write_text(SCRIPT.format(names="\n".join(reveals[0]), values="\n".join(reveals[1])))
+    sections = f"[mypy]\nstrict = true\n[mypy-{','.join(f'{name}.*' for name in LIBRARIES)}]\n"
+    (user / "mypy.ini").write_text(f"{sections}follow_imports = {libraries}\n")
+    python = Path(sysconfig.get_path("scripts", "venv", {"base": str(user)})) / "python"
+    command = [sys.executable, "-m", "mypy", "--config-file", "mypy.ini", "--python-executable", str(python)]
+    done = subprocess.run([*command, "script.py"], cwd=user, capture_output=True, text=True, timeout=1200)
+    types = re.findall(r'note: Revealed type is "(.*)"$', done.stdout, re.MULTILINE)
+    errors = [line for line in done.stdout.splitlines() if ": error: " in line]
+    assert len(types) == len(names) + len(values) and "Any" not in types, done
+    assert len(errors) == 1 and 'Module has no attribute "nothing"' in errors[0], done
+
+
+def test_the_public_names_are_there_and_lazy() -> None:
+    code = (
+        "import sys, transferkit; assert set(transferkit.__all__) <= set(dir(transferkit)); "
+        "assert 'torch' not in sys.modules; from transferkit import *; print(Extractor, embed.embed, similarity)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        transferkit.nothing  # type: ignore[attr-defined]  # noqa: B018
 
 
 def test_version_is_said_once(metadata: Message) -> None:

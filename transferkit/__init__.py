@@ -1,21 +1,36 @@
 """Transfer learning on images: train an extractor, measure its embeddings, hand it over."""
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transferkit import embed, similarity
+    from transferkit.data.datamodule import ImageDataModule
+    from transferkit.data.embeddings import Embeddings
+    from transferkit.errors import UserError
+    from transferkit.extractor import Extractor
+    from transferkit.training.module import TransferModule
 
 __version__ = "0.1.0"
+__all__ = ["Embeddings", "Extractor", "ImageDataModule", "TransferModule", "UserError", "embed", "similarity"]
 
-_HOMES = {
-    "Embeddings": "transferkit.data.embeddings",
-    "Extractor": "transferkit.extractor",
-    "ImageDataModule": "transferkit.data.datamodule",
-    "TransferModule": "transferkit.training.module",
-    "UserError": "transferkit.errors",
-}
+if not TYPE_CHECKING:  # a type checker takes the imports above
+    MODULES = {
+        "Embeddings": "transferkit.data.embeddings",
+        "Extractor": "transferkit.extractor",
+        "ImageDataModule": "transferkit.data.datamodule",
+        "TransferModule": "transferkit.training.module",
+        "UserError": "transferkit.errors",
+    }
 
+    def __getattr__(name: str) -> object:
+        """Import a public name when it is first used, so that ``import transferkit`` does not import torch."""
+        if name in MODULES:
+            return getattr(importlib.import_module(MODULES[name]), name)
+        if name in __all__:
+            return importlib.import_module(f"transferkit.{name}")
+        raise AttributeError(f"module 'transferkit' has no attribute {name!r}")
 
-def __getattr__(name: str) -> Any:
-    """Import the public names when they are first asked for: ``import transferkit`` does not import torch."""
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'transferkit' has no attribute {name!r}")
+    def __dir__() -> list[str]:
+        """List the names that are imported when they are first used, too."""
+        return sorted({*globals(), *__all__})

@@ -1,6 +1,6 @@
 """The probe's sweep against scikit-learn's warm-started one: `python tests/bench/bench_probe.py --help`.
 
-Both fit every C of the grid under every standardisation on the same rows, to the same gradient tolerance, and
+Both fit every C of the grid under every standardization on the same rows, to the same gradient tolerance, and
 choose by the accuracy on the same validation rows; the test accuracy of both choices is printed. With
 `--agreement N` it says instead how often, over N drawn data sets, the fast sweep makes the full one's choice.
 """
@@ -67,19 +67,19 @@ def compare(options: argparse.Namespace) -> None:
         parts[1],
         targets[1],
         options.classes,
-        fast=options.fast,
+        coarse_to_fine=options.fast,
         tolerance=options.tolerance,
     )
     seconds = time.perf_counter() - started
     extra = (peak_memory() - before) / parts[0].nbytes
     best = found.best
-    preds = logits_of(parts[2], best.weight, best.bias, best.standardisation).argmax(1)
+    preds = logits_of(parts[2], best.weight, best.bias, best.standardization).argmax(1)
     accuracy = (preds == targets[2]).double().mean().item()
     print(
         f"transferkit   {seconds:8.1f} s  test accuracy {accuracy:.4f}  not converged {int((~found.converged).sum())}"
     )
     print(
-        f"              {best.standardisation}, C = {best.c:g}; memory beside the features: {extra:.1f} copies of them"
+        f"              {best.standardization}, C = {best.c:g}; memory beside the features: {extra:.1f} copies of them"
     )
     theirs, their_accuracy, missed = sklearn_sweep(parts, targets, options.tolerance)
     print(f"scikit-learn  {theirs:8.1f} s  test accuracy {their_accuracy:.4f}  not converged {missed}")
@@ -98,12 +98,12 @@ def agreement(options: argparse.Namespace) -> None:
                 parts[1],
                 targets[1],
                 options.classes,
-                fast=fast,
+                coarse_to_fine=coarse,
                 tolerance=options.tolerance,
             )
-            for fast in (False, True)
+            for coarse in (False, True)
         )
-        same += (full.best.standardisation, full.best.c) == (fast.best.standardisation, fast.best.c)
+        same += (full.best.standardization, full.best.c) == (fast.best.standardization, fast.best.c)
         losses.append((full.accuracy.max() - fast.accuracy.nan_to_num(-1).max()).item())
     print(
         f"same choice in {same} of {options.agreement}; validation accuracy lost: "

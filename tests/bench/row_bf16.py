@@ -50,6 +50,6 @@ def probe(embedding: Tensor, folder: Path) -> tuple[int, int]:
     table = open_images(folder)
     target = torch.tensor([table.class_names.index(label or "") for label in table.labels])
     train = torch.tensor([split == "train" for split in table.splits])
-    fitted = fit_linear(embedding[train], target[train], 2, standardisation="zscore", c=1.0)
+    fitted = fit_linear(embedding[train], target[train], 2, standardization="zscore", c=1.0)
     preds = logits_of(embedding[~train], fitted.weight, fitted.bias, "zscore").argmax(1)
     return int((preds == target[~train]).sum()), len(preds)

@@ -1,4 +1,4 @@
-"""The probe's sweep over C and standardisation against scikit-learn; see bench_probe.py, which does the work."""
+"""The probe's sweep over C and standardization against scikit-learn; see bench_probe.py, which does the work."""
 
 import argparse
 from collections.abc import Iterator
@@ -12,13 +12,13 @@ TOLERANCE = 1e-4
 
 
 def rows(full: bool) -> Iterator[Row]:
-    """Both fit every C under every standardisation; the accuracies of both choices must agree."""
+    """Both fit every C under every standardization; the accuracies of both choices must agree."""
     rows, width = (20_000, 512) if full else (500, 128)
     options = argparse.Namespace(rows=rows, width=width, classes=10, held_out=1_000, gap=0.45)
     (train, val, test), (target, val_target, test_target) = parts, targets = data(options, seed=0)
     theirs_accuracy: list[float] = []
     best = sweep(train, target, val, val_target, 10, tolerance=TOLERANCE).best
-    preds = logits_of(test, best.weight, best.bias, best.standardisation).argmax(1)
+    preds = logits_of(test, best.weight, best.bias, best.standardization).argmax(1)
     right = int((preds == test_target).sum())
     ours, theirs = in_turns(
         lambda: sweep(train, target, val, val_target, 10, tolerance=TOLERANCE),

@@ -9,12 +9,12 @@ from transferkit.cli.arguments import (
     as_config,
     check_sections,
     find_config,
+    read_setting,
     read_yaml,
-    setting,
     without_option,
 )
 from transferkit.cli.fit_help import known_options
-from transferkit.cli.parsing import explain
+from transferkit.cli.parsing import rephrase
 from transferkit.errors import UserError
 
 
@@ -56,10 +56,10 @@ def test_a_setting_is_the_last_and_the_command_line_wins(here: Path) -> None:
     (here / "one.yaml").write_text("name: one\ntrainer: {default_root_dir: first}\n")
     (here / "two.yaml").write_text("trainer: {default_root_dir: second}\n")
     files = [Path("one.yaml"), Path("two.yaml")]
-    assert setting([], files, "trainer.default_root_dir") == "second"
-    assert setting([], files, "name") == "one"
-    assert setting(["--name", "x", "--name=y"], files, "name") == "y"
-    assert setting([], files, "data.root") is None
+    assert read_setting([], files, "trainer.default_root_dir") == "second"
+    assert read_setting([], files, "name") == "one"
+    assert read_setting(["--name", "x", "--name=y"], files, "name") == "y"
+    assert read_setting([], files, "data.root") is None
 
 
 @pytest.mark.parametrize("text", ["a: [1", "- a\n", "just text", "\x00"])
@@ -90,12 +90,12 @@ def test_a_section_without_options(here: Path) -> None:
             "Subcommand 'fit' does not accept option 'modl.lr_head'",
             "unknown option modl.lr_head; did you mean --model.lr_head?",
         ),
-        ("unrecognized arguments: zzz", "an argument too many: 'zzz'; transferkit fit --help lists those it takes"),
+        ("unrecognized arguments: zzz", "unexpected argument 'zzz'; transferkit fit --help lists those it takes"),
         ("several\n lines", "several lines"),
     ],
 )
 def test_what_a_parser_says_in_one_line(message: str, line: str) -> None:
-    assert explain(message, known_options(), "fit") == line
+    assert rephrase(message, known_options(), "fit") == line
 
 
 @pytest.mark.parametrize(
@@ -119,9 +119,9 @@ def test_a_dotted_key_alone_is_an_option(tmp_path: Path) -> None:
     """For the parser, and for what is read before it."""
     file = tmp_path / "c.yaml"
     file.write_text("model.lr_head: 0.001\nmodel.weights: none\ntrainer.default_root_dir: here\ndata:\n  root: a.b\n")
-    assert setting([], [file], "trainer.default_root_dir") == "here"
-    assert setting([], [file], "data.root") == "a.b"
-    assert setting([], [file], "data.nothing") is None
+    assert read_setting([], [file], "trainer.default_root_dir") == "here"
+    assert read_setting([], [file], "data.root") == "a.b"
+    assert read_setting([], [file], "data.nothing") is None
     printed = yaml.safe_load(transferkit("fit", "--config", str(file), "--print_config").out)
     assert printed["model"]["lr_head"] == 0.001 and printed["model"]["weights"] == "none"
     assert printed["trainer"]["default_root_dir"] == "here"

@@ -8,12 +8,13 @@ import pytest
 
 from transferkit.cli.commands.embed import Processes
 from transferkit.cli.dialect import options_of, translate
+from transferkit.cli.open_extractor import Network
 
 ONE = Processes()
 
 
-def command(images: str, extractor: str = "resnet18", weights: str = "DEFAULT", trainer: Processes = ONE) -> int:
-    """A command."""
+def command(images: str, network: Network = Network(), trainer: Processes = ONE) -> int:
+    """A command, with a section whose options have no prefix and one whose options have."""
     return 0
 
 

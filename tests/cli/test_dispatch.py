@@ -171,7 +171,7 @@ def test_exit_status(command: Callable[..., None], outcome: BaseException | int,
     assert done.value.code == status
 
 
-def test_a_fault_of_ours_is_not_hidden(command: Callable[..., None]) -> None:
+def test_an_internal_error_is_not_hidden(command: Callable[..., None]) -> None:
     command(ZeroDivisionError("ours"))
     with pytest.raises(ZeroDivisionError):
         dispatch.run(["do"])

@@ -52,7 +52,7 @@ def test_it_wins_over_configs_as_the_option_does(verb: str) -> None:
             "images are given twice: 'photos', and --data.root 'others'; leave one out",
         ),
         (["--data.root=others", "photos"], "images are given twice: 'photos', and --data.root 'others'; leave one out"),
-        (["photos", "others"], "an argument too many: 'others'; transferkit .* takes one place of images"),
+        (["photos", "others"], "unexpected argument 'others'; transferkit .* takes images once"),
         (["vit.yaml"], "vit.yaml is a config, not images; give it as --config vit.yaml"),
     ],
 )

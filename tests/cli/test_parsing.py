@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from transferkit.cli.parsing import call, explain
+from transferkit.cli.open_extractor import Network
+from transferkit.cli.parsing import call, rephrase
 from transferkit.errors import UserError
 
 seen: list[Any] = []
@@ -40,6 +41,37 @@ def do(place: str, names: list[str], k: int = 10, row: str | None = None, json: 
 def test_options_may_stand_anywhere(line: str, expected: list[Any]) -> None:
     assert call(do, ["do", *line.split()]) == 0
     assert seen == expected
+
+
+def show(place: str, network: Network = Network(extractor=None), k: int = 1) -> int:
+    """Show it.
+
+    Args:
+        place: where.
+        network: with which extractor.
+        k: how many.
+    """
+    seen[:] = [place, network, k]
+    return 0
+
+
+@pytest.mark.parametrize(
+    ("line", "network"),
+    [
+        ("A", Network(None, "DEFAULT", None)),
+        ("A --weights none -k 1 --extractor vit", Network("vit", "none", None)),
+        ("--pooling avg A --config c.yaml", Network("resnet50", "DEFAULT", "avg")),
+    ],
+)
+def test_options_of_several_verbs_have_no_section(
+    line: str, network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.yaml").write_text("extractor: resnet50\npooling: max\n")
+    assert call(show, ["show", *line.split()]) == 0
+    assert seen == ["A", network, 1]
+    with pytest.raises(UserError, match="did you mean --weights"):
+        call(show, ["show", "A", "--network.weight", "none"])
 
 
 @pytest.mark.parametrize(
@@ -83,4 +115,4 @@ def test_a_misspelt_key_of_a_config_names_the_file(tmp_path: Path, text: str, sa
     ],
 )
 def test_an_unknown_option_in_any_of_the_parsers_words(message: str) -> None:
-    assert explain(message, ["extractors", "datasets"], "benchmark").endswith("did you mean --datasets?")
+    assert rephrase(message, ["extractors", "datasets"], "benchmark").endswith("did you mean --datasets?")

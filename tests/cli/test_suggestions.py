@@ -81,8 +81,8 @@ def test_other_verbs_suggest_their_own() -> None:
         (["photos", "--trainer.epochs", "3"], "unknown option --trainer.epochs; did you mean --trainer.max_epochs\\?"),
         (["photos", "--model.lr=0.1"], "unknown option --model.lr=0.1; did you mean --model.lr_head\\?"),
         (["photos", "--epochs", "3"], "unknown option --epochs; did you mean --trainer.max_epochs\\?"),
-        (["photos", "--model", "resnet18"], "--model 'resnet18' is no config file; .* as --model.backbone"),
-        (["--data", "photos"], "--data 'photos' is no config file; .* as --data.root"),
+        (["photos", "--model", "resnet18"], "--model 'resnet18' is not a config file; .*: --model.backbone"),
+        (["--data", "photos"], "--data 'photos' is not a config file; .*: --data.root"),
     ],
 )
 def test_the_line_that_fit_prints(arguments: list[str], pattern: str) -> None:

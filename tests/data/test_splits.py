@@ -22,7 +22,7 @@ from transferkit.data.splits import (
     stratified_split,
 )
 from transferkit.errors import UserError
-from transferkit.probe.row_splits import divide
+from transferkit.probe.row_splits import split_rows
 
 
 def table_of(counts: dict[str, int], split: str | None = None) -> ImageTable:
@@ -188,5 +188,5 @@ def test_a_part_is_the_same_whichever_others_are_drawn(seed: int) -> None:
         drawn = assign_splits(table, val, HELD_OUT, seed)
         assert {path for path, split in zip(table.paths, drawn.splits, strict=True) if split == "test"} == held_out
     embeddings = Embeddings(torch.eye(len(table)), table.paths, table.labels, table.splits, {})
-    parts = divide(embeddings, val_fraction=0.15, test_fraction=HELD_OUT, seed=seed)
+    parts = split_rows(embeddings, val_fraction=0.15, test_fraction=HELD_OUT, seed=seed)
     assert {table.paths[row] for row in parts.test} == held_out

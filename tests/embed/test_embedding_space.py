@@ -62,7 +62,7 @@ def consumers(photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("TRANSFERKIT_CACHE", str(tmp_path / "cache"))
     extractor, images = vit(), open_images(photo_folder)
     embeddings = cached_features(extractor, images)
-    classifier = probe_embeddings(embeddings, fast=True, shots=(1,), few_shot_seeds=(0,)).classifier
+    classifier = probe_embeddings(embeddings, coarse_to_fine=True, shots=(1,), few_shot_seeds=(0,)).classifier
     index, out = tmp_path / "index", tmp_path / "e.parquet"
     build_index(images, index, extractor, {"source": "x", "weights": "DEFAULT"})
     write_embeddings(extractor, images, out, describe(extractor, images))
@@ -177,7 +177,7 @@ def test_what_earlier_versions_wrote_is_still_opened(consumers: Consumers, tmp_p
     old = replace(consumers.embeddings, metadata=without(dict(consumers.embeddings.metadata)))
     check_alike(old, consumers.embeddings, ("old", "new"))
     old_classifier = replace(consumers.classifier, metadata=without(dict(consumers.classifier.metadata)))
-    assert old_classifier.on(consumers.extractor).head
+    assert old_classifier.as_head_of(consumers.extractor).head
     assert raises(old_classifier.on, vit(hidden_size=64))
     record = json.loads((consumers.index / RECORD).read_text())
     kept = ("weights_sha256", "pooling", "preprocessing", "embed_dim", "source", "weights")

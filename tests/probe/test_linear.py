@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from transferkit.probe.linear import C_GRID, fit_linear, logits_of, sweep
-from transferkit.probe.standardize import KINDS, Kind, Standardisation
+from transferkit.probe.standardize import KINDS, Kind, Standardization
 
 
 def blobs(rows: int, width: int, classes: int, *, seed: int = 0, offset: float = 0.5) -> tuple[Tensor, Tensor]:
@@ -35,7 +35,7 @@ def test_weights_and_predictions_agree_with_scikit_learn(kind: Kind, c: float) -
     features, target = blobs(1000, 16, 5)
     inputs = standardised(features, kind)
     oracle = LogisticRegression(C=c, tol=1e-9, max_iter=20_000).fit(inputs, target.numpy())
-    model = fit_linear(features, target, 5, standardisation=kind, c=c, tolerance=2e-7)
+    model = fit_linear(features, target, 5, standardization=kind, c=c, tolerance=2e-7)
     assert model.converged
     weight = model.weight.double().numpy()
     if kind == "zscore":
@@ -49,14 +49,14 @@ def test_probabilities_agree_with_scikit_learn_in_float64() -> None:
     features, target = blobs(400, 12, 4)
     features = features.double()
     oracle = LogisticRegression(C=1.0, tol=1e-10, max_iter=20_000).fit(features.numpy(), target.numpy())
-    model = fit_linear(features, target, 4, standardisation="none", c=1.0, tolerance=1e-9)
+    model = fit_linear(features, target, 4, standardization="none", c=1.0, tolerance=1e-9)
     ours = logits_of(features, model.weight, model.bias, "none").softmax(1)
     np.testing.assert_allclose(ours.numpy(), oracle.predict_proba(features.numpy()), atol=1e-6)
 
 
 def test_two_classes_are_scikit_learns_row_with_c_doubled() -> None:
     features, target = blobs(600, 16, 2)
-    model = fit_linear(features, target, 2, standardisation="none", c=0.5, tolerance=2e-7)
+    model = fit_linear(features, target, 2, standardization="none", c=0.5, tolerance=2e-7)
     doubled, same = (
         LogisticRegression(C=c, tol=1e-9, max_iter=20_000).fit(features.numpy(), target.numpy()) for c in (1.0, 0.5)
     )
@@ -71,15 +71,15 @@ def test_two_classes_are_scikit_learns_row_with_c_doubled() -> None:
 def test_fewer_rows_than_features_agree_with_scikit_learn() -> None:
     features, target = blobs(30, 80, 3)
     oracle = LogisticRegression(C=1.0, tol=1e-9, max_iter=20_000).fit(features.numpy(), target.numpy())
-    model = fit_linear(features, target, 3, standardisation="none", c=1.0, tolerance=2e-7)
+    model = fit_linear(features, target, 3, standardization="none", c=1.0, tolerance=2e-7)
     difference = np.linalg.norm(model.weight.numpy() - oracle.coef_)
     assert difference <= 1e-3 * np.linalg.norm(oracle.coef_)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_standardisation_is_its_definition(kind: Kind) -> None:
+def test_standardization_is_its_definition(kind: Kind) -> None:
     features, _ = blobs(2500, 7, 3)  # more than a chunk
-    fit = Standardisation.fit(features, kind)
+    fit = Standardization.fit(features, kind)
     ours = torch.cat(list(fit.chunks(features))).double().numpy()
     expected = standardised(features, kind)
     if kind != "zscore":
@@ -91,7 +91,7 @@ def test_a_constant_feature_gets_no_weight() -> None:
     features, target = blobs(200, 6, 3)
     features[:, 2] = 0.1
     for kind in ("none", "zscore"):
-        model = fit_linear(features, target, 3, standardisation=kind, c=1.0)
+        model = fit_linear(features, target, 3, standardization=kind, c=1.0)
         assert model.weight.isfinite().all()
         assert model.weight[:, 2].abs().max() < 1e-4
 
@@ -102,7 +102,7 @@ def test_sweep_gives_at_each_c_what_a_fit_from_zero_gives() -> None:
     swept = sweep(features, target, val, val_target, 4, tolerance=1e-6)
     for row, kind in enumerate(KINDS):
         for place in (3, 14, 26, 33):
-            alone = fit_linear(features, target, 4, standardisation=kind, c=C_GRID[place], tolerance=1e-6)
+            alone = fit_linear(features, target, 4, standardization=kind, c=C_GRID[place], tolerance=1e-6)
             logits = logits_of(val, alone.weight, alone.bias, kind)
             accuracy = (logits.argmax(1) == val_target).double().mean().item()
             assert swept.accuracy[row, place].item() == pytest.approx(accuracy, abs=2e-3)
@@ -115,24 +115,24 @@ def test_the_best_is_the_highest_accuracy_and_ties_go_to_the_smaller_c() -> None
     smallest = min(swept.c_grid[place] for _, place in (swept.accuracy == highest).nonzero().tolist())
     assert (swept.accuracy == highest).sum() > 1, "no tie, so that nothing is tested"
     assert swept.best.c == smallest
-    logits = logits_of(features[:12], swept.best.weight, swept.best.bias, swept.best.standardisation)
+    logits = logits_of(features[:12], swept.best.weight, swept.best.bias, swept.best.standardization)
     assert (logits.argmax(1) == target[:12]).double().mean() == highest
 
 
-def test_fast_fits_fewer_points_and_the_same_values() -> None:
+def test_coarse_to_fine_fits_fewer_points_and_the_same_values() -> None:
     features, target = blobs(400, 12, 4)
     val, val_target = blobs(300, 12, 4, seed=0)
     full = sweep(features, target, val, val_target, 4)
-    fast = sweep(features, target, val, val_target, 4, fast=True)
-    done = ~fast.accuracy.isnan()
+    coarse = sweep(features, target, val, val_target, 4, coarse_to_fine=True)
+    done = ~coarse.accuracy.isnan()
     assert done.sum() <= 3 * 16
-    assert (fast.accuracy - full.accuracy)[done].abs().max() <= 0.01
-    assert fast.accuracy.nan_to_num(-1).max() >= full.accuracy.max() - 0.01
+    assert (coarse.accuracy - full.accuracy)[done].abs().max() <= 0.01
+    assert coarse.accuracy.nan_to_num(-1).max() >= full.accuracy.max() - 0.01
 
 
 def test_too_few_iterations_are_reported() -> None:
     features, target = blobs(300, 10, 3)
-    model = fit_linear(features, target, 3, standardisation="none", c=100.0, max_iterations=2)
+    model = fit_linear(features, target, 3, standardization="none", c=100.0, max_iterations=2)
     assert not model.converged
     assert model.iterations == 2
     assert model.gradient > 1e-5
@@ -140,7 +140,7 @@ def test_too_few_iterations_are_reported() -> None:
 
 def test_a_tolerance_out_of_reach_ends_unconverged() -> None:
     features, target = blobs(300, 10, 3, offset=1000)
-    model = fit_linear(features, target, 3, standardisation="none", c=1.0, tolerance=1e-14)
+    model = fit_linear(features, target, 3, standardization="none", c=1.0, tolerance=1e-14)
     assert not model.converged
     assert model.weight.isfinite().all()
 
@@ -148,7 +148,7 @@ def test_a_tolerance_out_of_reach_ends_unconverged() -> None:
 def test_features_that_hardly_vary_end_soon() -> None:
     generator = torch.Generator().manual_seed(0)
     features = 1 + 1.26e-4 * torch.randn(10, 1000, generator=generator)  # rounded by a thousandth of a deviation
-    model = fit_linear(features, torch.arange(10) % 2, 2, standardisation="zscore", c=1e-2)
+    model = fit_linear(features, torch.arange(10) % 2, 2, standardization="zscore", c=1e-2)
     assert not model.converged
     assert model.iterations <= 200, "iterations without progress"
     assert model.weight.isfinite().all()

@@ -12,7 +12,7 @@ from transferkit.data.embeddings import Embeddings
 from transferkit.errors import UserError
 from transferkit.probe import LinearClassifier, ProbeResult, compare_predictions, probe_embeddings
 from transferkit.probe.linear import fit_linear
-from transferkit.probe.row_splits import divide
+from transferkit.probe.row_splits import split_rows
 
 SPLITS = ("train", "train", "val", "test")
 CLASSES = ("ants", "bees", "crabs")
@@ -34,7 +34,7 @@ def table(per_class: int = 24, splits: tuple[str | None, ...] = SPLITS, width: i
 
 
 def probe(embeddings: Embeddings, shots: tuple[int, ...] = (1, 2)) -> ProbeResult:
-    return probe_embeddings(embeddings, shots=shots, few_shot_seeds=(0, 1), fast=True)
+    return probe_embeddings(embeddings, shots=shots, few_shot_seeds=(0, 1), coarse_to_fine=True)
 
 
 def rows_of(embeddings: Embeddings, split: str) -> list[int]:
@@ -123,7 +123,7 @@ def test_missing_splits_are_drawn_and_recorded(
     splits: tuple[str | None, ...], source: str, sizes: tuple[int, int, int]
 ) -> None:
     embeddings = table(splits=splits)
-    parts = divide(embeddings, val_fraction=0.15, test_fraction=0.2, seed=3)
+    parts = split_rows(embeddings, val_fraction=0.15, test_fraction=0.2, seed=3)
     assert parts.origin["source"] == source
     assert parts.origin["seed"] == 3
     assert (len(parts.train), len(parts.val), len(parts.test)) == sizes
@@ -132,7 +132,7 @@ def test_missing_splits_are_drawn_and_recorded(
         assert len(set(parts.target[rows].bincount(minlength=3).tolist())) == 1, "not stratified"
     if "val" in splits:
         assert sorted(parts.test.tolist()) == rows_of(embeddings, "val")
-    again = divide(embeddings, val_fraction=0.15, test_fraction=0.2, seed=4)
+    again = split_rows(embeddings, val_fraction=0.15, test_fraction=0.2, seed=4)
     assert parts.val.tolist() != again.val.tolist()
 
 
@@ -192,7 +192,7 @@ def test_clamps_are_reported() -> None:
     report = probe(replace(embeddings, embedding=flat), shots=(1, 16)).report
     for line in (
         "1 rows have no label and were left out",
-        "classes with one member, which can only be in one split: 'wasps'",
+        "classes with one row, which can only be in one split: 'wasps'",
         "1 test rows are of classes that train lacks and count as wrong: 'wasps'",
         "1 of 6 features are constant over train",
         "16-shot: fewer training rows, all of them used, for 'ants', 'bees', 'crabs'",
@@ -235,10 +235,10 @@ def broken(kind: str) -> Embeddings:
         ("constant", "all 36 training embeddings are equal"),
         ("one class", "train has one class, 'ants'"),
         ("no labels", "none of the 72 rows has a label; embed class folders, or a manifest with a column 'label'"),
-        ("mixed", "ants/0000.jpg has no split but others have"),
+        ("mixed", "ants/0000.jpg has no split but others do"),
         ("empty", "no rows"),
-        ("no train", "no labelled rows for train"),
-        ("all single", "no labelled rows for val"),
+        ("no train", "no labeled rows for train"),
+        ("all single", "no labeled rows for val"),
         ("more classes than rows", "72 classes but 36 rows to train on"),
     ],
 )

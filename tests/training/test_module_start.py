@@ -40,7 +40,7 @@ def probed(root: Path | str, folder: Path, model: dict[str, Any], **data: Any) -
     images = ImageDataModule(str(root), **data)
     images.setup("fit")
     table = replace(images.table, splits=(None,) * len(images.table)) if not data else images.table
-    result = probe_embeddings(cached_features(extractor, table), fast=True, shots=(1,), few_shot_seeds=(0,))
+    result = probe_embeddings(cached_features(extractor, table), coarse_to_fine=True, shots=(1,), few_shot_seeds=(0,))
     extractor.save_pretrained(folder / "extractor")
     result.classifier.save(folder / "classifier.safetensors")
     result.start.save(folder / "start.safetensors")
@@ -143,7 +143,7 @@ def test_a_frozen_fit_is_as_good_as_the_probe(
     images = ImageDataModule("digits", **few)
     images.setup("fit")
     embeddings = scaled(extractor, images.table)
-    top1 = probe_embeddings(embeddings, fast=True, shots=(1,), few_shot_seeds=(0,)).report["linear"]["top1"]
+    top1 = probe_embeddings(embeddings, coarse_to_fine=True, shots=(1,), few_shot_seeds=(0,)).report["linear"]["top1"]
     fit(tmp_path / "run", "digits", VIT, epochs=20, **few)
     best = torch.load(tmp_path / "run/checkpoints/best.ckpt", weights_only=True)["transferkit"]["metrics"]["val/acc"]
     assert best >= top1 - 0.01

@@ -1,4 +1,4 @@
-"""The command line: one verb per file in ``commands``, and what they share."""
+"""The command line: one verb per file in ``commands``, and what the verbs share."""
 
 from transferkit.cli.dispatch import main, run
 

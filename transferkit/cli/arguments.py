@@ -1,4 +1,4 @@
-"""Reading a few options before the parser does: which configs, which run, which checkpoint."""
+"""Options that are read before the parser runs: configs, run and checkpoint."""
 
 import itertools
 import json
@@ -16,46 +16,45 @@ MAX_DEPTH, MAX_VALUES = 30, 100_000  # of a config
 
 
 def find_config(name: str) -> Path:
-    """The file a ``--config`` means: as given, in ``configs/``, or among those shipped; ``.yaml`` may be left out.
+    """Find the file of a ``--config``: as given, in ``configs/``, or among those shipped; ``.yaml`` is optional.
 
     Raises:
-        UserError: there is none (the shipped ones are named), or it cannot be used.
+        UserError: the file does not exist (the shipped ones are named), or cannot be used.
     """
     for folder in (Path(), Path("configs"), *SHIPPED):
         for candidate in (folder / name, folder / f"{name}.yaml"):
             if candidate.is_file():
-                read_yaml(candidate)  # says more clearly than the parser what is wrong with it
+                read_yaml(candidate)  # its messages are clearer than the parser's
                 return candidate
     names = sorted({path.name for folder in SHIPPED for path in folder.glob("*.yaml")})
     raise UserError(f"no config {name!r} here, in configs/ or shipped; the shipped ones: {', '.join(names)}")
 
 
-def setting(arguments: Sequence[str], files: Sequence[Path], name: str) -> str | None:
-    """The value of an option: its last on the command line, else that of the last config that has it."""
+def read_setting(arguments: Sequence[str], files: Sequence[Path], name: str) -> str | None:
+    """Return the value of an option: the last on the command line, otherwise that of the last config with it."""
     values = all_options(arguments, f"--{name}")
     for file in reversed(files):
-        found = look_up(read_yaml(file), name)
-        values = values or ([str(found)] if found is not None else [])
+        value = look_up(read_yaml(file), name)
+        values = values or ([str(value)] if value is not None else [])
     return values[-1] if values else None
 
 
 def look_up(content: Any, name: str) -> Any:
-    """The value of an option in a config, whose keys may hold dots; None if it is not there."""
+    """Return the value of an option in a config, whose keys may contain dots; None if it is not there."""
     if not isinstance(content, dict):
         return None
     if name in content:
         return content[name]
-    places = (place for place, letter in enumerate(name) if letter == ".")
-    return next(
-        (found for at in places if (found := look_up(content.get(name[:at]), name[at + 1 :])) is not None), None
-    )
+    dots = (position for position, letter in enumerate(name) if letter == ".")
+    values = (look_up(content.get(name[:dot]), name[dot + 1 :]) for dot in dots)
+    return next((value for value in values if value is not None), None)
 
 
 def all_options(arguments: Sequence[str], name: str) -> list[str]:
-    """Every value of ``--name VALUE`` or ``--name=VALUE``, in order.
+    """Return every value of ``--name VALUE`` or ``--name=VALUE``, in order.
 
     Raises:
-        UserError: the option stands last, without a value.
+        UserError: the option comes last, without a value.
     """
     values = []
     for position, argument in enumerate(arguments):
@@ -69,7 +68,7 @@ def all_options(arguments: Sequence[str], name: str) -> list[str]:
 
 
 def without_option(arguments: Sequence[str], name: str) -> list[str]:
-    """The arguments with every occurrence of an option and its value taken out."""
+    """Return the arguments without any occurrence of an option and its value."""
     kept, skip = [], False
     for argument in arguments:
         if skip:
@@ -85,7 +84,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read a config file.
 
     Raises:
-        UserError: it is not YAML, no mapping, or more than a config can be.
+        UserError: the file is not YAML, not a mapping, too large or too deep.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -98,15 +97,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
     check_values(path, content)
     check_dots(path, content)
     if "config" in content:
-        raise UserError(f"config {path} names another one; give both: --config ONE --config OTHER")
+        raise UserError(f"config {path} refers to another one; give both: --config ONE --config OTHER")
     return content
 
 
 def check_values(path: Path, content: dict[str, Any]) -> None:
-    """Refuse what YAML's aliases can make of a few lines: values that hold themselves, or millions of them.
+    """Raise on what YAML's aliases can make of a few lines: values that contain themselves, or millions of values.
 
     Raises:
-        UserError: so many or so deep values, or a key that is no text.
+        UserError: too many or too deeply nested values, or a key that is not a string.
     """
     pending: list[tuple[Any, int]] = [(content, 0)]
     for count in itertools.count():
@@ -114,21 +113,21 @@ def check_values(path: Path, content: dict[str, Any]) -> None:
             return
         value, depth = pending.pop()
         if depth > MAX_DEPTH or count > MAX_VALUES:
-            raise UserError(f"config {path} is nested too deep, or repeats itself; write it without aliases")
+            raise UserError(f"config {path} is nested too deeply, or repeats itself; write it without aliases")
         if isinstance(value, dict):
             for key in value:
                 if not isinstance(key, str):
-                    raise UserError(f"config {path}: the key {str(key)[:80]!r} is no text; put quotes around it")
+                    raise UserError(f"config {path}: key {str(key)[:80]} is not a string; put it in quotes")
             pending += [(inner, depth + 1) for inner in value.values()]
         elif isinstance(value, list | set | tuple):
             pending += [(inner, depth + 1) for inner in value]
 
 
 def check_dots(path: Path, content: dict[str, Any]) -> None:
-    """Refuse an option with a dot in its key beside its section: the parser would keep whichever comes last.
+    """Raise on an option with a dot in its key beside its section: the parser would keep only the last of them.
 
     Raises:
-        UserError: naming both.
+        UserError: such a pair; both are named.
     """
     for key in content:
         parts = key.split(".")
@@ -136,19 +135,19 @@ def check_dots(path: Path, content: dict[str, Any]) -> None:
             if section in content:
                 inner = key.removeprefix(f"{section}.")
                 beside = f"{key[:80]!r} stands beside the section {section[:80]!r}"
-                raise UserError(f"config {path}: {beside}; write {inner[:80]!r} into it")
+                raise UserError(f"config {path}: {beside}; write {inner[:80]!r} into the section")
 
 
 def as_config(content: dict[str, Any]) -> list[str]:
-    """Options as an inline ``--config``, which later arguments override."""
+    """Return options as an inline ``--config``, which later arguments override."""
     return ["--config", json.dumps(content)] if content else []
 
 
 def check_sections(path: Path) -> None:
-    """Refuse a config whose sections hold no options: the parser would pass over them in silence.
+    """Raise on a config with a section that is not a mapping: the parser would ignore it silently.
 
     Raises:
-        UserError: naming the section.
+        UserError: such a section; it is named.
     """
     for section in ("model", "data", "trainer"):
         if not isinstance(read_yaml(path).get(section, {}), dict):

@@ -1,4 +1,4 @@
-"""What a user reads: results on stdout, everything else on stderr; names from data are made harmless."""
+"""Output: results on stdout, everything else on stderr; control characters in names from data are escaped."""
 
 import json
 import re
@@ -14,13 +14,22 @@ NUMBER = re.compile(r"–|[-+−]?[\d.,]+(e[-+]?\d+)?( ± [\d.,]+)?")
 
 
 def note(text: str) -> None:
-    """A line on stderr."""
+    """Print a line on stderr."""
     print(for_terminal(text), file=sys.stderr)
 
 
+def note_first(label: str, items: Sequence[str], remark: str = "", most: int = 5) -> None:
+    """Print the first items on stderr, one per line, and how many more there are, with a remark on them."""
+    for item in items[:most]:
+        note(f"{label}: {item}")
+    if len(items) > most:
+        note(f"{label}: {len(items) - most} more{remark}")
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
-    """A table on stdout; floats with four significant digits, numbers to the right, None as a dash; above it, the
-    title on a line of its own, however narrow the table is.
+    """Print a table on stdout, and above it the title on a line of its own.
+
+    Floats have four decimals, or four significant digits below 0.001; numbers are aligned right; None is a dash.
     """
     from rich.console import Console
     from rich.table import Table
@@ -34,7 +43,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | No
     for row in cells:
         drawn.add_row(*map(Text, row))
     console = Console(file=sys.stdout)
-    if not console.is_terminal:  # a log or a pipe folds its lines itself
+    if not console.is_terminal:  # in a log or a pipe, lines are not folded
         console.width = 160
     if title:
         print(for_terminal(title))
@@ -42,7 +51,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | No
 
 
 def cell(value: Any) -> str:
-    """A value as it stands in a table."""
+    """Return a value as text in a table."""
     if value is None:
         return "–"
     if isinstance(value, float):
@@ -51,20 +60,20 @@ def cell(value: Any) -> str:
 
 
 def as_json(content: Mapping[str, Any]) -> None:
-    """One JSON object on stdout."""
+    """Print one JSON object on stdout."""
     print(json.dumps(content, indent=2, sort_keys=True))
 
 
 def written(*paths: Path) -> None:
-    """The paths of what was written, on stderr."""
+    """Print the paths of written files on stderr."""
     note("written: " + ", ".join(map(str, paths)))
 
 
 def next_command(*arguments: str | Path) -> None:
-    """The next command to try, on stderr, to be pasted into a shell."""
+    """Print the next command to try on stderr, to be pasted into a shell."""
     note(f"next: {command(*arguments)}")
 
 
 def command(*arguments: str | Path) -> str:
-    """A transferkit command that can be pasted into a shell."""
+    """Return a transferkit command that can be pasted into a shell."""
     return shlex.join(["transferkit", *map(str, arguments)])

@@ -1,6 +1,6 @@
-"""The front door: a verb, its command, and what a user reads when something is wrong.
+"""The entry point: runs the command of a verb and reports errors.
 
-Nothing heavy is imported here: ``transferkit --help`` answers before torch is.
+Nothing heavy is imported here: ``transferkit --help`` answers without importing torch.
 """
 
 import difflib
@@ -33,43 +33,43 @@ VERBS = {
     "test": ("fit", "metrics, predictions and embeddings of the test split"),
     "predict": ("fit", "classify images that need no labels"),
     "embed": ("embed", "turn images into a Parquet table of embeddings"),
-    "evaluate": ("evaluate", "similarity metrics of embeddings, and pictures"),
-    "compare": ("compare", "two extractors on the same images: CKA, RSA, shared neighbours"),
+    "evaluate": ("evaluate", "similarity metrics of embeddings, and figures"),
+    "compare": ("compare", "two extractors on the same images: CKA, RSA, shared neighbors"),
     "similarity": ("similarity", "cosine similarity of two or more images"),
-    "probe": ("probe", "linear, kNN and few-shot accuracy of an extractor on labelled images"),
+    "probe": ("probe", "linear, kNN and few-shot accuracy of an extractor on labeled images"),
     "benchmark": ("benchmark", "probes over extractors x datasets: a table, resumable"),
-    "export": ("export", "hand an extractor over: a directory that other tools load, and ONNX"),
-    "index": ("index", "a directory of embeddings to search in"),
+    "export": ("export", "write an extractor as a directory that other tools load, and as ONNX"),
+    "index": ("index", "build a directory of embeddings to search in"),
     "search": ("search", "the images of an index nearest to a query"),
-    "regions": ("regions", "one embedding a box, from boxes in a CSV or COCO file"),
+    "regions": ("regions", "one embedding per box, from boxes in a CSV or COCO file"),
     "duplicates": ("duplicates", "near-duplicates, and those that leak between splits"),
-    "scan": ("scan", "what is wrong with a set of images"),
+    "scan": ("scan", "find problems in a set of images"),
     "cache": ("cache", "list or clear the cached features of images"),
     "quickstart": ("quickstart", "transfer learning on built-in digits, start to end, no network"),
 }
 
 BATCH_SIZE = dict.fromkeys(("fit", "validate", "test", "predict"), "--data.batch_size") | {"embed": "--batch_size"}
-# What allocators say: CUDA's, MPS's, the CPU's, those of cuBLAS and cuDNN, and ONNX Runtime's.
+# Messages of the allocators of CUDA, MPS, the CPU, cuBLAS, cuDNN and ONNX Runtime.
 NO_MEMORY = re.compile(
     r"out of memory|can't allocate memory|not enough memory|ALLOC_FAILED|failed to allocate memory", re.IGNORECASE
 )
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run one command and exit: 0 done, 1 a fault of ours, 2 bad input, 130 interrupted."""
+    """Run one command and exit: 0 done, 1 internal error (please report it), 2 bad input, 130 interrupted."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # where the terminal does not know a letter
+        sys.stdout.reconfigure(errors="backslashreplace")  # for letters that the terminal's encoding lacks
     status = run(list(sys.argv[1:] if arguments is None else arguments))
     try:
         sys.stdout.flush()
     except OSError as error:
         status = unwritable(error)
-    gc.freeze()  # else the interpreter spends a second on looking for garbage among torch's modules
+    gc.freeze()  # otherwise the interpreter spends a second collecting garbage in torch's modules
     sys.exit(status)
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command; its exit status."""
+    """Run one command; return its exit status."""
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     logging.basicConfig(stream=sys.stderr)
@@ -89,26 +89,26 @@ def run(arguments: list[str]) -> int:
         if debug:
             traceback.print_exc()
         return complain(str(error))
-    except SystemExit as done:  # --help and --print_config have been answered
+    except SystemExit as done:  # after --help and --print_config
         return done.code if isinstance(done.code, int) else 0
     except KeyboardInterrupt:
         print("transferkit: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError as error:
         return unwritable(error)
-    except OSError as error:  # whatever option held the name: asking for it is all it takes
+    except OSError as error:  # of any option that takes a path: opening it is enough
         if error.errno == errno.ENAMETOOLONG:
-            return complain(f"no file or folder can have the name {str(error.filename)[:80]!r}...; give a shorter one")
+            return complain(f"the file name {str(error.filename)[:80]!r}... is too long; give a shorter one")
         if error.errno == errno.ENOSPC and not place_of(error):
             return unwritable(error)
         if fault := disk_fault(error):
             return complain(str(fault))
         if error.errno in (errno.EACCES, errno.EPERM) and error.filename:
-            return complain(f"{error.filename}: {error.strerror}; change its rights, or those of the folders it is in")
+            return complain(f"{error.filename}: {error.strerror}; change its permissions, or those of its folders")
         if error.errno == errno.ENOMEM:
             return complain(out_of_memory(error, arguments[0]))
         raise
-    except (MemoryError, RuntimeError) as error:  # torch's are of the latter type, or say so in words only
+    except (MemoryError, RuntimeError) as error:  # torch raises RuntimeError, in some cases known only by its text
         if "determine home directory" in str(error):  # Path.expanduser, wherever it is called
             return complain("a path begins with ~ and the name of no user here; write it out")
         if debug or not (isinstance(error, MemoryError) or NO_MEMORY.search(str(error))):
@@ -123,7 +123,7 @@ def of_thread(failure: threading.ExceptHookArgs) -> None:
 
 
 def execute(arguments: list[str]) -> int:
-    """Hand the arguments to the command of their verb, or answer without one.
+    """Run the command of the verb, or print the help or the version; return the exit status.
 
     Raises:
         UserError: no such verb (the nearest is named), or bad input of any kind.
@@ -147,31 +147,31 @@ def execute(arguments: list[str]) -> int:
 
 
 def out_of_memory(error: Exception, verb: str) -> str:
-    """One line for memory that ran out, of whatever device, with the options of the verb that need less."""
+    """Return one line for a lack of memory on any device, with the verb's options that need less."""
     device = next((name for name in ("CUDA", "HIP", "XPU", "MPS") if name in str(error)), None)
     remedies = []
     if batch := BATCH_SIZE.get(verb):
         remedies.append(f"give a smaller {batch}")
     if device:
         accelerator = "--trainer.accelerator" if verb in BATCH_SIZE else "--accelerator"
-        remedies.append(f"compute on the processor with {accelerator} cpu")
+        remedies.append(f"compute on the CPU with {accelerator} cpu")
     return f"out of memory ({device or 'CPU'}); {', or '.join(remedies or ['free some, or use fewer images'])}"
 
 
 def interrupt(signum: int, frame: Any) -> NoReturn:
-    """SIGTERM ends work as Ctrl-C does."""
+    """Handle SIGTERM like Ctrl-C."""
     raise KeyboardInterrupt
 
 
-@cache  # once a process
+@cache  # once per process
 def acknowledge_signals() -> None:
-    """Answer the first SIGINT or SIGTERM at once, from a thread: the main one may be in a long step of torch's."""
-    if not hasattr(os, "register_at_fork"):  # Windows, whose signals are others
+    """Answer the first SIGINT or SIGTERM at once, from a thread: the main one may be in a long torch operation."""
+    if not hasattr(os, "register_at_fork"):  # Windows, which has other signals
         return
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # what is sent to it is not sent to us
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # signals to a child are not for this process
 
     def answer() -> None:
         while os.read(reader, 1)[0] not in (signal.SIGINT, signal.SIGTERM):
@@ -182,20 +182,20 @@ def acknowledge_signals() -> None:
 
 
 def complain(message: str) -> int:
-    """Print one line for bad input; the exit status."""
+    """Print one line for bad input; return the exit status."""
     message = translate(" ".join(message.split()), DIALECT.options)
     print(f"transferkit: error: {for_terminal(message)}", file=sys.stderr)
     return 2
 
 
 def unwritable(error: OSError) -> int:
-    """Say that our output could not be written, unless its reader left, as `| head` does; the exit status."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left of it
+    """Report that the output could not be written, unless its reader has closed it (`| head`); return the status."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the rest of the output
     return 0 if isinstance(error, BrokenPipeError) else complain(f"cannot write the output: {error.strerror}")
 
 
 def usage() -> str:
-    """The text of ``transferkit --help``."""
+    """Return the text of ``transferkit --help``."""
     width = max(map(len, VERBS))
     lines = [f"  {verb:<{width}}  {text}" for verb, (_, text) in VERBS.items()]
     return "\n".join(

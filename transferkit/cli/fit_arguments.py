@@ -1,4 +1,4 @@
-"""What fit, validate, test and predict read before the parser does: images, configs, run, and what is measured."""
+"""Arguments of fit, validate, test and predict before the parser runs: images, configs, run, and what is measured."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,8 +11,8 @@ from transferkit.cli.arguments import (
     as_config,
     check_sections,
     find_config,
+    read_setting,
     read_yaml,
-    setting,
     without_option,
 )
 from transferkit.errors import UserError
@@ -21,17 +21,17 @@ from transferkit.extractor.pretrained import RECORD
 from transferkit.probe.saved_probe import CLASSIFIER
 from transferkit.training.run_directory import find_checkpoint
 
-FLAGS = ("--json", "--print_config")  # options that may stand without a value
+FLAGS = ("--json", "--print_config")  # options that need no value
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What the arguments stand for.
+    """The run and the options that the arguments mean.
 
     Attributes:
-        run: the run to go on in; None for a new one.
-        arguments: for the parser, in the order that lets explicit ones win.
-        progress: how far the fit of the checkpoint is.
+        run: the run to continue in; None for a new one.
+        arguments: for the parser, in an order in which explicit ones win.
+        progress: how far the checkpoint's fit is.
     """
 
     run: Path | None
@@ -46,7 +46,7 @@ def prepare(verb: str, arguments: Sequence[str]) -> Plan:
     the command line.
 
     Raises:
-        UserError: no such config, run or checkpoint; options that the checkpoint decides.
+        UserError: no such config, run or checkpoint, or an option that the checkpoint decides.
     """
     arguments = as_root(verb, arguments)
     files = [find_config(name) for name in all_options(arguments, "--config")]
@@ -54,18 +54,18 @@ def prepare(verb: str, arguments: Sequence[str]) -> Plan:
         check_sections(file)
     explicit = without_option(without_option(arguments, "--config"), "--ckpt_path")
     configs = [argument for file in files for argument in ("--config", str(file))]
-    name = setting(arguments, files, "name") or (files[-1].stem if files else None)
-    which = setting(arguments, files, "ckpt_path")
+    name = read_setting(arguments, files, "name") or (files[-1].stem if files else None)
+    which = read_setting(arguments, files, "ckpt_path")
     asks = any(argument.startswith("--print_config") for argument in explicit)
     begin = [*as_config({"name": name or verb}), *configs]
     if which is None and (verb == "fit" or asks):
         return Plan(None, [*begin, *explicit])
     path = Path(which or "best").expanduser()
     if which not in (None, "best", "last") and (path.is_dir() or path.suffix == ".safetensors"):
-        backbone = setting(arguments, files, "model.backbone")
+        backbone = read_setting(arguments, files, "model.backbone")
         model = of_directory(verb, path, backbone, explicit)
         return Plan(None, [*begin, *as_config({"model": model, "ckpt_path": None}), *explicit])
-    root = Path(setting(arguments, files, "trainer.default_root_dir") or ".")
+    root = Path(read_setting(arguments, files, "trainer.default_root_dir") or ".")
     run, checkpoint = find_checkpoint(root, name, which or "best")
     content = load(checkpoint)
     saved = read_yaml(run / "config.yaml") if run else {}
@@ -76,7 +76,7 @@ def prepare(verb: str, arguments: Sequence[str]) -> Plan:
     if verb == "fit":
         if not run:
             raise UserError(
-                f"{checkpoint} lies in no run to resume; start a new fit with --model.backbone {checkpoint}"
+                f"{checkpoint} is not in a run to resume; start a new fit with --model.backbone {checkpoint}"
             )
         resumed = [*as_config(saved), *configs, *explicit, "--ckpt_path", str(checkpoint)]
         return Plan(run, resumed, resume.progress_of(content, checkpoint))
@@ -87,25 +87,25 @@ def prepare(verb: str, arguments: Sequence[str]) -> Plan:
 
 
 def as_root(verb: str, arguments: Sequence[str]) -> list[str]:
-    """The arguments with a place that stands alone, as in ``fit photos``, as ``--data.root``.
+    """Return the arguments with a positional one, as in ``fit photos``, given as ``--data.root``.
 
     Raises:
-        UserError: several of them, one beside ``--data.root``, or a config.
+        UserError: several positional arguments, one beside ``--data.root``, or a config.
     """
-    alone, rest, pending = [], [], list(arguments)
+    positional, rest, pending = [], [], list(arguments)
     while pending:
         argument = pending.pop(0)
         if not argument.startswith("-"):
-            alone.append(argument)
+            positional.append(argument)
             continue
         rest.append(argument)
         if "=" not in argument and argument not in FLAGS and pending and not pending[0].startswith("--"):
             rest.append(pending.pop(0))
-    if not alone:
+    if not positional:
         return rest
-    root, *more = alone
+    root, *more = positional
     if more:
-        raise UserError(f"an argument too many: {more[0]!r}; transferkit {verb} takes one place of images")
+        raise UserError(f"unexpected argument {more[0]!r}; transferkit {verb} takes images once")
     if given := all_options(rest, "--data.root"):
         raise UserError(f"images are given twice: {root!r}, and --data.root {given[-1]!r}; leave one out")
     if Path(root).suffix in (".yaml", ".yml"):
@@ -114,38 +114,40 @@ def as_root(verb: str, arguments: Sequence[str]) -> list[str]:
 
 
 def of_directory(verb: str, path: Path, backbone: str | None, explicit: Sequence[str]) -> dict[str, Any]:
-    """The options of the model that an exported directory or a probe's classifier stands for.
+    """Return the options of the model for an exported directory or a probe's classifier.
 
     Args:
         verb: ``fit``, ``validate``, ``test`` or ``predict``.
         path: the directory (of an export or a probe), or the classifier's file.
-        backbone: what was given with the classifier.
+        backbone: the backbone given with the classifier.
         explicit: the command line.
 
     Raises:
-        UserError: nothing of the kind, or options that contradict it.
+        UserError: neither an export nor a classifier, or options that contradict it.
     """
     if verb == "fit":
         how = f"--model.backbone EXTRACTOR --model.head {path}" if path.suffix else f"--model.backbone {path}"
-        raise UserError(f"{path} is no checkpoint to resume; start a new fit with {how}")
+        raise UserError(f"{path} is not a checkpoint to resume; start a new fit with {how}")
     classifier = path / CLASSIFIER if path.is_dir() else path
     if (path / RECORD).is_file():
         check_undecided(explicit, ("backbone", "weights", "architecture", "head"), path)
         return resume.decided_by(path, None)
     if not classifier.is_file():
-        wanted = f"it lacks {RECORD}" if path.is_dir() else "there is no such file"
-        raise UserError(f"{path} is no exported directory or classifier ({wanted}); give --ckpt_path best, last or one")
+        reason = f"it lacks {RECORD}" if path.is_dir() else "there is no such file"
+        raise UserError(
+            f"{path} is not an exported directory or classifier ({reason}); give one, or --ckpt_path best or last"
+        )
     check_undecided(explicit, ("head",), classifier)
     if backbone is None:
-        raise UserError(f"{classifier} is a classifier alone; add what was probed: --model.backbone EXTRACTOR")
+        raise UserError(f"{classifier} is only a classifier; add the probed extractor: --model.backbone EXTRACTOR")
     return {"head": str(classifier), "regime": "frozen", "l2_normalize": None}
 
 
 def check_undecided(explicit: Sequence[str], options: Sequence[str], by: Path) -> None:
-    """Refuse options of the model that are decided by what is measured.
+    """Raise on options of the model that what is measured decides.
 
     Raises:
-        UserError: naming the option.
+        UserError: such an option; it is named.
     """
     for option in options:
         if all_options(explicit, f"--model.{option}"):

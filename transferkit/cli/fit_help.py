@@ -1,4 +1,4 @@
-"""The help of fit, validate, test and predict: our options, and Lightning's Trainer's where they are asked for."""
+"""The help of fit, validate, test and predict; the options of Lightning's Trainer only on request."""
 
 import inspect
 import itertools
@@ -13,22 +13,22 @@ import docstring_parser
 OF_TRAINER = ("--help-trainer", "--help_trainer")
 ASKS = ("-h", "--help", *OF_TRAINER)
 VERBS = {
-    "fit": "Train a linear head on a frozen backbone, or fine-tune, and keep the best epoch in a run directory.",
-    "validate": "Measure a checkpoint on the validation split, into its run directory.",
-    "test": "Measure a checkpoint on the test split, and keep predictions and embeddings, in its run directory.",
+    "fit": "Train a linear head on a frozen backbone, or fine-tune, and save the best epoch in a run directory.",
+    "validate": "Measure a checkpoint on the validation split; the metrics go into its run directory.",
+    "test": "Measure a checkpoint on the test split; metrics, predictions and embeddings go into its run directory.",
     "predict": "Classify images that need no labels: a table of predictions (CSV and Parquet) and embeddings.",
 }
-RESUME = "last, best or a checkpoint: go on with its fit, in its run directory"
+RESUME = "last, best or a checkpoint: resume its fit, in its run directory"
 EVALUATE = (
     "best (default) or last of the newest run of that --name, of any without one; or a checkpoint, an exported "
     "directory, or a probe's classifier.safetensors together with its --model.backbone"
 )
-TOP_K = "classes per image in the table and with --json, the most probable first"
+TOP_K = "number of classes per image in the table and with --json, the most probable first"
 FIRST = {"fit": ("data.root", "model.backbone", "model.regime", "trainer.max_epochs", "config")}
 FIRST |= dict.fromkeys(("validate", "test"), ("data.root", "ckpt_path", "name", "config", "json"))
 FIRST |= {"predict": ("data.root", "ckpt_path", "top_k", "name", "json")}
 OF_A_CLASSIFIER = {f"model.{name}" for name in ("backbone", "weights", "pooling", "preprocessing", "architecture")}
-OWN_TEXTS = {"trainer.max_epochs": "epochs of training"}  # Lightning's speak of defaults that are not ours
+OWN_TEXTS = {"trainer.max_epochs": "epochs of training"}  # Lightning's text names another default
 INDENT = 27
 
 
@@ -38,7 +38,7 @@ class Option(NamedTuple):
     Attributes:
         name: with its section, without dashes.
         text: what it does.
-        values: those it takes, where they are few words; and its default.
+        values: the words it takes, if it takes only a few; and its default.
     """
 
     name: str
@@ -47,12 +47,12 @@ class Option(NamedTuple):
 
 
 def section(name: str, kind: type, defaults: dict[str, Any]) -> list[Option]:
-    """The options of a section, from the signature and the docstring of its class.
+    """Return the options of a section, from the signature and the docstring of its class.
 
     Args:
         name: ``model``, ``data`` or ``trainer``.
         kind: the class.
-        defaults: those that differ from the signature's.
+        defaults: defaults that differ from the signature's.
     """
     constructor: Any = vars(kind)["__init__"]
     doc = constructor.__doc__ if name == "trainer" else kind.__doc__
@@ -68,7 +68,7 @@ def section(name: str, kind: type, defaults: dict[str, Any]) -> list[Option]:
 
 
 def words(hint: Any) -> list[str]:
-    """The words that a type consists of, null left out; none if it allows anything else."""
+    """Return the words of a Literal type, without null; none if the type allows anything else."""
     if get_origin(hint) is Literal:
         return [str(word) for word in get_args(hint)]
     parts = [part for part in get_args(hint) if part is not type(None)]
@@ -76,38 +76,38 @@ def words(hint: Any) -> list[str]:
 
 
 def written(value: Any) -> str:
-    """A value as a config has it."""
+    """Return a value as it is written in a config."""
     return "null" if value in (None, "") else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def single(verb: str) -> list[Option]:
-    """The options without a section."""
+    """Return the options without a section."""
     return [
-        Option("config", "a YAML file with any of these options, or a shipped one by its name; options given here win"),
+        Option("config", "a YAML file with any of these options, or the name of a shipped one; explicit options win"),
         Option("ckpt_path", RESUME if verb == "fit" else EVALUATE),
         Option("name", "runs/<name>/<number>/ is the run's directory; by default the config's name, or the verb"),
-        Option("seed_everything", "seed of all that is drawn", "default: 0"),
+        Option("seed_everything", "seed of everything random", "default: 0"),
         *([Option("top_k", TOP_K, "default: 5")] if verb == "predict" else []),
         Option("json", "print one JSON object"),
-        Option("print_config", "print the configuration that results, and stop"),
+        Option("print_config", "print the resulting configuration and exit"),
         Option("debug", "show tracebacks"),
     ]
 
 
 def known_options(verb: str = "fit") -> list[str]:
-    """Names of the options of a verb, with their sections, and the sections."""
+    """Return the names of a verb's options, with their sections, and the sections."""
     groups = sections()
     return [option.name for group in (*groups.values(), single(verb)) for option in group] + list(groups)
 
 
 def options_by_argument(verb: str) -> dict[str, str]:
-    """Argument of the library -> option of the verb; where two sections have it, the first's."""
+    """Return argument of the library -> option of the verb; if two sections have it, that of the first."""
     named = {name.rpartition(".")[2]: f"--{name}" for name in reversed(known_options(verb))}
     return {"source": "--model.backbone"} | named
 
 
 def sections() -> dict[str, list[Option]]:
-    """The options of model, data and trainer."""
+    """Return the options of model, data and trainer."""
     from lightning.pytorch import Trainer
 
     from transferkit.data.datamodule import ImageDataModule
@@ -122,22 +122,22 @@ def sections() -> dict[str, list[Option]]:
 
 
 def help_text(verb: str, arguments: Sequence[str]) -> str:
-    """What ``--help`` or ``--help-trainer`` prints.
+    """Return the text of ``--help`` or ``--help-trainer``.
 
     Args:
-        verb: whose help.
-        arguments: what was given; it says which of the two.
+        verb: the verb.
+        arguments: the command line, which contains one of the two.
     """
     groups = sections()
     width = min(max(shutil.get_terminal_size((100, 24)).columns, 60), 120)
     if any(argument in OF_TRAINER for argument in arguments):
-        title = f"Options of Lightning's Trainer for transferkit {verb}, in its own words:"
+        title = f"Options of Lightning's Trainer for transferkit {verb}, from its documentation:"
         return "\n".join([title, "", *lines(groups["trainer"], width)])
     of_all = {option.name: option for option in (*itertools.chain(*groups.values()), *single(verb))}
     model = [option for option in groups["model"] if verb == "fit" or option.name in OF_A_CLASSIFIER]
-    remark = "" if verb == "fit" else " (for a probe's classifier; a checkpoint and an export bring their own)"
+    remark = "" if verb == "fit" else " (for a probe's classifier; a checkpoint and an export have their own)"
     titled = {
-        "Needed most (IMAGES stands for --data.root IMAGES):": [of_all[name] for name in FIRST[verb]],
+        "Used most (IMAGES is short for --data.root IMAGES):": [of_all[name] for name in FIRST[verb]],
         f"Model{remark}:": [option for option in model if option.name not in FIRST[verb]],
         "Data:": [option for option in groups["data"] if option.name not in FIRST[verb]],
         "Run:": [option for option in single(verb) if option.name not in FIRST[verb]],
@@ -149,7 +149,7 @@ def help_text(verb: str, arguments: Sequence[str]) -> str:
 
 
 def lines(options: Sequence[Option], width: int) -> Iterator[str]:
-    """Options in two columns."""
+    """Yield options in two columns."""
     for option in options:
         text = f"{option.text} ({option.values})" if option.values else option.text
         filled = textwrap.wrap(text.replace("``", ""), width - INDENT, break_on_hyphens=False)

@@ -1,4 +1,4 @@
-"""What a user reads of fit, validate, test and predict."""
+"""The output of fit, validate, test and predict."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def starting(module: "TransferModule", data: "ImageDataModule", run: Path | None) -> None:
-    """What is about to be trained on what; nothing is kept without a run."""
+    """Print what is trained on what; nothing is kept without a run."""
     total, learning = count_parameters(module)
     counts = ", ".join(f"{len(table)} {name}" for name, table in data.tables.items())
     note(f"{module.backbone.name} ({module.backbone.pooling}, {module.backbone.embed_dim}-d), regime {module.regime}: "
@@ -26,11 +26,11 @@ def starting(module: "TransferModule", data: "ImageDataModule", run: Path | None
 
 
 def results(run: Path | None, begin: float, values: Mapping[str, float], json: bool, more: Mapping[str, Any]) -> None:
-    """Metrics by their names, one a line; the run's path, and what was written into it.
+    """Print metrics, one per line; the run's path, and the files written into it.
 
     Args:
         run: the run directory; None for a fast_dev_run, which keeps nothing.
-        begin: when the command began, in seconds since the epoch: what is older was there before.
+        begin: start of the command, in seconds since the Unix epoch: older files were there before.
         values: name -> value.
         json: print one JSON object instead.
         more: further entries of that object.
@@ -48,18 +48,18 @@ def results(run: Path | None, begin: float, values: Mapping[str, float], json: b
 
 
 def number(value: float) -> str:
-    """A metric with four decimals, a small one with four digits, an epoch as it is."""
+    """Format a metric with four decimals, a small one with four digits, an epoch as an integer."""
     if isinstance(value, int):
         return str(value)
     return f"{value:.4f}" if abs(value) >= 1e-3 or value == 0 else f"{value:.3e}"
 
 
 def first_predictions(table: Path, most: int = 10) -> None:
-    """The first predictions, one a line.
+    """Print the first predictions, one per line.
 
     Args:
         table: ``predictions.parquet``.
-        most: so many.
+        most: number of predictions.
     """
     columns = ["path", "prediction", "probability"]
     with pq.ParquetFile(table) as file:
@@ -69,11 +69,11 @@ def first_predictions(table: Path, most: int = 10) -> None:
 
 
 def predictions(table: Path, top_k: int) -> list[dict[str, Any]]:
-    """What ``--json`` prints of each image: path, label and the most probable classes.
+    """Return what ``--json`` prints for each image: path, label and the most probable classes.
 
     Args:
         table: ``predictions.parquet``.
-        top_k: so many classes, if there are as many.
+        top_k: number of classes, if there are as many.
     """
     ranked = ranked_columns(top_k)
     names = set(pq.read_schema(table).names)
@@ -90,9 +90,9 @@ def predictions(table: Path, top_k: int) -> list[dict[str, Any]]:
 
 
 def interrupted(verb: str, run: Path) -> None:
-    """How to go on."""
+    """Print how to resume."""
     last = run / "checkpoints" / "last.ckpt"
     if verb == "fit" and last.is_file():
         note(f"interrupted; resume with: {command('fit', '--ckpt_path', last)}")
     elif verb == "fit":
-        note("interrupted before the first checkpoint; start the same command again, what was embedded is kept")
+        note("interrupted before the first checkpoint; start the same command again, the embeddings are cached")

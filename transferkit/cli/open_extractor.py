@@ -1,12 +1,38 @@
-"""The extractor that ``--extractor`` names, on the device to use."""
+"""The extractor that the options of a command name, on the device to use."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
+
+from transferkit.cli.dialect import Flat
 
 if TYPE_CHECKING:
     from transferkit.extractor import Extractor
 
 Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
+
+
+@dataclass(frozen=True)
+class Network(Flat):
+    """The extractor of a command.
+
+    Args:
+        extractor: torchvision name, Hugging Face id or directory, exported directory, or checkpoint.
+        weights: DEFAULT, none (random), or a weights file.
+        pooling: how features become one embedding; by default the extractor's own.
+    """
+
+    extractor: str | None = "resnet18"
+    weights: str = "DEFAULT"
+    pooling: str | None = None
+
+    def open(self, accelerator: Accelerator = "auto", preprocessing: Mapping[str, Any] | None = None) -> "Extractor":
+        """Open the extractor on the device to use, see :func:`open_extractor`."""
+        return open_extractor(self.extractor or "resnet18", self.weights, self.pooling, accelerator, preprocessing)
+
+    def read(self, preprocessing: Mapping[str, Any] | None = None) -> "Extractor":
+        """Open the extractor on the CPU, see :func:`read_extractor`."""
+        return read_extractor(self.extractor or "resnet18", self.weights, self.pooling, preprocessing)
 
 
 def open_extractor(
@@ -22,11 +48,11 @@ def open_extractor(
         name: torchvision name, Hugging Face id or directory, exported directory, or checkpoint.
         weights: ``DEFAULT``, ``none`` (random, the same each time) or a path.
         pooling: ``None`` is the extractor's own.
-        accelerator: ``auto`` takes a GPU if there is one.
+        accelerator: ``auto`` is a GPU if there is one.
         preprocessing: fields to override; ``None`` is the extractor's own.
 
     Raises:
-        UserError: no such accelerator; see :meth:`Extractor.from_pretrained`.
+        UserError: no such accelerator, or the extractor cannot be opened.
     """
     from transferkit.runtime.processes import find_device
 
@@ -37,20 +63,21 @@ def open_extractor(
 def read_extractor(
     name: str, weights: str = "DEFAULT", pooling: str | None = None, preprocessing: Mapping[str, Any] | None = None
 ) -> "Extractor":
-    """Open an extractor on the CPU; random weights are the same for every command.
+    """Open an extractor on the CPU; random weights are the same in every command.
 
     Args:
-        name: see :func:`open_extractor`, also for ``weights`` and ``pooling``.
-        weights: likewise.
-        pooling: likewise.
-        preprocessing: fields to override.
+        name: torchvision name, Hugging Face id or directory, exported directory, or checkpoint.
+        weights: ``DEFAULT``, ``none`` (random) or a path.
+        pooling: ``None`` is the extractor's own.
+        preprocessing: fields to override; ``None`` is the extractor's own.
 
     Raises:
-        UserError: see :meth:`Extractor.from_pretrained`.
+        UserError: the extractor cannot be opened, see :meth:`Extractor.from_pretrained`.
     """
     import torch
 
     from transferkit.extractor import Extractor
 
-    torch.manual_seed(0)
-    return Extractor.from_pretrained(name, weights, pooling, preprocessing)
+    with torch.random.fork_rng(devices=()):
+        torch.default_generator.manual_seed(0)
+        return Extractor.from_pretrained(name, weights, pooling, preprocessing)

@@ -1,9 +1,8 @@
-"""A verb's command line read from its function: the signature is the schema, its docstring the help."""
+"""The command line of a verb, read from its function: the signature is the schema, its docstring the help."""
 
 import inspect
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -12,17 +11,18 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from transferkit.cli import console
 from transferkit.cli.arguments import all_options, find_config, read_yaml, without_option
-from transferkit.cli.dialect import DIALECT, options_of
+from transferkit.cli.dialect import DIALECT, options_of, sections_of
 from transferkit.cli.suggestions import nearest
 from transferkit.errors import UserError
 
 
 def call(function: Callable[..., int], arguments: list[str]) -> int:
-    """Call a function with command-line arguments; what it returns is the exit status.
+    """Call a function with command-line arguments; return its exit status.
 
-    A parameter without default is positional; one of type ``list[str]`` takes one or more values where it comes
-    first, else any number. ``-k 5`` is short for ``--k 5``, a ``bool`` option alone means true, and
-    ``--batch-size`` is ``--batch_size``. A dataclass is a section: ``--trainer.devices``.
+    A parameter without default is positional; one of type ``list[str]`` takes one or more values if it comes
+    first, otherwise any number. ``-k 5`` is short for ``--k 5``, a ``bool`` option alone means true, and
+    ``--batch-size`` is ``--batch_size``. A dataclass is a section, ``--trainer.devices``, or adds its fields as
+    options, see :func:`~transferkit.cli.dialect.sections_of`.
 
     Args:
         function: the command.
@@ -32,50 +32,62 @@ def call(function: Callable[..., int], arguments: list[str]) -> int:
         UserError: options that do not fit the function's signature; a seed that NumPy does not take.
     """
     DIALECT.options = options_of(function)
-    verb, *rest = map(spelled, arguments)
+    verb, *rest = map(normalize_option, arguments)
+    parser, known = make_parser(function, verb)
+    files = [find_config(name) for name in all_options(rest, "--config")]
+    for file in files:
+        check_keys(file, known, verb)
+    configs = [argument for file in files if read_yaml(file) for argument in ("--config", str(file))]
+    try:
+        options: dict[str, Any] = parser.parse_args([*configs, *reorder(function, rest)]).as_dict()
+    except ArgumentError as error:
+        line = rephrase(str(error), known, verb)
+        raise UserError(line if "--help" in line else f"{line}; transferkit {verb} --help lists the options") from error
+    options.pop("config")
+    if "seed" in options:
+        check_seed("seed", options["seed"])
+    for name, section in sections_of(function).items():
+        values = options.pop(name) if section.prefix else {field: options.pop(field) for field in section.fields}
+        options[name] = section.kind(**values)
+    return function(**options)
+
+
+def make_parser(function: Callable[..., int], verb: str) -> tuple[ArgumentParser, list[str]]:
+    """Return the parser of a command, and the names of its options and sections."""
     doc = docstring_parser.parse(function.__doc__ or "")
     parser = ArgumentParser(
         prog=f"transferkit {verb}", description=doc.description, exit_on_error=False, allow_abbrev=False
     )
     parser.add_argument("--config", action="config", help="a YAML file with any of these options")
+    texts = {p.arg_name: p.description or "" for p in doc.params}
     positional = required(function)
     for number, (name, kind) in enumerate(positional.items()):
         several: dict[str, Any] = {"nargs": "*" if number else "+"} if kind == list[str] else {"type": kind}
-        parser.add_argument(name, help=next(p.description for p in doc.params if p.arg_name == name), **several)
-    parser.add_function_arguments(function, skip=set(positional))
-    files = [find_config(name) for name in all_options(rest, "--config")]
-    for file in files:
-        check_keys(file, list(inspect.signature(function).parameters), verb)
-    configs = [argument for file in files if read_yaml(file) for argument in ("--config", str(file))]
-    try:
-        options: dict[str, Any] = parser.parse_args([*configs, *arranged(function, rest)]).as_dict()
-    except ArgumentError as error:
-        line = explain(str(error), list(inspect.signature(function).parameters), verb)
-        raise UserError(line if "--help" in line else f"{line}; transferkit {verb} --help lists the options") from error
-    options.pop("config")
-    if "seed" in options:
-        check_seed("seed", options["seed"])
-    for name, kind in get_type_hints(function).items():
-        if is_dataclass(kind):
-            options[name] = kind(**options[name])  # type: ignore[operator]  # a class, not an instance
-    return function(**options)
+        parser.add_argument(name, help=texts[name], **several)
+    flat = {name: section for name, section in sections_of(function).items() if not section.prefix}
+    for name, section in flat.items():
+        parser.add_argument_group(texts[name].rstrip(".")).add_class_arguments(section.kind, as_group=False)
+        parser.set_defaults(vars(section.default))
+    parser.add_function_arguments(function, skip={*positional, *flat})
+    known = [name for name in inspect.signature(function).parameters if name not in flat]
+    return parser, known + [field for section in flat.values() for field in section.fields]
 
 
 def check_seed(option: str, seed: int) -> None:
-    """Refuse a seed that NumPy and scikit-learn do not take, or ``true``, Lightning's word for a random one.
+    """Raise if a seed is not one that NumPy and scikit-learn take, or is ``true``, Lightning's value for a random one.
 
     Raises:
-        UserError: naming the option.
+        UserError: the seed is out of range; the option is named.
     """
     if isinstance(seed, bool) or not 0 <= seed < 2**32:
         raise UserError(f"--{option} is {str(seed)[:40]}; give a number from 0 to {2**32 - 1}")
 
 
 def check_keys(file: Path, known: Sequence[str], verb: str) -> None:
-    """Refuse a config with a key that is no option of the command: the parser would not say in which file.
+    """Raise if a config has a key that is not an option of the command: the parser would not name the file.
 
     Raises:
-        UserError: naming file, key and the nearest option.
+        UserError: an unknown key; file, key and the nearest option are named.
     """
     for key in read_yaml(file):
         if key.split(".")[0] not in known:
@@ -85,7 +97,7 @@ def check_keys(file: Path, known: Sequence[str], verb: str) -> None:
 
 
 def resumable(function: Callable[..., int], arguments: list[str]) -> int:
-    """As :func:`call`, for a command that goes on where it was interrupted; it says how.
+    """Call a command as :func:`call` does; when it is interrupted, print how to resume it.
 
     Args:
         function: the command.
@@ -94,20 +106,20 @@ def resumable(function: Callable[..., int], arguments: list[str]) -> int:
     try:
         return call(function, arguments)
     except KeyboardInterrupt:
-        console.note(f"what is done is kept; go on with: {console.command(*arguments)}")
+        console.note(f"what is done is kept; resume with: {console.command(*arguments)}")
         raise
 
 
-def spelled(argument: str) -> str:
-    """An option as the parser knows it: ``-k`` is ``--k``, ``--batch-size`` is ``--batch_size``."""
+def normalize_option(argument: str) -> str:
+    """Return an option as the parser knows it: ``-k`` becomes ``--k``, ``--batch-size`` becomes ``--batch_size``."""
     name, equals, value = argument.partition("=")
     if re.fullmatch("-[a-gi-z]", name):
         return f"-{argument}"
     return f"--{name[2:].replace('-', '_')}{equals}{value}" if name.startswith("--") else argument
 
 
-def arranged(function: Callable[..., int], arguments: Sequence[str]) -> list[str]:
-    """The arguments without ``--config``, positional ones first, and ``true`` written behind a lone ``bool`` option.
+def reorder(function: Callable[..., int], arguments: Sequence[str]) -> list[str]:
+    """Return the arguments without ``--config``, positional ones first, with ``true`` after a lone ``bool`` option.
 
     argparse gives all positional parameters what the first run of values holds, even if that leaves one empty.
     """
@@ -127,26 +139,26 @@ def arranged(function: Callable[..., int], arguments: Sequence[str]) -> list[str
 
 
 def required(function: Callable[..., int]) -> dict[str, Any]:
-    """Name and type of the parameters without default."""
+    """Return name and type of the parameters without default."""
     kinds = get_type_hints(function)
     parameters = inspect.signature(function).parameters.values()
     return {p.name: kinds[p.name] for p in parameters if p.default is p.empty}
 
 
-def explain(message: str, known: Sequence[str], verb: str) -> str:
-    """A parser's message as one line: the nearest name for an unknown option, the types that a value may have.
+def rephrase(message: str, known: Sequence[str], verb: str) -> str:
+    """Rephrase a parser's message as one line: the nearest option for an unknown one, the types a value may have.
 
     Args:
-        message: of the parser.
+        message: the parser's message.
         known: names of the options, with their sections.
-        verb: whose help lists them.
+        verb: the command whose help lists them.
     """
     line = " ".join(message.split())
-    said = r"(?:nrecognized arguments?:|does not accept option|No action for key)"
-    unknown = re.search(said + r" ['\"]?(\S+?)['\"]?(?=\s|$)", line)
+    refusal = r"(?:nrecognized arguments?:|does not accept option|No action for key)"
+    unknown = re.search(refusal + r" ['\"]?(\S+?)['\"]?(?=\s|$)", line)
     unknown = unknown or re.search(r"Option '(\S+)' is not accepted", line)
     if unknown and "nrecognized" in unknown[0] and not unknown[1].startswith("-"):
-        return f"an argument too many: {unknown[1]!r}; transferkit {verb} --help lists those it takes"
+        return f"unexpected argument {unknown[1]!r}; transferkit {verb} --help lists those it takes"
     if unknown:
         near = nearest(unknown[1].removeprefix("--").split("=")[0], known)
         advice = f"did you mean --{near}?" if near else f"transferkit {verb} --help lists them"
@@ -154,7 +166,7 @@ def explain(message: str, known: Sequence[str], verb: str) -> str:
     section = re.search(r"Parser key \"(\w+)\": Unable to load config ('.*?')", line)
     if section:
         name = {"model": "backbone", "data": "root"}.get(section[1], "NAME")
-        return f"--{section[1]} {section[2]} is no config file; give its options one by one, as --{section[1]}.{name}"
+        return f"--{section[1]} {section[2]} is not a config file; give its options one by one: --{section[1]}.{name}"
     wrong = re.search(r"Parser key \"([\w.]+)\":(.*)(?:Given value:) (.*)", line) or re.search(
         r"Parser key \"([\w.]+)\":(.*?)(?:Got value:) (.*)", line
     )

@@ -1,9 +1,9 @@
-"""The option that a misspelt one stands for: by the names that other tools have for it, else by its letters."""
+"""The option meant by an unknown one: by the names that other tools have for it, otherwise by its letters."""
 
 import difflib
 from collections.abc import Sequence
 
-# What people call an option, from other tools: its last part, without underscores -> last parts of ours.
+# Last part of an option -> names that other tools have for it, without underscores.
 ALIASES = {
     "max_epochs": "epoch epochs nepochs numepochs numtrainepochs trainepochs maxepoch",
     "max_steps": "steps nsteps numsteps iterations maxiter iters",
@@ -50,13 +50,13 @@ ALIASES = {
 
 
 def nearest(name: str, known: Sequence[str]) -> str | None:
-    """The option that a name that is none most likely stands for.
+    """Return the option that an unknown name most likely means, or None.
 
-    In this order: an option of the same last part, in whatever section; one that other tools call so; and the one
-    of the most similar letters, by its last part or the whole name.
+    In this order: an option with the same last part, in any section; one that other tools call by this name; the
+    option with the most similar letters, in its last part or the whole name.
 
     Args:
-        name: without dashes in front, perhaps with its section.
+        name: without leading dashes, with or without its section.
         known: the options, with their sections.
     """
     section, end = name.split(".")[0], fold(name.split(".")[-1])
@@ -68,11 +68,11 @@ def nearest(name: str, known: Sequence[str]) -> str | None:
     if end in last or meant:
         return last.get(end) or min(meant, key=ordered.index)
     near = [last[found] for found in difflib.get_close_matches(end, last, n=1, cutoff=0.6)]
-    if not near and section not in known:  # else it would be alike by its section alone
+    if not near and section not in known:  # otherwise its section alone would make it similar
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return near[0] if near else None
 
 
 def fold(name: str) -> str:
-    """A name without what people vary in it: capitals, dashes and underscores."""
+    """Return a name in lower case, without dashes and underscores."""
     return name.lower().replace("-", "").replace("_", "")

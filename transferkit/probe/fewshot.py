@@ -1,4 +1,4 @@
-"""Few-shot curves: how far a handful of training images a class goes. Only training rows are fitted."""
+"""Few-shot curves: accuracy of classifiers fitted on a few training images per class."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ class Shot:
     """One point of the curve.
 
     Attributes:
-        n_per_class: images asked for.
-        accuracies: on the test rows, one a seed, in [0, 1].
-        short: classes that have fewer training rows than asked for, all of which were used.
+        n_per_class: training images per class.
+        accuracies: on the test rows, one per seed, in [0, 1].
+        short: classes with fewer training rows than that; all of their rows were used.
     """
 
     n_per_class: int
@@ -29,12 +29,12 @@ class Shot:
 
     @property
     def mean(self) -> float:
-        """Over the seeds."""
+        """Mean over the seeds."""
         return sum(self.accuracies) / len(self.accuracies)
 
     @property
     def std(self) -> float:
-        """Sample standard deviation over the seeds (0 with one)."""
+        """Sample standard deviation over the seeds (0 for a single one)."""
         spread = torch.tensor(self.accuracies, dtype=torch.float64)
         return spread.std().item() if len(spread) > 1 else 0.0
 
@@ -48,27 +48,27 @@ def few_shot_curve(
     *,
     shots: Sequence[int] = SHOTS,
     seeds: Sequence[int] = SEEDS,
-    standardisation: Kind,
+    standardization: Kind,
     c: float,
 ) -> list[Shot]:
-    """Fit n images a class, drawn anew by each seed, and score the test rows.
+    """Fit n training rows per class, drawn once per seed, and score the test rows.
 
-    Standardisation and C are fixed beforehand: to choose them on validation rows would use more labels than
-    n a class. What a seed draws for a smaller n is part of what it draws for a larger one.
+    Standardization and C are fixed beforehand, since choosing them on validation rows would use more than n labels
+    per class. The rows that a seed draws for a smaller n are among those it draws for a larger one.
 
     Args:
         features: `(N, D)`, training rows only.
         target: `(N,)` int64 class numbers below `classes`, each present.
         test_features: `(T, D)`; scored, never fitted.
-        test_target: `(T,)` int64; a number that is no class counts as wrong.
+        test_target: `(T,)` int64; a number from K up counts as wrong.
         classes: K.
-        shots: the n.
-        seeds: of the draws.
-        standardisation: of the rows drawn.
-        c: inverse strength of regularisation.
+        shots: values of n.
+        seeds: seeds of the draws.
+        standardization: fitted on the drawn rows.
+        c: inverse strength of regularization.
 
     Returns:
-        One point for each n.
+        One point per n.
     """
     rows = torch.bincount(target, minlength=classes)
     orders = [draw_order(target, classes, seed) for seed in seeds]
@@ -77,15 +77,15 @@ def few_shot_curve(
         accuracies = []
         for order in orders:
             drawn = torch.cat([members[:n] for members in order])
-            model = fit_linear(features[drawn], target[drawn], classes, standardisation=standardisation, c=c)
-            preds = logits_of(test_features, model.weight, model.bias, standardisation).argmax(1)
+            model = fit_linear(features[drawn], target[drawn], classes, standardization=standardization, c=c)
+            preds = logits_of(test_features, model.weight, model.bias, standardization).argmax(1)
             accuracies.append((preds == test_target).double().mean().item())
         curve.append(Shot(n, tuple(accuracies), tuple((rows < n).nonzero().flatten().tolist())))
     return curve
 
 
 def draw_order(target: Tensor, classes: int, seed: int) -> list[Tensor]:
-    """The rows of each class in random order, one `(n_k,)` int64 a class."""
+    """Return the rows of each class in random order, one `(n_k,)` int64 tensor per class."""
     generator = torch.Generator().manual_seed(seed)
     members = torch.split(target.argsort(stable=True), target.bincount(minlength=classes).tolist())
     return [rows[torch.randperm(len(rows), generator=generator)] for rows in members]

@@ -12,7 +12,7 @@ from transferkit.probe.objective import Objective, Value
 MEMORY = 10
 TRIALS = 20
 PATIENCE = 50
-"""Iterations in which the loss must fall by more than the rounding of the features' precision."""
+"""Iterations in which the loss must fall by more than the rounding error of the features' precision."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Fits:
         parameters: `(M, D + 1, K)` float64.
         gradient: `(M,)` float64, largest absolute entry of the gradient.
         iterations: `(M,)` int64.
-        converged: `(M,)` bool, gradient at or below the tolerance.
+        converged: `(M,)` bool, whether that entry is at most the tolerance.
     """
 
     parameters: Tensor
@@ -42,7 +42,7 @@ class Pair(NamedTuple):
 
 @dataclass
 class Batch:
-    """The classifiers that are still being fitted: their numbers, and everything that has one entry each."""
+    """The classifiers that are still being fitted: their numbers, and everything with one entry per classifier."""
 
     number: Tensor  # (M,)
     penalty: Tensor  # (M,)
@@ -50,25 +50,25 @@ class Batch:
     logits: Tensor  # (N, M, K)
     value: Value
     history: deque[Pair]
-    milestone: Tensor  # (M,) loss when it was last looked at
+    milestone: Tensor  # (M,) loss when it was last checked
 
 
-def minimise(objective: Objective, c: Tensor, start: Tensor, *, tolerance: float, max_iterations: int) -> Fits:
-    """Minimise the objective for each C; a classifier leaves the batch when it is done.
+def minimize(objective: Objective, c: Tensor, start: Tensor, *, tolerance: float, max_iterations: int) -> Fits:
+    """Minimize the objective for each C; a classifier leaves the batch when it is done.
 
     L-BFGS (Nocedal and Wright 2006, algorithm 7.5) whose initial inverse Hessian is the objective's
-    preconditioner, renewed in each iteration. Two products with the features an iteration: one for the
-    logits of the direction, which the whole line search then shares, and one for the gradient.
+    preconditioner, updated in each iteration. An iteration takes two products with the features: one for the
+    logits of the direction, shared by the whole line search, and one for the gradient.
 
     Args:
         objective: of N rows, D features, K classes.
-        c: `(M,)` float64, inverse strengths of regularisation.
+        c: `(M,)` float64, inverse strengths of regularization.
         start: `(M, D + 1, K)` float64.
-        tolerance: a fit has converged when no entry of its gradient is larger, as scikit-learn's lbfgs does.
-        max_iterations: of each classifier.
+        tolerance: a fit has converged when no entry of its gradient is larger, as in scikit-learn's lbfgs.
+        max_iterations: limit per classifier.
 
     Returns:
-        The fits. One that cannot be improved further in the features' precision is not converged.
+        The fits. A fit that cannot be improved further in the features' precision has not converged.
     """
     batch = begin(objective, 1 / (c.double() * len(objective.features)), start)
     parameters = start.clone()
@@ -93,7 +93,7 @@ def minimise(objective: Objective, c: Tensor, start: Tensor, *, tolerance: float
 
 
 def begin(objective: Objective, penalty: Tensor, start: Tensor) -> Batch:
-    """The batch of all classifiers at their start."""
+    """Return the batch of all classifiers at their start."""
     logits = objective.logits(start)
     value = objective(start, penalty, logits, logits, torch.zeros_like(penalty))
     return Batch(
@@ -108,7 +108,7 @@ def begin(objective: Objective, penalty: Tensor, start: Tensor) -> Batch:
 
 
 def keep(batch: Batch, rows: Tensor) -> Batch:
-    """The batch without the classifiers that are done."""
+    """Return the batch with only the given classifiers."""
     value = batch.value
     return replace(
         batch,
@@ -123,7 +123,7 @@ def keep(batch: Batch, rows: Tensor) -> Batch:
 
 
 def advance(objective: Objective, batch: Batch) -> Tensor:
-    """One iteration, in place; returns `(M,)` bool, which classifiers found no acceptable step."""
+    """Run one iteration in place; return `(M,)` bool, true for classifiers that found no acceptable step."""
     direction = -two_loop(objective, batch)
     slope = objective.logits(direction)
     step, value, found = line_search(objective, batch, direction, slope)
@@ -137,7 +137,7 @@ def advance(objective: Objective, batch: Batch) -> Tensor:
 
 
 def two_loop(objective: Objective, batch: Batch) -> Tensor:
-    """The inverse Hessian's estimate times the gradient, `(M, D + 1, K)`."""
+    """Return the estimated inverse Hessian times the gradient, `(M, D + 1, K)`."""
     result, coefficients = batch.value.gradient.clone(), []
     for step, change, product in reversed(batch.history):
         coefficient = dot(step, result) / product
@@ -151,13 +151,13 @@ def two_loop(objective: Objective, batch: Batch) -> Tensor:
 
 
 def line_search(objective: Objective, batch: Batch, direction: Tensor, slope: Tensor) -> tuple[Tensor, Value, Tensor]:
-    """Step lengths that meet the strong Wolfe conditions (c1 = 1e-4, c2 = 0.9), first trial 1.
+    """Find step lengths that satisfy the strong Wolfe conditions (c1 = 1e-4, c2 = 0.9), first trial 1.
 
-    The objective is convex along the direction, so the slope grows with the step: a secant on the slope,
-    held inside its bracket, finds the place. All classifiers are tried together, then those that failed.
+    The objective is convex along the direction, so the slope grows with the step, and a secant on the slope,
+    kept inside its bracket, finds the minimum. All classifiers are tried together, then those that failed.
 
     Returns:
-        Steps `(M,)`, values there, and `(M,)` bool, where such a step was found (elsewhere 0).
+        Steps `(M,)`, 0 if none was found; the values there; and `(M,)` bool, whether one was found.
     """
     first, at_start = batch.value.loss, dot(direction, batch.value.gradient)
     step, low = torch.ones_like(first), torch.zeros_like(first)
@@ -202,11 +202,11 @@ def line_search(objective: Objective, batch: Batch, direction: Tensor, slope: Te
 
 
 def bend(step: Tensor, change: Tensor) -> Tensor:
-    """`step . change`; where rounding makes it not positive infinite, which leaves the pair out."""
+    """Return `step . change`, or infinity where rounding makes it not positive, which leaves the pair out."""
     product = dot(step, change)
     return torch.where(product > 0, product, torch.inf)
 
 
 def dot(first: Tensor, second: Tensor) -> Tensor:
-    """Inner product of each classifier's parameters, `(M,)`."""
+    """Return the inner product per classifier, `(M,)`."""
     return (first * second).sum((1, 2))

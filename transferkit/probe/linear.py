@@ -1,4 +1,4 @@
-"""The linear probe: standardisation and C chosen on validation rows, and the fit at one of them."""
+"""The linear probe: the choice of standardization and C on validation rows, and the fit with one choice."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -6,18 +6,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from transferkit.probe.lbfgs import Fits, minimise
+from transferkit.probe.lbfgs import Fits, minimize
 from transferkit.probe.objective import Objective
-from transferkit.probe.standardize import KINDS, Kind, Standardisation
+from transferkit.probe.standardize import KINDS, Kind, Standardization
 
-C_GRID: tuple[float, ...] = tuple(10 ** (-6 + 11 * place / 44) for place in range(45))
+C_GRID: tuple[float, ...] = tuple(10 ** (-6 + 11 * point / 44) for point in range(45))
 """45 points from 1e-6 to 1e5, evenly spaced in log C."""
 COARSE = 8
-"""Stride of the first points of the grid that are fitted; the others start from between their neighbours."""
-FAST = 4
-"""Stride up to which `fast` fits all points; finer ones only beside the best so far."""
+"""Stride of the first grid points that are fitted; the others start from the interpolation of their neighbors."""
+COARSE_ENOUGH = 4
+"""Smallest stride at which `coarse_to_fine` fits all points; at finer ones it fits only those beside the best."""
 BATCH_VALUES = 2**21
-"""Logits that a batch of fits may always hold, 8 MiB; above that an eighth of the features' size."""
+"""Logits that a batch of fits may always hold, 8 MiB; or an eighth of the features' size, if that is more."""
 
 
 @dataclass(frozen=True)
@@ -25,18 +25,18 @@ class Fitted:
     """One linear classifier, and how its fit ended.
 
     Attributes:
-        weight: `(K, D)` in the features' dtype, for raw features (for unit rows where standardised by l2).
+        weight: `(K, D)` in the features' dtype, for raw features (for unit rows if `standardization` is `l2`).
         bias: `(K,)`.
-        standardisation: kind.
-        c: inverse strength of regularisation.
+        standardization: `none`, `l2` or `zscore`.
+        c: inverse strength of regularization.
         converged: whether the largest entry of the gradient is within the tolerance.
         gradient: that entry.
-        iterations: of L-BFGS.
+        iterations: iterations of L-BFGS.
     """
 
     weight: Tensor
     bias: Tensor
-    standardisation: Kind
+    standardization: Kind
     c: float
     converged: bool
     gradient: float
@@ -45,13 +45,13 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Validation accuracy at each standardisation and C.
+    """Validation accuracy at each standardization and C.
 
     Attributes:
-        kinds: the S standardisations.
+        kinds: the S standardizations.
         c_grid: the G values of C, ascending.
-        accuracy: `(S, G)` float64; NaN where `fast` did not fit.
-        converged: `(S, G)` bool; true where `fast` did not fit.
+        accuracy: `(S, G)` float64; NaN where `coarse_to_fine` did not fit.
+        converged: `(S, G)` bool; true where `coarse_to_fine` did not fit.
         best: the classifier of the highest accuracy; of equal ones the smallest C, then the first kind.
     """
 
@@ -63,13 +63,13 @@ class Sweep:
 
 
 def logits_of(features: Tensor, weight: Tensor, bias: Tensor, kind: Kind) -> Tensor:
-    """Logits of raw features `(N, D)`; l2 scales the rows here, the other kinds are folded into the weights.
+    """Return logits of raw features; l2 scales the rows here, the other kinds are folded into the weights.
 
     Args:
         features: `(N, D)`.
-        weight: `(J, D)`, the rows of one classifier or of several.
+        weight: `(J, D)`, the rows of one or several classifiers.
         bias: `(J,)`.
-        kind: standardisation.
+        kind: standardization.
 
     Returns:
         `(N, J)`.
@@ -87,26 +87,26 @@ def fit_linear(
     target: Tensor,
     classes: int,
     *,
-    standardisation: Kind,
+    standardization: Kind,
     c: float,
     tolerance: float = 1e-5,
     max_iterations: int = 1000,
 ) -> Fitted:
-    """Fit softmax regression at one C: mean cross-entropy + |W|^2 / (2 C N), the bias not penalised.
+    """Fit softmax regression at one C: mean cross-entropy + |W|^2 / (2 C N), the bias not penalized.
 
     Args:
         features: `(N, D)` float32 or float64.
         target: `(N,)` int64 class numbers below `classes`.
         classes: K.
-        standardisation: fitted on these rows.
+        standardization: fitted on these rows.
         c: above 0.
         tolerance: largest entry of the gradient at the end.
-        max_iterations: of L-BFGS.
+        max_iterations: limit on L-BFGS iterations.
     """
-    objective = Objective(features, target, classes, Standardisation.fit(features, standardisation))
+    objective = Objective(features, target, classes, Standardization.fit(features, standardization))
     strength = torch.tensor([c], dtype=torch.float64)
     start = torch.zeros(1, features.shape[1] + 1, classes, dtype=torch.float64)
-    fits = minimise(objective, strength, start, tolerance=tolerance, max_iterations=max_iterations)
+    fits = minimize(objective, strength, start, tolerance=tolerance, max_iterations=max_iterations)
     return fitted(objective, fits, 0, c)
 
 
@@ -119,34 +119,34 @@ def sweep(
     *,
     kinds: Sequence[Kind] = KINDS,
     c_grid: Sequence[float] = C_GRID,
-    fast: bool = False,
+    coarse_to_fine: bool = False,
     tolerance: float = 1e-5,
     max_iterations: int = 1000,
 ) -> Sweep:
-    """Fit on one part and choose standardisation and C by the accuracy on another.
+    """Fit on the training rows and choose standardization and C by the accuracy on the validation rows.
 
     Args:
         features: `(N, D)` float32 or float64.
         target: `(N,)` int64 class numbers below `classes`.
         val_features: `(V, D)`.
-        val_target: `(V,)` int64; a number that is no class counts as wrong.
+        val_target: `(V,)` int64; a number from K up counts as wrong.
         classes: K.
-        kinds: standardisations.
+        kinds: standardizations.
         c_grid: ascending.
-        fast: fit every fourth C, then only beside the best.
+        coarse_to_fine: fit every fourth C, then only those beside the best.
         tolerance: largest entry of the gradient at the end of a fit.
-        max_iterations: of each fit.
+        max_iterations: limit per fit.
     """
     rows: list[Grid] = []
     for kind in kinds:
-        objective = Objective(features, target, classes, Standardisation.fit(features, kind))
+        objective = Objective(features, target, classes, Standardization.fit(features, kind))
         rows.append(
             fit_grid(
                 objective,
                 val_features,
                 val_target,
                 c_grid,
-                fast,
+                coarse_to_fine,
                 tolerance=tolerance,
                 max_iterations=max_iterations,
             )
@@ -162,7 +162,7 @@ def sweep(
 
 @dataclass(frozen=True)
 class Grid:
-    """One standardisation's part of a `Sweep`: accuracy `(G,)`, converged `(G,)`, best classifier."""
+    """The part of a `Sweep` with one standardization: accuracy `(G,)`, converged `(G,)`, best classifier."""
 
     accuracy: Tensor
     converged: Tensor
@@ -174,14 +174,14 @@ def fit_grid(
     val_features: Tensor,
     val_target: Tensor,
     c_grid: Sequence[float],
-    fast: bool,
+    coarse_to_fine: bool,
     *,
     tolerance: float,
     max_iterations: int,
 ) -> Grid:
-    """Fit all C of a grid, coarse points first, each finer one started from between its neighbours.
+    """Fit all C of a grid, coarse points first, each finer one started from the interpolation of its neighbors.
 
-    Points of one wave are fitted as one batch, which reads the features once for all of them. Arguments as
+    Points of one wave are fitted as one batch, which reads the features once for all of them. Arguments as in
     `sweep`.
     """
     count, width = objective.features.shape
@@ -191,37 +191,37 @@ def fit_grid(
     solved: dict[int, Tensor] = {}
     best: Fitted | None = None
     for wave, gap in waves(len(c_grid)):
-        if fast and gap < FAST:
-            centre = int(accuracy.nan_to_num(-1).argmax())
-            wave = [place for place in wave if abs(place - centre) == gap]
+        if coarse_to_fine and gap < COARSE_ENOUGH:
+            center = int(accuracy.nan_to_num(-1).argmax())
+            wave = [point for point in wave if abs(point - center) == gap]
         for first in range(0, len(wave), room):
-            places = wave[first : first + room]
-            start = torch.stack([between(solved, place, gap, objective) for place in places])
-            strengths = torch.tensor([c_grid[place] for place in places], dtype=torch.float64)
-            fits = minimise(objective, strengths, start, tolerance=tolerance, max_iterations=max_iterations)
-            solved.update(zip(places, fits.parameters, strict=True))
-            converged[places] = fits.converged
-            accuracy[places] = accuracies(objective, fits, val_features, val_target)
+            points = wave[first : first + room]
+            start = torch.stack([interpolate(solved, point, gap, objective) for point in points])
+            strengths = torch.tensor([c_grid[point] for point in points], dtype=torch.float64)
+            fits = minimize(objective, strengths, start, tolerance=tolerance, max_iterations=max_iterations)
+            solved.update(zip(points, fits.parameters, strict=True))
+            converged[points] = fits.converged
+            accuracy[points] = accuracies(objective, fits, val_features, val_target)
             highest = int(accuracy.nan_to_num(-1).argmax())  # of equal ones the first: the smallest C
-            if highest in places:
-                best = fitted(objective, fits, places.index(highest), c_grid[highest])
+            if highest in points:
+                best = fitted(objective, fits, points.index(highest), c_grid[highest])
     assert best is not None
     return Grid(accuracy, converged, best)
 
 
 def accuracies(objective: Objective, fits: Fits, features: Tensor, target: Tensor) -> Tensor:
-    """Share of rows whose highest logit is the target's, for each of M fits, `(M,)` float64."""
-    standardisation = objective.standardisation
-    weight, bias = standardisation.fold(fits.parameters[:, :-1], fits.parameters[:, -1])
+    """Return the share of rows whose highest logit is the target's, for each of M fits, `(M,)` float64."""
+    standardization = objective.standardization
+    weight, bias = standardization.fold(fits.parameters[:, :-1], fits.parameters[:, -1])
     rows = weight.transpose(1, 2).flatten(0, 1).to(features.dtype)  # (M K, D)
-    logits = logits_of(features, rows, bias.flatten().to(features.dtype), standardisation.kind)
+    logits = logits_of(features, rows, bias.flatten().to(features.dtype), standardization.kind)
     right = logits.view(-1, *bias.shape).argmax(2) == target[:, None]  # (N, M)
     share: Tensor = right.double().mean(0)
     return share
 
 
 def waves(count: int) -> Iterator[tuple[list[int], int]]:
-    """Places of a grid from coarse to fine, and the gap between all places so far."""
+    """Yield the points of a grid from coarse to fine, and the gap between all points so far."""
     gap = COARSE
     yield list(range(0, count, gap)), gap
     while gap > 1:
@@ -229,10 +229,10 @@ def waves(count: int) -> Iterator[tuple[list[int], int]]:
         yield list(range(gap, count, 2 * gap)), gap
 
 
-def between(solved: dict[int, Tensor], place: int, gap: int, objective: Objective) -> Tensor:
-    """Interpolate parameters in log C: cubic where four neighbours are solved, else linear, else nearest."""
-    near = [solved[at] for at in (place - gap, place + gap) if at in solved]
-    far = [solved[at] for at in (place - 3 * gap, place + 3 * gap) if at in solved]
+def interpolate(solved: dict[int, Tensor], point: int, gap: int, objective: Objective) -> Tensor:
+    """Interpolate parameters in log C: cubic if four neighbors are solved, otherwise linear, otherwise nearest."""
+    near = [solved[at] for at in (point - gap, point + gap) if at in solved]
+    far = [solved[at] for at in (point - 3 * gap, point + 3 * gap) if at in solved]
     if not near:
         return torch.zeros(objective.features.shape[1] + 1, objective.classes, dtype=torch.float64)
     if len(near) == len(far) == 2:
@@ -241,13 +241,13 @@ def between(solved: dict[int, Tensor], place: int, gap: int, objective: Objectiv
 
 
 def fitted(objective: Objective, fits: Fits, number: int, c: float) -> Fitted:
-    """One of the fits as a classifier of raw features."""
-    parameters, standardisation = fits.parameters[number], objective.standardisation
-    weight, bias = standardisation.fold(parameters[:-1], parameters[-1])
+    """Return one of the fits as a classifier of raw features."""
+    parameters, standardization = fits.parameters[number], objective.standardization
+    weight, bias = standardization.fold(parameters[:-1], parameters[-1])
     return Fitted(
         weight=weight.T.to(objective.features.dtype).contiguous(),
         bias=bias.to(objective.features.dtype),
-        standardisation=standardisation.kind,
+        standardization=standardization.kind,
         c=c,
         converged=bool(fits.converged[number]),
         gradient=float(fits.gradient[number]),

@@ -1,7 +1,7 @@
-"""Softmax regression as a function of its parameters, for several strengths of regularisation at once.
+"""Softmax regression as a function of its parameters, for several strengths of regularization at once.
 
-A parameter tensor holds M classifiers: `(M, D + 1, K)` float64, weights on standardised features and, last,
-the bias. The features stay as they are, in their own dtype; the standardisation is folded into the weights.
+A parameter tensor holds M classifiers: `(M, D + 1, K)` float64, weights on standardized features and, last,
+the bias. The features keep their values and dtype; the standardization is folded into the weights.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from transferkit.probe.standardize import CHUNK, Standardisation
+from transferkit.probe.standardize import CHUNK, Standardization
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,8 @@ class Value:
     Attributes:
         loss: `(M,)` float64.
         gradient: `(M, D + 1, K)` float64.
-        curvature: `(M,)` float64, mean of `(1 - sum_k p_k^2) / (K - 1)`: 1/K where nothing is
-            known, towards 0 as predictions become certain.
+        curvature: `(M,)` float64, mean of `(1 - sum_k p_k^2) / (K - 1)`: 1/K for equal probabilities,
+            towards 0 as predictions become certain.
     """
 
     loss: Tensor
@@ -32,12 +32,12 @@ class Objective:
     """Mean cross-entropy + |W|^2 / (2 C n), the bias not penalized.
 
     Args:
-        features: `(N, D)` float32 or float64; read, never copied as a whole.
+        features: `(N, D)` float32 or float64; never copied as a whole.
         target: `(N,)` int64 class numbers below `classes`.
         classes: K.
-        standardisation: fitted on the same rows.
-        class_weights: `(K,)` float weight of each class's rows in the mean; None for equal ones.
-        label_smoothing: in [0, 1): the share of a row's target that is spread evenly over all classes
+        standardization: fitted on the same rows.
+        class_weights: `(K,)` float, weight of the rows of each class in the mean; None for equal weights.
+        label_smoothing: in [0, 1), the share of a row's target that is spread evenly over all classes
             (Szegedy et al. 2015, arXiv:1512.00567, section 7).
     """
 
@@ -46,22 +46,22 @@ class Objective:
         features: Tensor,
         target: Tensor,
         classes: int,
-        standardisation: Standardisation,
+        standardization: Standardization,
         class_weights: Tensor | None = None,
         label_smoothing: float = 0.0,
     ) -> None:
         self.features, self.target, self.classes = features, target, classes
-        self.standardisation, self.label_smoothing = standardisation, label_smoothing
-        self.weight: Tensor | None = None  # (N,) of each row, mean 1
+        self.standardization, self.label_smoothing = standardization, label_smoothing
+        self.weight: Tensor | None = None  # (N,) per row, mean 1
         if class_weights is not None:
             weight = class_weights.to(features.dtype)[target]
             self.weight = weight / weight.mean()
-        self.row_scale = standardisation.row_scale(features)
-        self.spectrum, self.basis = principal_axes(features, standardisation)
+        self.row_scale = standardization.row_scale(features)
+        self.spectrum, self.basis = principal_axes(features, standardization)
 
     def logits(self, parameters: Tensor) -> Tensor:
-        """Logits `(N, M, K)` in the features' dtype."""
-        weight, bias = self.standardisation.fold(parameters[:, :-1], parameters[:, -1])
+        """Return logits `(N, M, K)` in the features' dtype."""
+        weight, bias = self.standardization.fold(parameters[:, :-1], parameters[:, -1])
         columns = weight.transpose(0, 1).flatten(1).to(self.features.dtype)  # (D, M K)
         logits: Tensor = self.features @ columns  # (N, M K)
         if self.row_scale is not None:
@@ -70,13 +70,13 @@ class Objective:
         return logits.view(-1, *bias.shape)
 
     def __call__(self, parameters: Tensor, penalty: Tensor, logits: Tensor, slope: Tensor, step: Tensor) -> Value:
-        """Value at `parameters`, whose logits are `logits + step * slope`.
+        """Return the value at `parameters`, whose logits are `logits + step * slope`.
 
         Args:
             parameters: `(M, D + 1, K)`.
             penalty: `(M,)` float64, 1 / (C n).
             logits: `(N, M, K)`.
-            slope: `(N, M, K)`, the logits of the direction; not read where `step` is 0.
+            slope: `(N, M, K)`, the logits of the direction; not read if every `step` is 0.
             step: `(M,)` float64.
         """
         models, classes, count = len(parameters), self.classes, len(self.features)
@@ -91,7 +91,7 @@ class Objective:
             log_p = here.log_softmax(-1)
             loss -= self.weigh(self.expected(log_p, truth), rows).sum(0, dtype=torch.float64)
             p = log_p.exp_()
-            certainty += p.square().sum((0, 2))  # a chunk in float32, their sum in float64
+            certainty += p.square().sum((0, 2))  # float32 within a chunk, float64 over the chunks
             residual = p.scatter_add_(2, truth, p.new_full((1, 1, 1), self.label_smoothing - 1).expand_as(truth))
             if self.label_smoothing:
                 residual -= self.label_smoothing / classes
@@ -100,8 +100,8 @@ class Objective:
             if self.row_scale is not None:
                 residual *= self.row_scale[rows]
             products += self.features[rows].T @ residual  # (D, M K)
-        centre, scale = self.standardisation.mean, self.standardisation.scale
-        products = (products - torch.outer(centre, residuals)) / scale[:, None]
+        center, scale = self.standardization.mean, self.standardization.scale
+        products = (products - torch.outer(center, residuals)) / scale[:, None]
         gradient = torch.cat([products, residuals[None]]).div_(count).view(-1, models, classes)
         weight = parameters[:, :-1]
         gradient = gradient.transpose(0, 1).contiguous()
@@ -113,45 +113,45 @@ class Objective:
         )
 
     def expected(self, log_p: Tensor, truth: Tensor) -> Tensor:
-        """Mean of `log_p` `(B, M, K)` under each row's target `truth` `(B, M, 1)`: `(B, M)`."""
+        """Return the mean of `log_p` `(B, M, K)` under each row's target `truth` `(B, M, 1)`: `(B, M)`."""
         hard = log_p.gather(2, truth).squeeze(2)
         if not self.label_smoothing:
             return hard
         return hard.lerp(log_p.mean(2), self.label_smoothing)
 
     def weigh(self, values: Tensor, rows: slice) -> Tensor:
-        """Values of some rows `(B, ...)` times the rows' weights."""
+        """Multiply values of some rows `(B, ...)` by the rows' weights."""
         return values if self.weight is None else values * self.weight[rows, None]
 
     def project(self, weight: Tensor) -> Tensor:
-        """The part of weights `(D, K)` in the span of the rows, which is all that changes a logit of theirs.
+        """Project weights `(D, K)` onto the span of the rows, the only part of them that changes these rows' logits.
 
-        The solver searches there alone; a start must lie in it, as zero does.
+        The solver searches only there, so a start must lie in it; zero does.
         """
         return self.basis @ (self.basis.T @ weight)
 
     def precondition(self, vector: Tensor, curvature: Tensor, penalty: Tensor) -> Tensor:
         """Multiply `(M, D + 1, K)` by the inverse of curvature * covariance + penalty.
 
-        At equal probabilities that is the Hessian itself (cf. Böhning 1992, who bounds it likewise).
+        At equal probabilities that is the Hessian itself (cf. the bound of Böhning 1992).
         """
         along = self.basis.T @ vector[:, :-1]  # (M, R, K)
         along /= (curvature[:, None] * self.spectrum + penalty[:, None])[..., None]
         return torch.cat([self.basis @ along, vector[:, -1:] / curvature[:, None, None]], 1)
 
 
-def principal_axes(features: Tensor, standardisation: Standardisation) -> tuple[Tensor, Tensor]:
-    """Eigenvalues `(R,)` and eigenvectors `(D, R)` of the covariance of the standardised rows, float64.
+def principal_axes(features: Tensor, standardization: Standardization) -> tuple[Tensor, Tensor]:
+    """Return eigenvalues `(R,)` and eigenvectors `(D, R)` of the covariance of the standardized rows, float64.
 
-    R = min(N, D): weights never leave the span of the rows, so that few rows make a small problem.
+    R = min(N, D): weights stay in the span of the rows, so few rows make a small problem.
     """
     count, width = features.shape
     if count < width:
-        rows = torch.cat(list(standardisation.chunks(features))).double()
+        rows = torch.cat(list(standardization.chunks(features))).double()
         _, singular, axes = torch.linalg.svd(rows, full_matrices=False)
         return singular.square() / count, axes.T.contiguous()
     covariance = torch.zeros(width, width, dtype=torch.float64)
-    for rows in standardisation.chunks(features):
+    for rows in standardization.chunks(features):
         covariance += rows.T @ rows
     values, axes = torch.linalg.eigh(covariance / count)
     return values.clamp_min(0), axes

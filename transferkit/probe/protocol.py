@@ -1,4 +1,4 @@
-"""The whole probe: one embeddings table in, a report, a classifier and its test predictions out."""
+"""The whole probe: from a table of embeddings to a report, a classifier and its test predictions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ from transferkit.errors import UserError, listed
 from transferkit.probe.calibration import TEMPERATURES, fit_temperature
 from transferkit.probe.classifier import LinearClassifier
 from transferkit.probe.fewshot import SEEDS, SHOTS, few_shot_curve
-from transferkit.probe.knn import K_NEIGHBOURS, knn_predictions, nearest_class_mean
+from transferkit.probe.knn import K_NEIGHBORS, knn_predictions, nearest_class_mean
 from transferkit.probe.linear import Fitted, Sweep, fit_linear, logits_of, sweep
-from transferkit.probe.row_splits import Parts, divide
+from transferkit.probe.row_splits import RowSplits, split_rows
 from transferkit.probe.scores import scores, top1
 from transferkit.probe.standardize import Kind
 from transferkit.probe.statistics import PairedComparison, compare_paired
@@ -25,15 +25,15 @@ from transferkit.runtime.versions import versions
 from transferkit.similarity import unit_rows
 
 PROTOCOL = 1
-"""Raised when the same embeddings would give other numbers."""
+"""Increased when the same embeddings would give other numbers."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a classifier said of each test image, for a paired comparison.
+    """Predictions of a classifier on the test images, for a paired comparison.
 
     Attributes:
-        paths: of the test images, sorted.
+        paths: paths of the test images, sorted.
         labels: true class names.
         preds: predicted class names.
         confidence: `(T,)` float32, calibrated probability of the predicted class.
@@ -46,20 +46,20 @@ class Predictions:
 
     @property
     def correct(self) -> Tensor:
-        """`(T,)` bool."""
+        """Whether each prediction is right, `(T,)` bool."""
         return torch.tensor([label == pred for label, pred in zip(self.labels, self.preds, strict=True)])
 
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What a probe found.
+    """Result of a probe.
 
     Attributes:
         report: plain types, to be written as JSON.
-        classifier: the one reported, fitted on train and val.
-        start: fitted on train alone, to start a fit from: it leaves val to select on.
-        predictions: of ``classifier`` on test.
-        splits: the images that were used, with the split that each was used as.
+        classifier: the reported one, fitted on train and val.
+        start: fitted on train only, to start fine-tuning from, so that val remains to select on.
+        predictions: those of ``classifier`` on test.
+        splits: the images that were used, each with its split.
     """
 
     report: dict[str, Any]
@@ -72,71 +72,71 @@ class ProbeResult:
 def probe_embeddings(
     embeddings: Embeddings,
     *,
-    fast: bool = False,
+    coarse_to_fine: bool = False,
     seed: int = 0,
     val_fraction: float = 0.15,
     test_fraction: float = HELD_OUT,
     shots: Sequence[int] = SHOTS,
     few_shot_seeds: Sequence[int] = SEEDS,
-    few_shot_standardisation: Kind = "l2",
+    few_shot_standardization: Kind = "l2",
     few_shot_c: float = 100.0,
     tolerance: float = 1e-5,
     max_iterations: int = 1000,
 ) -> ProbeResult:
-    """Measure what embeddings are worth, by the protocol that selects on validation and reports on test.
+    """Probe embeddings: select on the validation rows, report on the test rows.
 
-    The linear probe sweeps standardisation and C on train, chooses on val, fits the choice on train + val and
-    reports on test. Its temperature is fitted on the val logits of the classifier that has not seen val. kNN
-    chooses k on val likewise, with train + val as references for test. Few-shot fits training rows only.
+    The linear probe sweeps standardization and C on train, chooses on val, fits the choice on train + val and
+    reports on test. Its temperature is fitted on the val logits of the classifier fitted on train only. kNN
+    chooses k on val, too, with train + val as references for test. Few-shot fits training rows only.
 
     Args:
-        embeddings: with labels; its splits are kept, missing ones drawn (see `divide`).
-        fast: sweep coarse to fine.
-        seed: of the drawn splits.
-        val_fraction: of train, where val is drawn.
-        test_fraction: of all, where test is drawn.
-        shots: images a class of the few-shot curve.
-        few_shot_seeds: of its draws.
-        few_shot_standardisation: `none`, `l2` or `zscore`; fixed, since few-shot has no rows to choose it on.
-        few_shot_c: fixed likewise.
+        embeddings: table with labels; its splits are kept, missing ones are drawn (see `split_rows`).
+        coarse_to_fine: fit every fourth C, then only those beside the best.
+        seed: seed of the drawn splits.
+        val_fraction: share of train, if val is drawn.
+        test_fraction: share of all rows, if test is drawn.
+        shots: images per class of the few-shot curve.
+        few_shot_seeds: seeds of its draws.
+        few_shot_standardization: `none`, `l2` or `zscore`; fixed, since few-shot has no rows to choose it on.
+        few_shot_c: inverse strength of regularization of few-shot, fixed for the same reason.
         tolerance: largest entry of the gradient at the end of a fit.
-        max_iterations: of each fit.
+        max_iterations: limit per fit.
 
     Raises:
-        UserError: see `divide`.
+        UserError: the rows cannot be split (see `split_rows`), or fewer than 1 of `shots` or `few_shot_seeds`.
     """
-    parts = divide(embeddings, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
-    known, rows = parts.known, arrange(embeddings.embedding, parts)
+    splits = split_rows(embeddings, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
+    known, rows = splits.known, arrange(embeddings.embedding, splits)
     table, target = rows.features, rows.target
     limits: dict[str, Any] = {"tolerance": tolerance, "max_iterations": max_iterations}
     train, val, fit, test = table[rows.train], table[rows.val], table[rows.fit], table[rows.test]
-    swept = sweep(train, target[rows.train], val, target[rows.val], known, fast=fast, **limits)
+    swept = sweep(train, target[rows.train], val, target[rows.val], known, coarse_to_fine=coarse_to_fine, **limits)
     best = swept.best
     seen = slice(len(train), len(fit))
-    on_val = logits_of(table[seen], best.weight, best.bias, best.standardisation)
+    on_val = logits_of(table[seen], best.weight, best.bias, best.standardization)
     temperature = determined(fit_temperature(on_val, target[seen]))
-    final = fit_linear(fit, target[rows.fit], known, standardisation=best.standardisation, c=best.c, **limits)
-    paths = {name: [embeddings.paths[row] for row in getattr(parts, name)] for name in ("train", "val", "test")}
+    final = fit_linear(fit, target[rows.fit], known, standardization=best.standardization, c=best.c, **limits)
+    paths = {name: [embeddings.paths[row] for row in getattr(splits, name)] for name in ("train", "val", "test")}
 
     def classifier_of(fit: Fitted, fitted: list[str]) -> LinearClassifier:
-        names = parts.class_names[:known]
-        facts = (fit.standardisation, fit.c, temperature, embeddings.metadata, remember_paths(fitted))
+        names = splits.class_names[:known]
+        facts = (fit.standardization, fit.c, temperature, embeddings.metadata, remember_paths(fitted))
         return LinearClassifier(fit.weight, fit.bias, names, *facts)
 
     classifier = classifier_of(final, paths["train"] + paths["val"])
     logits = classifier.logits(test)
-    warnings = parts.warnings + fit_warnings(swept, final, temperature, limits)
-    options = {"fast": fast, "seed": seed, "val_fraction": val_fraction, "test_fraction": test_fraction}
+    warnings = splits.warnings + fit_warnings(swept, final, temperature, limits)
+    options = {"fast": coarse_to_fine, "seed": seed, "val_fraction": val_fraction, "test_fraction": test_fraction}
     report = {
         "protocol": PROTOCOL,
         "options": options,
         "embeddings": dict(embeddings.metadata),
         "versions": versions(),
-        "splits": {**parts.origin, "train": len(parts.train), "val": len(parts.val), "test": len(parts.test)},
-        "class_names": list(parts.class_names[:known]),
+        "splits": {**splits.origin, "train": len(splits.train), "val": len(splits.val), "test": len(splits.test)},
+        "class_names": list(splits.class_names[:known]),
         "linear": {
-            **scores(logits, target[rows.test], parts.class_names, temperature),
-            "standardisation": final.standardisation,
+            **scores(logits, target[rows.test], splits.class_names, temperature),
+            "standardisation": final.standardization,
             "C": final.c,
             "temperature": temperature,
             "val_top1": swept.accuracy.nan_to_num(-1).max().item(),
@@ -144,38 +144,40 @@ def probe_embeddings(
             "converged": final.converged,
             "gradient": final.gradient,
             "iterations": final.iterations,
-            "sweep": {**sweep_record(swept), "fast": fast, **limits},
+            "sweep": {**sweep_record(swept), "fast": coarse_to_fine, **limits},
         },
-        **neighbour_reports(rows, known, warnings),
-        "few_shot": few_shot_report(rows, parts, shots, few_shot_seeds, few_shot_standardisation, few_shot_c, warnings),
+        **neighbor_reports(rows, known, warnings),
+        "few_shot": few_shot_report(
+            rows, splits, shots, few_shot_seeds, few_shot_standardization, few_shot_c, warnings
+        ),
         "warnings": warnings,
     }
     return ProbeResult(
         report,
         classifier,
         classifier_of(best, paths["train"]),
-        predictions(embeddings, parts, logits / temperature),
-        splits_table(embeddings, parts),
+        predictions(embeddings, splits, logits / temperature),
+        splits_table(embeddings, splits),
     )
 
 
-def splits_table(embeddings: Embeddings, parts: Parts) -> ImageTable:
-    """The labeled rows with the part that each is in, as a table that can be saved as a fit's splits."""
-    split_of = {int(row): name for name in ("train", "val", "test") for row in getattr(parts, name)}
+def splits_table(embeddings: Embeddings, splits: RowSplits) -> ImageTable:
+    """Return the labeled rows, each with its split, as a table that can be saved as the splits of a fit."""
+    split_of = {int(row): name for name in ("train", "val", "test") for row in getattr(splits, name)}
     rows = [(embeddings.paths[row], embeddings.labels[row], name) for row, name in split_of.items()]
     return table_of("", rows, "the probe's embeddings")
 
 
 class Rows(NamedTuple):
-    """A table with its parts one after the other, so that each is a view and not a copy.
+    """A table with its splits one after the other, so that each is a view and not a copy.
 
     Attributes:
-        features: `(N, D)` float32: train, val, test; of val first the rows of classes that train has.
+        features: `(N, D)` float32: train, val, test; in val first the rows of classes that train has.
         target: `(N,)` int64.
-        train: fitted in the sweep.
-        val: select.
-        fit: train and those of val that can be fitted.
-        test: reported.
+        train: rows fitted in the sweep.
+        val: rows to select on.
+        fit: train and those rows of val that can be fitted.
+        test: rows to report on.
     """
 
     features: Tensor
@@ -186,14 +188,14 @@ class Rows(NamedTuple):
     test: slice
 
 
-def arrange(embedding: Tensor, parts: Parts) -> Rows:
-    """The rows of a table `(N, D)` in the order of the parts; the one copy of the features that a probe makes."""
-    seen = parts.target[parts.val] < parts.known
-    order = torch.cat([parts.train, parts.val[seen], parts.val[~seen], parts.test])
-    start, end = len(parts.train), len(parts.train) + len(parts.val)
+def arrange(embedding: Tensor, splits: RowSplits) -> Rows:
+    """Order the rows of a table `(N, D)` by their splits; the only copy of the features that a probe makes."""
+    seen = splits.target[splits.val] < splits.known
+    order = torch.cat([splits.train, splits.val[seen], splits.val[~seen], splits.test])
+    start, end = len(splits.train), len(splits.train) + len(splits.val)
     return Rows(
         features=embedding[order].float(),
-        target=parts.target[order],
+        target=splits.target[order],
         train=slice(0, start),
         val=slice(start, end),
         fit=slice(0, start + int(seen.sum())),
@@ -201,12 +203,12 @@ def arrange(embedding: Tensor, parts: Parts) -> Rows:
     )
 
 
-def neighbour_reports(rows: Rows, known: int, warnings: list[str]) -> dict[str, Any]:
-    """`knn`: accuracy at each k and that of the k chosen on val (of equal ones the smallest); `nearest_class_mean`."""
+def neighbor_reports(rows: Rows, known: int, warnings: list[str]) -> dict[str, Any]:
+    """Report `nearest_class_mean`, and `knn` at each k and at the k chosen on val (of equal ones the smallest)."""
     unit, target = unit_rows(rows.features), rows.target
     reach = len(unit[rows.train])
-    ks = sorted({min(k, reach) for k in K_NEIGHBOURS})
-    if max(K_NEIGHBOURS) > reach:
+    ks = sorted({min(k, reach) for k in K_NEIGHBORS})
+    if max(K_NEIGHBORS) > reach:
         warnings.append(f"kNN: k is clamped to {reach}, the rows of train")
     on_val = knn_predictions(unit[rows.val], unit[rows.train], target[rows.train], known, ks=ks)
     on_test = knn_predictions(unit[rows.test], unit[rows.fit], target[rows.fit], known, ks=ks)
@@ -224,39 +226,43 @@ def neighbour_reports(rows: Rows, known: int, warnings: list[str]) -> dict[str, 
 
 def few_shot_report(
     rows: Rows,
-    parts: Parts,
+    splits: RowSplits,
     shots: Sequence[int],
     seeds: Sequence[int],
-    standardisation: Kind,
+    standardization: Kind,
     c: float,
     warnings: list[str],
 ) -> dict[str, Any]:
-    """The few-shot curve as plain types."""
+    """Report the few-shot curve as plain types.
+
+    Raises:
+        UserError: fewer than 1 image per class, or no seed.
+    """
     if any(n < 1 for n in shots) or not seeds:
-        raise UserError(f"few-shot of {list(shots)} images a class with {len(seeds)} seeds; give at least 1 of each")
+        raise UserError(f"few-shot with {list(shots)} images per class and {len(seeds)} seeds; give at least 1 of each")
     curve = few_shot_curve(
         rows.features[rows.train],
         rows.target[rows.train],
         rows.features[rows.test],
         rows.target[rows.test],
-        parts.known,
+        splits.known,
         shots=shots,
         seeds=seeds,
-        standardisation=standardisation,
+        standardization=standardization,
         c=c,
     )
     for shot in curve:
         if shot.short:
-            names = [parts.class_names[number] for number in shot.short]
+            names = [splits.class_names[number] for number in shot.short]
             warnings.append(f"{shot.n_per_class}-shot: fewer training rows, all of them used, for {listed(names)}")
     points = [
         {"n_per_class": s.n_per_class, "mean": s.mean, "std": s.std, "accuracies": list(s.accuracies)} for s in curve
     ]
-    return {"seeds": list(seeds), "standardisation": standardisation, "C": c, "curve": points}
+    return {"seeds": list(seeds), "standardisation": standardization, "C": c, "curve": points}
 
 
 def sweep_record(swept: Sweep) -> dict[str, Any]:
-    """Validation accuracy at each point; None where it was not fitted."""
+    """Report the validation accuracy at each point; None where it was not fitted."""
     rows = [[None if value != value else value for value in row] for row in swept.accuracy.tolist()]
     return {
         "C": list(swept.c_grid),
@@ -266,7 +272,7 @@ def sweep_record(swept: Sweep) -> dict[str, Any]:
 
 
 def fit_warnings(swept: Sweep, final: Fitted, temperature: float, limits: dict[str, Any]) -> list[str]:
-    """One line for each thing that makes the linear probe's number less than it could be."""
+    """List what may make the linear probe's accuracy lower than it could be, one line each."""
     lines = []
     if final.c in (swept.c_grid[0], swept.c_grid[-1]):
         end = "smallest" if final.c == swept.c_grid[0] else "largest"
@@ -274,30 +280,30 @@ def fit_warnings(swept: Sweep, final: Fitted, temperature: float, limits: dict[s
     if not final.converged:
         lines.append(
             f"the reported fit did not converge: gradient {final.gradient:.1e} after {final.iterations} "
-            f"iterations, {limits['tolerance']:g} was wanted"
+            f"iterations, tolerance {limits['tolerance']:g}"
         )
     missed = int((~swept.converged).sum())
     if missed:
         total = swept.converged.numel()
         lines.append(f"{missed} of the sweep's {total} fits did not converge to {limits['tolerance']:g}")
     if temperature == 1.0:
-        lines.append("val does not determine a temperature (all of its rows are right, or none); 1 was taken")
+        lines.append("val does not determine a temperature (all of its rows are right, or all wrong); 1 was used")
     return lines
 
 
 def determined(temperature: float) -> float:
-    """The temperature, or 1 in the place of an end of the fit's range, where the rows do not tell."""
+    """Return the temperature, or 1 if it is at an end of its range, where the rows do not determine it."""
     return temperature if 1.01 * TEMPERATURES[0] < temperature < TEMPERATURES[1] / 1.01 else 1.0
 
 
-def predictions(embeddings: Embeddings, parts: Parts, logits: Tensor) -> Predictions:
-    """Test predictions from calibrated logits `(T, K)`."""
+def predictions(embeddings: Embeddings, splits: RowSplits, logits: Tensor) -> Predictions:
+    """Return the test predictions from calibrated logits `(T, K)`."""
     confidence, preds = logits.softmax(1).max(1)
-    rows = parts.test.tolist()
+    rows = splits.test.tolist()
     return Predictions(
         paths=tuple(embeddings.paths[row] for row in rows),
         labels=tuple(str(embeddings.labels[row]) for row in rows),
-        preds=tuple(parts.class_names[number] for number in preds.tolist()),
+        preds=tuple(splits.class_names[number] for number in preds.tolist()),
         confidence=confidence,
     )
 
@@ -308,10 +314,10 @@ def compare_predictions(
     """Compare two extractors by their probes' predictions on the same test images.
 
     Args:
-        first: of one extractor.
-        second: of the other.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
+        first: predictions with one extractor.
+        second: predictions with the other.
+        resamples: number of bootstrap resamples.
+        seed: seed of the bootstrap.
 
     Raises:
         UserError: the test images or their labels differ.

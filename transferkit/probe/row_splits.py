@@ -1,4 +1,4 @@
-"""Which rows a probe fits, selects and reports on, and which data it cannot use."""
+"""The rows that a probe fits, selects and reports on, and the checks that they can be used."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,21 +11,21 @@ from transferkit.data.splits import stratified_split
 from transferkit.errors import UserError, listed
 
 LONGEST = 1e15
-"""Squares of longer embeddings, summed over rows, can leave float32."""
+"""Squares of longer embeddings, summed over rows, can overflow float32."""
 
 
 @dataclass(frozen=True)
-class Parts:
-    """Rows of a table by what they are used for, as row numbers `(n,)` int64 in the order of their paths.
+class RowSplits:
+    """Rows of a table by their use, as row numbers `(n,)` int64 in the order of their paths.
 
     Attributes:
-        train: fitted in the sweep; every class of `class_names[:known]` is among them.
-        val: choose standardisation, C and temperature.
-        test: reported.
-        target: `(N,)` int64, each row's place in `class_names`; -1 without label.
+        train: rows fitted in the sweep; every class of `class_names[:known]` is among them.
+        val: rows to choose standardization, C and temperature on.
+        test: rows to report on.
+        target: `(N,)` int64, each row's index in `class_names`; -1 without label.
         class_names: first the classes of `train`, sorted, then those it lacks, sorted.
-        known: how many classes `train` has.
-        origin: where the parts come from, for the record.
+        known: number of classes in `train`.
+        origin: where the splits come from, for the report.
         warnings: one line each.
     """
 
@@ -39,63 +39,63 @@ class Parts:
     warnings: list[str] = field(default_factory=list)
 
 
-def divide(embeddings: Embeddings, *, val_fraction: float, test_fraction: float, seed: int) -> Parts:
-    """Divide a table by its splits, drawing what is missing, so that nothing is selected on what is reported.
+def split_rows(embeddings: Embeddings, *, val_fraction: float, test_fraction: float, seed: int) -> RowSplits:
+    """Split a table by its own splits and draw missing ones, so that no row serves both to select and to report.
 
     - train, val and test given: as given.
     - train and test: val is drawn from train, `val_fraction` of each class.
-    - train and val: val is the test, and another val is drawn from train.
+    - train and val: val becomes test, and another val is drawn from train.
     - no splits: test is drawn, `test_fraction` of each class, then val from the rest.
 
     The draw depends on paths, labels and seed, not on row order; a class of one row stays in train.
 
     Raises:
-        UserError: NaN or huge numbers, no labels, a part that is empty, fewer than two classes, more classes than
+        UserError: NaN or huge values, no labels, an empty split, fewer than two classes, more classes than
             rows to train on, or all embeddings equal.
     """
     check_values(embeddings)
     rows = sorted(range(len(embeddings)), key=lambda row: embeddings.paths[row])
-    unlabelled = [row for row in rows if embeddings.labels[row] is None]
+    unlabeled = [row for row in rows if embeddings.labels[row] is None]
     rows = [row for row in rows if embeddings.labels[row] is not None]
-    warnings = [f"{len(unlabelled)} rows have no label and were left out"] if unlabelled else []
+    warnings = [f"{len(unlabeled)} rows have no label and were left out"] if unlabeled else []
     labels: dict[int, str] = {row: str(embeddings.labels[row]) for row in rows}
     if not rows:
         raise UserError(
             f"none of the {len(embeddings)} rows has a label; embed class folders, or a manifest with a column 'label'"
         )
     given = {embeddings.splits[row] for row in rows}
-    part = {row: embeddings.splits[row] or "train" for row in rows}
+    split_of = {row: embeddings.splits[row] or "train" for row in rows}
     origin: dict[str, str | int | float | None] = {"source": "given", "seed": None}
     if None in given and len(given) > 1:
         loose = next(row for row in rows if embeddings.splits[row] is None)
-        raise UserError(f"{embeddings.paths[loose]} has no split but others have; give all of them one or none")
+        raise UserError(f"{embeddings.paths[loose]} has no split but others do; give all of them a split, or none")
     if not {"train", "val", "test"} <= given:
         origin = {"source": "drawn", "seed": seed, "val_fraction": val_fraction}
         if given == {None}:
             origin["test_fraction"] = test_fraction
-            draw(part, "test", test_fraction, embeddings.paths, labels, seed)
+            draw(split_of, "test", test_fraction, embeddings.paths, labels, seed)
         elif "val" in given and "test" not in given:
             origin["source"] = "val is held out for the test, another one drawn from train"
-            part = {row: "test" if name == "val" else name for row, name in part.items()}
+            split_of = {row: "test" if name == "val" else name for row, name in split_of.items()}
         else:
             origin["source"] = "val drawn from train"
-        if "train" in part.values() and "test" in part.values():
-            draw(part, "val", val_fraction, embeddings.paths, labels, seed)
-    train, val, test = ([row for row in rows if part[row] == name] for name in ("train", "val", "test"))
+        if "train" in split_of.values() and "test" in split_of.values():
+            draw(split_of, "val", val_fraction, embeddings.paths, labels, seed)
+    train, val, test = ([row for row in rows if split_of[row] == name] for name in ("train", "val", "test"))
     for name, members in (("train", train), ("val", val), ("test", test)):
         if not members:
             raise UserError(
-                f"no labelled rows for {name} ({len(train)} train, {len(val)} val, {len(test)} test); give "
-                "train and test images of each class, or at least 3 images a class without splits"
+                f"no labeled rows for {name} ({len(train)} train, {len(val)} val, {len(test)} test); give "
+                "train and test images of each class, or at least 3 images per class without splits"
             )
     names, known = order_classes([labels[row] for row in train], [labels[row] for row in rows])
     if len(names) > len(train):
-        raise UserError(f"{len(names)} classes but {len(train)} rows to train on; give at least one row a class")
+        raise UserError(f"{len(names)} classes but {len(train)} rows to train on; give at least one row per class")
     if known < 2:
         raise UserError(f"train has one class, {names[0]!r}; a classifier needs at least two")
-    place = {name: number for number, name in enumerate(names)}
-    target = [place[labels[row]] if row in labels else -1 for row in range(len(embeddings))]
-    parts = Parts(
+    index = {name: number for number, name in enumerate(names)}
+    target = [index[labels[row]] if row in labels else -1 for row in range(len(embeddings))]
+    splits = RowSplits(
         train=torch.tensor(train),
         val=torch.tensor(val),
         test=torch.tensor(test),
@@ -105,34 +105,34 @@ def divide(embeddings: Embeddings, *, val_fraction: float, test_fraction: float,
         origin=origin,
         warnings=warnings,
     )
-    warnings += class_warnings(parts) + feature_warnings(embeddings.embedding[parts.train])
-    return parts
+    warnings += class_warnings(splits) + feature_warnings(embeddings.embedding[splits.train])
+    return splits
 
 
 def draw(
-    part: dict[int, str], name: str, fraction: float, paths: Sequence[str], labels: dict[int, str], seed: int
+    split_of: dict[int, str], name: str, fraction: float, paths: Sequence[str], labels: dict[int, str], seed: int
 ) -> None:
-    """Move a stratified fraction of the training rows to another part, in place."""
-    train = [row for row in part if part[row] == "train"]
+    """Move a stratified fraction of the training rows to another split, in place."""
+    train = [row for row in split_of if split_of[row] == "train"]
     chosen = stratified_split([labels[row] for row in train], [fraction], seed, [paths[row] for row in train])
-    part.update({row: name for row, drawn in zip(train, chosen, strict=True) if drawn})
+    split_of.update({row: name for row, drawn in zip(train, chosen, strict=True) if drawn})
 
 
 def order_classes(train: Sequence[str], every: Sequence[str]) -> tuple[tuple[str, ...], int]:
-    """Class names, those of train first, each part sorted, and how many train has."""
+    """Return class names, those of train first, both parts sorted, and the number of classes in train."""
     known = sorted(set(train))
     return (*known, *sorted(set(every) - set(train))), len(known)
 
 
 def check_values(embeddings: Embeddings) -> None:
-    """Refuse a table without rows, or with NaN, infinity or embeddings whose squares overflow.
+    """Raise if a table has no rows, or values that cannot be fitted.
 
     Raises:
-        UserError: as said; the first such row is named.
+        UserError: no rows; NaN, infinity or embeddings whose squares overflow, with the first such row named.
     """
     if len(embeddings) == 0:
         raise UserError("the embeddings table has no rows; embed some images first")
-    # A sum is finite unless a value is not (or values are near the end of float32's range, checked after).
+    # A sum is finite unless a value is not, or values are near the end of float32's range, which is checked next.
     suspects = (~embeddings.embedding.sum(1).isfinite()).nonzero().flatten().tolist()
     bad = [row for row in suspects if not embeddings.embedding[row].isfinite().all()]
     if bad:
@@ -144,22 +144,22 @@ def check_values(embeddings: Embeddings) -> None:
     if long:
         raise UserError(
             f"the embedding of {embeddings.paths[long[0]]} is longer than {LONGEST:g}, too long to fit on; "
-            "scale all of them down, or embed with --normalize"
+            "scale all of them down, or embed with `normalize=True`"
         )
 
 
-def class_warnings(parts: Parts) -> list[str]:
-    """One line for the classes of one member, and one for those that train lacks."""
+def class_warnings(splits: RowSplits) -> list[str]:
+    """Warn of classes with a single row, and of those that train lacks, one line each."""
     lines = []
-    rows = parts.target[parts.target >= 0].bincount(minlength=len(parts.class_names))
-    single = [parts.class_names[number] for number in (rows == 1).nonzero().flatten().tolist()]
+    rows = splits.target[splits.target >= 0].bincount(minlength=len(splits.class_names))
+    single = [splits.class_names[number] for number in (rows == 1).nonzero().flatten().tolist()]
     if single:
-        lines.append(f"classes with one member, which can only be in one split: {listed(single)}")
-    for name, members in (("val", parts.val), ("test", parts.test)):
-        unknown = parts.target[members]
-        unknown = unknown[unknown >= parts.known]
+        lines.append(f"classes with one row, which can only be in one split: {listed(single)}")
+    for name, members in (("val", splits.val), ("test", splits.test)):
+        unknown = splits.target[members]
+        unknown = unknown[unknown >= splits.known]
         if len(unknown):
-            lacking = [parts.class_names[number] for number in sorted(set(unknown.tolist()))]
+            lacking = [splits.class_names[number] for number in sorted(set(unknown.tolist()))]
             lines.append(
                 f"{len(unknown)} {name} rows are of classes that train lacks and count as wrong: {listed(lacking)}"
             )
@@ -167,10 +167,10 @@ def class_warnings(parts: Parts) -> list[str]:
 
 
 def feature_warnings(features: Tensor) -> list[str]:
-    """One line where features do not vary over the training rows.
+    """Warn of features that are constant over the training rows.
 
     Raises:
-        UserError: none varies.
+        UserError: all of them are.
     """
     constant = int((features.amax(0) == features.amin(0)).sum())
     if constant == features.shape[1]:

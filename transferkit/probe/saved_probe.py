@@ -19,24 +19,27 @@ PREDICTIONS, SPLITS = "predictions.parquet", "splits.parquet"
 
 
 def save_probe(result: ProbeResult, folder: Path, more: Mapping[str, Any] | None = None) -> list[Path]:
-    """Write what a probe found; the five files.
+    """Write the result of a probe into a directory.
 
     Args:
-        result: of `probe_embeddings`.
-        folder: to write into.
+        result: what `probe_embeddings` returned.
+        folder: the directory.
         more: further entries of the report.
+
+    Returns:
+        The five files.
     """
     files = [folder / name for name in (REPORT, CLASSIFIER, START, PREDICTIONS, SPLITS)]
     report = {**result.report, **(more or {})}
     write_json(files[0], report)
     result.classifier.save(files[1])
     result.start.save(files[2])
-    said = result.predictions
+    predictions = result.predictions
     columns = {
-        "path": pa.array(said.paths, pa.string()),
-        "label": pa.array(said.labels, pa.string()),
-        "prediction": pa.array(said.preds, pa.string()),
-        "probability": pa.array(said.confidence.numpy(), pa.float32()),
+        "path": pa.array(predictions.paths, pa.string()),
+        "label": pa.array(predictions.labels, pa.string()),
+        "prediction": pa.array(predictions.preds, pa.string()),
+        "probability": pa.array(predictions.confidence.numpy(), pa.float32()),
     }
     with atomic_path(files[3]) as temporary:
         pq.write_table(pa.table(columns), temporary)
@@ -45,16 +48,16 @@ def save_probe(result: ProbeResult, folder: Path, more: Mapping[str, Any] | None
 
 
 def load_predictions(folder: str | Path) -> Predictions:
-    """The test predictions of a probe's directory.
+    """Read the test predictions from a probe's directory.
 
     Raises:
-        UserError: the folder is not there or holds none.
+        UserError: the directory or its predictions do not exist.
     """
     file = Path(folder) / PREDICTIONS
     try:
         columns = pq.read_table(file, columns=["path", "label", "prediction", "probability"]).to_pydict()
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-        raise UserError(f"{folder} holds no {PREDICTIONS} of a probe; write it with transferkit probe") from error
+        raise UserError(f"{folder} holds no {PREDICTIONS} of a probe; give a directory that a probe wrote") from error
     return Predictions(
         paths=tuple(columns["path"]),
         labels=tuple(columns["label"]),

@@ -17,7 +17,7 @@ class PairedComparison:
         interval: bootstrap interval of the difference.
         only_first: rows that only the first got right.
         only_second: rows that only the second got right.
-        mcnemar_p: two-sided exact p-value of "equally good".
+        mcnemar_p: two-sided exact p-value of the hypothesis that both are equally good.
     """
 
     difference: float
@@ -30,17 +30,17 @@ class PairedComparison:
 def compare_paired(
     first: Tensor, second: Tensor, *, resamples: int = 10_000, seed: int = 0, level: float = 0.95
 ) -> PairedComparison:
-    """Compare two classifiers that judged the same rows.
+    """Compare two classifiers on the same rows.
 
     A resampled row is one of three kinds (only the first right, only the second, neither or both), so the
-    paired bootstrap over rows is a multinomial draw of how many of each kind there are; percentile interval.
+    paired bootstrap over rows is a multinomial draw of the number of each kind; percentile interval.
 
     Args:
         first: `(N,)` bool, where the first classifier was right.
         second: `(N,)` bool, the same rows in the same order.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
-        level: of confidence.
+        resamples: number of bootstrap resamples.
+        seed: seed of the bootstrap.
+        level: confidence level of the interval.
     """
     total = len(first)
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
@@ -57,7 +57,7 @@ def compare_paired(
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Exact two-sided McNemar test: a fair coin for the rows on which two classifiers differ.
+    """Return the p-value of the exact two-sided McNemar test: a fair coin for the rows on which two classifiers differ.
 
     Args:
         only_first: rows that only the first got right.

@@ -126,7 +126,7 @@ class TransferModule(RecordedModule):
         self.regime, self.dropout = regime, dropout
         self.first_trainable = first_trainable(self.backbone, regime, unfreeze_last)
         if classifier:
-            self.start_from(classifier.on(extractor, 1.0 if regime == "frozen" else SOFTER))
+            self.start_from(classifier.as_head_of(extractor, 1.0 if regime == "frozen" else SOFTER))
         freeze(self.backbone, self.first_trainable)
         self.class_counts: dict[str, int] = {}
         self.image_counts: dict[str, int] = {}

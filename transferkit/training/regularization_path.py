@@ -8,9 +8,9 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from transferkit.errors import UserError
-from transferkit.probe.lbfgs import Fits, minimise
+from transferkit.probe.lbfgs import Fits, minimize
 from transferkit.probe.objective import Objective
-from transferkit.probe.standardize import Standardisation
+from transferkit.probe.standardize import Standardization
 
 # log10 of C. Few images want little regularization: with C up to 100 alone, a fit of 25 digits per class is up to 4
 # points below a probe (tests/bench/bench_transfer.py).
@@ -60,7 +60,7 @@ class RegularizationPath(torch.optim.Optimizer):
         rows = F.normalize(features.float()) if l2_normalize else features.float()
         if not rows.isfinite().all():
             raise UserError("some training embeddings hold NaN or infinity; check the extractor and its weights")
-        self.standardization = Standardisation.fit(rows, "zscore")
+        self.standardization = Standardization.fit(rows, "zscore")
         self.objective = Objective(
             rows, target, head.out_features, self.standardization, class_weights, label_smoothing
         )
@@ -95,7 +95,7 @@ class RegularizationPath(torch.optim.Optimizer):
     def solve(self, c: float, start: Tensor) -> Fits:
         """The fit at one C from parameters (D + 1, K)."""
         strengths = torch.tensor([c], dtype=torch.float64)
-        return minimise(self.objective, strengths, start[None], tolerance=TOLERANCE, max_iterations=MOST_ITERATIONS)
+        return minimize(self.objective, strengths, start[None], tolerance=TOLERANCE, max_iterations=MOST_ITERATIONS)
 
 
 def is_solvable(options: Mapping[str, Any], views: Sequence[Tensor], classes: int) -> bool:

@@ -22,7 +22,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
     "one too many": (
         lambda root: 0,
         ["embed", "photos", "more", *RESNET],
-        "an argument too many: 'more'; transferkit embed --help",
+        "unexpected argument 'more'; transferkit embed --help",
     ),
     "no processes": (
         lambda root: 0,
@@ -52,7 +52,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
     "a report over a manifest": (
         lambda root: (root / "list.csv").write_text("path,label\n"),
         ["scan", "photos", "--out", "list.csv"],
-        "--out list.csv holds something else than the report of a scan",
+        "--out list.csv is not the report of a scan",
     ),
     "a quickstart over pictures": (picture, ["quickstart", "--out", "out"], "out holds 'mine.jpg'"),
     "a quickstart of nothing": (lambda root: 0, ["quickstart", "--seeds", "0"], "--seeds is 0; give 1 or more"),
@@ -93,7 +93,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
     "a classifier that is not there": (
         lambda root: 0,
         ["fit", "--data.root", "photos", "--model.weights", "none", "--model.head", "no.safetensors"],
-        "no such file: no.safetensors; transferkit probe writes one",
+        "no such file: no.safetensors; probe an extractor to get one",
     ),
 }
 

@@ -45,20 +45,20 @@ def test_a_table_of_what_could_be_measured(place: Path) -> None:
     [
         (
             {"extractors": {"x": {"extractor": "resnet18", "wieghts": "none"}}},
-            "'x' has no option 'wieghts'; it takes extractor, weights",
+            "'x' has the unknown option 'wieghts'; it takes extractor, weights",
         ),
-        ({"extractors": {"x": {"weights": "none"}}}, "'x' has no 'extractor'"),
-        ({"extractors": {"x": {"extractor": 18}}}, "extractor of 'x' is 18; give text"),
+        ({"extractors": {"x": {"weights": "none"}}}, "'x' lacks 'extractor'"),
+        ({"extractors": {"x": {"extractor": 18}}}, "extractor of 'x' is 18; give a string"),
         (
             {"extractors": {"x": {"extractor": "resnet18", "preprocessing": 160}}},
             "preprocessing of 'x' is 160; give fields and values, as {image_size: 160}",
         ),
-        ({"datasets": {"x": {"image_root": "photos"}}}, "datasets: 'x' has no 'images'"),
+        ({"datasets": {"x": {"image_root": "photos"}}}, "datasets: 'x' lacks 'images'"),
         (
             {"datasets": {"x": {"images": "photos", "root": "y"}}},
-            "'x' has no option 'root'; it takes images, image_root",
+            "'x' has the unknown option 'root'; it takes images, image_root",
         ),
-        ({"datasets": {"x": {"images": None}}}, "images of 'x' is None; give text"),
+        ({"datasets": {"x": {"images": None}}}, "images of 'x' is None; give a string"),
         ({"extractors": None}, "no extractors to benchmark"),
         ({"datasets": {}}, "no datasets to benchmark"),
         ({"datasets": ["photos"]}, "--datasets is"),

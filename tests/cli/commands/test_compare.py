@@ -35,9 +35,10 @@ def test_rows_are_matched_by_path(tmp_path: Path) -> None:
     assert (values.pop("only_in_first"), values.pop("only_in_second")) == (10, 2)
     assert values == pytest.approx(expected)
     assert (
-        f"10 images are only in {files[0]} and left out: 00.jpg, 01.jpg, 02.jpg, 03.jpg, 04.jpg and 5 more" in done.err
+        f"left out: 10 images that are only in {files[0]}: 00.jpg, 01.jpg, 02.jpg, 03.jpg, 04.jpg and 5 more"
+        in done.err
     )
-    assert f"2 images are only in {files[1]} and left out: y\\t.jpg, x.jpg" in done.err
+    assert f"left out: 2 images that are only in {files[1]}: y\\t.jpg, x.jpg" in done.err
     assert list(tmp_path.glob("*-evaluation")) == []
 
 

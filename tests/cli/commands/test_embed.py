@@ -68,7 +68,7 @@ def test_a_folder_becomes_a_table() -> None:
     torch.testing.assert_close(table.embedding, oracle, atol=1e-5, rtol=0)
     assert (table.metadata["extractor"], table.metadata["batch_size"]) == ("vit", 5)
     again = transferkit("embed", "photos", "--extractor", "vit", "--out", "e.parquet", "--batch_size", "5")
-    assert "dealt with in an earlier run: 24 images" in again.err
+    assert "done in an earlier run: 24 images" in again.err
 
 
 def test_json_is_one_object() -> None:
@@ -107,7 +107,7 @@ def test_options_reach_the_table() -> None:
         (["--out", "/proc/x/e.parquet"], r"cannot write /proc/x/e\.parquet"),
         (["--layer", "7"], "vit has no stage '7'; its stages: embeddings, block 0, block 1"),
         (["--features", "map"], "vit has tokens of"),
-        (["--layer", "0", "--pooling", "mean"], "--pooling mean .* does not go with --layer 0"),
+        (["--layer", "0", "--pooling", "mean"], "--pooling mean applies to .* output, not to --layer 0"),
         (["--batch-size", "0"], "--batch_size is 0; give 1 or more"),
         (["--precision", "16"], r"--precision is '16'; give '32', 'bf16'"),
         (["--trainer.strategy", "fsdp"], r"--trainer\.strategy is 'fsdp'; give 'auto', 'ddp'"),
@@ -137,8 +137,8 @@ def test_an_interrupted_run_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -
         patch.setattr(Forward, "__call__", interrupt)
         stopped = transferkit(*arguments)
     assert stopped.status == 130 and not Path("my table.parquet").exists()
-    (line,) = [line for line in stopped.err.splitlines() if "go on with" in line]
-    assert shlex.split(line.partition("go on with: ")[2]) == ["transferkit", *arguments]
+    (line,) = [line for line in stopped.err.splitlines() if "resume with" in line]
+    assert shlex.split(line.partition("resume with: ")[2]) == ["transferkit", *arguments]
     assert transferkit(*arguments).status == 0
 
 
@@ -163,7 +163,7 @@ def test_a_signal_ends_it_within_two_seconds(number: signal.Signals) -> None:
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert time.monotonic() - start < 2
-    assert "go on with: transferkit embed many" in errors
+    assert "resume with: transferkit embed many" in errors
     assert process.returncode == 130 and not Path("e.parquet").exists()
 
 

@@ -222,7 +222,7 @@ def test_a_probes_classifier(place: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "pattern"),
     [
-        (["--ckpt_path", "probe"], "classifier alone; add what was probed: --model.backbone EXTRACTOR"),
+        (["--ckpt_path", "probe"], "is only a classifier; add the probed extractor: --model.backbone EXTRACTOR"),
         (
             ["--ckpt_path", "probe", "--model.backbone", "resnet18", "--model.weights", "none"],
             "was fitted on embeddings",
@@ -231,9 +231,9 @@ def test_a_probes_classifier(place: str) -> None:
             ["--ckpt_path", "exported", "--model.backbone", "resnet18"],
             "backbone is decided by the --ckpt_path exported",
         ),
-        (["--ckpt_path", "photos"], "photos is no exported directory or classifier .it lacks transferkit.json"),
-        (["--ckpt_path", "gone.safetensors"], "gone.safetensors is no exported .*there is no such file"),
-        (["--ckpt_path", "bare"], "bare has no classifier; give what fit trained or probe wrote"),
+        (["--ckpt_path", "photos"], "photos is not an exported directory or classifier .it lacks transferkit.json"),
+        (["--ckpt_path", "gone.safetensors"], "gone.safetensors is not an exported .*there is no such file"),
+        (["--ckpt_path", "bare"], "bare has no classifier; give a checkpoint of fit, or a probe's classifier"),
     ],
 )
 def test_what_cannot_classify(arguments: list[str], pattern: str) -> None:
@@ -245,4 +245,4 @@ def test_what_cannot_classify(arguments: list[str], pattern: str) -> None:
 
 def test_a_fit_cannot_resume_from_them() -> None:
     done = transferkit("fit", "photos", "--ckpt_path", "exported")
-    assert refused(done, "exported is no checkpoint to resume; start a new fit with --model.backbone exported")
+    assert refused(done, "exported is not a checkpoint to resume; start a new fit with --model.backbone exported")

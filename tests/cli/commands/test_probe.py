@@ -94,7 +94,7 @@ def test_saved_embeddings_need_no_images_and_no_weights() -> None:
 def test_two_extractors_are_compared_on_the_same_images() -> None:
     probe("photos", *WEIGHTS, "--out", "a", "--fast")
     done = probe("photos", *RANDOM, "--out", "b", "--fast", "--compare", "a")
-    assert "difference to a" in done.out and "McNemar p =" in done.out
+    assert "difference from a" in done.out and "McNemar p =" in done.out
     comparison = json.loads(Path("b/probe.json").read_text())["comparison"]
     expected = compare_predictions(load_predictions("a"), load_predictions("b"))
     assert comparison["difference"] == expected.difference and comparison["mcnemar_p"] == expected.mcnemar_p
@@ -135,7 +135,7 @@ def test_unreadable_images() -> None:
     done = transferkit("probe", "mine", *WEIGHTS)
     assert done.status == 2 and "'train/apples/0.jpg': not an image" in done.err and not Path("probe").exists()
     done = probe("mine", *WEIGHTS, "--on_error", "skip", "--fast")
-    assert "1 unreadable images were left out" in done.err
+    assert "left out: 1 unreadable images" in done.err
     assert "--data.on_error skip" in done.err.splitlines()[-1]  # the next command, which would refuse them
     assert json.loads(Path("probe/probe.json").read_text())["splits"]["train"] == 3
 
@@ -148,7 +148,7 @@ def test_bad_input_is_one_line() -> None:
     Path("no.parquet").write_bytes(b"PAR1")
     for arguments, line in (
         (["nowhere"], "no such folder or file: 'nowhere'"),
-        (["flat.parquet"], "no labelled rows for val"),
+        (["flat.parquet"], "no labeled rows for val"),
         (["nan.parquet"], "the embedding of b holds NaN or infinity"),
         (["no.parquet"], "no.parquet"),
         (["photos", "--extractor", "resnet81"], "nearest: resnet18"),

@@ -102,7 +102,7 @@ def test_other_files_are_counted(photo_folder: Path) -> None:
     (photo_folder / "train/limes/9.tga").touch()
     done = transferkit("scan", str(photo_folder))
     assert done.status == 0
-    assert "other files, not looked at: 2 .json, 1 PDF, 1 video\n" in done.out
+    assert "other files, not checked: 2 .json, 1 PDF, 1 video\n" in done.out
     assert "other-format" in done.out and "train/limes/9.tga (TGA)" in done.out
     assert json.loads(transferkit("scan", str(photo_folder), "--json").out)["ignored"] == {
         ".json": 2,

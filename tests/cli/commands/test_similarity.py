@@ -75,7 +75,7 @@ def test_cosines_equal_scikit_learns_on_the_plain_librarys_features(
 def test_bad_input_gets_one_line() -> None:
     save("vit", Path("vit"))
     for names, message in (
-        ([NAMES[0]], "similarity compares two or more images; give another one"),
+        ([NAMES[0]], "similarity compares two or more images, got 1; give another one"),
         ([NAMES[0], "no.jpg"], "no.jpg cannot be read as an image: no such file"),
         ([NAMES[0], "photos"], "photos cannot be read as an image: not a regular file"),
     ):

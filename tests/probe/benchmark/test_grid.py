@@ -23,7 +23,7 @@ from transferkit.probe.benchmark import benchmark_table, grid
 from transferkit.probe.benchmark.cells import Approach, Cell, Dataset, cell_folder, locked, read_cell
 from transferkit.similarity import evaluate
 
-QUICK = {"shots": [1, 2], "few_shot_seeds": [0, 1], "fast": True}
+QUICK = {"shots": [1, 2], "few_shot_seeds": [0, 1], "coarse_to_fine": True}
 TWO = {"one": Approach("1"), "two": Approach("2")}
 
 
@@ -99,7 +99,7 @@ def test_failures_are_recorded_and_do_not_stop_the_rest(out: Path, photo_folder:
         assert (out / file).stat().st_size > 0
 
 
-def test_a_fault_of_ours_is_recorded_with_its_kind(
+def test_an_internal_error_is_recorded_with_its_type(
     out: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fault(*args: Any, **options: Any) -> None:

@@ -1,1 +1,1 @@
-"""One thin file a verb: arguments, call, what is printed."""
+"""One short file per verb: arguments, call, output."""

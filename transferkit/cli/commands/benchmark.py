@@ -1,4 +1,4 @@
-"""``benchmark``: probes over extractors x datasets, stopped and continued at will."""
+"""``benchmark``: probes over extractors x datasets, resumable."""
 
 from dataclasses import MISSING, asdict, fields
 from functools import partial
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command; the exit status."""
+    """Run the command; return the exit status."""
     return resumable(benchmark, arguments)
 
 
@@ -35,62 +35,62 @@ def benchmark(
     accelerator: Accelerator = "auto",
     json: bool = False,
 ) -> int:
-    """Probe several extractors on several datasets: a table, a CSV file and a picture.
+    """Probe several extractors on several datasets: a table, a CSV file and a figure.
 
-    Each cell is kept as soon as it is measured; run again, only what is missing, failed or no longer valid is
-    measured. The protocol is that of ``transferkit probe``. The exit status is 2 if none could be.
+    Each cell is saved as soon as it is measured; run again, only missing, failed and outdated cells are measured.
+    The protocol is that of ``transferkit probe``. The exit status is 2 if no cell could be measured.
 
     Args:
         extractors: name in the table -> extractor, or {extractor, weights, pooling, preprocessing}, the last as
             {image_size: 160}; all are compared with the first.
-        datasets: name in the table -> folder, manifest, ``digits``, or a dataset of torchvision's by name
+        datasets: name in the table -> folder, manifest, ``digits``, or the name of a torchvision dataset
             (cifar10, cifar100, country211, dtd, eurosat, fashionmnist, fgvcaircraft, flowers102, food101, mnist,
-            oxfordiiitpet, stl10, svhn), which is downloaded; or {images, image_root}, where a manifest's paths are
+            oxfordiiitpet, stl10, svhn), which is downloaded; or {images, image_root}, if a manifest's paths are
             relative to another folder than its own.
         out: directory for cells, benchmark.md, benchmark.csv and benchmark.png.
-        resume: keep the cells that are there and still valid; false measures all of them again.
+        resume: keep the cells that are still valid; false measures all of them again.
         fast: sweep C coarse to fine.
-        seed: of the parts that are drawn.
-        val_fraction: share of train to select on, where no val is given beside a test.
-        test_fraction: share of all to report on, where no splits are given.
+        seed: seed of the drawn splits.
+        val_fraction: share of train to select on, if no val is given beside a test.
+        test_fraction: share of all images to report on, if no splits are given.
         on_error: unreadable images: ``fail`` fails the cell, ``skip`` leaves them out.
-        accelerator: auto takes a GPU if there is one.
+        accelerator: auto is a GPU if there is one.
         json: print the cells as one JSON object.
     """
     from transferkit.probe.benchmark import benchmark_table, grid
 
     if not extractors or not datasets:
         missing = "extractors" if not extractors else "datasets"
-        raise UserError(f"no {missing} to benchmark; name them in a config, as --config benchmark.yaml does")
+        raise UserError(f"no {missing} to benchmark; name them in a config, as in --config benchmark.yaml")
     approaches = {name: read_approach(name, entry) for name, entry in extractors.items()}
-    places = {name: read_dataset(name, entry) for name, entry in datasets.items()}
-    options = {"fast": fast, "seed": seed, "val_fraction": val_fraction, "test_fraction": test_fraction}
-    place = Path(out)
-    check_folder(place)
-    opens = partial(opened, accelerator=accelerator)
-    cells = grid.run(place, approaches, places, opens, resume=resume, on_error=on_error, options=options)
+    images = {name: read_dataset(name, entry) for name, entry in datasets.items()}
+    options = {"coarse_to_fine": fast, "seed": seed, "val_fraction": val_fraction, "test_fraction": test_fraction}
+    folder = Path(out)
+    check_folder(folder)
+    opener = partial(open_approach, accelerator=accelerator)
+    cells = grid.run(folder, approaches, images, opener, resume=resume, on_error=on_error, options=options)
     if json:
         console.as_json({"cells": [asdict(cell) for cell in cells]})
     else:
-        print_table(benchmark_table.rows_of(cells, benchmark_table.comparisons(place, cells)))
+        print_table(benchmark_table.rows_of(cells, benchmark_table.comparisons(folder, cells)))
     failed = [cell for cell in cells if cell.error]
     if failed:
         console.note(
             f"{len(failed)} of {len(cells)} cells could not be measured; "
-            f"their reasons are in {out}/{benchmark_table.MARKDOWN}"
+            f"the reasons are in {out}/{benchmark_table.MARKDOWN}"
         )
-    files = (benchmark_table.MARKDOWN, benchmark_table.CSV, benchmark_table.PICTURE)
-    console.written(*(place / name for name in files if (place / name).is_file()))
+    files = (benchmark_table.MARKDOWN, benchmark_table.CSV, benchmark_table.FIGURE)
+    console.written(*(folder / name for name in files if (folder / name).is_file()))
     if failed and len(failed) == len(cells):
         raise UserError(f"{failed[0].error} ({failed[0].approach} on {failed[0].dataset}; no cell could be measured)")
     return 0
 
 
-def opened(approach: Approach, accelerator: Accelerator = "auto") -> "Extractor":
-    """As :func:`open_extractor`; a message names the keys of the config.
+def open_approach(approach: Approach, accelerator: Accelerator = "auto") -> "Extractor":
+    """Open the extractor of an approach; messages name the keys of the config.
 
     Raises:
-        UserError: likewise.
+        UserError: no such accelerator, or the extractor cannot be opened.
     """
     keys = [field.name for field in fields(Approach)]
     try:
@@ -102,10 +102,10 @@ def opened(approach: Approach, accelerator: Accelerator = "auto") -> "Extractor"
 
 
 def read_approach(name: str, entry: str | dict[str, Any]) -> Approach:
-    """An entry of the config's ``extractors``.
+    """Read an entry of the config's ``extractors``.
 
     Raises:
-        UserError: options that an extractor does not have, or no ``extractor``.
+        UserError: an unknown or wrong option, or no ``extractor``.
     """
     entry = {"extractor": entry} if isinstance(entry, str) else entry
     check_entry("extractors", name, entry, Approach)
@@ -113,10 +113,10 @@ def read_approach(name: str, entry: str | dict[str, Any]) -> Approach:
 
 
 def read_dataset(name: str, entry: str | dict[str, Any]) -> Dataset:
-    """An entry of the config's ``datasets``.
+    """Read an entry of the config's ``datasets``.
 
     Raises:
-        UserError: options that a dataset does not have, or no ``images``.
+        UserError: an unknown or wrong option, or no ``images``.
     """
     entry = {"images": entry} if isinstance(entry, str) else entry
     check_entry("datasets", name, entry, Dataset)
@@ -124,26 +124,26 @@ def read_dataset(name: str, entry: str | dict[str, Any]) -> Dataset:
 
 
 def check_entry(section: str, name: str, entry: dict[str, Any], kind: type[Approach | Dataset]) -> None:
-    """Refuse an entry that does not have the fields of a dataclass, of their types.
+    """Raise if an entry does not have the fields of a dataclass with their types.
 
     Raises:
-        UserError: naming section, entry and field.
+        UserError: such an entry; section, entry and field are named.
     """
     takes = {field.name: field for field in fields(kind)}
     unknown = sorted(set(entry) - set(takes))
-    lacks = [field.name for field in takes.values() if field.default is MISSING and field.name not in entry]
-    if unknown or lacks:
-        fault = f"has no option {unknown[0]!r}" if unknown else f"has no {lacks[0]!r}"
+    missing = [field.name for field in takes.values() if field.default is MISSING and field.name not in entry]
+    if unknown or missing:
+        fault = f"has the unknown option {unknown[0]!r}" if unknown else f"lacks {missing[0]!r}"
         raise UserError(f"{section}: {name!r} {fault}; it takes {', '.join(takes)}")
     for option, value in entry.items():
-        is_mapping, may_lack = option == "preprocessing", takes[option].default is None
-        if not (isinstance(value, dict if is_mapping else str) or (value is None and may_lack)):
-            wanted = "fields and values, as {image_size: 160}" if is_mapping else "text"
+        is_mapping, is_optional = option == "preprocessing", takes[option].default is None
+        if not (isinstance(value, dict if is_mapping else str) or (value is None and is_optional)):
+            wanted = "fields and values, as {image_size: 160}" if is_mapping else "a string"
             raise UserError(f"{section}: {option} of {name!r} is {value!r}; give {wanted}")
 
 
 def print_table(rows: list[dict[str, str]]) -> None:
-    """What fits on a screen; the files hold the rest."""
+    """Print the columns that fit on a screen; the files have all."""
     shown = ("dataset", "approach", "width", "linear", "kNN", "1-shot", "16-shot")
     kept = [{name: text for name, text in row.items() if name in shown} for row in rows]
     if kept:

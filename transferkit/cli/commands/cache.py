@@ -1,4 +1,4 @@
-"""``cache``: what the feature cache holds, and how it is emptied."""
+"""``cache``: list and clear the feature cache."""
 
 import re
 import time
@@ -16,7 +16,7 @@ SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command; the exit status."""
+    """Run the command; return the exit status."""
     verb, *rest = arguments
     if not rest or rest[0].startswith("-"):
         rest = ["list", *rest]
@@ -26,40 +26,41 @@ def main(arguments: list[str]) -> int:
 def cache(action: Literal["list", "clear"], older_than: str | None = None, json: bool = False) -> int:
     """List the cached features of images, or remove them.
 
-    Features are computed again when they are asked for. What was used last goes last where the cache would
-    exceed its limit, TRANSFERKIT_CACHE_LIMIT (20GB by default); TRANSFERKIT_CACHE moves it.
+    Removed features are computed again when needed. When the cache exceeds its limit, TRANSFERKIT_CACHE_LIMIT (20GB
+    by default), the least recently used entries are removed; TRANSFERKIT_CACHE moves the cache.
 
     Args:
-        action: list (also where nothing is given) shows the entries, the latest used first; clear removes them.
-        older_than: only entries that have not been used for so long, such as 12h, 30d or 8w.
+        action: list (the default) shows the entries, most recently used first; clear removes them.
+        older_than: only entries not used for this long, such as 12h, 30d or 8w.
         json: print one JSON object.
     """
     from transferkit.embed import feature_cache
     from transferkit.runtime.files import cache_dir
 
-    limit, least = feature_cache.cache_limit(), age(older_than) if older_than else 0.0
+    limit, least = feature_cache.cache_limit(), seconds_of(older_than) if older_than else 0.0
     now = time.time()
     found = sorted(feature_cache.entries(), key=lambda entry: -entry.used)
     found = [entry for entry in found if now - entry.used >= least]
     if action == "clear":
         for entry in found:
             feature_cache.remove(entry)
-    rows = [] if action == "clear" else [described(entry) for entry in found]
+    rows = [] if action == "clear" else [describe(entry) for entry in found]
     total = sum(entry.bytes for entry in found)
     if json:
         entries = {"removed": len(found)} if action == "clear" else {"entries": rows}
         console.as_json({"folder": str(cache_dir()), "limit_bytes": limit, "bytes": total, **entries})
     elif action == "clear":
-        console.table(("removed", "size"), [(len(found), size(total))])
+        console.table(("removed", "size"), [(len(found), format_size(total))])
     else:
         columns = ("extractor", "pooling", "images", "of", "size", "last use")
-        table = [[row[name] for name in columns[:4]] + [size(row["bytes"]), row["last_use"]] for row in rows]
-        console.table(columns, table, f"{cache_dir()}: {len(found):,} entries, {size(total)} of {size(limit)}")
+        table = [[row[name] for name in columns[:4]] + [format_size(row["bytes"]), row["last_use"]] for row in rows]
+        sizes = f"{format_size(total)} of {format_size(limit)}"
+        console.table(columns, table, f"{cache_dir()}: {len(found):,} entries, {sizes}")
     return 0
 
 
-def described(entry: "Entry") -> dict[str, Any]:
-    """What an entry is, as far as its metadata tells; damaged ones and those of interrupted commands are named so."""
+def describe(entry: "Entry") -> dict[str, Any]:
+    """Describe an entry by its metadata; damaged entries and those of interrupted commands are marked."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -73,17 +74,17 @@ def described(entry: "Entry") -> dict[str, Any]:
             known = {"extractor": metadata.get("extractor"), "pooling": metadata.get("pooling")}
             known |= {"images": whole.num_rows, "of": metadata.get("images")}
     except (OSError, pa.ArrowException, UserError, ValueError):
-        pass  # the row says damaged
+        pass  # the row is marked as damaged
     used = datetime.fromtimestamp(entry.used).isoformat(sep=" ", timespec="minutes")
     blank: dict[str, Any] = {"extractor": None, "pooling": None, "images": None, "of": None}
     return {**blank, **known, "bytes": entry.bytes, "last_use": used, "file": str(entry.file)}
 
 
-def age(text: str) -> float:
-    """Seconds of an age such as ``12h`` or ``30d``.
+def seconds_of(text: str) -> float:
+    """Return the seconds of a time span such as ``12h`` or ``30d``.
 
     Raises:
-        UserError: it is none.
+        UserError: the text is not a time span.
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text.strip())
     if not found:
@@ -91,8 +92,8 @@ def age(text: str) -> float:
     return float(found[1]) * SECONDS[found[2]]
 
 
-def size(number: float) -> str:
-    """Bytes in the largest unit that leaves at least 1."""
+def format_size(number: float) -> str:
+    """Format a number of bytes in the largest unit in which it is at least 1."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if number < 1000:
             return f"{number:.0f} {unit}" if unit == "bytes" else f"{number:.3g} {unit}"

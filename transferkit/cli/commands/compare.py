@@ -1,25 +1,25 @@
-"""``compare``: do two extractors see the same things in the same images?"""
+"""``compare``: how similar two extractors are on the same images."""
 
 from transferkit.cli import console
 from transferkit.cli.parsing import call
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command; the exit status."""
+    """Run the command; return the exit status."""
     return call(compare, arguments)
 
 
 def compare(first: str, second: str, k: int = 10, rsa_rows: int = 4000, seed: int = 0, json: bool = False) -> int:
-    """Compare two tables of embeddings over the images that both hold, matched by path.
+    """Compare two tables of embeddings on the images that both contain, matched by path.
 
-    Linear CKA (plain and unbiased), RSA, and the share of nearest neighbours that an image has in both.
+    Linear CKA (plain and unbiased), RSA, and the share of nearest neighbors that an image has in both.
 
     Args:
         first: Parquet file of `transferkit embed`, or a directory of its shards.
         second: another, of any extractor.
-        k: neighbours of knn_overlap.
-        rsa_rows: images at most for rsa, which ranks all their pairs.
-        seed: of the images drawn for rsa where there are more.
+        k: number of neighbors for knn_overlap.
+        rsa_rows: largest number of images for rsa, which ranks all their pairs.
+        seed: seed of the images drawn for rsa, if there are more.
         json: print one JSON object instead of a table.
     """
     from transferkit import evaluation, similarity
@@ -36,7 +36,7 @@ def compare(first: str, second: str, k: int = 10, rsa_rows: int = 4000, seed: in
         console.table(["metric", "value"], list(values.items()), title=f"{first} and {second}")
     for name, table, rows in zip(names, tables, shared.alone, strict=True):
         if rows:
-            console.note(f"{len(rows)} images are only in {name} and left out: {evaluation.some(table, rows)}")
+            console.note(f"left out: {len(rows)} images that are only in {name}: {evaluation.some(table, rows)}")
     for line in evaluation.compare_remarks(tables, values, k):
         console.note(line)
     console.next_command("evaluate", first)

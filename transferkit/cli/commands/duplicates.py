@@ -1,9 +1,9 @@
-"""``duplicates``: near-duplicates, and those that leak from one split into another."""
+"""``duplicates``: near-duplicates, and those in different splits."""
 
 from typing import TYPE_CHECKING, Any
 
 from transferkit.cli.console import as_json, note, table
-from transferkit.cli.open_extractor import Accelerator, open_extractor
+from transferkit.cli.open_extractor import Accelerator, Network
 from transferkit.cli.parsing import call
 
 if TYPE_CHECKING:
@@ -12,39 +12,34 @@ if TYPE_CHECKING:
     from transferkit.data.embeddings import Embeddings
     from transferkit.search.duplicates import Duplicates, Pair
 
-SHOWN = 50  # rows of a table; --json has all
+SHOWN = 50  # rows per table; --json has all
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command; the exit status."""
+    """Run the command; return the exit status."""
     return call(duplicates, arguments)
 
 
 def duplicates(
     images: str,
     threshold: float | None = None,
-    extractor: str = "resnet18",
-    pooling: str | None = None,
-    weights: str = "DEFAULT",
+    network: Network = Network(),
     image_root: str | None = None,
     accelerator: Accelerator = "auto",
     json: bool = False,
 ) -> int:
-    """List pairs of images that are almost the same, the most alike first, groups of them, and leakage.
+    """List pairs of nearly identical images, the most similar first, groups of them, and leakage.
 
-    The exit status is 2 if there are any, 0 if not. In a group any two images reach the threshold. Leakage is a pair
-    in different splits.
+    The exit status is 2 if there are any, otherwise 0. In a group any two images reach the threshold. Leakage is a
+    pair in different splits.
 
     Args:
         images: a folder, manifest or image, or an embeddings table (.parquet).
-        threshold: cosine from which two images count as the same, above 0 and at most 1; by default it is measured:
-            a tenth of the median distance (1 - cosine) of two images of the set is left between them.
-        extractor: torchvision name, Hugging Face id or directory, exported directory or checkpoint; not used
-            for an embeddings table.
-        pooling: how features become one embedding; by default the extractor's own.
-        weights: DEFAULT or a weights file, for a torchvision or Hugging Face extractor.
-        image_root: the folder that a manifest's paths are relative to or lie in, where it is not its own.
-        accelerator: auto takes a GPU if there is one.
+        threshold: cosine from which two images count as duplicates, above 0 and at most 1; by default, 1 minus a
+            tenth of the median distance (1 - cosine) of two images of the set.
+        network: the extractor; not used for an embeddings table.
+        image_root: the folder that a manifest's paths are relative to or lie in, if it is not the manifest's own.
+        accelerator: auto is a GPU if there is one.
         json: print one JSON object.
     """
     from transferkit.search.duplicates import find_duplicates, open_embeddings
@@ -58,7 +53,7 @@ def duplicates(
         from transferkit.embed import cached_features
 
         opened = open_images(images, image_root)
-        embeddings = cached_features(open_extractor(extractor, weights, pooling, accelerator), opened)
+        embeddings = cached_features(network.open(accelerator), opened)
         for path, reason in embeddings.metadata["broken"].items():
             note(f"left out: {path} ({reason})")
         found = find_duplicates(embeddings, threshold)
@@ -70,7 +65,7 @@ def duplicates(
 
 
 def report(embeddings: "Embeddings", found: "Duplicates", same: dict[str, str], json: bool) -> None:
-    """Pairs, then groups, then leaking pairs."""
+    """Print pairs, then groups, then leaking pairs."""
     paths, labels, splits = embeddings.paths, embeddings.labels, embeddings.splits
 
     def member(row: int) -> dict[str, Any]:
@@ -89,15 +84,13 @@ def report(embeddings: "Embeddings", found: "Duplicates", same: dict[str, str], 
     if not found.pairs:
         print(f"no two of {len(paths):,} images have a cosine of {found.threshold:g} or more")
         return
-    title = (
-        f"{found.pair_count:,} pairs of {len(paths):,} images with cosine {found.threshold:g} or more, most alike first"
-    )
+    title = f"{found.pair_count:,} pairs of {len(paths):,} images with cosine {found.threshold:g} or more"
     print_pairs(title, found.pairs, found.pair_count, ("label", labels), paths)
     rows = [[number, paths[row], labels[row], splits[row], identical(group, paths, same, row)]
             for number, group in enumerate(found.groups, 1) for row in group]  # fmt: skip
     images = sum(map(len, found.groups))
     columns = ["group", "path", "label", "split", "same file as"]
-    width = len(columns) - all(row[-1] is None for row in rows)  # a column only where it says something
+    width = len(columns) - all(row[-1] is None for row in rows)  # without an empty column
     table(columns[:width], [row[:width] for row in rows[:SHOWN]], f"{len(found.groups):,} groups of {images:,} images")
     more(len(rows))
     if found.leaks:
@@ -108,7 +101,7 @@ def report(embeddings: "Embeddings", found: "Duplicates", same: dict[str, str], 
 def print_pairs(
     title: str, pairs: "Sequence[Pair]", count: int, column: tuple[str, "Sequence[str | None]"], paths: "Sequence[str]"
 ) -> None:
-    """The first of some pairs, each row with another column of both images before their paths."""
+    """Print the first pairs, each row with another column of both images before their paths."""
     name, values = column
     shown = [[pair.cosine, *(cell for row in pair[:2] for cell in (values[row], paths[row]))] for pair in pairs[:SHOWN]]
     table(["cosine", name, "path", name, "path"], shown, title)
@@ -116,12 +109,12 @@ def print_pairs(
 
 
 def identical(group: list[int], paths: Any, same: dict[str, str], row: int) -> str | None:
-    """Path of the first file of a group with the same bytes, if that is another."""
+    """Return the path of the first file of a group with the same bytes, if it is another one."""
     first = next((other for other in group if same and same[paths[other]] == same[paths[row]]), row)
     return None if first == row else str(paths[first])
 
 
 def more(count: int) -> None:
-    """Say what a table leaves out."""
+    """Print how many rows a table leaves out."""
     if count > SHOWN:
         note(f"{count - SHOWN} more; --json lists them")

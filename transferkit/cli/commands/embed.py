@@ -1,4 +1,4 @@
-"""``embed``: images to a Parquet table of embeddings."""
+"""``embed``: a Parquet table of embeddings of images."""
 
 import time
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from transferkit.cli import console
-from transferkit.cli.open_extractor import Accelerator
+from transferkit.cli.open_extractor import Accelerator, Network
 from transferkit.cli.parsing import resumable
 
 if TYPE_CHECKING:
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Processes:
-    """How many processes share the work, by the names of Lightning's Trainer.
+    """The processes that share the work, with the names of Lightning's Trainer.
 
     Args:
-        devices: processes a machine (on a CPU), or GPUs; by default one, or as many as torchrun started.
-        num_nodes: machines; they share a file system.
+        devices: processes per machine (on a CPU), or GPUs; by default one, or as many as torchrun started.
+        num_nodes: number of machines, which share a file system.
         strategy: auto is one process, or ddp for several.
-        accelerator: auto takes a GPU if there is one.
+        accelerator: auto is a GPU if there is one.
     """
 
     devices: int | None = None
@@ -31,16 +31,14 @@ class Processes:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command; the exit status."""
+    """Run the command; return the exit status."""
     return resumable(embed, arguments)
 
 
 def embed(
     images: str,
-    extractor: str = "resnet18",
+    network: Network = Network(),
     out: str = "embeddings.parquet",
-    weights: str = "DEFAULT",
-    pooling: str | None = None,
     layer: str | None = None,
     features: Literal["pooled", "tokens", "map"] = "pooled",
     normalize: bool = False,
@@ -55,30 +53,27 @@ def embed(
 ) -> int:
     """Turn images into a Parquet table: path, label, split, embedding.
 
-    Rows are in path order. Killed and started again it does only what is missing, and the result is the
-    same to the bit; so it is for any number of processes.
+    Rows are in path order. Killed and started again, the command does only what is missing, and the result is the
+    same to the bit. The same holds for any number of processes.
 
     Args:
         images: folder of class folders, folder with train/val/test, flat folder, one image, or CSV/Parquet manifest.
-        extractor: torchvision name, Hugging Face id or directory, exported directory, or checkpoint.
+        network: the extractor.
         out: the file; ending in a slash, a directory of shards.
-        weights: DEFAULT, none (random), or a weights file.
-        pooling: how features become one embedding; by default the extractor's own.
-        layer: an earlier stage or block, by its name or number: layer3, "block 5", 5. A map is averaged, of
-            tokens the class token is taken, where there is none their mean.
-        features: pooled is one embedding an image; tokens or map what the network has before pooling, flattened
+        layer: an earlier stage or block, by its name or number: layer3, "block 5", 5. A map is averaged; of
+            tokens, the class token is used, or their mean if there is none.
+        features: pooled is one embedding per image; tokens and map are the features before pooling, flattened
             (the metadata has the shape).
-        normalize: give embeddings length 1.
-        precision: bf16 computes in bfloat16, faster where the processor knows it; the table is float32.
+        normalize: scale embeddings to length 1.
+        precision: bf16 computes in bfloat16, faster if the processor supports it; the table is float32.
         preprocessing: fields to override, such as {image_size: 160}.
-        batch_size: images a forward pass; by default 16 on a CPU, 128 on a GPU.
-        workers: threads; by default one a core.
+        batch_size: images per forward pass; by default 16 on a CPU, 128 on a GPU.
+        workers: number of threads; by default one per core.
         on_error: fail names every unreadable image and writes no table, skip leaves them out.
-        image_root: the folder that a manifest's paths are relative to or lie in, where it is not its own.
-        trainer: processes, as of Lightning's Trainer.
+        image_root: the folder that a manifest's paths are relative to or lie in, if it is not the manifest's own.
+        trainer: processes, as in Lightning's Trainer.
         json: print one JSON object.
     """
-    from transferkit.cli.open_extractor import read_extractor
     from transferkit.data.image_table import open_images
     from transferkit.embed import embed_to_file
     from transferkit.errors import UserError
@@ -88,11 +83,11 @@ def embed(
     for name, value in {"batch_size": batch_size, "workers": workers, **counts}.items():
         if value is not None and value < 1:
             raise UserError(f"--{name} is {value}; give 1 or more")
-    if pooling and (layer or features != "pooled"):
+    if network.pooling and (layer or features != "pooled"):
         other = f"--layer {layer}" if layer else f"--features {features}"
-        raise UserError(f"--pooling {pooling} is of the network's end and does not go with {other}; leave one out")
+        raise UserError(f"--pooling {network.pooling} applies to the network's output, not to {other}; leave one out")
     table = open_images(images, image_root)
-    opened = read_extractor(extractor, weights, pooling, preprocessing)
+    opened = network.read(preprocessing)
     with start(trainer.devices, trainer.num_nodes, trainer.accelerator) as member:
         forward = opened.to(member.device).forward(precision, layer, features, normalize)
         begin = time.perf_counter()
@@ -104,13 +99,11 @@ def embed(
 
 
 def summary(done: "Written", shape: tuple[int, ...], seconds: float, out: str, json: bool) -> None:
-    """What was written, how fast, and what to do with it."""
-    for path, reason in list(done.broken.items())[:5]:
-        console.note(f"left out: {path} ({reason})")
-    if len(done.broken) > 5:
-        console.note(f"left out: {len(done.broken) - 5} more, all of them in the file's metadata")
+    """Print what was written, how fast, and the next command."""
+    left_out = [f"{path} ({reason})" for path, reason in done.broken.items()]
+    console.note_first("left out", left_out, "; the file's metadata lists all")
     if done.embedded < done.images:
-        console.note(f"dealt with in an earlier run: {done.images + len(done.broken) - done.embedded} images")
+        console.note(f"done in an earlier run: {done.images + len(done.broken) - done.embedded} images")
     width = " × ".join(map(str, shape))
     speed = f"{done.embedded / seconds:.1f}" if done.embedded else None
     row = (done.images, len(done.broken), width, f"{seconds:.1f}", speed)

@@ -1,4 +1,4 @@
-"""``evaluate``: what embeddings are worth, as numbers and pictures."""
+"""``evaluate``: similarity metrics of embeddings, and figures."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from transferkit.cli.parsing import call
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command; the exit status."""
+    """Run the command; return the exit status."""
     return call(evaluate, arguments)
 
 
@@ -24,22 +24,22 @@ def evaluate(
     seed: int = 0,
     json: bool = False,
 ) -> int:
-    """Measure how good embeddings are: retrieval, kNN, clusters, and how classes lie.
+    """Measure how good embeddings are: retrieval, kNN, clustering, and geometry of the classes.
 
-    Each row is a query among the others, or among the references. Labels are needed only where a metric compares
-    them. Writes similarity.json, per_class.csv and pictures.
+    Each row is a query among the other rows, or among the references. Only metrics that compare labels need them.
+    Writes similarity.json, per_class.csv and figures.
 
     Args:
         file: Parquet file of `transferkit embed`, or a directory of its shards.
-        reference: file of the rows to be found; by default each row of FILE is looked for among the others.
+        reference: file of the rows to search in; by default each row of FILE is searched for among the others.
         out: directory of the results; by default FILE without its suffix, the splits if any, `-evaluation`.
         split: only the rows of this split.
-        reference_split: only the references of this split; of FILE itself where no reference is given.
+        reference_split: only the references of this split, or the rows of FILE if no reference is given.
         ks: the K of hit_rate@K, recall@K and knn_accuracy@K, such as [1,5,10].
-        class_sized: also r_precision and map_at_r, which take longer where classes are large.
-        pictures: whether to draw: cosines of class means, spread of cosines, map of two principal axes.
-        tsne: also draw a t-SNE map, of 2,000 rows at most.
-        seed: of whatever is drawn by chance where there are many rows.
+        class_sized: also r_precision and map_at_r, which take longer for large classes.
+        pictures: draw figures: cosines of class means, distribution of cosines, map of two principal axes.
+        tsne: also draw a t-SNE map, of at most 2,000 rows.
+        seed: seed of the rows drawn if there are many, and of clustering.
         json: print one JSON object instead of a table.
     """
     from transferkit import evaluation
@@ -73,7 +73,7 @@ def evaluate(
 
 
 def title(file: str, split: str | None, against: str | None, reference_split: str | None) -> str:
-    """Which rows look for which."""
+    """Return which rows are searched for among which."""
     query = f"split {split} of {file}" if split else file
     if not against:
         return query
@@ -81,5 +81,5 @@ def title(file: str, split: str | None, against: str | None, reference_split: st
 
 
 def default_folder(file: Path, *splits: str | None) -> Path:
-    """Where results go unless said otherwise."""
+    """Return the default directory of the results."""
     return file.with_name("-".join([file.name.removesuffix(".parquet"), *filter(None, splits), "evaluation"]))

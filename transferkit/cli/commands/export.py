@@ -13,12 +13,12 @@ CONTENT = {
     "model.onnx.data": "its weights",
     "model.safetensors": "weights",
     "preprocessor_config.json": "preprocessing",
-    "transferkit.json": "what transferkit knows of it",
+    "transferkit.json": "metadata for transferkit",
 }
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command; the exit status."""
+    """Run the command; return the exit status."""
     return call(export, arguments)
 
 
@@ -40,12 +40,12 @@ def export(
     Args:
         checkpoint: a checkpoint, best or last of the newest run, or a torchvision name, a Hugging Face id or
             directory, or an export.
-        out: the directory to write; by default ``extractor``, in the run's directory if the checkpoint is of one.
+        out: the directory to write; by default ``extractor``, in the run's directory if the checkpoint has one.
         onnx: also write model.onnx, checked with ONNX Runtime; needs the extra: pip install 'transferkit[onnx]'.
         overwrite: replace an earlier export.
-        name: the run whose best or last checkpoint is meant; any by default.
-        weights: of a torchvision name or Hugging Face id: DEFAULT, none (random) or a path.
-        pooling: of the same; its default if not given.
+        name: name of the run whose best or last checkpoint to export; by default the newest run of any name.
+        weights: for a torchvision name or Hugging Face id: DEFAULT, none (random) or a path.
+        pooling: for the same; its default if not given.
         json: print one JSON object.
     """
     from transferkit.cli.open_extractor import read_extractor
@@ -65,7 +65,7 @@ def export(
     if run and "test" in extractor.record.get("images", {}):  # else they are of the validation images
         figures = measured_on_test(run, extractor.record["epoch"])
         extractor.record["metrics"] = extractor.record.get("metrics", {}) | figures
-    extractor.record.setdefault("weights", f"{checkpoint} ({weights})")  # of a name, nothing else is known
+    extractor.record.setdefault("weights", f"{checkpoint} ({weights})")  # all that is known of a name
     difference = export(extractor, folder, onnx, overwrite)
 
     files = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}

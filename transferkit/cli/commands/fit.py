@@ -21,7 +21,7 @@ from transferkit.cli.arguments import read_yaml
 from transferkit.cli.console import next_command, note
 from transferkit.cli.dialect import DIALECT
 from transferkit.cli.fit_arguments import prepare
-from transferkit.cli.parsing import check_seed, explain
+from transferkit.cli.parsing import check_seed, rephrase
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.data.splits import save_splits
 from transferkit.errors import UserError
@@ -41,7 +41,7 @@ RUN = "TRANSFERKIT_RUN"  # tells the processes that Lightning starts for more de
 
 
 def main(arguments: list[str]) -> int:
-    """Run one of the four verbs; the exit status."""
+    """Run one of the four verbs; return the exit status."""
     verb, *rest = ["--config" if argument == "-c" else argument for argument in arguments]
     if any(argument in fit_help.ASKS for argument in rest):
         print(fit_help.help_text(verb, rest))
@@ -52,8 +52,8 @@ def main(arguments: list[str]) -> int:
     try:
         cli = TransferCLI(plan.run, [verb, *plan.arguments], plan.progress)
     except ArgumentError as error:
-        told = class_fault(str(error)) or explain(str(error), fit_help.known_options(verb), verb)
-        raise UserError(told) from error
+        line = class_fault(str(error)) or rephrase(str(error), fit_help.known_options(verb), verb)
+        raise UserError(line) from error
     if cli.interrupted:
         raise KeyboardInterrupt
     return 0
@@ -63,16 +63,16 @@ class TransferCLI(LightningCLI):
     """LightningCLI for TransferModule and ImageDataModule, with a run directory of its own.
 
     Args:
-        run: the run to go on in, or None for a new one.
+        run: the run to continue in, or None for a new one.
         arguments: verb and options.
-        progress: how far the fit is that is resumed.
+        progress: how far the resumed fit is.
     """
 
     def __init__(self, run: Path | None, arguments: list[str], progress: resume.Progress) -> None:
         self.run, self.progress, self.interrupted = run, progress, False
         self.is_new = run is None
-        self.first_step: int | None = None  # the global step that training began at
-        self.scratch: TemporaryDirectory[str] | None = None  # in place of the run, for a fast_dev_run
+        self.first_step: int | None = None  # the global step at which training began
+        self.scratch: TemporaryDirectory[str] | None = None  # instead of the run, for a fast_dev_run
         self.arguments = arguments
         self.begin = time.time()
         options = {"exit_on_error": False, "allow_abbrev": False}
@@ -91,20 +91,20 @@ class TransferCLI(LightningCLI):
         )
 
     def setup_parser(self, *arguments: Any) -> None:
-        """Add what predict alone takes."""
+        """Add the option that only predict has."""
         super().setup_parser(*arguments)
         self._subcommand_parsers["predict"].add_argument("--top_k", default=TOP_K, type=int)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """``--name``, under which the run is kept, and ``--json``."""
+        """Add ``--name``, the name of the run, and ``--json``."""
         parser.add_argument("--name", default="fit", type=str)
         parser.add_argument("--json", action="store_true")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse ours; ``sys.argv`` stays the user's, for the processes that Lightning starts with it.
+        """Parse the prepared arguments; ``sys.argv`` stays as it is, for the processes that Lightning starts with it.
 
         Raises:
-            UserError: as of :func:`check_seed`; no such number of classes.
+            UserError: the seed or ``top_k`` is out of range.
         """
         self.config = parser.parse_args(self.arguments)
         options = self.config[self.config.subcommand]
@@ -114,13 +114,13 @@ class TransferCLI(LightningCLI):
             raise UserError(f"--top_k is {self.top_k}; give 1 or more")
 
     def _parse_ckpt_path(self) -> None:
-        """Leave explicit values alone: the checkpoint's are no defaults here (Lightning issue 21455)."""
+        """Do nothing: a checkpoint's values must not replace explicit ones (Lightning issue 21455)."""
 
     def before_instantiate_classes(self) -> None:
-        """A resumed fit keeps its model and data, and its end is yet to come.
+        """Check that a resumed fit keeps its model and data and has epochs left.
 
         Raises:
-            UserError: an option says otherwise.
+            UserError: an option contradicts this.
         """
         if self.run and self.subcommand == "fit":
             self._dump_config()
@@ -129,16 +129,16 @@ class TransferCLI(LightningCLI):
             resume.check_progress(saved.get("trainer") or {}, wanted["trainer"], self.progress)
 
     def instantiate_classes(self) -> None:
-        """Make module, data and Trainer.
+        """Create module, data and Trainer.
 
         Raises:
-            UserError: they cannot be made so, or do not suit each other.
+            UserError: they cannot be created with these options, or do not fit each other.
         """
         with self.refusals():
             super().instantiate_classes()
 
     def recorded_splits(self) -> str | None:
-        """The splits of the run that goes on or is evaluated, if it has any for this data."""
+        """Return the splits of the run that is resumed or evaluated, if it has any for this data."""
         assert self.subcommand is not None
         recorded = self.run / "splits.parquet" if self.run else None
         recorded = recorded if recorded and recorded.is_file() else None
@@ -146,13 +146,15 @@ class TransferCLI(LightningCLI):
         return resume.recorded_splits(self.config[self.subcommand].data.as_dict(), saved, recorded, self.subcommand)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Check what can be checked, then make the run directory and the Trainer that fills it.
+        """Check data and options, then create the run directory and the Trainer that writes into it.
 
         Raises:
             UserError: data, options or devices that cannot be used.
         """
         if self.subcommand != "fit" and self.model.head is None:
-            raise UserError(f"{self.model.hparams['backbone']} has no classifier; give what fit trained or probe wrote")
+            raise UserError(
+                f"{self.model.hparams['backbone']} has no classifier; give a checkpoint of fit, or a probe's classifier"
+            )
         self.datamodule.configure(splits=self.recorded_splits())
         self.model.meet(self.datamodule, self.subcommand)
         options = {**self.config_init[self.subcommand].trainer, **kwargs}
@@ -168,12 +170,12 @@ class TransferCLI(LightningCLI):
         callbacks.append(LambdaCallback(on_train_start=self.announce))
         if options["logger"] is None and self.subcommand not in ("fit", "test"):
             options["logger"] = False
-        # Lightning takes false for a contradiction where there are callbacks of this kind
+        # Lightning rejects false beside checkpoint callbacks
         checkpoints = options.pop("enable_checkpointing") is not False and not self.scratch
         return make_trainer(self.run, checkpoints, self.top_k, **options, callbacks=callbacks)
 
     def make_run(self, root: Path) -> Path:
-        """A new run directory, the same one in every process that Lightning starts."""
+        """Create a run directory, the same one in every process that Lightning starts."""
         if int(os.environ.get("LOCAL_RANK", 0)) and RUN in os.environ:
             return Path(os.environ[RUN])
         run = new_run(root, self.config[self.subcommand].name)
@@ -187,10 +189,10 @@ class TransferCLI(LightningCLI):
 
     @contextmanager
     def refusals(self) -> Iterator[None]:
-        """Turn what a library refuses into one line; whatever the end, a new run without a checkpoint is removed.
+        """Turn a library's rejection of its input into one line; on any exception, remove a new run without checkpoint.
 
         Raises:
-            UserError: in place of the library's own exception.
+            UserError: instead of the library's own exception.
         """
         try:
             yield
@@ -202,18 +204,18 @@ class TransferCLI(LightningCLI):
                 raise
             trainer = getattr(self, "trainer", None)
             stepped = trainer is not None and self.first_step not in (None, trainer.global_step)
-            told = refusal(error, before_training=not stepped and (trainer is None or self.subcommand == "fit"))
-            if told is None:
+            refused = refusal(error, before_training=not stepped and (trainer is None or self.subcommand == "fit"))
+            if refused is None:
                 raise
-            raise told_once(told) from error
+            raise told_once(refused) from error
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Run the verb; what it leaves on an interruption can be resumed, on bad input is nothing."""
+        """Run the verb; an interrupted one can be resumed, and bad input leaves no files."""
         assert self.run is not None
         try:
             with self.refusals():
                 super()._run_subcommand(subcommand)
-        except (KeyboardInterrupt, SystemExit):  # Lightning makes one of the other
+        except (KeyboardInterrupt, SystemExit):  # Lightning turns the former into the latter
             self.interrupted = True
             report.interrupted(subcommand, self.run)
         except RuntimeError as error:
@@ -221,19 +223,19 @@ class TransferCLI(LightningCLI):
                 raise
             report.interrupted(subcommand, self.run)
             raise UserError(
-                "a process that loads images was killed, perhaps for want of memory; start fewer: --data.num_workers 1"
+                "a process that loads images was killed, perhaps out of memory; start fewer: --data.num_workers 1"
             ) from error
         finally:
             if self.scratch:
                 self.scratch.cleanup()
 
     def before_fit(self) -> None:
-        """Record configuration and splits of a new run: what cannot be written is said before any work."""
+        """Record configuration and splits of a new run, so that a failure to write them shows before any work."""
         if self.is_new:
             self.record()
 
     def announce(self, *_: Any) -> None:
-        """Say what is trained on what, and record what a resumed run is from now on, once the fit has begun."""
+        """Print what is trained on what and, now that the fit has begun, record the options of a resumed run."""
         self.first_step = self.trainer.global_step
         if self.trainer.is_global_zero:
             report.starting(self.model, self.datamodule, None if self.scratch else self.run)
@@ -250,9 +252,9 @@ class TransferCLI(LightningCLI):
             temporary.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
 
     def _dump_config(self) -> None:
-        """Lightning's hook, which it calls itself: keep the parsed configuration of the verb as plain types.
+        """Keep the parsed configuration of the verb as plain types (a hook that Lightning calls, too).
 
-        Callbacks that cannot be written down so are left out.
+        Callbacks that cannot be serialized are left out.
         """
         if hasattr(self, "config_dump"):
             return
@@ -263,12 +265,12 @@ class TransferCLI(LightningCLI):
                 content = yaml.safe_load(self.parser.dump(config, skip_none=False))
             except (ArgumentError, TypeError, ValueError, UserWarning, yaml.YAMLError):
                 config[self.subcommand].trainer.callbacks = None
-                note("the callbacks cannot be written into config.yaml; give them again to resume")
+                note("the callbacks cannot be saved in config.yaml; give them again to resume")
                 content = yaml.safe_load(self.parser.dump(config, skip_none=False))
         self.config_dump = dict(content[self.subcommand])
 
     def after_fit(self) -> None:
-        """Write and print the metrics of the best checkpoint; of the last one if none was validated."""
+        """Write and print the metrics of the best checkpoint, or of the last one if none was validated."""
         assert self.run is not None
         if not self.trainer.is_global_zero:
             return
@@ -278,7 +280,7 @@ class TransferCLI(LightningCLI):
         name, values, epoch = chosen_metrics(self.run)
         known = read_metrics(self.run)
         if known.get("test/epoch", epoch) != epoch:
-            note(f"the test results in {self.run} are those of another checkpoint; test again")
+            note(f"the test results in {self.run} belong to another checkpoint; test again")
             known = {name: value for name, value in known.items() if not name.startswith("test/")}
         write_metrics(self.run, known | values)
         if name == "best.ckpt":
@@ -291,17 +293,17 @@ class TransferCLI(LightningCLI):
             next_command("test", "--ckpt_path", self.run / "checkpoints" / name)
 
     def tell(self, values: dict[str, float], predicted: list[dict[str, Any]] | None = None) -> None:
-        """Print metrics, and where they and what else was written are."""
+        """Print metrics, the run and the files written into it."""
         assert self.run is not None and self.subcommand is not None
-        place, as_json = None if self.scratch else self.run, self.config[self.subcommand].json
-        report.results(place, self.begin, values, as_json, {} if predicted is None else {"predictions": predicted})
+        run, as_json = None if self.scratch else self.run, self.config[self.subcommand].json
+        report.results(run, self.begin, values, as_json, {} if predicted is None else {"predictions": predicted})
 
     def after_validate(self) -> None:
         """Write and print the metrics."""
         self.after_evaluation("val")
 
     def after_test(self) -> None:
-        """Write and print the metrics and what else was written."""
+        """Write and print the metrics and the written files."""
         self.after_evaluation(self.datamodule.test_split)
 
     def after_evaluation(self, split: str) -> None:
@@ -311,7 +313,7 @@ class TransferCLI(LightningCLI):
             return
         checkpoint = self.config_init[self.subcommand].ckpt_path
         values = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
-        if self.model.epoch is not None:  # of a probe's classifier it is not known
+        if self.model.epoch is not None:  # unknown for a probe's classifier
             values["test/epoch" if self.subcommand == "test" else "val/epoch"] = self.model.epoch
         if not self.scratch:
             write_metrics(self.run, read_metrics(self.run) | values)
@@ -323,7 +325,7 @@ class TransferCLI(LightningCLI):
             next_command(*(["test", "--ckpt_path"] if self.subcommand == "validate" else ["export"]), checkpoint)
 
     def after_predict(self) -> None:
-        """Print the predictions, or the first of them, and where all are."""
+        """Print the predictions, or the first of them and the file with all."""
         if not self.trainer.is_global_zero:
             return
         callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]  # set in its constructor
@@ -337,13 +339,13 @@ class TransferCLI(LightningCLI):
         self.tell({}, predicted)
 
     def validate(self, model: TransferModule, **kwargs: Any) -> None:
-        """Validate; the metrics are printed once, by us."""
+        """Validate; the metrics are printed once, by :meth:`tell`."""
         self.trainer.validate(model, **{**kwargs, "verbose": False})
 
     def test(self, model: TransferModule, **kwargs: Any) -> None:
-        """Test; the metrics are printed once, by us."""
+        """Test; the metrics are printed once, by :meth:`tell`."""
         self.trainer.test(model, **{**kwargs, "verbose": False})
 
     def predict(self, model: TransferModule, **kwargs: Any) -> None:
-        """Predict without keeping every batch in memory: the results are written by the callback."""
+        """Predict without keeping every batch in memory: a callback writes the results."""
         self.trainer.predict(model, **{**kwargs, "return_predictions": False})

@@ -1,10 +1,10 @@
-"""``index``: a searchable directory of the embeddings of images."""
+"""``index``: a directory of embeddings to search in."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from transferkit.cli.console import as_json, next_command, note, table, written
-from transferkit.cli.open_extractor import Accelerator, open_extractor
+from transferkit.cli.console import as_json, next_command, note, note_first, table, written
+from transferkit.cli.open_extractor import Accelerator, Network
 from transferkit.cli.parsing import resumable
 
 if TYPE_CHECKING:
@@ -13,51 +13,46 @@ if TYPE_CHECKING:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command; the exit status."""
+    """Run the command; return the exit status."""
     return resumable(index, arguments)
 
 
 def index(
     images: str,
-    extractor: str | None = None,
+    network: Network = Network(extractor=None),
     out: str = "index",
     index: str | None = None,
-    pooling: str | None = None,
-    weights: str = "DEFAULT",
     overwrite: bool = False,
     image_root: str | None = None,
     accelerator: Accelerator = "auto",
     json: bool = False,
 ) -> int:
-    """Embed images into a directory that `transferkit search` answers from.
+    """Embed images into a directory that `transferkit search` searches.
 
-    Called again on the same directory it embeds only new and changed images and drops those that are gone. An
-    image has changed when its file differs in size, times, or the parts of its content that are compared.
+    Run again on the same directory, it embeds only new and changed images and drops those that no longer exist. An
+    image has changed when its file differs in size, times, or sampled content.
 
     Args:
         images: a folder, manifest or image.
-        extractor: torchvision name, Hugging Face id or directory, exported directory or checkpoint; by default
-            the one the index was built with, for a new one resnet18.
+        network: the extractor; by default the one that the index was built with, for a new index resnet18.
         out: the index directory.
         index: exact; auto (by size: exact, HNSW32, or IVF-PQ); or a factory string of faiss, such as Flat,
-            HNSW32 or IVF1024,PQ64. By default as before, for a new index exact.
-        pooling: how features become one embedding; by default the extractor's own.
-        weights: DEFAULT or a weights file, for a torchvision or Hugging Face extractor.
+            HNSW32 or IVF1024,PQ64. By default the existing kind, for a new index exact.
         overwrite: replace an index of other images or another extractor.
-        image_root: the folder that a manifest's paths are relative to or lie in, where it is not its own.
-        accelerator: auto takes a GPU if there is one.
+        image_root: the folder that a manifest's paths are relative to or lie in, if it is not the manifest's own.
+        accelerator: auto is a GPU if there is one.
         json: print one JSON object.
     """
     from transferkit.data.image_table import open_images
     from transferkit.search.build import absolute_source, build_index
     from transferkit.search.index import open_index
 
-    source = absolute_source(extractor or "resnet18", weights)
-    if extractor is None and not overwrite and (Path(out) / "index.json").is_file():
+    source, pooling = absolute_source(network.extractor or "resnet18", network.weights), network.pooling
+    if network.extractor is None and not overwrite and (Path(out) / "index.json").is_file():
         before = open_index(out)
         source = dict(zip(("source", "weights"), before.source(), strict=True))
         pooling = pooling or before.record["extractor"]["pooling"]
-    opened = open_extractor(source["source"], source["weights"], pooling, accelerator)
+    opened = Network(source["source"], source["weights"], pooling).open(accelerator)
     built, change = build_index(open_images(images, image_root), out, opened, source, index, overwrite)
     report(built, change, asked=index, json=json)
     written(Path(out))
@@ -66,13 +61,11 @@ def index(
 
 
 def report(built: "ImageIndex", change: "Change", asked: str | None, json: bool) -> None:
-    """What was indexed, and how well the index finds it."""
+    """Print what was indexed, and the recall of the index."""
     from transferkit.search.faiss_index import INSTALL, is_installed
 
-    for path, reason in list(change.broken.items())[:5]:
-        note(f"left out: {path} ({reason})")
-    if len(change.broken) > 5:
-        note(f"left out: {len(change.broken) - 5} more; transferkit scan {built.images.root} lists them")
+    left_out = [f"{path} ({reason})" for path, reason in change.broken.items()]
+    note_first("left out", left_out, f"; transferkit scan {built.images.root} lists them")
     if change.zero_rows:
         note(f"{change.zero_rows} images have an embedding of zeros: their cosine with everything is 0")
     if asked == "auto":

@@ -1,11 +1,11 @@
-"""``probe``: what embeddings are worth to a linear classifier, to neighbours, and from a few images."""
+"""``probe``: accuracy of a linear classifier, nearest neighbors and few-shot classifiers on embeddings."""
 
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from transferkit.cli import console
-from transferkit.cli.open_extractor import Accelerator, open_extractor
+from transferkit.cli.open_extractor import Accelerator, Network
 from transferkit.cli.parsing import resumable
 from transferkit.errors import UserError
 
@@ -16,15 +16,13 @@ if TYPE_CHECKING:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command; the exit status."""
+    """Run the command; return the exit status."""
     return resumable(probe, arguments)
 
 
 def probe(
     images: str,
-    extractor: str = "resnet18",
-    weights: str = "DEFAULT",
-    pooling: str | None = None,
+    network: Network = Network(),
     out: str = "probe",
     fast: bool = False,
     seed: int = 0,
@@ -38,30 +36,27 @@ def probe(
     accelerator: Accelerator = "auto",
     json: bool = False,
 ) -> int:
-    """Measure embeddings with a linear probe, nearest neighbours and few-shot curves.
+    """Measure embeddings with a linear probe, nearest neighbors and few-shot curves.
 
-    Standardisation and C of the linear probe are chosen on val and reported on test, with a 95 % interval. Data
-    with train and val only is tested on val, and selects on a part of train; data without splits is divided.
+    Standardization and C of the linear probe are chosen on val and reported on test, with a 95 % interval. Data
+    with only train and val is tested on val, with a part of train to select on; data without splits is split.
 
     Args:
-        images: folder, manifest, ``digits``, a dataset of torchvision's by name, or an embeddings table (.parquet).
-        extractor: torchvision name, Hugging Face id or directory, exported directory, or checkpoint; not used
-            for an embeddings table, except by ``--export``.
-        weights: ``DEFAULT``, ``none`` (random) or a file of weights.
-        pooling: how features become one embedding; by default the extractor's own.
+        images: folder, manifest, ``digits``, name of a torchvision dataset, or an embeddings table (.parquet).
+        network: the extractor; not used for an embeddings table, except by ``--export``.
         out: directory for probe.json, classifier.safetensors (fitted on train and val), start.safetensors (on train
-            alone, to start a fit from), predictions.parquet and splits.parquet.
-        fast: sweep C coarse to fine: a third of the fits, mostly the same choice.
-        seed: of the parts that are drawn.
-        val_fraction: share of train to select on, where no val is given beside a test.
-        test_fraction: share of all to report on, where no splits are given: with one seed the images that fit holds
-            out.
+            only, to start a fit from), predictions.parquet and splits.parquet.
+        fast: sweep C coarse to fine: a third of the fits, usually with the same choice.
+        seed: seed of the drawn splits.
+        val_fraction: share of train to select on, if no val is given beside a test.
+        test_fraction: share of all images to report on, if no splits are given; with the same seed, those that fit
+            holds out.
         splits: ``splits.parquet`` of a run or of another probe, to use its splits exactly.
         on_error: unreadable images: ``fail`` names them all, ``skip`` leaves them out.
-        compare: directory of another probe of the same images; says how this one differs.
+        compare: directory of another probe of the same images, to compare this one with.
         export: directory for the extractor with the classifier as its head.
-        image_root: the folder that a manifest's paths are relative to or lie in, where it is not its own.
-        accelerator: auto takes a GPU if there is one.
+        image_root: the folder that a manifest's paths are relative to or lie in, if it is not the manifest's own.
+        accelerator: auto is a GPU if there is one.
         json: print probe.json instead of the table.
     """
     from transferkit.data.embeddings import Embeddings
@@ -77,20 +72,22 @@ def probe(
         check_folder(Path(export).parent)
     other = load_predictions(compare) if compare else None
     table = None if is_embeddings(images) else open_images(images, image_root)
-    opened = open_extractor(extractor, weights, pooling, accelerator) if table or export else None
+    opened = network.open(accelerator) if table or export else None
     table = load_splits(table, splits) if table and splits else table
     embeddings = extract(opened, table, on_error) if opened and table else Embeddings.load(images)
     if splits and not table:
         rows = recorded_splits(embeddings.paths, embeddings.labels, splits, images)
         embeddings = replace(embeddings.select(list(rows)), splits=list(rows.values()))
-    result = probe_embeddings(embeddings, fast=fast, seed=seed, val_fraction=val_fraction, test_fraction=test_fraction)
+    result = probe_embeddings(
+        embeddings, coarse_to_fine=fast, seed=seed, val_fraction=val_fraction, test_fraction=test_fraction
+    )
     more: dict[str, Any] = {}
     if other:
         more["comparison"] = {"with": compare, **asdict(compare_predictions(other, result.predictions))}
     content = {**result.report, **more}
     files = save_probe(result, Path(out), more)
     if export and opened:
-        head = result.classifier.on(opened)
+        head = result.classifier.as_head_of(opened)
         head.record["metrics"] = {"test/acc": content["linear"]["top1"]}
         head.save_pretrained(export)
         files.append(Path(export))
@@ -101,8 +98,9 @@ def probe(
     if table is None:
         console.next_command("probe", "OTHER.parquet", "--out", f"{out}-other", "--compare", out)
     else:
-        how = ["--model.backbone", extractor, *(["--model.weights", weights] if weights != "DEFAULT" else [])]
-        how += ["--model.pooling", pooling] if pooling else []
+        how = ["--model.backbone", str(network.extractor)]
+        how += ["--model.weights", network.weights] if network.weights != "DEFAULT" else []
+        how += ["--model.pooling", network.pooling] if network.pooling else []
         how += ["--data.image_root", image_root] if image_root else []
         how += ["--data.on_error", on_error] if on_error == "skip" else []
         how += ["--data.splits", f"{out}/splits.parquet", "--model.head", f"{out}/start.safetensors"]
@@ -111,7 +109,7 @@ def probe(
 
 
 def is_embeddings(images: str) -> bool:
-    """Whether this names an embeddings table or a folder of its shards; a manifest of images may be Parquet, too."""
+    """Return whether this is an embeddings table or a folder of its shards; a manifest may be Parquet, too."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -122,11 +120,11 @@ def is_embeddings(images: str) -> bool:
     try:
         return "embedding" in pq.read_schema(files[0]).names
     except (OSError, pa.ArrowException):
-        return False  # said when it is read as a manifest
+        return False  # reading it as a manifest raises
 
 
 def extract(extractor: "Extractor", table: "ImageTable", on_error: str) -> "Embeddings":
-    """The embeddings of images, from the cache where they are.
+    """Return the embeddings of images, from the cache if they are there.
 
     Raises:
         UserError: unreadable images with ``fail``.
@@ -139,14 +137,14 @@ def extract(extractor: "Extractor", table: "ImageTable", on_error: str) -> "Embe
     if broken and on_error == "fail":
         raise_broken(broken, table.source, "leave out with --on_error skip")
     if broken:
-        console.note(f"{len(broken)} unreadable images were left out")
+        console.note(f"left out: {len(broken)} unreadable images")
     return features
 
 
 def print_table(content: dict[str, Any]) -> None:
-    """The report in a few lines; accuracies in percent."""
+    """Print the report in a few lines; accuracies in percent."""
     linear, knn, mean, shots = (content[name] for name in ("linear", "knn", "nearest_class_mean", "few_shot"))
-    chosen = f"C = {linear['C']:.3g}, standardisation {linear['standardisation']}"
+    chosen = f"C = {linear['C']:.3g}, standardization {linear['standardisation']}"
     rows = [
         ["linear, top-1", percent(linear["top1"]), interval(linear), chosen],
         ["linear, mean per class", percent(linear["mean_per_class"]), None, None],
@@ -164,7 +162,7 @@ def print_table(content: dict[str, Any]) -> None:
         low, high = compared["interval"]
         detail = f"McNemar p = {compared['mcnemar_p']:.2g}; {compared['only_second']} images gained, "
         detail += f"{compared['only_first']} lost"
-        against = f"difference to {compared['with']}"
+        against = f"difference from {compared['with']}"
         rows.append([against, f"{100 * compared['difference']:+.1f}", f"{100 * low:+.1f} – {100 * high:+.1f}", detail])
     splits = content["splits"]
     title = f"{len(content['class_names'])} classes; {splits['train']} train, {splits['val']} val, "
@@ -173,11 +171,11 @@ def print_table(content: dict[str, Any]) -> None:
 
 
 def percent(value: float | None) -> str | None:
-    """A share in percent, or None."""
+    """Format a share in percent; None stays None."""
     return None if value is None else f"{100 * value:.1f}"
 
 
 def interval(scores: dict[str, Any]) -> str:
-    """Wilson's interval in percent."""
+    """Format the Wilson interval in percent."""
     low, high = scores["top1_interval"]
     return f"{100 * low:.1f} – {100 * high:.1f}"

@@ -11,26 +11,26 @@ if TYPE_CHECKING:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command; the exit status."""
+    """Run the command; return the exit status."""
     return call(quickstart, arguments)
 
 
 def quickstart(
     out: str = "runs/quickstart", n_per_class: int = 5, seeds: int = 3, resnet_epochs: int = 16, vit_epochs: int = 30
 ) -> int:
-    """Show what transfer buys, on scikit-learn's handwritten digits, without a network.
+    """Show the benefit of transfer learning on scikit-learn's handwritten digits, without a network connection.
 
     A ResNet18 and a small ViT learn the digits 0 to 4 from scratch and are exported as extractors; the digits
-    5 to 9 are then learnt from a few examples each: from scratch, on random frozen features, on the transferred
-    features, and by fine-tuning. The table gives the accuracy on held-out digits.
+    5 to 9 are then learned from a few examples each: from scratch, on random frozen features, on the transferred
+    features, and by fine-tuning. The table shows the accuracy on held-out digits.
 
-    Features of a network that was taught five digits know those five: frozen, they need not beat random ones,
-    which keep the pixels, on pictures as simple as these. Fine-tuning is where the transfer pays.
+    Features learned on five digits distinguish those five: frozen, they need not beat random features, which
+    preserve the pixels, on images as simple as these. The benefit shows in fine-tuning.
 
     Args:
         out: directory for runs, extractors, embeddings and the table.
-        n_per_class: training examples a class of the digits 5 to 9.
-        seeds: how often they are drawn anew.
+        n_per_class: training images per class of the digits 5 to 9.
+        seeds: number of draws of these images.
         resnet_epochs: epochs of ResNet18 on the digits 0 to 4.
         vit_epochs: epochs of the ViT on the digits 0 to 4.
     """
@@ -49,9 +49,7 @@ def quickstart(
     for name in demo.BACKBONES:
         best, other = (demo.best(rows, name, transferred) for transferred in (True, False))
         gain = 100 * (best.accuracy - other.accuracy)
-        verdict = (
-            f"transfer bought {gain:.1f} points" if gain > 0 else f"transfer bought nothing here ({gain:.1f} points)"
-        )
+        verdict = f"transfer gained {gain:.1f} points" if gain > 0 else f"transfer gained nothing ({gain:.1f} points)"
         print(f"{name}: {verdict}: {best.approach} {best.accuracy:.3f}, {other.approach} {other.accuracy:.3f}")
     print(f"extractors: {folder}/resnet18-extractor {folder}/vit-extractor")
     print(f"table: {folder}/table.csv")
@@ -62,7 +60,7 @@ def quickstart(
 
 
 def print_table(rows: list["Row"], n_per_class: int, seeds: int) -> None:
-    """The results, one approach a line."""
+    """Print the results, one approach per line."""
     from transferkit.training.demo import PRETRAINING
 
     columns = ("backbone", "digits", "approach", "width", "parameters", "learn", "accuracy", "seconds")

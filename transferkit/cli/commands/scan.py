@@ -1,4 +1,4 @@
-"""``scan``: what is wrong with a set of images."""
+"""``scan``: find problems in a set of images."""
 
 import csv
 from collections import Counter
@@ -22,22 +22,22 @@ COLUMNS = ("path", "finding", "severity", "detail")  # of the report
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command; the exit status."""
+    """Run the command; return the exit status."""
     return call(scan, arguments)
 
 
 def scan(images: str, out: str | None = None, image_root: str | None = None, json: bool = False) -> int:
-    """Find out what is wrong with a set of images, in one pass.
+    """Find problems in a set of images, in one pass.
 
-    An error would stop training or spoil it: images that cannot be read or are cut short, the same bytes under
-    two labels or in two splits, empty classes. A note is handled or harmless, but worth knowing: animations,
-    odd modes, EXIF rotation, blank images, copies in one split, pictures of formats that are not read. Images are
-    counted by class, other files by kind. The exit status is 2 if there is an error, else 0.
+    An error would stop or spoil training: images that cannot be read or are truncated, the same bytes under two
+    labels or in two splits, empty classes. A note is handled or harmless, but worth knowing: animations, unusual
+    modes, EXIF rotation, blank images, copies in one split, images in unsupported formats. Images are counted by
+    class, other files by kind. The exit status is 2 if there is an error, otherwise 0.
 
     Args:
         images: class folders, a folder with train/val[/test], a flat folder, a CSV or Parquet manifest, or one image.
-        out: a CSV file, one line a finding: path, finding, severity, detail.
-        image_root: the folder that a manifest's paths are relative to or lie in, where it is not its own.
+        out: a CSV file, one line per finding: path, finding, severity, detail.
+        image_root: the folder that a manifest's paths are relative to or lie in, if it is not the manifest's own.
         json: print everything as one JSON object.
     """
     from transferkit.data.scan import scan as scan_images
@@ -61,7 +61,7 @@ def scan(images: str, out: str | None = None, image_root: str | None = None, jso
 
 
 def print_report(report: "Report") -> None:
-    """How many images of what in which class, other files by kind, and a table of the findings."""
+    """Print the number of images per class, other files by kind, and a table of the findings."""
     from transferkit.data.scan import KINDS
 
     splits = sorted({split for split in report.table.splits if split is not None})
@@ -70,7 +70,7 @@ def print_report(report: "Report") -> None:
     print_classes(report, title if report.findings else f"{title}; nothing found")
     if report.ignored:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in report.ignored.items())
-        print(for_terminal(f"other files, not looked at: {kinds}"))
+        print(for_terminal(f"other files, not checked: {kinds}"))
     rows = [
         (kind, KINDS[kind].severity, len(findings), examples(findings), translate(KINDS[kind].remedy, OF_FIT))
         for kind, findings in report.by_kind().items()
@@ -80,7 +80,7 @@ def print_report(report: "Report") -> None:
 
 
 def print_classes(report: "Report", title: str) -> None:
-    """The title, and images per class, the largest first; of many classes the largest and the smallest."""
+    """Print the title, and images per class, the largest first; of many classes the largest and the smallest."""
     counts = class_counts(report)
     if not counts:
         print(for_terminal(title))
@@ -97,7 +97,7 @@ def print_classes(report: "Report", title: str) -> None:
 
 
 def class_counts(report: "Report") -> dict[str, Counter[str | None]]:
-    """Class -> split -> images."""
+    """Return class -> split -> number of images."""
     counts: dict[str, Counter[str | None]] = {}
     for label, split in zip(report.table.labels, report.table.splits, strict=True):
         if label is not None:
@@ -106,14 +106,14 @@ def class_counts(report: "Report") -> dict[str, Counter[str | None]]:
 
 
 def examples(findings: list["Finding"]) -> str:
-    """The first few findings of one kind, one a line; the last line counts the others."""
+    """Return the first few findings of one kind, one per line; the last line counts the others."""
     lines = [for_terminal(f"{f.path} ({f.detail})" if f.detail else f.path) for f in findings[:EXAMPLES]]
     more = [f"and {len(findings) - EXAMPLES:,} more"] if len(findings) > EXAMPLES else []
     return "; ".join([*lines, *more])
 
 
 def as_dict(report: "Report", source: str) -> dict[str, object]:
-    """The report as plain types."""
+    """Return the report as plain types."""
     from transferkit.data.scan import KINDS
 
     images = report.table
@@ -140,10 +140,10 @@ def as_dict(report: "Report", source: str) -> dict[str, object]:
 
 
 def check_place(path: Path) -> None:
-    """Refuse to write over anything but an earlier report.
+    """Raise if the file is anything but an earlier report.
 
     Raises:
-        UserError: the file holds something else, such as the manifest; it cannot be made.
+        UserError: the file has other content, such as a manifest, or cannot be created.
     """
     if not path.exists():
         check_folder(path.parent)
@@ -152,11 +152,11 @@ def check_place(path: Path) -> None:
     with path.open("rb") as file:
         start = file.readline(200).strip()
     if start not in (b"", ",".join(COLUMNS).encode()):
-        raise UserError(f"--out {path} holds something else than the report of a scan; give another name")
+        raise UserError(f"--out {path} is not the report of a scan and would be overwritten; give another name")
 
 
 def write_csv(report: "Report", path: Path) -> None:
-    """One line a finding; what could steer a terminal, or break the line, is escaped."""
+    """Write one line per finding; control characters are escaped."""
     from transferkit.runtime.files import atomic_path
 
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from transferkit.cli.console import as_json, note, table, written
-from transferkit.cli.open_extractor import Accelerator, open_extractor
+from transferkit.cli.open_extractor import Accelerator, Network
 from transferkit.cli.parsing import call
 from transferkit.errors import UserError
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command; the exit status."""
+    """Run the command; return the exit status."""
     return call(search, arguments)
 
 
@@ -34,14 +34,14 @@ def search(
     """Find the images of an index that are nearest to one image, or to the mean of several.
 
     Args:
-        index: directory that `transferkit index` wrote. faiss trusts the files it reads: of a directory from
-            somebody else read no index.faiss, search it with --exact.
-        query: images; of several the mean of their unit embeddings is searched for.
-        k: how many images to find.
-        row: search for an indexed image instead, by its row number (from 0) or path; it is itself left out.
-        exact: compare with every image, whatever the kind of index.
-        html: write the results with thumbnails as one HTML file, too.
-        accelerator: auto takes a GPU if there is one.
+        index: directory that `transferkit index` wrote. faiss trusts the files it reads: search a directory that
+            you do not trust with --exact, which does not read index.faiss.
+        query: images; for several, the mean of their unit embeddings is searched for.
+        k: number of images to find.
+        row: search for an indexed image instead, by its row number (from 0) or path; the image itself is left out.
+        exact: compare with every image, for any kind of index.
+        html: also write the results with thumbnails as one HTML file.
+        accelerator: auto is a GPU if there is one.
         json: print one JSON object.
     """
     from transferkit.search.index import open_index
@@ -49,7 +49,7 @@ def search(
 
     if bool(query) == (row is not None):
         raise UserError(f"give images to search for, or --row with an indexed one: transferkit search {index} A.jpg")
-    if html and Path(html).suffix.lower() not in (".html", ".htm"):  # never write over somebody's picture
+    if html and Path(html).suffix.lower() not in (".html", ".htm"):  # never overwrite an image
         raise UserError(f"--html {html}: give the page a name that ends in .html")
     opened = open_index(index)
     if row is None:
@@ -59,12 +59,12 @@ def search(
 
         left_out = find_row(opened, row)
         direction = mean_direction(opened.embedding(torch.tensor([left_out])))
-    there = len(opened) - (left_out is not None)
-    if k > there:
-        note(f"-k {k} is more than there is to find; showing {there}")
+    available = len(opened) - (left_out is not None)
+    if k > available:
+        note(f"-k is {k}, but the index has {available} images to find; showing {available}")
     hits = find(opened, direction, k, exact, left_out)
-    if len(hits) < min(k, there):
-        note(f"{opened.kind} reached only {len(hits)} images; --exact compares with all")
+    if len(hits) < min(k, available):
+        note(f"{opened.kind} found only {len(hits)} images; --exact compares with all")
     names = query if left_out is None else [opened.images.paths[left_out]]
     if json:
         found = [hit._asdict() for hit in hits]
@@ -82,14 +82,14 @@ def search(
 
 
 def embed_queries(index: "ImageIndex", query: list[str], accelerator: Accelerator = "auto") -> "Tensor":
-    """Embeddings of the query images, by the extractor the index was built with: (Q, D)."""
-    extractor = open_extractor(*index.source(), index.record["extractor"]["pooling"], accelerator)
+    """Embed the query images with the extractor that the index was built with: (Q, D)."""
+    extractor = Network(*index.source(), index.record["extractor"]["pooling"]).open(accelerator)
     index.check_extractor(extractor)
     return extractor.embed(query)
 
 
 def reader(index: "ImageIndex", name: str, row: int | None) -> "Callable[[], Tensor]":
-    """What reads an indexed image, or with no row a file."""
+    """Return a function that reads an indexed image or, without a row, a file."""
     from transferkit.images.decoding import read_image
 
     return partial(read_image, name) if row is None else partial(index.images.read, row)

@@ -1,39 +1,35 @@
-"""``similarity``: cosine of images under an extractor."""
+"""``similarity``: cosine similarity of images."""
 
 from transferkit.cli import console
-from transferkit.cli.open_extractor import Accelerator, open_extractor
+from transferkit.cli.open_extractor import Accelerator, Network
 from transferkit.cli.parsing import call
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command; the exit status."""
+    """Run the command; return the exit status."""
     return call(similarity, arguments)
 
 
 def similarity(
     images: list[str],
-    extractor: str = "resnet18",
-    weights: str = "DEFAULT",
-    pooling: str | None = None,
+    network: Network = Network(),
     accelerator: Accelerator = "auto",
     json: bool = False,
 ) -> int:
-    """Cosine similarity of images, in [-1, 1]: one number for two, a table for more.
+    """Print the cosine similarity of images, in [-1, 1]: one number for two, a table for more.
 
     Args:
         images: two or more image files.
-        extractor: torchvision name, Hugging Face id or directory, exported directory, or checkpoint.
-        weights: DEFAULT, none (random), or a weights file.
-        pooling: how features become one embedding; by default the extractor's own.
-        accelerator: auto takes a GPU if there is one.
+        network: the extractor.
+        accelerator: auto is a GPU if there is one.
         json: print one JSON object.
     """
     from transferkit.errors import UserError
     from transferkit.similarity import cosine_matrix, zero_rows
 
     if len(images) < 2:
-        raise UserError("similarity compares two or more images; give another one")
-    embedding = open_extractor(extractor, weights, pooling, accelerator).embed(images)
+        raise UserError(f"similarity compares two or more images, got {len(images)}; give another one")
+    embedding = network.open(accelerator).embed(images)
     for row in zero_rows(embedding).tolist():
         console.note(f"{images[row]} has an embedding of zeros: its cosine with everything is 0")
     cosine = cosine_matrix(embedding).tolist()
@@ -47,5 +43,5 @@ def similarity(
 
 
 def rows_of(images: list[str], cosine: list[list[float]]) -> list[list[object]]:
-    """The matrix with its rows numbered and named; columns have the same numbers."""
+    """Return the matrix with its rows numbered and named; columns have the same numbers."""
     return [[number, *values, name] for number, (name, values) in enumerate(zip(images, cosine, strict=True), start=1)]

@@ -1,1 +1,1 @@
-"""Probes over extractors x datasets: `grid.run` measures what is missing, `table` shows what is there."""
+"""Probes over extractors x datasets: `grid.run` measures the missing cells, `benchmark_table` shows all."""

@@ -1,4 +1,4 @@
-"""A benchmark's cells as Markdown, CSV and a picture."""
+"""Cells of a benchmark as Markdown, CSV and a figure."""
 
 import csv
 import io
@@ -16,33 +16,33 @@ from transferkit.similarity.intervals import wilson
 
 Comparisons = Mapping[tuple[str, str], PairedComparison]
 
-MARKDOWN, CSV, PICTURE = "benchmark.md", "benchmark.csv", "benchmark.png"
+MARKDOWN, CSV, FIGURE = "benchmark.md", "benchmark.csv", "benchmark.png"
 NOTE = (
-    "Accuracies in percent on the test images: linear probe and kNN with their 95 % Wilson intervals; n images a "
+    "Accuracies in percent on the test images: linear probe and kNN with their 95 % Wilson intervals; n images per "
     "class, mean ± standard deviation over the draws. Against: difference of the linear probes on the same images, "
-    "with its 95 % paired bootstrap interval and McNemar's p. Cosine gap: within classes less between them."
+    "with its 95 % paired bootstrap interval and McNemar's p. Cosine gap: within classes minus between classes."
 )
 
 
 def write_results(out: Path, cells: Sequence[Cell]) -> None:
-    """Write ``benchmark.md``, ``benchmark.csv`` and, where anything was measured, ``benchmark.png``.
+    """Write ``benchmark.md``, ``benchmark.csv`` and, if anything was measured, ``benchmark.png``.
 
     Args:
-        out: directory of the benchmark, which holds the cells.
+        out: directory of the benchmark, with its cells.
         cells: in the order of the rows.
     """
     against = comparisons(out, cells)
     contents = {MARKDOWN: markdown(cells, against).encode(), CSV: as_csv(cells, against).encode()}
-    discard(out / PICTURE)
+    discard(out / FIGURE)
     if any(cell.top1 is not None for cell in cells):
-        contents[PICTURE] = picture(cells)
+        contents[FIGURE] = figure(cells)
     for name, content in contents.items():
         with atomic_path(out / name) as temporary:
             temporary.write_bytes(content)
 
 
 def comparisons(out: Path, cells: Sequence[Cell]) -> dict[tuple[str, str], PairedComparison]:
-    """(approach, dataset) -> comparison with the first approach on that dataset, where both were measured."""
+    """Return (approach, dataset) -> comparison with the first approach on that dataset, if both were measured."""
     found = {}
     for cell in cells:
         first = next(other for other in cells if other.dataset == cell.dataset)
@@ -51,13 +51,13 @@ def comparisons(out: Path, cells: Sequence[Cell]) -> dict[tuple[str, str], Paire
         folders = [cell_folder(out, one.approach, one.dataset) for one in (first, cell)]
         try:
             found[cell.approach, cell.dataset] = compare_predictions(*map(load_predictions, folders))
-        except UserError:  # other images: some could not be read by one of them
+        except UserError:  # other images: one of them could not read some
             continue
     return found
 
 
 def rows_of(cells: Sequence[Cell], against: Comparisons) -> list[dict[str, str]]:
-    """Column -> text for each cell that was measured."""
+    """Return column -> text for each measured cell."""
     shots = sorted({int(n) for cell in cells for n in cell.few_shot})
     rows = []
     for cell in cells:
@@ -83,7 +83,7 @@ def rows_of(cells: Sequence[Cell], against: Comparisons) -> list[dict[str, str]]
 
 
 def markdown(cells: Sequence[Cell], against: Comparisons) -> str:
-    """The table for a README, how to read it, and what could not be measured."""
+    """Return the table for a README, how to read it, and what could not be measured."""
     parts = []
     if rows := rows_of(cells, against):
         lines = [list(rows[0]), *(list(row.values()) for row in rows)]
@@ -98,7 +98,7 @@ def markdown(cells: Sequence[Cell], against: Comparisons) -> str:
 
 
 def difference(comparison: PairedComparison | None) -> str:
-    """``+3.1 [+1.0, +5.2], p = 0.01``, in percentage points; a dash for the approach compared with."""
+    """Format ``+3.1 [+1.0, +5.2], p = 0.01``, in percentage points; a dash for the first approach."""
     if comparison is None:
         return "–"
     low, high = comparison.interval
@@ -106,7 +106,7 @@ def difference(comparison: PairedComparison | None) -> str:
 
 
 def with_interval(share: float | None, total: int | None) -> str:
-    """``85.0 [78.5, 89.8]``: a share of a number of images in percent, with its Wilson interval; or a dash."""
+    """Format ``85.0 [78.5, 89.8]``: a share of a number of images in percent, with its Wilson interval; or a dash."""
     if share is None or total is None:
         return "–"
     low, high = wilson(round(share * total), total)
@@ -114,12 +114,12 @@ def with_interval(share: float | None, total: int | None) -> str:
 
 
 def percent(share: float | None) -> str:
-    """A share in percent, or a dash."""
+    """Format a share in percent, or a dash."""
     return "–" if share is None else f"{100 * share:.1f}"
 
 
 def as_csv(cells: Sequence[Cell], against: Comparisons) -> str:
-    """Every figure as a number, one cell a row; accuracies in [0, 1]."""
+    """Return all numbers, one row per cell; accuracies in [0, 1]."""
     rows: list[dict[str, Any]] = []
     for cell in cells:
         row = asdict(cell)
@@ -139,13 +139,13 @@ def as_csv(cells: Sequence[Cell], against: Comparisons) -> str:
     return text.getvalue()
 
 
-def picture(cells: Sequence[Cell]) -> bytes:
-    """PNG: the linear probes' accuracy with its interval, bars of one dataset side by side."""
+def figure(cells: Sequence[Cell]) -> bytes:
+    """Draw a PNG: accuracy of the linear probes with its interval, bars of one dataset side by side."""
     from matplotlib.figure import Figure
 
     datasets, approaches = (list(dict.fromkeys(getattr(c, what) for c in cells)) for what in ("dataset", "approach"))
-    figure = Figure(figsize=(max(5, 1.2 + 0.5 * len(cells)), 4), layout="constrained")
-    axes = figure.subplots()
+    drawn = Figure(figsize=(max(5, 1.2 + 0.5 * len(cells)), 4), layout="constrained")
+    axes = drawn.subplots()
     width = 0.8 / len(approaches)
     measured = [cell for cell in cells if cell.top1_interval]
     beside = {name: [cell.approach for cell in measured if cell.dataset == name] for name in datasets}
@@ -154,21 +154,21 @@ def picture(cells: Sequence[Cell]) -> bytes:
         if not shown:
             continue
         steps = [beside[cell.dataset].index(approach) - (len(beside[cell.dataset]) - 1) / 2 for cell in shown]
-        places = [datasets.index(cell.dataset) + step * width for cell, step in zip(shown, steps, strict=True)]
+        positions = [datasets.index(cell.dataset) + step * width for cell, step in zip(shown, steps, strict=True)]
         heights = [100 * (cell.top1 or 0) for cell in shown]
         ends = [[100 * end for end in cell.top1_interval or ()] for cell in shown]
-        below = [max(0, height - low) for height, (low, _) in zip(heights, ends, strict=True)]  # rounding only
+        below = [max(0, height - low) for height, (low, _) in zip(heights, ends, strict=True)]  # 0 against rounding
         above = [max(0, high - height) for height, (_, high) in zip(heights, ends, strict=True)]
-        axes.bar(places, heights, 0.9 * width, yerr=[below, above], capsize=3, label=caption(approach))
+        axes.bar(positions, heights, 0.9 * width, yerr=[below, above], capsize=3, label=caption(approach))
     axes.set(ylabel="linear probe, top-1 (%) with 95 % interval", ylim=(0, 100))
     axes.set_xticks(range(len(datasets)), [caption(name) for name in datasets])
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=150)
+    drawn.savefig(file, format="png", dpi=150)
     return file.getvalue()
 
 
 def caption(name: str) -> str:
-    """A name in a picture: no control characters, and no formula between dollar signs."""
+    """Return a name as text in a figure: no control characters, and no formula between dollar signs."""
     return "".join(c for c in name if c.isprintable()).replace("$", r"\$")

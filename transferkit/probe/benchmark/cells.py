@@ -1,4 +1,4 @@
-"""A benchmark's cells: one directory each, whole or absent, found again only under what they were measured with."""
+"""Cells of a benchmark: one directory each, written atomically, with a key of all that the figures depend on."""
 
 import hashlib
 import json
@@ -39,8 +39,8 @@ class Dataset:
     """Images to benchmark on.
 
     Attributes:
-        images: folder, manifest, ``digits``, or a dataset of torchvision's by name.
-        image_root: the folder that a manifest's paths are relative to or lie in, where it is not its own.
+        images: folder, manifest, ``digits``, or the name of a torchvision dataset.
+        image_root: the folder that a manifest's paths are relative to or lie in, if it is not the manifest's own.
     """
 
     images: str
@@ -54,25 +54,25 @@ class Cell:
     Attributes:
         approach: its name in the benchmark.
         dataset: its name in the benchmark.
-        key: SHA-256 over all that the figures depend on; None where nothing could be measured.
-        features: SHA-256 over all that the embeddings depend on, as the feature cache has it.
+        key: SHA-256 over all that the figures depend on; None if nothing could be measured.
+        features: SHA-256 over all that the embeddings depend on, as in the feature cache.
         error: why nothing could be measured, or None.
         library: ``torchvision`` or ``transformers``.
-        parameters: of the backbone.
+        parameters: number of parameters of the backbone.
         embed_dim: width of the embedding.
-        images_per_second: at extraction, decoding included; None if the embeddings were in the cache before.
-        train: images fitted in the sweep.
-        val: images that selected.
-        test: images of the report.
-        top1: of the linear probe.
-        top1_interval: Wilson's, 95 %.
-        mean_per_class: of the linear probe.
-        knn_top1: of the k nearest neighbours.
-        knn_k: the k that was chosen.
-        class_mean_top1: of the nearest class mean.
-        few_shot: n images a class -> mean and standard deviation over the draws.
-        cosine_gap: mean cosine within classes less that between them, over all labelled images.
-        warnings: of the probe.
+        images_per_second: speed of extraction with decoding; None if the embeddings were in the cache.
+        train: number of images fitted in the sweep.
+        val: number of images to select on.
+        test: number of images to report on.
+        top1: accuracy of the linear probe.
+        top1_interval: its 95 % Wilson interval.
+        mean_per_class: mean of the linear probe's accuracies per class.
+        knn_top1: accuracy of the k nearest neighbors.
+        knn_k: the chosen k.
+        class_mean_top1: accuracy of the nearest class mean.
+        few_shot: n images per class -> mean and standard deviation of the accuracy over the draws.
+        cosine_gap: mean cosine within classes minus that between classes, over all labeled images.
+        warnings: warnings of the probe.
     """
 
     approach: str
@@ -99,18 +99,18 @@ class Cell:
 
 
 def cell_folder(out: Path, approach: str, dataset: str) -> Path:
-    """Where a cell is kept: readable, and different for any two pairs of names."""
+    """Return the directory of a cell: readable, and different for any two pairs of names."""
     name = for_file_name(f"{dataset}-{approach}")
     return out / "cells" / f"{name}-{hashlib.sha256(json.dumps([approach, dataset]).encode()).hexdigest()[:8]}"
 
 
 def write_cell(cell: Cell, folder: Path) -> None:
-    """Write ``cell.json`` into a folder that is still under its temporary name."""
+    """Write ``cell.json`` into a directory that still has its temporary name."""
     write_json(folder / CELL, asdict(cell))
 
 
 def read_cell(folder: Path) -> Cell | None:
-    """The cell of a folder, or None if it is not there, damaged or of another version."""
+    """Read the cell of a directory; None if it is missing, damaged or of another version."""
     try:
         return Cell(**read_json(folder / CELL))
     except (OSError, ValueError, TypeError):
@@ -119,19 +119,19 @@ def read_cell(folder: Path) -> Cell | None:
 
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Keep a benchmark's directory to this process; the system lets go of it however the process ends.
+    """Lock a benchmark's directory for this process; the system releases it however the process ends.
 
     Raises:
-        UserError: another process has it, or the directory cannot be written.
+        UserError: another process holds the lock, or the directory cannot be written.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / ".lock").touch()
         held = lock(out / ".lock")
     except BlockingIOError as error:
-        raise UserError(f"another benchmark is writing into {out}; wait for it or give another --out") from error
+        raise UserError(f"another benchmark is writing into {out}; wait for it or give another `out`") from error
     except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror}; choose another --out") from error
+        raise UserError(f"cannot write {out}: {error.strerror}; give another `out`") from error
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""The grid: each cell measured once, kept as it is done, and measured again when what it depends on changes."""
+"""The grid: each cell is measured once, saved at once, and measured again when what it depends on changes."""
 
 import hashlib
 import json
@@ -37,28 +37,28 @@ def run(
     on_error: Literal["fail", "skip"] = "fail",
     options: Mapping[str, Any] | None = None,
 ) -> list[Cell]:
-    """Measure every cell that is not there yet, then write table and picture.
+    """Measure every missing cell, then write the table and the figure.
 
-    What cannot be measured is recorded in its cell, does not stop the rest, and is tried again the next time.
+    An error is recorded in its cell, does not stop the others, and the cell is tried again the next time.
 
     Args:
         out: directory of cells and results; one benchmark at a time writes into it.
-        approaches: name -> extractor; the first is what the others are compared with.
-        datasets: name -> what `open_images` opens.
+        approaches: name -> extractor; all are compared with the first.
+        datasets: name -> images, as `open_images` takes them.
         open_extractor: opens an approach's extractor on the device to use.
-        resume: keep the cells whose key is what it would be now.
-        on_error: unreadable images: ``fail`` is a failure of the cell, ``skip`` leaves them out.
-        options: of `probe_embeddings`, plain types.
+        resume: keep the cells whose key has not changed.
+        on_error: unreadable images: ``fail`` makes the cell fail, ``skip`` leaves them out.
+        options: arguments of `probe_embeddings`, plain types.
 
     Returns:
         The cells, the approaches on one dataset side by side.
 
     Raises:
-        UserError: another benchmark has the directory, or it cannot be written.
+        UserError: another benchmark has locked the directory, or it cannot be written.
     """
     with locked(out):
-        for left in (out / "cells").glob(".*.tmp"):  # by a run that was killed
-            discard(left)
+        for leftover in (out / "cells").glob(".*.tmp"):  # of a run that was killed
+            discard(leftover)
         for name, approach in approaches.items():
             extractor = None
             for dataset, source in datasets.items():
@@ -70,24 +70,25 @@ def run(
                     table = open_images(source.images, source.image_root)
                     key = cell_key(describe(extractor, table), table, {**(options or {}), "on_error": on_error})
                     if old is not None and old.key == key:
-                        say(old, "kept")
+                        log_cell(old, "kept")
                         continue
                     cell, result = measure(replace(cell, key=key), old, extractor, table, on_error, options or {})
                     save(cell, folder, result)
-                except Exception as error:  # whatever it is, the other cells can still be measured
-                    kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-                    cell = replace(cell, key=None, error=f"{kind}{' '.join(str(error).split())}")
+                except Exception as error:  # of any kind: the other cells can still be measured
+                    prefix = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+                    cell = replace(cell, key=None, error=f"{prefix}{' '.join(str(error).split())}")
                     save(cell, folder)
-                say(cell, "measured")
-        cells = [read_cell(cell_folder(out, name, dataset)) for dataset in datasets for name in approaches]
-        found = [cell for cell in cells if cell is not None]
-        write_results(out, found)
-    return found
+                log_cell(cell, "measured")
+        read = [read_cell(cell_folder(out, name, dataset)) for dataset in datasets for name in approaches]
+        cells = [cell for cell in read if cell is not None]
+        write_results(out, cells)
+    return cells
 
 
 def cell_key(metadata: Mapping[str, Any], table: ImageTable, options: Mapping[str, Any]) -> str:
-    """SHA-256 over space and images, labels, splits, protocol and its options."""
-    parts = [feature_key(metadata), table.labels, table.splits, PROTOCOL, dict(options)]
+    """Return SHA-256 over embedding space and images, labels, splits, protocol and its options."""
+    named = {{"coarse_to_fine": "fast"}.get(name, name): value for name, value in options.items()}  # as in old keys
+    parts = [feature_key(metadata), table.labels, table.splits, PROTOCOL, named]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -102,15 +103,15 @@ def measure(
     """Embed and probe.
 
     Args:
-        cell: with names and key.
-        old: what stood in its place, for a speed measured when the same embeddings were extracted.
+        cell: the cell with its names and key.
+        old: the earlier cell, whose speed is kept if it was measured when the same embeddings were extracted.
         extractor: on the device to use.
-        table: labelled images.
-        on_error: see `run`.
-        options: of `probe_embeddings`.
+        table: labeled images.
+        on_error: as in `run`.
+        options: arguments of `probe_embeddings`.
 
     Raises:
-        UserError: unreadable images, or data that cannot be probed.
+        UserError: unreadable images with ``fail``, or data that cannot be probed.
     """
     in_cache = knows_some(extractor, table)
     start = time.perf_counter()
@@ -121,7 +122,7 @@ def measure(
         speed = old.images_per_second if old and old.features == name else None
     broken = features.metadata["broken"]
     if broken and on_error == "fail":
-        raise_broken(broken, table.source, "leave out with --on_error skip")
+        raise_broken(broken, table.source, 'leave out with `on_error="skip"`')
     result = probe_embeddings(features, **options)
     linear, knn, splits = (result.report[part] for part in ("linear", "knn", "splits"))
     measured = replace(
@@ -148,23 +149,23 @@ def measure(
 
 
 def cosine_gap(features: Embeddings) -> float:
-    """Mean cosine of two images of one class less that of two classes, over all labelled images."""
-    labelled = [row for row, label in enumerate(features.labels) if label is not None]
-    names, (classes,) = class_codes([features.labels[row] for row in labelled])
-    means, _ = pair_means(class_sums(unit_rows(features.embedding[labelled]), classes, len(names)))
+    """Return the mean cosine within classes minus that between classes, over all labeled images."""
+    labeled = [row for row, label in enumerate(features.labels) if label is not None]
+    names, (classes,) = class_codes([features.labels[row] for row in labeled])
+    means, _ = pair_means(class_sums(unit_rows(features.embedding[labeled]), classes, len(names)))
     return float(means.intra - means.inter)
 
 
 def save(cell: Cell, folder: Path, result: ProbeResult | None = None) -> None:
-    """Put a cell in its place, whole: a directory that ``transferkit probe --compare`` takes as well."""
+    """Write a cell atomically: a directory that `load_predictions` reads, too."""
     with atomic_path(folder, folder=True) as temporary:
         if result is not None:
             save_probe(result, temporary)
         write_cell(cell, temporary)
 
 
-def say(cell: Cell, how: str) -> None:
-    """One line about a cell."""
+def log_cell(cell: Cell, how: str) -> None:
+    """Log one line about a cell."""
     if cell.top1 is None:
         log.warning("%s on %s: failed: %s", cell.approach, cell.dataset, cell.error)
     else:

@@ -1,11 +1,13 @@
 """The classifier that a probe found, put on its extractor: exported, and fine-tuned from."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torchvision import models
 
 from tests.tiny import RESNET, fit
@@ -29,22 +31,34 @@ def probed(
 ) -> tuple[Embeddings, ProbeResult]:
     monkeypatch.setenv("TRANSFERKIT_CACHE", str(tmp_path / "cache"))
     features = cached_features(extractor, open_images(photo_folder))
-    return features, probe_embeddings(features, fast=True, shots=(1,), few_shot_seeds=(0,))
+    return features, probe_embeddings(features, coarse_to_fine=True, shots=(1,), few_shot_seeds=(0,))
 
 
-@pytest.mark.parametrize("standardisation", ["none", "l2"])
+def test_a_file_of_the_first_version_still_opens(tmp_path: Path) -> None:
+    """Its keys are spelled as they were, and it does not say which images it was fitted on."""
+    record = {"class_names": ["a", "b"], "standardisation": "l2", "c": 2.0, "temperature": 1.5, "metadata": {}}
+    tensors = {"weight": torch.ones(2, 3), "bias": torch.zeros(2)}
+    save_file(tensors, tmp_path / "old.safetensors", metadata={"transferkit": json.dumps(record)})
+    classifier = LinearClassifier.load(tmp_path / "old.safetensors")
+    assert (classifier.standardization, classifier.c, classifier.fitted_on) == ("l2", 2.0, "")
+    classifier.save(tmp_path / "new.safetensors")
+    with safe_open(tmp_path / "new.safetensors", framework="pt") as file:
+        assert json.loads(file.metadata()["transferkit"]) == {**record, "fitted_on": ""}
+
+
+@pytest.mark.parametrize("standardization", ["none", "l2"])
 def test_exported_head_gives_the_probes_calibrated_probabilities(
-    standardisation: str, extractor: Extractor, probed: tuple[Embeddings, ProbeResult], tmp_path: Path
+    standardization: str, extractor: Extractor, probed: tuple[Embeddings, ProbeResult], tmp_path: Path
 ) -> None:
     features, result = probed
-    classifier = replace(result.classifier, standardisation=standardisation, temperature=1.7)
-    classifier.on(extractor).save_pretrained(tmp_path / "export")
+    classifier = replace(result.classifier, standardization=standardization, temperature=1.7)
+    classifier.as_head_of(extractor).save_pretrained(tmp_path / "export")
     loaded = Extractor.from_pretrained(tmp_path / "export")
     assert loaded.head and loaded.class_names == list(classifier.class_names)
     embedding = features.embedding
     if loaded.l2_normalize:
         embedding = torch.nn.functional.normalize(embedding)
-    assert loaded.l2_normalize == (standardisation == "l2")
+    assert loaded.l2_normalize == (standardization == "l2")
     torch.testing.assert_close(loaded.head(embedding).softmax(1), classifier.probabilities(features.embedding))
 
 
@@ -52,8 +66,8 @@ def test_torchvision_alone_reads_the_exported_head(
     extractor: Extractor, probed: tuple[Embeddings, ProbeResult], photo_folder: Path, tmp_path: Path
 ) -> None:
     features, result = probed
-    classifier = replace(result.classifier, standardisation="none")
-    classifier.on(extractor).save_pretrained(tmp_path / "export")
+    classifier = replace(result.classifier, standardization="none")
+    classifier.as_head_of(extractor).save_pretrained(tmp_path / "export")
     model = models.shufflenet_v2_x0_5(num_classes=2).eval()
     model.load_state_dict(load_file(tmp_path / "export" / "model.safetensors"))
     image = open_images(photo_folder).read(0)
@@ -71,10 +85,10 @@ def test_another_extractor_is_refused(extractor: Extractor, probed: tuple[Embedd
         (Extractor.from_pretrained("shufflenet_v2_x0_5", "none", "logits"), "embed_dim 1024"),
     ):
         with pytest.raises(UserError, match=rf"fitted on embeddings with {what}"):
-            classifier.on(other)
+            classifier.as_head_of(other)
     inner = replace(classifier, metadata={**classifier.metadata, "layer": "stage2"})
     with pytest.raises(UserError, match="fitted on embeddings with layer stage2"):
-        inner.on(extractor)
+        inner.as_head_of(extractor)
 
 
 def test_a_classifier_of_unit_embeddings_reads_unit_embeddings(
@@ -86,8 +100,8 @@ def test_a_classifier_of_unit_embeddings_reads_unit_embeddings(
         embedding=torch.nn.functional.normalize(features.embedding),
         metadata={**features.metadata, "normalize": True},
     )
-    classifier = probe_embeddings(unit, fast=True, shots=(1,), few_shot_seeds=(0,)).classifier
-    placed = classifier.on(extractor)
+    classifier = probe_embeddings(unit, coarse_to_fine=True, shots=(1,), few_shot_seeds=(0,)).classifier
+    placed = classifier.as_head_of(extractor)
     assert placed.l2_normalize and placed.head
     torch.testing.assert_close(placed.head(unit.embedding).softmax(1), classifier.probabilities(unit.embedding))
 
@@ -97,20 +111,20 @@ def test_a_fit_starts_from_the_head(
 ) -> None:
     features, result = probed
     extractor.save_pretrained(tmp_path / "extractor")
-    for standardisation in ("none", "l2"):
-        classifier = replace(result.classifier, standardisation=standardisation, temperature=1.7)
+    for standardization in ("none", "l2"):
+        classifier = replace(result.classifier, standardization=standardization, temperature=1.7)
         classifier.save(tmp_path / "classifier.safetensors")
         options = {"backbone": str(tmp_path / "extractor"), "head": str(tmp_path / "classifier.safetensors")}
         still = {"lr_head": 0.0, "lr_backbone": 0.0, "weight_decay": 0.0}
-        module, _, trainer = fit(tmp_path / standardisation, photo_folder, {**options, **still}, epochs=1)
+        module, _, trainer = fit(tmp_path / standardization, photo_folder, {**options, **still}, epochs=1)
         val = [row for row, split in enumerate(features.splits) if split == "val"]
         target = torch.tensor([classifier.class_names.index(str(features.labels[row])) for row in val])
         chances = classifier.probabilities(features.embedding[val])
         expected = torch.nn.functional.nll_loss(chances.log(), target).item()
         assert trainer.callback_metrics["val/loss"].item() == pytest.approx(expected, rel=1e-4)
-        assert module.l2_normalize == (standardisation == "l2")
+        assert module.l2_normalize == (standardization == "l2")
     module, _, _ = fit(tmp_path / "moving", photo_folder, {**options, "regime": "full"}, epochs=1)
-    head = classifier.on(extractor).head
+    head = classifier.as_head_of(extractor).head
     assert module.head and head and not torch.equal(module.head.weight, head.weight)
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 from importlib import import_module
 from typing import Any
 
@@ -75,9 +76,7 @@ def test_whatever_opens_an_extractor_asks_where() -> None:
     """A verb of tomorrow too."""
     for command in {command for command, _ in dispatch.VERBS.values()}:
         tree = ast.parse(inspect.getsource(import_module(f"transferkit.cli.commands.{command}")))
-        calls = [
-            node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "open_extractor"
-        ]
-        for call in calls:
-            assert "accelerator" in map(ast.unparse, call.args), f"{command}: {ast.unparse(call)}"
+        for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+            if re.fullmatch(r"open_extractor|[nN]etwork\b.*\.open", ast.unparse(call.func)):
+                assert "accelerator" in map(ast.unparse, call.args), f"{command}: {ast.unparse(call)}"
     assert inspect.signature(open_extractor).parameters["accelerator"].default == "auto"
