@@ -4,7 +4,6 @@ The version that wrote them, the commit before the modules moved into folders, i
 version only reads them.
 """
 
-import json
 import os
 import shutil
 import subprocess
