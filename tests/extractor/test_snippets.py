@@ -26,7 +26,7 @@ from transferkit.images.decoding import decode
 
 def at_another_size(family: str) -> Extractor:
     extractor = transformer(family, "cls")
-    extractor.override({"image_size": 42 if family == "dinov2" else 48})
+    extractor.preprocessing = extractor.preprocessing.override({"image_size": 42 if family == "dinov2" else 48})
     return extractor
 
 

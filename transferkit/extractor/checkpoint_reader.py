@@ -41,7 +41,7 @@ def load(path: Path) -> dict[str, Any]:
     return dict(content)
 
 
-def read(path: Path, weights: str, pooling: str | None) -> dict[str, Any]:
+def read(path: Path, weights: str, pooling: str | None, preprocessing: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of an Extractor, from a checkpoint.
 
     Raises:
@@ -62,14 +62,14 @@ def read(path: Path, weights: str, pooling: str | None) -> dict[str, Any]:
                 f"{path} was written by an earlier version, within a fit, without its frozen weights; fit again"
             )
         check_training(record)
-        backbone = backbones.rebuild(record["backbone"])
+        scheme = Preprocessing.from_dict(record["backbone"]["preprocessing"]).override(preprocessing)
+        backbone = backbones.rebuild({**record["backbone"], "preprocessing": scheme.to_dict()})
         state = {key.removeprefix("backbone."): tensor for key, tensor in content["state_dict"].items()}
         head = linear(state.pop("head.weight"), state.pop("head.bias"), backbone.embed_dim, record["class_names"])
         check_finite(path, {"head.weight": head.weight, "head.bias": head.bias})
         load_state(backbone, state, path)
         return {
             "backbone": backbone,
-            "preprocessing": Preprocessing.from_dict(record["backbone"]["preprocessing"]),
             "head": head,
             "class_names": record["class_names"],
             "l2_normalize": record["l2_normalize"],

@@ -132,15 +132,6 @@ class ExtractorCore:
         """Plain-typed description of backbone, pooling and the preprocessing in use."""
         return self.backbone.spec() | {"preprocessing": self.preprocessing.to_dict()}
 
-    def override(self, preprocessing: Mapping[str, Any]) -> None:
-        """Change fields of the preprocessing.
-
-        Raises:
-            UserError: unknown fields, or a size that the backbone does not take.
-        """
-        self.preprocessing = self.backbone.preprocessing = self.preprocessing.override(preprocessing)
-        self.backbone.try_blank(self.backbone)
-
 
 def open_image(image: str | Path | Tensor) -> Tensor:
     """A decoded image as it is, a path read: uint8 (3, H, W).

@@ -1,7 +1,7 @@
 """The extractor directory: a layout that transformers and torchvision load without transferkit."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -171,7 +171,7 @@ def as_classifier(extractor: ExtractorCore) -> Any:
     return model if torch.allclose(theirs, ours, atol=1e-5, rtol=1e-4) else None
 
 
-def read(path: Path, weights: str, pooling: str | None) -> dict[str, Any]:
+def read(path: Path, weights: str, pooling: str | None, preprocessing: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of an Extractor, from a directory that :func:`write` made.
 
     Raises:
@@ -189,10 +189,11 @@ def read(path: Path, weights: str, pooling: str | None) -> dict[str, Any]:
                 f"leave out --model.pooling {pooling}"
             )
         check_training(record["training"])
-        backbone, head = read_model(path, record)
+        backbone, head = read_model(path, record, preprocessing)
+        recorded = Preprocessing.from_dict(record["backbone"]["preprocessing"])
         return {
             "backbone": backbone,
-            "preprocessing": Preprocessing.from_dict(record["backbone"]["preprocessing"]),
+            "preprocessing": recorded.override(preprocessing),
             "head": head,
             "class_names": record["class_names"],
             "l2_normalize": record["l2_normalize"],
@@ -203,7 +204,9 @@ def read(path: Path, weights: str, pooling: str | None) -> dict[str, Any]:
         raise UserError(f"{path} is {lack}; export the extractor again") from error
 
 
-def read_model(path: Path, record: dict[str, Any]) -> tuple[backbones.Backbone, nn.Linear | None]:
+def read_model(
+    path: Path, record: dict[str, Any], preprocessing: Mapping[str, Any]
+) -> tuple[backbones.Backbone, nn.Linear | None]:
     """The backbone and the head of a directory.
 
     Raises:
@@ -215,7 +218,8 @@ def read_model(path: Path, record: dict[str, Any]) -> tuple[backbones.Backbone, 
     backbone: TorchvisionBackbone | TransformersBackbone
     weights = path / "model.safetensors"
     if spec["source"] == "torchvision":
-        backbone = backbones.from_torchvision.rebuild(spec)
+        scheme = Preprocessing.from_dict(spec["preprocessing"]).override(preprocessing)
+        backbone = backbones.from_torchvision.rebuild({**spec, "preprocessing": scheme.to_dict()})
         place = backbone.last_layer
         state = read_state_dict(weights)
         inner = {k: v for k, v in state.items() if not (classifier and k.startswith(f"{place}."))}
@@ -225,7 +229,7 @@ def read_model(path: Path, record: dict[str, Any]) -> tuple[backbones.Backbone, 
             raise UserError(f"{path}/config.json has {found[0]}, which no export has; export the extractor again")
         if not weights.is_file():  # transformers would look for others, and follow an index out of the directory
             raise UserError(f"{weights} does not exist; export the extractor again")
-        backbone = backbones.from_transformers.build(str(path), pooling=spec["pooling"])
+        backbone = backbones.from_transformers.build(str(path), pooling=spec["pooling"], preprocessing=preprocessing)
         backbone.name, place = str(spec["name"]), "classifier"
         state = read_state_dict(weights) if classifier else {}
     if not classifier:

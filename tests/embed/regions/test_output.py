@@ -127,7 +127,7 @@ def test_an_object_moves_with_its_box_among_patches(tmp_path: Path, family: str)
     model = extractor.backbone.model
     torch.nn.init.zeros_(model.embeddings.position_embeddings)  # type: ignore[arg-type, union-attr]
     patch = model.config.patch_size
-    extractor.override({"image_size": 4 * patch})
+    extractor.preprocessing = extractor.preprocessing.override({"image_size": 4 * patch})
     (_, (there, elsewhere), (left, found)) = moved(tmp_path, extractor, 4 * patch, patch, (patch, 2 * patch))
     torch.testing.assert_close(there, found, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(elsewhere, left, rtol=1e-4, atol=1e-5)
@@ -137,7 +137,7 @@ def test_an_object_moves_with_its_box_among_patches(tmp_path: Path, family: str)
 def test_an_object_moves_with_its_box_in_a_map(tmp_path: Path) -> None:
     """A convolutional network sees the border from afar, so what the object adds is alike, not equal."""
     extractor = resnet18()
-    extractor.override({"resize": (352, 352), "crop": (352, 352)})
+    extractor.preprocessing = extractor.preprocessing.override({"resize": (352, 352), "crop": (352, 352)})
     (blank, (there, elsewhere), (left, found)) = moved(tmp_path, extractor, 352, 64, (96, 192))
     first, second = there - blank[0], found - blank[1]
     assert torch.nn.functional.cosine_similarity(first, second, dim=0) > 0.95
