@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transferkit.backbones import Backbone
 from transferkit.backbones.weights import state_sha256
 from transferkit.errors import UserError
-from transferkit.extractor.forward import Features, Forward, Precision
+from transferkit.extractor.forward import Features, Forward, Precision, network_input
 from transferkit.images.decoding import ImageError, read_image
 from transferkit.images.preprocessing import Preprocessing
 from transferkit.runtime.full_float32 import full_float32
@@ -82,7 +82,7 @@ class ExtractorCore:
             float32 (B, D) on the backbone's device.
         """
         with full_float32():
-            embedding: Tensor = self.backbone(self.preprocessing.normalize(pixels.to(self.device)))
+            embedding: Tensor = self.backbone(network_input(self.backbone, self.preprocessing, pixels))
         return embedding.float()
 
     def embed(self, images: Sequence[str | Path | Tensor], batch_size: int = 32) -> Tensor:

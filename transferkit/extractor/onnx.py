@@ -14,6 +14,7 @@ from torch.nn import functional as F
 import transferkit
 from transferkit.errors import UserError, first_line
 from transferkit.extractor import Extractor, model_card, pretrained
+from transferkit.extractor.forward import network_input
 
 LIBRARIES = ("onnx", "onnxruntime", "onnxscript")
 OUTPUTS = ("embedding", "logits")
@@ -155,7 +156,7 @@ def noise(extractor: Extractor, images: int) -> Tensor:
     generator = torch.Generator().manual_seed(images)
     size = (images, 3, *extractor.preprocessing.image_size)
     pixels = torch.randint(256, size, dtype=torch.uint8, generator=generator)
-    return extractor.preprocessing.normalize(pixels.to(extractor.device))
+    return network_input(extractor.backbone, extractor.preprocessing, pixels)
 
 
 def metadata(extractor: Extractor) -> dict[str, str]:

@@ -181,10 +181,10 @@ def test_only_images_with_boxes_are_read_and_faults_are_named(tmp_path: Path, me
 def test_one_forward_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = folder(tmp_path, a=gradient(40, 60), b=gradient(60, 40))
     extractor, count = Extractor(Colours()), []
-    Sizing(extractor)
+    Sizing(extractor.forward(features="unpooled"))
     features = Colours.forward_features
     monkeypatch.setattr(Colours, "forward_features", lambda self, x: (count.append(len(x)), features(self, x))[1])
-    Sizing(extractor)
+    Sizing(extractor.forward(features="unpooled"))
     trials = len(count)
     boxes = [Box(n, f"{name}.png", n, n, n + 9, n + 9) for name in "ab" for n in range(10)]
     embed_regions(extractor, images, boxes, "roi_align")
@@ -204,10 +204,13 @@ def test_the_file(tmp_path: Path) -> None:
 
 
 def test_sizes() -> None:
-    assert Sizing(resnet18())(100, 200) == (64, 160)  # shorter side 73, in strides of 32 (at 64: 2 cells)
-    assert Sizing(transformer("vit", "cls"))(100, 200)[0] == 32  # squashed, as its scheme says
+    def sizing(extractor: Extractor) -> Sizing:
+        return Sizing(extractor.forward(features="unpooled"))
+
+    assert sizing(resnet18())(100, 200) == (64, 160)  # shorter side 73, in strides of 32 (at 64: 2 cells)
+    assert sizing(transformer("vit", "cls"))(100, 200)[0] == 32  # squashed, as its scheme says
     fixed = Extractor(backbones.build("vit_b_16", "none", architecture={"image_size": 32}))
-    assert Sizing(fixed)(100, 200) == (32, 32)
+    assert sizing(fixed)(100, 200) == (32, 32)
     assert tuple(as_map(torch.zeros(2, 12, 5), 30, 40).shape) == (2, 5, 3, 4)
     with pytest.raises(UserError, match="lie in no grid"):
         as_map(torch.zeros(2, 5), 30, 40)
