@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 import transferkit
 from transferkit.errors import UserError, first_line
 from transferkit.extractor import Extractor, model_card, pretrained
+from transferkit.extractor.core import head_logits
 from transferkit.extractor.forward import network_input
 
 LIBRARIES = ("onnx", "onnxruntime", "onnxscript")
@@ -78,7 +78,7 @@ class Graph(nn.Module):
         embedding: Tensor = self.backbone(pixel_values)
         if self.head is None:
             return (embedding,)
-        return embedding, self.head(F.normalize(embedding) if self.l2_normalize else embedding)
+        return embedding, head_logits(self.head, embedding, self.l2_normalize)
 
 
 def write_onnx(extractor: Extractor, path: Path) -> float:

@@ -20,6 +20,7 @@ from transferkit.data.seen import check_unseen, remember_paths
 from transferkit.embed import fill_features
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
+from transferkit.extractor.core import head_logits
 from transferkit.extractor.forward import network_input
 from transferkit.images.augmentation import view_seed
 from transferkit.probe import LinearClassifier
@@ -253,11 +254,8 @@ class TransferModule(RecordedModule):
 
     def classify(self, embedding: Tensor) -> Tensor:
         """Class scores of embeddings: (B, D) -> (B, classes)."""
-        if self.l2_normalize:
-            embedding = F.normalize(embedding)
         assert self.head is not None  # setup() has made it
-        scores: Tensor = self.head(F.dropout(embedding, self.dropout, self.training))
-        return scores
+        return head_logits(self.head, embedding, self.l2_normalize, self.dropout if self.training else 0.0)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Class scores of preprocessed pixels: uint8 (B, 3, h, w) -> (B, classes)."""
