@@ -176,7 +176,7 @@ class ImageDataModule(LightningDataModule):
         with joined() as ranks:
             found = [verify_together(self.tables[name], ranks) for name in names]
             broken = {path: why for part in found for path, why in part.items()}
-            ranks.on_all(lambda: self.check_broken(broken))
+            ranks.run_on_all(lambda: self.check_broken(broken))
 
     def check_broken(self, broken: dict[str, str]) -> None:
         """Leave unreadable images out of the splits, or refuse them.

@@ -1,10 +1,17 @@
 """The space that embeddings lie in: all that their values depend on besides the images."""
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
 from typing import Any
+
+from transferkit.data.fingerprint import fingerprint
+from transferkit.data.image_table import ImageTable
+from transferkit.extractor import Extractor
+from transferkit.extractor.forward import Forward
+from transferkit.runtime.versions import versions
 
 FORMAT = 1  # raise it when the same fields come to give other numbers
 UNKNOWN = "unknown"  # a field that an earlier version did not record
@@ -95,6 +102,69 @@ class EmbeddingSpace:
             if differing:
                 found[f"{name} {differing[0]}"] = (value.get(differing[0]), given.get(differing[0]))
         return found
+
+
+def space_of(extractor: Extractor, forward: Forward | None = None, precision: str = "32") -> EmbeddingSpace:
+    """The space that an extractor's embeddings lie in.
+
+    Args:
+        extractor: the extractor, on the device to use.
+        forward: what is kept of each image; by default the extractor's embedding.
+        precision: where there is no ``forward``: what computes it, in the words of Lightning's Trainer.
+    """
+    pooled: dict[str, Any] = {"pooling": extractor.pooling, "layer": None, "features": "pooled", "normalize": False}
+    kept = forward.describe() if forward else {**pooled, "dtype": dtype_of(precision)}
+    return EmbeddingSpace(
+        weights_sha256=extractor.weights_sha256(),
+        architecture=architecture_of(extractor.spec()),
+        preprocessing=extractor.preprocessing.to_dict(),
+        pooling=kept["pooling"],
+        layer=kept["layer"],
+        features=kept["features"],
+        normalize=kept["normalize"],
+        precision=forward.precision if forward else "32" if precision.startswith("32") else precision,
+        dtype=kept["dtype"],
+        engine="torch",
+        device=extractor.device.type,
+    )
+
+
+def dtype_of(precision: str) -> str:
+    """The dtype that a precision of Lightning's Trainer computes in: ``bf16-mixed`` in bfloat16."""
+    names = {"bf16": "bfloat16", "16": "float16", "32": "float32", "64": "float64"}
+    return names.get(precision.split("-")[0], precision)
+
+
+def describe(
+    extractor: Extractor,
+    table: ImageTable,
+    augmentation: str = "none",
+    forward: Forward | None = None,
+    precision: str = "32",
+    stamps: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Metadata of the embeddings that an extractor gives for a table: all that their values depend on.
+
+    Args:
+        extractor: the extractor.
+        table: images in path order.
+        augmentation: name of the random view, if it is one.
+        forward: what is kept of each image; by default the extractor's embedding in float32.
+        precision: see :func:`space_of`.
+        stamps: of the images, where they are known already.
+    """
+    space = space_of(extractor, forward, precision)
+    shape = list(forward.shape) if forward else [extractor.embed_dim]
+    return {
+        "extractor": extractor.name,
+        **space.to_metadata(),
+        "space": space.sha256,
+        "embed_dim": math.prod(shape),
+        "shape": shape,
+        "augmentation": augmentation,
+        "versions": versions(),
+        "data_fingerprint": table.fingerprint() if stamps is None else fingerprint(table.paths, stamps),
+    }
 
 
 def architecture_of(spec: Mapping[str, Any]) -> dict[str, Any]:

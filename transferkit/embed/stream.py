@@ -7,18 +7,24 @@ decode. That also makes an embedding independent of the number of cores.
 """
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
-from threading import Event
-from typing import TypeVar
+from threading import Event, Lock
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
+from transferkit.data.embeddings import Embeddings
+from transferkit.data.image_table import ImageTable
+from transferkit.data.integrity import remember
+from transferkit.extractor import Extractor
+from transferkit.extractor.forward import Forward
 from transferkit.images.decoding import ImageError
 from transferkit.runtime.cores import cores
+from transferkit.runtime.progress import progress_bar
 
 Job = TypeVar("Job")
 
@@ -36,6 +42,81 @@ class Batch:
     rows: list[int]
     embedding: Tensor
     broken: dict[int, str]
+
+
+class View(NamedTuple):
+    """One random view of every image, decided by its name and the row: ``transform(image, row)``."""
+
+    name: str
+    transform: Callable[[Tensor, int], Tensor]
+
+
+def stream_table(
+    extractor: Extractor,
+    table: ImageTable,
+    batches: list[range],
+    forward: Forward | None = None,
+    view: View | None = None,
+    workers: int | None = None,
+    show: bool = True,
+) -> Generator[Batch, None, None]:
+    """Stream the batches of a table through an extractor; remember what could be decoded.
+
+    Args:
+        extractor: the extractor.
+        table: images in path order.
+        batches: rows of each batch.
+        forward: what is kept of each image; by default the extractor's embedding in float32.
+        view: a random view of the images instead of their preprocessing.
+        workers: threads; by default one a core.
+        show: whether under a progress bar.
+    """
+    forward = forward or extractor.forward()
+    one_at_a_time = Lock()  # augmentation draws from the process's generator
+
+    def read(row: int) -> Tensor:
+        image = table.read(row)
+        if view is None:
+            return extractor.preprocessing.resize_crop(image, exact=forward.precision == "32")
+        with one_at_a_time:
+            return view.transform(image, row)
+
+    source = stream_batches if forward.device.type == "cpu" else stream
+    total = sum(map(len, batches))
+    bar = progress_bar(f"embedding with {extractor.name}", total) if show else nullcontext(lambda steps: None)
+    decoded: dict[str, str | None] = {}
+    try:
+        with bar as advance, closing(source(batches, read, forward, workers)) as results:
+            for batch in results:
+                decoded |= {table.paths[row]: None for row in batch.rows}
+                decoded |= {table.paths[row]: reason for row, reason in batch.broken.items()}
+                advance(len(batch.rows) + len(batch.broken))
+                yield batch
+    finally:  # also where no more than the wanted batches are taken, or the user interrupts
+        remember(table, decoded)
+
+
+def usual_batch_size(device: torch.device) -> int:
+    """Images a forward pass: 16 on a CPU, where each core takes batches of its own (few would leave cores idle at
+    the end, and larger ones leave its cache), 128 on a GPU.
+    """
+    return 16 if device.type == "cpu" else 128
+
+
+def batch_ranges(rows: int, batch_size: int) -> list[range]:
+    """Rows cut into batches at fixed places."""
+    return [range(start, min(start + batch_size, rows)) for start in range(0, rows, batch_size)]
+
+
+def make_table(table: ImageTable, rows: list[int], embedding: Tensor, metadata: Mapping[str, Any]) -> Embeddings:
+    """Embeddings (N, *shape) of some rows of a table of images, flattened to (N, D)."""
+    return Embeddings(
+        embedding=embedding.flatten(1),
+        paths=[table.paths[row] for row in rows],
+        labels=[table.labels[row] for row in rows],
+        splits=[table.splits[row] for row in rows],
+        metadata=metadata,
+    )
 
 
 def stream(

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -24,14 +24,12 @@ class Member:
         workers: threads it should use on a CPU.
         rank: its number.
         world_size: how many there are.
-        agree: waits for all of them; whether what it is given is true in every one.
     """
 
     device: torch.device
     workers: int
     rank: int = 0
     world_size: int = 1
-    agree: Callable[[bool], bool] = bool
 
 
 def check_devices(devices: int) -> None:
@@ -95,23 +93,10 @@ def start(devices: int | None = None, num_nodes: int | None = None, accelerator:
     fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, strategy=ddp)
     fabric.launch()
     try:
-        yield Member(
-            fabric.device,
-            max(1, cores() // devices),
-            fabric.global_rank,
-            fabric.world_size,
-            lambda done: agreed(done, fabric.world_size),
-        )
+        yield Member(fabric.device, max(1, cores() // devices), fabric.global_rank, fabric.world_size)
     except KeyboardInterrupt:
         for child in getattr(ddp.launcher, "procs", []):
             child.terminate()
         raise
     finally:
         torch.distributed.destroy_process_group()
-
-
-def agreed(done: bool, world_size: int) -> bool:
-    """Whether something is true in all processes; waits for them."""
-    count = torch.tensor(int(done))
-    torch.distributed.all_reduce(count)
-    return int(count) == world_size

@@ -42,7 +42,7 @@ class Ranks:
         distributed.all_reduce(count, group=self.group)
         return int(count) == self.world_size
 
-    def on_all(self, work: Callable[[], Value]) -> list[Value]:
+    def run_on_all(self, work: Callable[[], Value]) -> list[Value]:
         """Let every process do its part, and wait for all; where one fails all of them end, none is left waiting.
 
         Returns:
@@ -64,7 +64,7 @@ class Ranks:
         """Let the first process make a value and give it to all; where it fails, none is left waiting.
 
         Raises:
-            Exception: as of :meth:`on_all`.
+            Exception: as of :meth:`run_on_all`.
         """
         if self.world_size == 1:
             return make()
