@@ -2,7 +2,7 @@
 
 import importlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,13 @@ TOLERANCE = 1e-4  # of the largest difference; relative where values exceed 1
 PROTOBUF_BYTES = 2**31 - 2**24  # a larger ONNX file keeps its weights in another one
 
 
-def export(extractor: Extractor, path: Path, onnx: bool = False, overwrite: bool = False) -> float | None:
+def export(
+    extractor: Extractor,
+    path: Path,
+    onnx: bool = False,
+    overwrite: bool = False,
+    training: Mapping[str, Any] | None = None,
+) -> float | None:
     """Write the extractor directory, whole or not at all.
 
     Args:
@@ -31,6 +37,7 @@ def export(extractor: Extractor, path: Path, onnx: bool = False, overwrite: bool
         path: the directory to write.
         onnx: also write ``model.onnx``, see :func:`write_onnx`.
         overwrite: replace an earlier export.
+        training: what is known of the training besides the extractor's record, such as ``metrics``; it wins.
 
     Returns:
         The largest absolute difference between ONNX Runtime and PyTorch, with ``onnx``.
@@ -39,11 +46,19 @@ def export(extractor: Extractor, path: Path, onnx: bool = False, overwrite: bool
         UserError: see :meth:`Extractor.save_pretrained` and :func:`write_onnx`.
     """
     difference = None
+    extractor = Extractor(
+        extractor.backbone,
+        extractor.preprocessing,
+        extractor.head,
+        extractor.class_names,
+        extractor.l2_normalize,
+        {**extractor.record, **(training or {})},
+    )
     with pretrained.replacing(path, overwrite) as folder:
         layout = pretrained.fill(extractor, folder)
         if onnx:
             difference = write_onnx(extractor, folder / "model.onnx")
-            model_card.write(extractor, layout, folder)  # once more, with the new file
+        model_card.write(extractor, layout, folder)
     return difference
 
 

@@ -34,7 +34,7 @@ FOREIGN = ("auto_map", "custom_pipelines", "num_labels", "attn_implementation", 
 def write(extractor: ExtractorCore, path: Path, overwrite: bool) -> None:
     """Write the directory, whole or not at all; see :meth:`Extractor.save_pretrained`."""
     with replacing(path, overwrite) as folder:
-        fill(extractor, folder)
+        model_card.write(extractor, fill(extractor, folder), folder)
 
 
 @contextmanager
@@ -65,7 +65,7 @@ def check_place(path: Path, overwrite: bool) -> None:
 
 
 def fill(extractor: ExtractorCore, folder: Path) -> str:
-    """Write model, preprocessing, record and model card; the layout, see :func:`write_model`."""
+    """Write model, preprocessing and record; return the layout, see :func:`write_model`."""
     layout = write_model(extractor, folder)
     write_json(folder / "preprocessor_config.json", extractor.preprocessing.to_hf())
     record = {
@@ -83,7 +83,6 @@ def fill(extractor: ExtractorCore, folder: Path) -> str:
     write_json(folder / RECORD, record)
     for path in folder.glob("*.safetensors"):  # which safetensors writes for the owner alone
         path.chmod((folder / RECORD).stat().st_mode)
-    model_card.write(extractor, layout, folder)
     return layout
 
 
