@@ -40,9 +40,9 @@ def read_extractor(
     """Open an extractor on the CPU; random weights are the same for every command.
 
     Args:
-        name: torchvision name, Hugging Face id or directory, exported directory, or checkpoint.
-        weights: ``DEFAULT``, ``none`` or a path.
-        pooling: ``None`` is the extractor's own.
+        name: see :func:`open_extractor`, also for ``weights`` and ``pooling``.
+        weights: likewise.
+        pooling: likewise.
         preprocessing: fields to override.
 
     Raises:
@@ -52,6 +52,6 @@ def read_extractor(
 
     from transferkit.extractor import Extractor
 
-    with torch.random.fork_rng(devices=[]):  # networks are built on the CPU
+    with torch.random.fork_rng(devices=()):
         torch.default_generator.manual_seed(0)
         return Extractor.from_pretrained(name, weights, pooling, preprocessing)

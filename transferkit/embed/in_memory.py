@@ -1,4 +1,4 @@
-"""A table of images to a table of embeddings, in memory."""
+"""Embedding a table of images in memory."""
 
 from contextlib import closing
 from pathlib import Path
@@ -22,17 +22,20 @@ def embed(
     on_error: str = "fail",
     forward: Forward | None = None,
 ) -> Embeddings:
-    """Embed a folder, manifest or file into a table in memory.
+    """Embed a folder, manifest or image file into a table in memory.
 
     Args:
-        images: what :func:`~transferkit.data.image_table.open_images` opens, or its table.
+        images: anything that :func:`~transferkit.data.image_table.open_images` opens, or its table.
         extractor: the extractor, on the device to use.
-        batch_size: images a forward pass; see :func:`usual_batch_size`.
+        batch_size: images per forward pass; by default :func:`~transferkit.embed.stream.usual_batch_size`.
         on_error: ``fail`` names every unreadable image after the pass, ``skip`` leaves them out.
         forward: what is kept of each image; by default the extractor's embedding in float32.
 
+    Returns:
+        Embeddings float32 (N, D) with paths, labels, splits and metadata, in path order.
+
     Raises:
-        UserError: no images, or unreadable ones with ``fail``.
+        UserError: there are no images, none can be read, or some cannot with ``fail``.
     """
     table = images if isinstance(images, ImageTable) else open_images(images)
     forward = forward or extractor.forward()
@@ -46,8 +49,8 @@ def embed(
             parts.append(batch.embedding)
             broken |= {table.paths[row]: reason for row, reason in batch.broken.items()}
     if broken and on_error == "fail":
-        raise_broken(broken, table.source, 'leave out with on_error="skip"')
+        raise_broken(broken, table.source, 'leave them out with `on_error="skip"`')
     if not rows:
-        raise UserError(f"none of the {len(table)} images can be read; see transferkit scan {table.source}")
+        raise UserError(f"none of the {len(table)} images can be read; scan {table.source} to see why")
     metadata = describe(extractor, table, forward=forward) | {"batch_size": batch_size, "broken": broken}
     return make_table(table, rows, torch.cat([part for part in parts if len(part)]), metadata)

@@ -21,7 +21,16 @@ from transferkit.embed.stream import Batch, View, batch_ranges, make_table, stre
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 from transferkit.extractor.forward import Forward
-from transferkit.runtime.files import TEMPORARY, atomic_path, discard, install, sweep, through_links, unwritable
+from transferkit.runtime.files import (
+    TEMPORARY,
+    atomic_path,
+    check_place,
+    discard,
+    install,
+    sweep,
+    through_links,
+    unwritable,
+)
 from transferkit.runtime.ranks import Ranks
 
 SHARD_BATCHES = 16  # a killed run repeats at most this many batches
@@ -136,7 +145,7 @@ def find_written(shards: Shards, on_error: str) -> Written | None:
     Raises:
         UserError: the place holds something else; unreadable images with ``fail``.
     """
-    check_place(shards.out, shards.as_folder)
+    check_embeddings(shards.out, shards.as_folder)
     sweep(shards.out.absolute().parent)
     found = written_before(shards)
     if found:
@@ -263,27 +272,32 @@ def written_before(shards: Shards) -> Written | None:
     return Written(len(wanted), broken, 0)
 
 
-def check_place(out: Path, as_folder: bool) -> None:
-    """Refuse to write over what is not embeddings alone, such as a search index or a table of regions.
+def check_embeddings(out: Path, as_folder: bool) -> None:
+    """Refuse to write over anything but embeddings, such as a search index or a table of regions.
 
     Raises:
-        UserError: saying what is there.
+        UserError: the place holds something else, or is a file instead of a folder or the other way round.
     """
     if out.is_dir() and not as_folder:
-        raise UserError(f"{out} is a folder; end --out in a slash to make it one of shards, or give a file's name")
+        raise UserError(f"{out} is a folder; end `out` in a slash to make it a directory of shards, or name a file")
     if out.is_file() and as_folder:
         raise UserError(f"{out} is a file; give another name for a directory of shards")
-    other = "holds something else than embeddings"
+    check_place(out, "embeddings", foreign_to_embeddings)
+
+
+def foreign_to_embeddings(out: Path) -> str | None:
+    """Return what tells a file or folder from embeddings, or ``None`` if it is a table of them, or empty."""
     names = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
     if foreign := [name for name in names if not SHARD_NAME.fullmatch(name)]:
-        raise UserError(f"--out {out} {other} ({foreign[0]!r}); give another name")
-    if names or (out.exists() and not out.is_dir()):
-        try:
-            read_facts(out)
-        except UserError as error:
-            raise UserError(f"--out {out} {other}; give another name") from error
-    if out.is_file() and (columns := set(pq.read_schema(out).names) - {*TEXTS, "embedding"}):
-        raise UserError(f"--out {out} {other} (a column {min(columns)!r}); give another name")
+        return repr(foreign[0])
+    if out.is_dir() and not names:
+        return None
+    try:
+        read_facts(out)
+    except UserError:
+        return "not a table of embeddings"
+    columns = set(pq.read_schema(out).names) - {*TEXTS, "embedding"} if out.is_file() else set()
+    return f"a column {min(columns)!r}" if columns else None
 
 
 def make_folder(shards: Shards) -> None:

@@ -11,7 +11,6 @@ from transferkit import backbones
 from transferkit.backbones.loading import check_finite, load_state
 from transferkit.backbones.weights import read_tensors
 from transferkit.errors import UserError, first_line
-from transferkit.images.preprocessing import Preprocessing
 
 KEY = "transferkit"
 FORMAT = 1
@@ -62,12 +61,12 @@ def read(path: Path, weights: str, pooling: str | None, preprocessing: Mapping[s
                 f"{path} was written by an earlier version, within a fit, without its frozen weights; fit again"
             )
         check_training(record)
-        scheme = Preprocessing.from_dict(record["backbone"]["preprocessing"]).override(preprocessing)
-        backbone = backbones.rebuild({**record["backbone"], "preprocessing": scheme.to_dict()})
+        backbone = backbones.rebuild(record["backbone"])
         state = {key.removeprefix("backbone."): tensor for key, tensor in content["state_dict"].items()}
         head = linear(state.pop("head.weight"), state.pop("head.bias"), backbone.embed_dim, record["class_names"])
         check_finite(path, {"head.weight": head.weight, "head.bias": head.bias})
         load_state(backbone, state, path)
+        change_preprocessing(backbone, preprocessing)
         return {
             "backbone": backbone,
             "head": head,
@@ -77,6 +76,17 @@ def read(path: Path, weights: str, pooling: str | None, preprocessing: Mapping[s
         }
     except BROKEN as error:
         raise UserError(f"{path} is broken or of another version ({first_line(error)}); fit again") from error
+
+
+def change_preprocessing(backbone: backbones.Backbone, fields: Mapping[str, Any]) -> None:
+    """Override fields of the preprocessing of a backbone that is being opened.
+
+    Raises:
+        UserError: unknown fields, or a size that the backbone does not take.
+    """
+    if fields:
+        backbone.preprocessing = backbone.preprocessing.override(fields)
+        backbone.try_blank(backbone)
 
 
 def epoch_of(content: Mapping[str, Any]) -> int:

@@ -19,10 +19,10 @@ from transferkit.backbones.loading import check_finite, load_state
 from transferkit.backbones.weights import read_state_dict
 from transferkit.errors import UserError, first_line
 from transferkit.extractor import model_card
-from transferkit.extractor.checkpoint_reader import BROKEN, TRAINING, check_training, linear
+from transferkit.extractor.checkpoint_reader import BROKEN, TRAINING, change_preprocessing, check_training, linear
 from transferkit.extractor.core import ExtractorCore
 from transferkit.images.preprocessing import Preprocessing
-from transferkit.runtime.files import atomic_path
+from transferkit.runtime.files import atomic_path, check_place
 from transferkit.runtime.versions import versions
 
 RECORD = "transferkit.json"
@@ -42,9 +42,9 @@ def replacing(path: Path, overwrite: bool) -> Iterator[Path]:
     """Yield an empty directory that takes the place of ``path`` on success.
 
     Raises:
-        UserError: see :func:`check_place`; it cannot be written.
+        UserError: see :func:`check_export_place`; it cannot be written.
     """
-    check_place(path, overwrite)
+    check_export_place(path, overwrite)
     with atomic_path(path, folder=True) as temporary:
         try:
             yield temporary
@@ -52,16 +52,13 @@ def replacing(path: Path, overwrite: bool) -> Iterator[Path]:
             raise UserError(f"cannot write {path}: {first_line(error)}; free room") from error
 
 
-def check_place(path: Path, overwrite: bool) -> None:
-    """Refuse a place that is taken.
+def check_export_place(path: Path, overwrite: bool) -> None:
+    """Refuse to write over anything but an earlier export, and over that only with ``overwrite``.
 
     Raises:
-        UserError: it exists and ``overwrite`` is false, or it is no export.
+        UserError: the place is not to be written over.
     """
-    if path.exists() and not overwrite:
-        raise UserError(f"{path} exists; choose another directory or add --overwrite")
-    if path.exists() and not (path / RECORD).is_file():  # never wipe out somebody's pictures
-        raise UserError(f"{path} exists and is no export, so it is not overwritten; choose another directory")
+    check_place(path, "an export", lambda place: None if (place / RECORD).is_file() else f"no {RECORD}", overwrite)
 
 
 def fill(extractor: ExtractorCore, folder: Path) -> str:
@@ -188,11 +185,11 @@ def read(path: Path, weights: str, pooling: str | None, preprocessing: Mapping[s
                 f"leave out --model.pooling {pooling}"
             )
         check_training(record["training"])
-        backbone, head = read_model(path, record, preprocessing)
-        recorded = Preprocessing.from_dict(record["backbone"]["preprocessing"])
+        backbone, head = read_model(path, record)
+        backbone.preprocessing = Preprocessing.from_dict(record["backbone"]["preprocessing"])
+        change_preprocessing(backbone, preprocessing)
         return {
             "backbone": backbone,
-            "preprocessing": recorded.override(preprocessing),
             "head": head,
             "class_names": record["class_names"],
             "l2_normalize": record["l2_normalize"],
@@ -203,9 +200,7 @@ def read(path: Path, weights: str, pooling: str | None, preprocessing: Mapping[s
         raise UserError(f"{path} is {lack}; export the extractor again") from error
 
 
-def read_model(
-    path: Path, record: dict[str, Any], preprocessing: Mapping[str, Any]
-) -> tuple[backbones.Backbone, nn.Linear | None]:
+def read_model(path: Path, record: dict[str, Any]) -> tuple[backbones.Backbone, nn.Linear | None]:
     """The backbone and the head of a directory.
 
     Raises:
@@ -217,8 +212,7 @@ def read_model(
     backbone: TorchvisionBackbone | TransformersBackbone
     weights = path / "model.safetensors"
     if spec["source"] == "torchvision":
-        scheme = Preprocessing.from_dict(spec["preprocessing"]).override(preprocessing)
-        backbone = backbones.from_torchvision.rebuild({**spec, "preprocessing": scheme.to_dict()})
+        backbone = backbones.from_torchvision.rebuild(spec)
         place = backbone.last_layer
         state = read_state_dict(weights)
         inner = {k: v for k, v in state.items() if not (classifier and k.startswith(f"{place}."))}
@@ -228,7 +222,7 @@ def read_model(
             raise UserError(f"{path}/config.json has {found[0]}, which no export has; export the extractor again")
         if not weights.is_file():  # transformers would look for others, and follow an index out of the directory
             raise UserError(f"{weights} does not exist; export the extractor again")
-        backbone = backbones.from_transformers.build(str(path), pooling=spec["pooling"], preprocessing=preprocessing)
+        backbone = backbones.from_transformers.build(str(path), pooling=spec["pooling"])
         backbone.name, place = str(spec["name"]), "classifier"
         state = read_state_dict(weights) if classifier else {}
     if not classifier:

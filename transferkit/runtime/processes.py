@@ -23,13 +23,11 @@ class Member:
         device: where its network runs.
         workers: threads it should use on a CPU.
         rank: its number.
-        world_size: how many there are.
     """
 
     device: torch.device
     workers: int
     rank: int = 0
-    world_size: int = 1
 
 
 def check_devices(devices: int) -> None:
@@ -93,7 +91,7 @@ def start(devices: int | None = None, num_nodes: int | None = None, accelerator:
     fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, strategy=ddp)
     fabric.launch()
     try:
-        yield Member(fabric.device, max(1, cores() // devices), fabric.global_rank, fabric.world_size)
+        yield Member(fabric.device, max(1, cores() // devices), fabric.global_rank)
     except KeyboardInterrupt:
         for child in getattr(ddp.launcher, "procs", []):
             child.terminate()

@@ -58,7 +58,7 @@ def export(
         run, path = find_checkpoint(Path(), name, checkpoint)
         checkpoint = str(path)
     folder = Path(out) if out else (run or Path()) / "extractor"
-    pretrained.check_place(folder, overwrite)  # before anything is opened, which takes a while
+    pretrained.check_export_place(folder, overwrite)  # before anything is opened, which takes a while
     if onnx:
         require_onnx()
     extractor = read_extractor(checkpoint, weights, pooling)

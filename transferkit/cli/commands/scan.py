@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from transferkit.cli.console import as_json, harmless, next_command, note, table, written
 from transferkit.cli.parsing import call
-from transferkit.errors import UserError
-from transferkit.runtime.files import check_folder
+from transferkit.runtime.files import check_folder, check_place
 
 if TYPE_CHECKING:
     from transferkit.data.scan import Finding, Report
@@ -40,7 +39,7 @@ def scan(images: str, out: str | None = None, image_root: str | None = None, jso
     from transferkit.data.scan import scan as scan_images
 
     if out is not None:
-        check_place(Path(out))
+        check_report_place(Path(out))
     report = scan_images(images, image_root=image_root)
     if out is not None:
         write_csv(report, Path(out))
@@ -136,20 +135,23 @@ def as_dict(report: "Report", source: str) -> dict[str, object]:
     }
 
 
-def check_place(path: Path) -> None:
+def check_report_place(path: Path) -> None:
     """Refuse to write over anything but an earlier report.
 
     Raises:
         UserError: the file holds something else, such as the manifest; it cannot be made.
     """
+
+    def foreign(place: Path) -> str | None:
+        if not place.is_file():
+            return None
+        with place.open("rb") as file:
+            start = file.readline(200).strip()
+        return None if start in (b"", ",".join(COLUMNS).encode()) else "another first line"
+
     if not path.exists():
         check_folder(path.parent)
-    if not path.is_file():
-        return
-    with path.open("rb") as file:
-        start = file.readline(200).strip()
-    if start not in (b"", ",".join(COLUMNS).encode()):
-        raise UserError(f"--out {path} holds something else than the report of a scan; give another name")
+    check_place(path, "the report of a scan", foreign)
 
 
 def write_csv(report: "Report", path: Path) -> None:
