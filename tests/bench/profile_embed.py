@@ -16,7 +16,8 @@ from tests.bench import inputs
 from tests.bench.row_embed import embed
 from tests.bench.timing import seconds
 from transferkit.data.image_table import open_images
-from transferkit.embed.in_memory import describe, make_table
+from transferkit.embed import describe
+from transferkit.embed.stream import make_table
 from transferkit.images.decoding import decode
 
 

@@ -247,12 +247,12 @@ def test_processes_share_the_work(table: ImageTable, decoded: Decoded, monkeypat
     assert len(decoded) == 7
     decoded.clear()
 
-    def on_all(self: Ranks, work: Callable[[], dict[str, Fault]]) -> list[dict[str, Fault]]:
+    def run_on_all(self: Ranks, work: Callable[[], dict[str, Fault]]) -> list[dict[str, Fault]]:
         assert work() == shares[1]
         return shares
 
     with monkeypatch.context() as patch:
-        patch.setattr(Ranks, "on_all", on_all)
+        patch.setattr(Ranks, "run_on_all", run_on_all)
         assert list(verify_together(table, Ranks(1, 2)).items()) == list(verify(table).items())
     assert set(decoded) <= {"6.png"}, "which is not there, and so not remembered"
     assert verify_together(table, Ranks()) == verify(table)

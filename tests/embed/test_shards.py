@@ -2,9 +2,9 @@
 
 import json
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,11 @@ from torch import Tensor
 from transferkit.data.embeddings import Embeddings
 from transferkit.data.image_table import ImageTable, open_images
 from transferkit.embed import describe, embed, shards
-from transferkit.embed.shards import Written, together, write_embeddings
+from transferkit.embed.shards import Written, write_embeddings
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 from transferkit.extractor.forward import Forward
+from transferkit.runtime.ranks import Ranks, Value
 from transferkit.search.build import build_index
 
 
@@ -34,6 +35,28 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 def write(extractor: Extractor, table: ImageTable, out: Path, **options: Any) -> Written:
     """Four images a batch, so eight a shard."""
     return write_embeddings(extractor, table, out, describe(extractor, table), batch_size=4, **options)
+
+
+@dataclass(frozen=True)
+class InTurns(Ranks):
+    """One of several processes that this one plays one after the other; none is waited for.
+
+    Attributes:
+        after: runs once a process has done its share.
+        received: what others hear of the first: nothing was written before, and then what it has joined.
+    """
+
+    after: Callable[[], None] = lambda: None
+    received: list[Any] = field(default_factory=lambda: [None, (0, {})])
+
+    def run_on_all(self, work: Callable[[], Value]) -> list[Value]:
+        done = [work()]
+        self.after()
+        return done
+
+    def from_first(self, make: Callable[[], Value]) -> Value:
+        made: Value = make() if self.rank == 0 else self.received.pop(0)
+        return made
 
 
 @contextmanager
@@ -136,7 +159,7 @@ def test_processes_that_share_the_work_write_the_same_bytes(
 ) -> None:
     write(extractor, table, tmp_path / "one.parquet")
     for rank in reversed(range(world_size)):  # rank 0 joins what the others have left
-        write(extractor, table, tmp_path / "many.parquet", rank=rank, world_size=world_size)
+        write(extractor, table, tmp_path / "many.parquet", ranks=InTurns(rank, world_size))
     assert (tmp_path / "many.parquet").read_bytes() == (tmp_path / "one.parquet").read_bytes()
 
 
@@ -144,7 +167,7 @@ def test_processes_that_share_the_work_write_the_same_bytes(
 def test_every_row_is_there_exactly_once_or_nothing_is_written(
     extractor: Extractor, table: ImageTable, tmp_path: Path, fault: str
 ) -> None:
-    def meddle(done: bool) -> bool:
+    def meddle() -> None:
         """What goes wrong between filling the shards and joining them."""
         for parts in tmp_path.glob(".e.parquet.*.parts"):
             first, second = sorted(parts.iterdir())[:2]
@@ -156,24 +179,10 @@ def test_every_row_is_there_exactly_once_or_nothing_is_written(
             else:
                 renamed = Embeddings.load(second)
                 replace(renamed, paths=[f"z{path}" for path in renamed.paths]).save(second)
-        return done
 
     with pytest.raises(UserError, match=r"does not hold every row exactly once; delete it and start again"):
-        write(extractor, table, tmp_path / "e.parquet", agree=meddle)
+        write(extractor, table, tmp_path / "e.parquet", ranks=InTurns(after=meddle))
     assert not (tmp_path / "e.parquet").exists()
-
-
-def test_a_process_that_fails_tells_the_others() -> None:
-    heard: list[bool] = []
-
-    def fail() -> None:
-        raise OSError("disk")
-
-    with pytest.raises(OSError, match="disk"):
-        together(fail, lambda done: bool(heard.append(done)), 0)
-    assert heard == [False]
-    with pytest.raises(UserError, match="another process could not go on"):
-        together(lambda: None, lambda done: False, 0)
 
 
 def test_a_directory_of_shards_is_one_table(extractor: Extractor, table: ImageTable, tmp_path: Path) -> None:
@@ -342,7 +351,7 @@ def test_fewer_images_than_processes(extractor: Extractor, table: ImageTable, tm
     one = table.select([0])
     shared = tmp_path / "shared.parquet"
     for rank in (2, 1, 0):
-        done = write(extractor, one, shared, rank=rank, world_size=3)
+        done = write(extractor, one, shared, ranks=InTurns(rank, 3))
         assert done.images == (rank == 0)
     write(extractor, one, tmp_path / "alone.parquet")
     assert shared.read_bytes() == (tmp_path / "alone.parquet").read_bytes()

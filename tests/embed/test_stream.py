@@ -9,8 +9,7 @@ from torch import Tensor
 
 from transferkit.data.image_table import ImageTable
 from transferkit.embed import embed
-from transferkit.embed.in_memory import batch_ranges
-from transferkit.embed.stream import stream, stream_batches
+from transferkit.embed.stream import batch_ranges, stream, stream_batches
 from transferkit.extractor import Extractor
 from transferkit.images.decoding import Fault, ImageError
 

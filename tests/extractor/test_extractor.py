@@ -38,6 +38,20 @@ def test_embed_takes_files_and_tensors_in_any_batch_size(photos: list[Tensor], t
     assert not embedding.requires_grad
 
 
+@pytest.mark.parametrize("l2_normalize", [False, True])
+def test_classify_gives_the_logits_of_the_head(photos: list[Tensor], l2_normalize: bool) -> None:
+    extractor = transformer("vit", "cls", l2_normalize)
+    assert extractor.head
+    embedding = 7 * extractor.embed(photos)
+    read = embedding / embedding.norm(dim=1, keepdim=True) if l2_normalize else embedding
+    oracle = read @ extractor.head.weight.T + extractor.head.bias
+    logits = extractor.classify(embedding)
+    assert logits.shape == (len(photos), 3) and not logits.requires_grad
+    torch.testing.assert_close(logits, oracle.detach(), atol=1e-5, rtol=1e-5)
+    with pytest.raises(UserError, match="someone/model has no head"):
+        Extractor(extractor.backbone).classify(embedding)
+
+
 def test_images_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     extractor = transformer("vit", "cls")
     (tmp_path / "no.jpg").write_bytes(b"no picture")

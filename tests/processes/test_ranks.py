@@ -43,7 +43,7 @@ distributed.init_process_group("gloo", init_method=f"file://{Path.cwd()}/meet-{s
 if scenario == "dies":
     def work():
         with joined() as ranks:
-            return ranks.on_all(lambda: os.kill(os.getpid(), 9) if rank else 0)
+            return ranks.run_on_all(lambda: os.kill(os.getpid(), 9) if rank else 0)
     print(outcome(work))
     sys.exit()
 if scenario == "results":
@@ -68,11 +68,11 @@ integrity.verify = lambda *arguments: (time.sleep(0 if rank else 2), verify(*arg
 time.sleep(0 if rank else 2)  # also before they meet
 with joined() as ranks:
     print(integrity.verify_together(open_images("photos"), ranks))
-    print(ranks.on_all(lambda: rank))
-    print(outcome(lambda: ranks.on_all(lambda: fail([1], UserError("bad")))))
-    print(outcome(lambda: ranks.on_all(lambda: fail([0, 1], UserError(f"bad {rank}")))))
-    print(outcome(lambda: ranks.on_all(lambda: fail([1], ZeroDivisionError("ours")))))
-    print(outcome(lambda: ranks.on_all(lambda: fail([1], OfTwo("this", "that")))))
+    print(ranks.run_on_all(lambda: rank))
+    print(outcome(lambda: ranks.run_on_all(lambda: fail([1], UserError("bad")))))
+    print(outcome(lambda: ranks.run_on_all(lambda: fail([0, 1], UserError(f"bad {rank}")))))
+    print(outcome(lambda: ranks.run_on_all(lambda: fail([1], ZeroDivisionError("ours")))))
+    print(outcome(lambda: ranks.run_on_all(lambda: fail([1], OfTwo("this", "that")))))
     print(outcome(lambda: ranks.from_first(lambda: fail([0], UserError("first")))))
     print(ranks.from_first(lambda: rank))
 distributed.destroy_process_group()

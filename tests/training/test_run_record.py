@@ -63,12 +63,8 @@ def load(path: Path) -> dict[str, Any]:
 def accuracy(path: Path, folder: Path) -> float:
     """Measured anew, from the file alone: a plain loop over the images."""
     extractor = Extractor.from_pretrained(path)
-    assert extractor.head
     files = sorted((folder / "val").rglob("*.*"))
-    embedding = extractor.embed(list(files))
-    embedding = torch.nn.functional.normalize(embedding) if extractor.l2_normalize else embedding
-    with torch.no_grad():
-        found = extractor.head(embedding).argmax(1)
+    found = extractor.classify(extractor.embed(list(files))).argmax(1)
     wanted = torch.tensor([extractor.class_names.index(file.parent.name) for file in files])
     return float((found == wanted).float().mean())
 

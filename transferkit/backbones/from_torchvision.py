@@ -12,9 +12,10 @@ from torchvision import models
 
 from transferkit.backbones.base import Backbone, choose_pooling, leaf_types
 from transferkit.backbones.loading import check_finite, load_state, own_names, without_heads
-from transferkit.backbones.weights import read_state_dict, require_network
+from transferkit.backbones.weights import read_state_dict
 from transferkit.errors import UserError, first_line
 from transferkit.images.preprocessing import Preprocessing, is_complete
+from transferkit.runtime.network import require_network
 
 log = logging.getLogger(__name__)
 

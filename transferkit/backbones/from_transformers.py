@@ -48,6 +48,7 @@ class TransformersBackbone(Backbone):
         self.takes_interpolation = "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
         self.stages = find_stages(model)
         output, self.prefix = self.try_blank(self.run_and_count)
+        self.gives_map = output.last_hidden_state.ndim == 4  # a map, else tokens
         self.poolings = poolings_of(model, output, self.prefix)
         self.pooling = choose_pooling(name, pooling, self.poolings)
         self.embed_dim = self.pool(output).shape[1]

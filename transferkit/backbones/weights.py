@@ -1,13 +1,10 @@
-"""Reading weights from files and caches: tensors only, and never a long wait for a hub that is not there."""
+"""Reading weights from files: tensors only."""
 
 import hashlib
 import logging
-import socket
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import torch
 from safetensors.torch import load_file
@@ -85,20 +82,3 @@ def state_sha256(state: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def require_network(url: str, what: str, remedy: str) -> None:
-    """Check within 2 s that the host of ``url`` (or the proxy for it) can be reached.
-
-    Raises:
-        UserError: it cannot, with the remedy.
-    """
-    target = urlsplit(url)
-    proxy = getproxies().get(target.scheme)
-    if proxy and not proxy_bypass(target.hostname or ""):
-        target = urlsplit(proxy)
-    try:
-        port = target.port or (443 if target.scheme == "https" else 80)
-        socket.create_connection((target.hostname or "", port), timeout=2).close()
-    except OSError as error:
-        raise UserError(f"{what}: not in the local cache, and {target.hostname} cannot be reached; {remedy}") from error

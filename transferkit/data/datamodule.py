@@ -199,7 +199,7 @@ class ImageDataModule(LightningDataModule):
         with joined() as ranks:
             found = [verify_together(self.tables[name], ranks) for name in names]
             broken = {path: str(fault) for part in found for path, fault in part.items()}
-            ranks.on_all(lambda: self.check_broken(broken))
+            ranks.run_on_all(lambda: self.check_broken(broken))
 
     def check_broken(self, broken: Mapping[str, str]) -> None:
         """Leave unreadable images out of the splits, or raise.

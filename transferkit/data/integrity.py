@@ -48,7 +48,7 @@ def verify_together(table: ImageTable, ranks: Ranks) -> dict[str, Fault]:
         table: images, the same in all processes.
         ranks: the processes, see :func:`~transferkit.runtime.ranks.joined`.
     """
-    shares = ranks.on_all(lambda: verify(table, range(ranks.rank, len(table), ranks.world_size)))
+    shares = ranks.run_on_all(lambda: verify(table, range(ranks.rank, len(table), ranks.world_size)))
     broken = {name: fault for share in shares for name, fault in share.items()}
     return dict(sorted(broken.items()))
 

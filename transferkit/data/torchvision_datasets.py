@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from transferkit.backbones.weights import require_network
 from transferkit.errors import UserError, first_line
 from transferkit.runtime.files import atomic_path, cache_dir
+from transferkit.runtime.network import require_network
 from transferkit.runtime.progress import progress_bar
 
 MANIFEST = "manifest.parquet"

@@ -1,41 +1,48 @@
-"""The space that embeddings lie in: all that their values depend on besides the images."""
+"""The space of embeddings: everything their values depend on besides the images."""
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
 from typing import Any
 
-FORMAT = 1  # raise it when the same fields come to give other numbers
+from transferkit.data.fingerprint import fingerprint
+from transferkit.data.image_table import ImageTable
+from transferkit.extractor import Extractor
+from transferkit.extractor.forward import Forward
+from transferkit.runtime.versions import versions
+
+FORMAT = 1  # raise it when the same fields give other numbers
 UNKNOWN = "unknown"  # a field that an earlier version did not record
 
-# Values of a backbone's architecture that its outputs do not depend on, or that the tensors' shapes tell as well.
-TOLD_ELSEWHERE = {"transformers_version", "architectures", "_name_or_path", "dtype", "torch_dtype"}
-TOLD_ELSEWHERE |= {"id2label", "label2id", "num_labels", "problem_type"}
-TOLD_BY_TENSORS = {"num_classes", "image_size"}  # of torchvision's builders
+# Values of a backbone's architecture that its outputs do not depend on, or that the shapes of its tensors imply.
+NO_EFFECT = {"transformers_version", "architectures", "_name_or_path", "dtype", "torch_dtype"}
+NO_EFFECT |= {"id2label", "label2id", "num_labels", "problem_type"}
+IN_SHAPES = {"num_classes", "image_size"}  # of torchvision's builders
 
 
 @dataclass(frozen=True)
 class EmbeddingSpace:
-    """What two tables, or a table and an extractor, must share for their embeddings to be compared.
+    """What two tables, or a table and an extractor, must share so that their embeddings can be compared.
 
     The feature cache, interrupted runs of ``embed``, indexes, evaluated tables, cells of a benchmark and
-    the classifiers of probes all compare this. Every table's metadata holds each field under its name.
+    the classifiers of probes compare it. The metadata of a table holds each field under its name.
 
     Attributes:
-        weights_sha256: over the backbone's tensors.
-        architecture: what equal tensors are used by: see :func:`architecture_of`.
-        preprocessing: image to pixels, as plain types.
+        weights_sha256: SHA-256 over the backbone's tensors.
+        architecture: how the tensors are used, see :func:`architecture_of`.
+        preprocessing: from image to pixels, as plain types.
         pooling: how features become one embedding.
         layer: an earlier stage, or ``None`` for the end.
         features: ``pooled``, ``tokens`` or ``map``.
         normalize: whether embeddings have length 1.
-        precision: of the forward pass: ``32``, ``bf16``, or what the Trainer calls it, such as ``bf16-mixed``.
+        precision: of the forward pass: ``32``, ``bf16``, or a name of Lightning's Trainer, such as ``bf16-mixed``.
         dtype: of the computation.
         engine: what runs the network: ``torch``.
-        device: its class, such as ``cpu`` or ``cuda``. In float32 it makes no difference beyond rounding (TF32
-            is switched off), so that an index made on a GPU is searched on a CPU; below that it does.
-        space_format: of the arithmetic; see ``FORMAT``.
+        device: its type, such as ``cpu`` or ``cuda``. In float32 devices differ by rounding only (TF32 is switched
+            off), so an index made on a GPU can be searched on a CPU; in lower precision they differ by more.
+        space_format: version of the arithmetic, see ``FORMAT``.
     """
 
     weights_sha256: str
@@ -53,33 +60,33 @@ class EmbeddingSpace:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any]) -> "EmbeddingSpace":
-        """Read the space from the metadata of a table; what an earlier version did not record is unknown."""
+        """Read the space from the metadata of a table; fields that an earlier version did not record are unknown."""
         known = {field.name: metadata.get(field.name) for field in fields(cls)}
         values: dict[str, Any] = {name: UNKNOWN if value is None else value for name, value in known.items()}
-        return cls(**{**values, "layer": metadata.get("layer")})  # here, None says something
+        return cls(**{**values, "layer": metadata.get("layer")})  # here, None is a value
 
     def to_metadata(self) -> dict[str, Any]:
-        """Each field under its name, in plain types."""
+        """Return each field under its name, in plain types."""
         return asdict(self)
 
     @property
     def sha256(self) -> str:
-        """The canonical hash: equal for equal spaces, whatever process or machine asks."""
+        """Hex SHA-256, equal for equal spaces on any machine."""
         return sha256(json.dumps(self.compared(), sort_keys=True).encode()).hexdigest()
 
     def compared(self) -> dict[str, Any]:
-        """The fields that decide; the device only where numbers differ by it beyond rounding."""
-        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))  # tuples and keys as they come back from a file
+        """Return the fields that are compared; the device only where it changes more than rounding."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))  # as it comes back from a file
         if (self.precision, self.dtype) == ("32", "float32"):
             plain["device"] = UNKNOWN
         return plain
 
     def differences(self, other: "EmbeddingSpace") -> dict[str, tuple[Any, Any]]:
-        """Name the fields in which two spaces differ, with both values; what one does not know is left out.
+        """Return the fields in which two spaces differ, with both values; unknown fields are left out.
 
         Of a field with parts, such as the preprocessing, the first part that differs is named: ``preprocessing
-        crop``. Parts of the preprocessing that one side lacks are unknown to it; of the architecture, where
-        the libraries leave out defaults, they differ.
+        crop``. A part of the preprocessing that one side lacks is unknown; a part of the architecture that one side
+        lacks is a difference, since the libraries leave out defaults.
         """
         found: dict[str, tuple[Any, Any]] = {}
         mine, theirs = self.compared(), other.compared()
@@ -97,17 +104,80 @@ class EmbeddingSpace:
         return found
 
 
+def space_of(extractor: Extractor, forward: Forward | None = None, precision: str = "32") -> EmbeddingSpace:
+    """Return the space of an extractor's embeddings.
+
+    Args:
+        extractor: the extractor, on the device to use.
+        forward: what is kept of each image; by default the extractor's embedding.
+        precision: without ``forward``, the precision of the computation by its name in Lightning's Trainer.
+    """
+    pooled: dict[str, Any] = {"pooling": extractor.pooling, "layer": None, "features": "pooled", "normalize": False}
+    kept = forward.describe() if forward else {**pooled, "dtype": dtype_of(precision)}
+    return EmbeddingSpace(
+        weights_sha256=extractor.weights_sha256(),
+        architecture=architecture_of(extractor.spec()),
+        preprocessing=extractor.preprocessing.to_dict(),
+        pooling=kept["pooling"],
+        layer=kept["layer"],
+        features=kept["features"],
+        normalize=kept["normalize"],
+        precision=forward.precision if forward else "32" if precision.startswith("32") else precision,
+        dtype=kept["dtype"],
+        engine="torch",
+        device=extractor.device.type,
+    )
+
+
+def dtype_of(precision: str) -> str:
+    """Return the dtype that a precision of Lightning's Trainer computes in: ``bfloat16`` for ``bf16-mixed``."""
+    names = {"bf16": "bfloat16", "16": "float16", "32": "float32", "64": "float64"}
+    return names.get(precision.split("-")[0], precision)
+
+
+def describe(
+    extractor: Extractor,
+    table: ImageTable,
+    augmentation: str = "none",
+    forward: Forward | None = None,
+    precision: str = "32",
+    stamps: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Return the metadata of an extractor's embeddings of a table: everything their values depend on.
+
+    Args:
+        extractor: the extractor.
+        table: images in path order.
+        augmentation: name of the random view, or ``none``.
+        forward: what is kept of each image; by default the extractor's embedding in float32.
+        precision: see :func:`space_of`.
+        stamps: stamps of the images, if they are known already.
+    """
+    space = space_of(extractor, forward, precision)
+    shape = list(forward.shape) if forward else [extractor.embed_dim]
+    return {
+        "extractor": extractor.name,
+        **space.to_metadata(),
+        "space": space.sha256,
+        "embed_dim": math.prod(shape),
+        "shape": shape,
+        "augmentation": augmentation,
+        "versions": versions(),
+        "data_fingerprint": table.fingerprint() if stamps is None else fingerprint(table.paths, stamps),
+    }
+
+
 def architecture_of(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Reduce a backbone's specification to what its outputs depend on.
 
-    Two networks with equal tensors differ here if they have another activation, number of heads, epsilon of a
-    norm or ``transform_input``. Where the model was found, and the names of its classes, make no difference.
+    Two networks with equal tensors differ here if their activation, number of heads, epsilon of a norm or
+    ``transform_input`` differ. Where the model was found and the names of its classes make no difference.
     """
     source = spec.get("source")
-    told = {"pooling", "preprocessing", "architecture"}  # the first two are fields of the space
-    told |= {"name"} if source == "transformers" else set()  # there a place, elsewhere a network
-    dropped = TOLD_BY_TENSORS if source == "torchvision" else TOLD_ELSEWHERE
-    values = {key: value for key, value in spec.items() if key not in told}
+    separate = {"pooling", "preprocessing", "architecture"}  # the first two are fields of the space
+    separate |= {"name"} if source == "transformers" else set()  # there a place, elsewhere a network
+    dropped = IN_SHAPES if source == "torchvision" else NO_EFFECT
+    values = {key: value for key, value in spec.items() if key not in separate}
     for key, value in flat(spec.get("architecture", {})).items():
         if not dropped & set(key.split(".")):
             values[key] = value
@@ -116,7 +186,7 @@ def architecture_of(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values under dotted names, so that a difference is named by its part."""
+    """Flatten nested values to dotted names, so that a difference is named by its part."""
     found: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping) and value:

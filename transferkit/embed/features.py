@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,10 +24,10 @@ from transferkit.data.embeddings import Embeddings
 from transferkit.data.fingerprint import fingerprint
 from transferkit.data.image_table import ImageTable
 from transferkit.embed import feature_cache
-from transferkit.embed.embedding_space import EmbeddingSpace
+from transferkit.embed.embedding_space import EmbeddingSpace, describe, space_of
 from transferkit.embed.feature_cache import Damaged, Known, look_up, take
-from transferkit.embed.in_memory import View, describe, make_table, space_of, usual_batch_size
 from transferkit.embed.shards import discard_parts, write_embeddings
+from transferkit.embed.stream import View, make_table, usual_batch_size
 from transferkit.extractor import Extractor
 from transferkit.images.augmentation import Augmentation, view_seed
 from transferkit.runtime.files import discard, unwritable
@@ -119,13 +119,13 @@ def cached_features(
 
     rows, broken, foreign = ranks.from_first(gather)
     values = ranks.tensor_from_first(values, (len(rows), extractor.embed_dim))
-    return make_table(table, rows, values, complete(plan.metadata, extractor, broken, foreign))
+    metadata = plan.metadata | {"batch_size": usual_batch_size(extractor.device)}
+    return make_table(table, rows, values, with_origin(metadata, broken, foreign))
 
 
-def complete(metadata: dict[str, Any], extractor: Extractor, broken: dict[str, str], foreign: int) -> dict[str, Any]:
-    """The metadata of a table that was put together from the cache."""
-    known = {"batch_size": usual_batch_size(extractor.device), "broken": broken}
-    return {**metadata, **known, **({"reused": foreign} if foreign else {})}
+def with_origin(metadata: Mapping[str, Any], broken: Mapping[str, str], foreign: int) -> dict[str, Any]:
+    """Return the metadata with unreadable images, and with how many rows were computed among other images."""
+    return {**metadata, "broken": dict(broken), **({"reused": foreign} if foreign else {})}
 
 
 def recall(
@@ -150,16 +150,10 @@ def compute(extractor: Extractor, table: ImageTable, plan: Plan, view: View | No
     named = {"images": table.root, "data_fingerprint": fingerprint(part.paths, plan.stamps)}
     metadata = {**plan.metadata, **named}
     shared = ranks.world_size == 1 or ranks.all_true(is_shared(plan.token))
-
-    def write(rank: int, world_size: int, agree: Callable[[bool], bool]) -> None:
-        write_embeddings(
-            extractor, part, plan.out, metadata, view=view, rank=rank, world_size=world_size, agree=agree
-        )  # fmt: skip
-
     if ranks.rank == 0:
         discard(plan.token)
     if shared:
-        write(ranks.rank, ranks.world_size, ranks.all_true)
+        write_embeddings(extractor, part, plan.out, metadata, view=view, ranks=ranks)
         return
     if ranks.rank == 0:
         log.warning(
@@ -167,7 +161,7 @@ def compute(extractor: Extractor, table: ImageTable, plan: Plan, view: View | No
             "TRANSFERKIT_CACHE to a folder that all machines share",
             plan.out.parent,
         )
-    ranks.from_first(lambda: write(0, 1, bool))
+    ranks.from_first(lambda: write_embeddings(extractor, part, plan.out, metadata, view=view))
 
 
 def is_shared(token: Path) -> bool:
@@ -203,7 +197,7 @@ def fill_features(extractor: Extractor, data: "ImageDataModule", splits: Sequenc
             views = [make_view(transform, data.seed, number) for number in range(data.views)]
             parts["train"] = [cached_features(extractor, train, view, ranks) for view in views]
         broken = {path: why for tables in parts.values() for path, why in tables[0].metadata["broken"].items()}
-        ranks.on_all(lambda: data.check_broken(broken))
+        ranks.run_on_all(lambda: data.check_broken(broken))
     features = dict(data.features)
     for name, tables in parts.items():
         rows = torch.tensor([tables[0].row_of[path] for path in data.tables[name].paths])

@@ -3,9 +3,10 @@
 import glob
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,14 +14,24 @@ from typing import Any, NamedTuple
 import pyarrow.parquet as pq
 import torch
 
-from transferkit.data.embeddings import TEXTS, read_facts, with_metadata, writer
+from transferkit.data.embeddings import TEXTS, Embeddings, read_facts, with_metadata, writer
 from transferkit.data.image_table import ImageTable
 from transferkit.data.integrity import raise_broken
-from transferkit.embed.in_memory import View, batch_ranges, make_table, run, usual_batch_size
-from transferkit.errors import ToldByFirst, UserError
+from transferkit.embed.stream import Batch, View, batch_ranges, make_table, stream_table, usual_batch_size
+from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 from transferkit.extractor.forward import Forward
-from transferkit.runtime.files import TEMPORARY, atomic_path, discard, install, sweep, through_links, unwritable
+from transferkit.runtime.files import (
+    TEMPORARY,
+    atomic_path,
+    check_place,
+    discard,
+    install,
+    sweep,
+    through_links,
+    unwritable,
+)
+from transferkit.runtime.ranks import Ranks
 
 SHARD_BATCHES = 16  # a killed run repeats at most this many batches
 SHARD_BYTES = 2**26  # fewer batches a shard where an image gives many numbers
@@ -43,11 +54,17 @@ class Shards:
 
     Attributes:
         out: the file, or directory of shards, in the end.
-        folder: named by all that the content depends on, so that no stale shard is ever taken up.
+        as_folder: whether it is a directory.
+        table: the images.
+        metadata: of the embeddings.
+        folder: named by all that the content depends on, so that a stale shard is never used.
         batches: row ranges of each batch of each shard.
     """
 
     out: Path
+    as_folder: bool
+    table: ImageTable
+    metadata: Mapping[str, Any]
     folder: Path
     batches: list[list[range]]
 
@@ -57,11 +74,11 @@ class Shards:
         return [self.folder / f"{number:06d}.parquet" for number in range(len(self.batches))]
 
     def missing(self) -> list[int]:
-        """Numbers of the shards that are not there yet."""
+        """Return the numbers of the shards that are not written yet."""
         return [number for number, file in enumerate(self.files) if not file.is_file()]
 
     def rows(self, number: int) -> int:
-        """How many rows a shard has, unreadable ones counted."""
+        """Count the rows of a shard, including unreadable ones."""
         return sum(map(len, self.batches[number]))
 
 
@@ -76,110 +93,110 @@ def write_embeddings(
     as_folder: bool = False,
     view: View | None = None,
     workers: int | None = None,
-    rank: int = 0,
-    world_size: int = 1,
-    agree: Callable[[bool], bool] = bool,
+    ranks: Ranks | None = None,
 ) -> Written:
     """Embed a table into Parquet, its rows in path order; started again, it does only what is missing.
 
-    Batches are cut from the sorted paths at fixed places and shards from the batches, and each process
-    takes whole shards, so neither an interruption nor the number of processes changes a bit of the result.
-    Unreadable images are left out and named in the metadata under ``broken``.
+    Batches are cut from the sorted paths at fixed places and shards from the batches, and each process takes whole
+    shards, so neither an interruption nor the number of processes changes a bit of the result. Unreadable images are
+    left out and named in the metadata under ``broken``.
 
     Args:
         extractor: the extractor, on the device to use.
         table: images in path order.
         out: the Parquet file.
-        metadata: what :func:`~transferkit.embed.describe` says of them.
+        metadata: what :func:`~transferkit.embed.describe` returns for them.
         forward: what is kept of each image; by default the extractor's embedding in float32.
-        batch_size: images a forward pass; see :func:`~transferkit.embed.in_memory.usual_batch_size`.
-        on_error: ``fail`` names every unreadable image and writes no file, but keeps the shards; ``skip``
-            does so only if none can be read, ``record`` never.
+        batch_size: images per forward pass; see :func:`~transferkit.embed.stream.usual_batch_size`.
+        on_error: ``fail`` names every unreadable image and writes no file, but keeps the shards; ``skip`` does so only
+            if none can be read, ``record`` never.
         as_folder: ``out`` becomes a directory of shards.
         view: a random view of the images instead of their preprocessing.
-        workers: threads; by default one a core.
-        rank: number of this process.
-        world_size: how many processes share the work, and the file system.
-        agree: waits for all of them; whether what it is given is true in every one.
+        workers: threads; by default one per core.
+        ranks: the processes that call this together and share the file system; by default this one alone.
 
     Raises:
         UserError: the place cannot be written, or holds something else; unreadable images.
     """
-    batch_size = batch_size or usual_batch_size(extractor.device)
-    metadata = {**metadata, "batch_size": batch_size}
-    check_place(out, as_folder)
-    out = through_links(out)  # shards lie on the disk that the whole of them is to lie on
-    sweep(out.absolute().parent)
-    found = written_before(out, table, metadata)
-    if agree(found is not None):
-        assert found is not None
-        discard_parts(out)
-        if on_error == "fail":
-            raise_broken(found.broken, table.source, SKIP)
+    ranks = ranks or Ranks()
+    shards = plan(out, table, metadata, batch_size or usual_batch_size(extractor.device), as_folder)
+    if found := ranks.from_first(lambda: find_written(shards, on_error)):
         return found
-    shards = plan(out, table, metadata, batch_size)
-    missing = shards.missing()
-    mine = [number for number in missing if number % world_size == rank]
+    stream = partial(stream_table, extractor, table, forward=forward, view=view, workers=workers)
+    return fill(shards, stream, on_error, ranks)
 
-    def fill() -> None:
+
+def plan(out: Path, table: ImageTable, metadata: Mapping[str, Any], batch_size: int, as_folder: bool = False) -> Shards:
+    """Cut a table into shards of whole batches, the same for any number of processes."""
+    metadata = {**metadata, "batch_size": batch_size}
+    size = max(1, min(SHARD_BATCHES, SHARD_BYTES // (4 * metadata["embed_dim"] * batch_size)))
+    batches = batch_ranges(len(table), batch_size)
+    content = [metadata, table.labels, table.splits, size]
+    key = sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    out = through_links(out)  # shards lie on the disk that the whole of them is to lie on
+    folder = out.with_name(f".{out.name}.{key[:16]}.parts")
+    whole = [batches[i : i + size] for i in range(0, len(batches), size)]
+    return Shards(out, as_folder, table, metadata, folder, whole)
+
+
+def find_written(shards: Shards, on_error: str) -> Written | None:
+    """Return what an earlier run has written to the same place, if it is what this one would write.
+
+    Raises:
+        UserError: the place holds something else; unreadable images with ``fail``.
+    """
+    check_embeddings(shards.out, shards.as_folder)
+    sweep(shards.out.absolute().parent)
+    found = written_before(shards)
+    if found:
+        discard_parts(shards.out)
+        if on_error == "fail":
+            raise_broken(found.broken, shards.table.source, SKIP)
+    return found
+
+
+def fill(shards: Shards, stream: Callable[..., Generator[Batch, None, None]], on_error: str, ranks: Ranks) -> Written:
+    """Embed the shards that are missing, a share of them in each process, and join all of them.
+
+    Args:
+        shards: what to write.
+        stream: embeds batches of rows: :func:`~transferkit.embed.stream.stream_table` of the shards' table.
+        on_error: see :func:`write_embeddings`.
+        ranks: the processes that call this together.
+
+    Raises:
+        UserError: see :func:`write_embeddings`.
+    """
+    missing = shards.missing()
+    mine = [number for number in missing if number % ranks.world_size == ranks.rank]
+
+    def work() -> None:
         make_folder(shards)
         batches = [rows for number in mine for rows in shards.batches[number]]
-        kept = forward or extractor.forward()
-        with closing(run(extractor, table, batches, kept, view, workers, show=rank == 0)) as results:
+        with closing(stream(batches, show=ranks.rank == 0)) as results:
             for number in mine:
-                parts = [next(results) for _ in shards.batches[number]]
-                rows = [row for part in parts for row in part.rows]
-                values = [part.embedding for part in parts if part.rows] or [torch.empty(0, metadata["embed_dim"])]
-                broken = {table.paths[row]: str(fault) for part in parts for row, fault in part.broken.items()}
-                whole = make_table(table, rows, torch.cat(values), {**metadata, "broken": broken})
                 try:
-                    whole.save(shards.files[number])
+                    shard_of(shards, [next(results) for _ in shards.batches[number]]).save(shards.files[number])
                 except UserError:  # another command has written the same meanwhile and removed the shards
-                    if written_before(out, table, metadata) is None:
+                    if written_before(shards) is None:
                         raise
                     return
 
-    together(fill, agree, rank)
-    done: list[tuple[int, dict[str, str]]] = []
-    together(
-        lambda: done.append(finish(shards, table, metadata, on_error, as_folder)) if rank == 0 else None, agree, rank
-    )
-    images, broken = done[0] if done else (0, {})
+    ranks.run_on_all(work)
+    images, broken = ranks.from_first(lambda: finish(shards, on_error))
     return Written(images, broken, sum(map(shards.rows, missing)))
 
 
-def together(work: Callable[[], None], agree: Callable[[bool], bool], rank: int) -> None:
-    """Do a share of the work and wait for the other processes; where one fails, none is left waiting.
-
-    Raises:
-        UserError: another process failed; the first process tells the user.
-    """
-    fault: Exception | None = None
-    try:
-        work()
-    except Exception as error:  # whatever it is, the others have to hear of it first
-        fault = error
-    done = agree(fault is None)
-    if fault:
-        raise fault
-    if not done:
-        raise (ToldByFirst if rank else UserError)("another process could not go on; its own message says why")
+def shard_of(shards: Shards, batches: Sequence[Batch]) -> Embeddings:
+    """Make the table of one shard from its batches."""
+    rows = [row for batch in batches for row in batch.rows]
+    values = [batch.embedding for batch in batches if batch.rows] or [torch.empty(0, shards.metadata["embed_dim"])]
+    broken = {shards.table.paths[row]: reason for batch in batches for row, reason in batch.broken.items()}
+    return make_table(shards.table, rows, torch.cat(values), {**shards.metadata, "broken": broken})
 
 
-def plan(out: Path, table: ImageTable, metadata: Mapping[str, Any], batch_size: int) -> Shards:
-    """Cut a table into shards of whole batches, the same for any number of processes."""
-    size = max(1, min(SHARD_BATCHES, SHARD_BYTES // (4 * metadata["embed_dim"] * batch_size)))
-    batches = batch_ranges(len(table), batch_size)
-    content = [dict(metadata), table.labels, table.splits, size]
-    key = sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    folder = out.with_name(f".{out.name}.{key[:16]}.parts")
-    return Shards(out, folder, [batches[i : i + size] for i in range(0, len(batches), size)])
-
-
-def finish(
-    shards: Shards, table: ImageTable, metadata: Mapping[str, Any], on_error: str, as_folder: bool
-) -> tuple[int, dict[str, str]]:
-    """Make the whole of the shards; how many rows it has, and why which images are left out.
+def finish(shards: Shards, on_error: str) -> tuple[int, dict[str, str]]:
+    """Join the shards; return the number of rows, and the reasons of the images that are left out.
 
     Another command that writes the same at the same time may have been faster, and have removed the shards.
 
@@ -187,23 +204,22 @@ def finish(
         UserError: see :func:`assemble`.
     """
     try:
-        return assemble(shards, table, metadata, on_error, as_folder)
+        return assemble(shards, on_error)
     except (UserError, FileNotFoundError):
-        found = written_before(shards.out, table, metadata)
+        found = written_before(shards)
         if found is None or (found.broken and on_error == "fail"):
             raise
         discard_parts(shards.out)
         return found.images, found.broken
 
 
-def assemble(
-    shards: Shards, table: ImageTable, metadata: Mapping[str, Any], on_error: str, as_folder: bool
-) -> tuple[int, dict[str, str]]:
-    """As :func:`finish`.
+def assemble(shards: Shards, on_error: str) -> tuple[int, dict[str, str]]:
+    """Check that the shards hold every row exactly once, and join them; returns as :func:`finish` does.
 
     Raises:
-        UserError: a row is missing or there twice; unreadable images; the place cannot be written.
+        UserError: a row is missing or present twice; unreadable images; the place cannot be written.
     """
+    table = shards.table
     paths: list[str] = []
     broken: dict[str, str] = {}
     for file in shards.files:
@@ -216,15 +232,14 @@ def assemble(
         raise_broken(broken, table.source, SKIP)
     if not paths and on_error == "skip":
         raise UserError(f"none of the {len(table)} images can be read; see transferkit scan {table.source}")
-    whole = {**metadata, "broken": broken}
-    if as_folder:
+    if shards.as_folder:
         try:
             install(shards.folder, shards.out)
         except OSError as error:
             raise unwritable(shards.out, error) from error
     else:
         with atomic_path(shards.out) as temporary:
-            join(shards.files, temporary, whole)
+            join(shards.files, temporary, {**shards.metadata, "broken": broken})
     discard_parts(shards.out)
     return len(paths), broken
 
@@ -242,14 +257,14 @@ def join(files: list[Path], out: Path, metadata: Mapping[str, Any]) -> None:
             parquet.write_table(pq.read_table(file).replace_schema_metadata(parquet.schema.metadata))
 
 
-def written_before(out: Path, table: ImageTable, metadata: Mapping[str, Any]) -> Written | None:
-    """What an earlier run has written to the same place, if it is what this one would write."""
+def written_before(shards: Shards) -> Written | None:
+    """Return what the place holds, if it is what these shards make."""
     try:
-        facts = read_facts(out)
+        facts = read_facts(shards.out)
     except UserError:
         return None
-    broken = facts.metadata.get("broken", {})
-    same = {**facts.metadata, **IGNORED} == {**metadata, **IGNORED}
+    broken, table = facts.metadata.get("broken", {}), shards.table
+    same = {**facts.metadata, **IGNORED} == {**shards.metadata, **IGNORED}
     rows = zip(table.paths, table.labels, table.splits, strict=True)
     wanted = [row for row in rows if row[0] not in broken]
     if not same or wanted != list(zip(facts.paths, facts.labels, facts.splits, strict=True)):
@@ -257,27 +272,32 @@ def written_before(out: Path, table: ImageTable, metadata: Mapping[str, Any]) ->
     return Written(len(wanted), broken, 0)
 
 
-def check_place(out: Path, as_folder: bool) -> None:
-    """Refuse to write over what is not embeddings alone, such as a search index or a table of regions.
+def check_embeddings(out: Path, as_folder: bool) -> None:
+    """Refuse to write over anything but embeddings, such as a search index or a table of regions.
 
     Raises:
-        UserError: saying what is there.
+        UserError: the place holds something else, or is a file instead of a folder or the other way round.
     """
     if out.is_dir() and not as_folder:
-        raise UserError(f"{out} is a folder; end --out in a slash to make it one of shards, or give a file's name")
+        raise UserError(f"{out} is a folder; end `out` in a slash to make it a directory of shards, or name a file")
     if out.is_file() and as_folder:
         raise UserError(f"{out} is a file; give another name for a directory of shards")
-    other = "holds something else than embeddings"
+    check_place(out, "embeddings", foreign_to_embeddings)
+
+
+def foreign_to_embeddings(out: Path) -> str | None:
+    """Return what tells a file or folder from embeddings, or ``None`` if it is a table of them, or empty."""
     names = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
     if foreign := [name for name in names if not SHARD_NAME.fullmatch(name)]:
-        raise UserError(f"--out {out} {other} ({foreign[0]!r}); give another name")
-    if names or (out.exists() and not out.is_dir()):
-        try:
-            read_facts(out)
-        except UserError as error:
-            raise UserError(f"--out {out} {other}; give another name") from error
-    if out.is_file() and (columns := set(pq.read_schema(out).names) - {*TEXTS, "embedding"}):
-        raise UserError(f"--out {out} {other} (a column {min(columns)!r}); give another name")
+        return repr(foreign[0])
+    if out.is_dir() and not names:
+        return None
+    try:
+        read_facts(out)
+    except UserError:
+        return "not a table of embeddings"
+    columns = set(pq.read_schema(out).names) - {*TEXTS, "embedding"} if out.is_file() else set()
+    return f"a column {min(columns)!r}" if columns else None
 
 
 def make_folder(shards: Shards) -> None:

@@ -1,31 +1,37 @@
 """Images to embeddings, batch by batch, on all cores.
 
-Decoding, resizing and the forward pass all release the interpreter's lock, so threads overlap them without
-copying pixels between processes. On a CPU a thread takes a batch from its files to its embedding, each on
-one core: threads that share one batch wait for each other at every layer, and the more so while others
-decode. That also makes an embedding independent of the number of cores.
+Decoding, resizing and the forward pass release the interpreter's lock, so threads overlap them without copying
+pixels between processes. On a CPU each thread takes whole batches from files to embeddings on one core: threads
+that share a batch wait for each other at every layer, even longer while others decode. It also makes an embedding
+independent of the number of cores.
 """
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
-from threading import Event
-from typing import TypeVar
+from threading import Event, Lock
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
+from transferkit.data.embeddings import Embeddings
+from transferkit.data.image_table import ImageTable
+from transferkit.data.integrity import remember
+from transferkit.extractor import Extractor
+from transferkit.extractor.forward import Forward
 from transferkit.images.error import Fault, ImageError
 from transferkit.runtime.cores import cores
+from transferkit.runtime.progress import progress_bar
 
 Job = TypeVar("Job")
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What came of one batch of rows.
+    """The result of one batch of rows.
 
     Attributes:
         rows: the rows that could be read, ascending.
@@ -38,6 +44,82 @@ class Batch:
     broken: dict[int, Fault]
 
 
+class View(NamedTuple):
+    """A random view of every image, ``transform(image, row)``, determined by its name and the row."""
+
+    name: str
+    transform: Callable[[Tensor, int], Tensor]
+
+
+def stream_table(
+    extractor: Extractor,
+    table: ImageTable,
+    batches: list[range],
+    forward: Forward | None = None,
+    view: View | None = None,
+    workers: int | None = None,
+    show: bool = True,
+) -> Generator[Batch, None, None]:
+    """Stream the batches of a table through an extractor, and remember which images could be decoded.
+
+    Args:
+        extractor: the extractor.
+        table: images in path order.
+        batches: rows of each batch.
+        forward: what is kept of each image; by default the extractor's embedding in float32.
+        view: a random view of the images instead of their preprocessing.
+        workers: threads; by default one per core.
+        show: whether to show a progress bar.
+    """
+    forward = forward or extractor.forward()
+    one_at_a_time = Lock()  # augmentation draws from the global generator
+
+    def read(row: int) -> Tensor:
+        image = table.read(row)
+        if view is None:
+            return extractor.preprocessing.resize_crop(image, exact=forward.precision == "32")
+        with one_at_a_time:
+            return view.transform(image, row)
+
+    source = stream_batches if forward.device.type == "cpu" else stream
+    total = sum(map(len, batches))
+    bar = progress_bar(f"embedding with {extractor.name}", total) if show else nullcontext(lambda steps: None)
+    decoded: dict[str, Fault | None] = {}
+    try:
+        with bar as advance, closing(source(batches, read, forward, workers)) as results:
+            for batch in results:
+                decoded |= {table.paths[row]: None for row in batch.rows}
+                decoded |= {table.paths[row]: fault for row, fault in batch.broken.items()}
+                advance(len(batch.rows) + len(batch.broken))
+                yield batch
+    finally:  # also if the caller stops early or the user interrupts
+        remember(table, decoded)
+
+
+def usual_batch_size(device: torch.device) -> int:
+    """Return the images per forward pass: 128 on a GPU; 16 on a CPU, where each core takes batches of its own.
+
+    Larger batches do not fit a core's cache, and fewer batches leave cores idle at the end.
+    """
+    return 16 if device.type == "cpu" else 128
+
+
+def batch_ranges(rows: int, batch_size: int) -> list[range]:
+    """Cut rows into batches at fixed places."""
+    return [range(start, min(start + batch_size, rows)) for start in range(0, rows, batch_size)]
+
+
+def make_table(table: ImageTable, rows: list[int], embedding: Tensor, metadata: Mapping[str, Any]) -> Embeddings:
+    """Make a table of the embeddings (N, *shape) of some rows, flattened to (N, D)."""
+    return Embeddings(
+        embedding=embedding.flatten(1),
+        paths=[table.paths[row] for row in rows],
+        labels=[table.labels[row] for row in rows],
+        splits=[table.splits[row] for row in rows],
+        metadata=metadata,
+    )
+
+
 def stream(
     rows_of_batches: Iterable[range],
     read: Callable[[int], Tensor],
@@ -47,17 +129,16 @@ def stream(
 ) -> Generator[Batch, None, None]:
     """Embed batches of rows in order: threads decode ahead while the network runs in this one.
 
-    A row that cannot be read takes part in the forward pass as a black image and is left out of the
-    result, so that the other rows' last bits do not depend on it.
+    An unreadable row takes part in the forward pass as a black image and is left out of the result, so that the last
+    bits of the other rows do not depend on it.
 
     Args:
         rows_of_batches: the rows of each batch.
         read: row -> preprocessed uint8 pixels (3, h, w); may raise ImageError.
         forward: uint8 (B, 3, h, w) -> float32 (B, D).
-        workers: decoding threads; by default one a core, 8 at most.
-        ahead: batches being decoded while one is in the network.
+        workers: decoding threads; by default one per core, at most 8.
+        ahead: number of batches that are decoded ahead of the network.
     """
-
     with ThreadPoolExecutor(workers or min(8, cores()), "decode") as pool:
         try:
             for rows, futures in ahead_of(
@@ -74,13 +155,14 @@ def stream_batches(
     forward: Callable[[Tensor, Event], Tensor],
     workers: int | None = None,
 ) -> Generator[Batch, None, None]:
-    """As :func:`stream`, but each thread reads and embeds whole batches, on one core.
+    """Embed batches of rows in order: each thread reads and embeds whole batches on one core.
 
     Args:
         rows_of_batches: the rows of each batch.
-        read: as of :func:`stream`; called from several threads at once.
-        forward: likewise; its second argument is set when nobody waits for the result any more.
-        workers: threads; by default one a core.
+        read: as for :func:`stream`; called from several threads at once.
+        forward: as for :func:`stream`, called from several threads at once; its second argument is set when the pass
+            is cancelled.
+        workers: threads; by default one per core.
     """
     stopped = Event()
 
@@ -100,7 +182,7 @@ def stream_batches(
 def ahead_of(
     rows_of_batches: Iterable[range], submit: Callable[[range], Job], ahead: int
 ) -> Iterator[tuple[range, Job]]:
-    """Batches with their jobs, in order, the jobs submitted some batches ahead."""
+    """Yield batches with their jobs, in order; jobs are submitted some batches ahead."""
     batches = iter(rows_of_batches)
     pending: deque[tuple[range, Job]] = deque()
     while True:
@@ -113,7 +195,7 @@ def ahead_of(
 
 @contextmanager
 def one_core_each() -> Iterator[None]:
-    """Let threads that start meanwhile compute on one core each."""
+    """Let threads that start inside the block compute on one core each."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -123,7 +205,7 @@ def one_core_each() -> Iterator[None]:
 
 
 def attempt(read: Callable[[int], Tensor], row: int, stopped: Event | None = None) -> Tensor | Fault:
-    """The pixels of a row, or why there are none."""
+    """Return the pixels of a row, or the reason why it cannot be read."""
     if stopped and stopped.is_set():
         return Fault("cancelled", "cancelled")
     try:
@@ -133,7 +215,7 @@ def attempt(read: Callable[[int], Tensor], row: int, stopped: Event | None = Non
 
 
 def run_batch(rows: range, results: list[Tensor | Fault], forward: Callable[[Tensor], Tensor]) -> Batch:
-    """One forward pass over what decoding gave for each row."""
+    """Run one forward pass over the pixels, or the reason, of each row."""
     broken = {row: result for row, result in zip(rows, results, strict=True) if isinstance(result, Fault)}
     pixels = [result for result in results if isinstance(result, Tensor)]
     if not pixels:

@@ -2,16 +2,16 @@
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from transferkit.data.image_table import ImageTable
 from transferkit.data.integrity import raise_broken
 from transferkit.embed import feature_cache
-from transferkit.embed.embedding_space import EmbeddingSpace
-from transferkit.embed.features import complete, recall
-from transferkit.embed.in_memory import describe, make_table
-from transferkit.embed.shards import SKIP, Written, check_place, discard_parts, write_embeddings, written_before
+from transferkit.embed.embedding_space import EmbeddingSpace, describe
+from transferkit.embed.features import recall, with_origin
+from transferkit.embed.shards import SKIP, Shards, Written, discard_parts, fill, find_written, plan
+from transferkit.embed.stream import make_table, stream_table, usual_batch_size
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 from transferkit.extractor.forward import Forward
@@ -43,44 +43,29 @@ def embed_to_file(
     with joined() as ranks:
         stamps = table.stamps() if ranks.rank == 0 else []
         metadata = ranks.from_first(lambda: describe(extractor, table, forward=forward, stamps=stamps))
-        space = EmbeddingSpace.from_metadata(metadata)
-        done = None
-        if shares:
-            done = ranks.from_first(lambda: from_cache(extractor, table, out, metadata, stamps, on_error))
-        if done is not None:
+        shards = plan(out, table, metadata, batch_size or usual_batch_size(extractor.device), as_folder)
+
+        def without_embedding() -> Written | None:
+            found = find_written(shards, on_error)
+            return from_cache(shards, stamps, on_error) if found is None and shares else found
+
+        if (done := ranks.from_first(without_embedding)) is not None:
             return done
-        done = write_embeddings(
-            extractor,
-            table,
-            out,
-            metadata,
-            forward,
-            batch_size,
-            on_error,
-            as_folder,
-            workers=workers,
-            rank=ranks.rank,
-            world_size=ranks.world_size,
-            agree=ranks.all_true,
-        )
+        done = fill(shards, partial(stream_table, extractor, table, forward=forward, workers=workers), on_error, ranks)
         if shares and done.embedded and ranks.rank == 0:
-            keep_copy(out, table, stamps, space)
+            keep_copy(out, table, stamps, EmbeddingSpace.from_metadata(metadata))
     return done
 
 
-def from_cache(
-    extractor: Extractor, table: ImageTable, out: Path, metadata: dict[str, Any], stamps: Sequence[str], on_error: str
-) -> Written | None:
-    """Write a file from the feature cache; ``None`` if that lacks an image, or the file is there already.
+def from_cache(shards: Shards, stamps: Sequence[str], on_error: str) -> Written | None:
+    """Write a file from the feature cache; return ``None`` if that lacks an image.
 
     Raises:
-        UserError: unreadable images with ``fail``; the place cannot be written, or holds something else.
+        UserError: unreadable images with ``fail``; the place cannot be written.
     """
-    check_place(out, as_folder=False)
-    width, folder = metadata["embed_dim"], feature_cache.entries_folder(EmbeddingSpace.from_metadata(metadata))
-    if written_before(out, table, complete(metadata, extractor, {}, 0)):
-        return None
-    known, values = recall(folder, table.paths, stamps, width)
+    table, metadata = shards.table, shards.metadata
+    folder = feature_cache.entries_folder(EmbeddingSpace.from_metadata(metadata))
+    known, values = recall(folder, table.paths, stamps, metadata["embed_dim"])
     if known.missing or not known.places:
         return None
     if on_error == "fail":
@@ -88,8 +73,8 @@ def from_cache(
     row_of = {path: row for row, path in enumerate(known.places)}
     rows = [row for row, path in enumerate(table.paths) if path in row_of]
     values = values[[row_of[table.paths[row]] for row in rows]]
-    make_table(table, rows, values, complete(metadata, extractor, dict(known.broken), known.foreign)).save(out)
-    discard_parts(out)
+    make_table(table, rows, values, with_origin(metadata, known.broken, known.foreign)).save(shards.out)
+    discard_parts(shards.out)
     return Written(len(rows), dict(known.broken), 0)
 
 

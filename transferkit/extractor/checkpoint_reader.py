@@ -11,7 +11,6 @@ from transferkit import backbones
 from transferkit.backbones.loading import check_finite, load_state
 from transferkit.backbones.weights import apply_masks, read_tensors
 from transferkit.errors import UserError, first_line
-from transferkit.images.preprocessing import Preprocessing
 
 KEY = "transferkit"
 FORMAT = 1
@@ -42,7 +41,7 @@ def load(path: Path) -> dict[str, Any]:
     return dict(content)
 
 
-def read(path: Path, weights: str, pooling: str | None) -> dict[str, Any]:
+def read(path: Path, weights: str, pooling: str | None, preprocessing: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of an Extractor, from a checkpoint.
 
     Raises:
@@ -68,9 +67,9 @@ def read(path: Path, weights: str, pooling: str | None) -> dict[str, Any]:
         head = linear(state.pop("head.weight"), state.pop("head.bias"), backbone.embed_dim, record["class_names"])
         check_finite(path, {"head.weight": head.weight, "head.bias": head.bias})
         load_state(backbone, state, path)
+        change_preprocessing(backbone, preprocessing)
         return {
             "backbone": backbone,
-            "preprocessing": Preprocessing.from_dict(record["backbone"]["preprocessing"]),
             "head": head,
             "class_names": record["class_names"],
             "l2_normalize": record["l2_normalize"],
@@ -78,6 +77,17 @@ def read(path: Path, weights: str, pooling: str | None) -> dict[str, Any]:
         }
     except BROKEN as error:
         raise UserError(f"{path} is broken or of another version ({first_line(error)}); fit again") from error
+
+
+def change_preprocessing(backbone: backbones.Backbone, fields: Mapping[str, Any]) -> None:
+    """Override fields of the preprocessing of a backbone that is being opened.
+
+    Raises:
+        UserError: unknown fields, or a size that the backbone does not take.
+    """
+    if fields:
+        backbone.preprocessing = backbone.preprocessing.override(fields)
+        backbone.try_blank(backbone)
 
 
 def epoch_of(content: Mapping[str, Any]) -> int:

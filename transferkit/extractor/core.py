@@ -6,11 +6,12 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from transferkit.backbones import Backbone
 from transferkit.backbones.weights import state_sha256
 from transferkit.errors import UserError
-from transferkit.extractor.forward import Features, Forward, Precision
+from transferkit.extractor.forward import Features, Forward, Precision, network_input
 from transferkit.images.decoding import ImageError, read_image
 from transferkit.images.preprocessing import Preprocessing
 from transferkit.runtime.full_float32 import full_float32
@@ -82,7 +83,7 @@ class ExtractorCore:
             float32 (B, D) on the backbone's device.
         """
         with full_float32():
-            embedding: Tensor = self.backbone(self.preprocessing.normalize(pixels.to(self.device)))
+            embedding: Tensor = self.backbone(network_input(self.backbone, self.preprocessing, pixels))
         return embedding.float()
 
     def embed(self, images: Sequence[str | Path | Tensor], batch_size: int = 32) -> Tensor:
@@ -108,6 +109,24 @@ class ExtractorCore:
             batches.append(forward(pixels).cpu())
         return torch.cat(batches)
 
+    @torch.inference_mode()
+    def classify(self, embedding: Tensor) -> Tensor:
+        """Compute the logits of embeddings.
+
+        Args:
+            embedding: float32 (N, D), as :meth:`embed` returns it; L2-normalized here if the head was trained so.
+
+        Returns:
+            float32 (N, classes) on the head's device, columns in the order of ``class_names``.
+
+        Raises:
+            UserError: the extractor has no head.
+        """
+        if self.head is None:
+            raise UserError(f"{self.name} has no head; train one with fit, or probe the extractor")
+        with full_float32():
+            return head_logits(self.head, embedding.to(self.head.weight.device), self.l2_normalize)
+
     def forward(
         self,
         precision: Precision = "32",
@@ -132,14 +151,19 @@ class ExtractorCore:
         """Plain-typed description of backbone, pooling and the preprocessing in use."""
         return self.backbone.spec() | {"preprocessing": self.preprocessing.to_dict()}
 
-    def override(self, preprocessing: Mapping[str, Any]) -> None:
-        """Change fields of the preprocessing.
 
-        Raises:
-            UserError: unknown fields, or a size that the backbone does not take.
-        """
-        self.preprocessing = self.backbone.preprocessing = self.preprocessing.override(preprocessing)
-        self.backbone.try_blank(self.backbone)
+def head_logits(head: nn.Linear, embedding: Tensor, l2_normalize: bool, dropout: float = 0.0) -> Tensor:
+    """Compute the logits of embeddings: (N, D) -> (N, classes).
+
+    Args:
+        head: linear layer (D -> classes).
+        embedding: (N, D), as the backbone gives it.
+        l2_normalize: whether the head reads embeddings of length 1.
+        dropout: share of the numbers of an embedding that are zeroed before the head, in training.
+    """
+    rows = F.normalize(embedding) if l2_normalize else embedding
+    logits: Tensor = head(F.dropout(rows, dropout) if dropout else rows)
+    return logits
 
 
 def open_image(image: str | Path | Tensor) -> Tensor:

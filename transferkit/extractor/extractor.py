@@ -44,14 +44,10 @@ class Extractor(ExtractorCore):
         if architecture and (path.suffix == ".ckpt" or (path / pretrained.RECORD).is_file()):
             raise UserError(f"{path} brings its own architecture; leave out --model.architecture")
         if path.suffix == ".ckpt":
-            extractor = cls(**checkpoint_reader.read(path, weights, pooling))
-        elif (path / pretrained.RECORD).is_file():
-            extractor = cls(**pretrained.read(path, weights, pooling))
-        else:
-            return cls(backbones.build(str(source), weights, pooling, dict(architecture or {}), preprocessing))
-        if preprocessing:
-            extractor.override(preprocessing)
-        return extractor
+            return cls(**checkpoint_reader.read(path, weights, pooling, preprocessing or {}))
+        if (path / pretrained.RECORD).is_file():
+            return cls(**pretrained.read(path, weights, pooling, preprocessing or {}))
+        return cls(backbones.build(str(source), weights, pooling, dict(architecture or {}), preprocessing))
 
     def save_pretrained(self, path: str | Path, overwrite: bool = False) -> None:
         """Write a directory that transformers or torchvision, and transferkit, load.

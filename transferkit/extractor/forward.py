@@ -22,9 +22,15 @@ from transferkit.images.preprocessing import Preprocessing
 from transferkit.runtime.full_float32 import full_float32
 
 Precision = Literal["32", "bf16"]
-Features = Literal["pooled", "tokens", "map"]
+Features = Literal["pooled", "tokens", "map", "unpooled"]
 
 DTYPES = {"32": torch.float32, "bf16": torch.bfloat16}
+
+
+def network_input(backbone: Backbone, preprocessing: Preprocessing, pixels: Tensor) -> Tensor:
+    """Normalize pixels for a network, on its device and in its dtype: uint8 (B, 3, h, w) -> float (B, 3, h, w)."""
+    parameter = next(backbone.parameters())
+    return preprocessing.normalize(pixels.to(parameter.device)).to(parameter.dtype)
 
 
 class Stopped(Exception):
@@ -68,14 +74,12 @@ class Forward:
         stage = find_stage(backbone, layer) if layer else backbone.stage_names[-1]
         self.layer = None if stage == backbone.stage_names[-1] else stage
         self.precision, self.features, self.normalize = precision, features, normalize
-        self.backbone = for_inference(backbone, DTYPES[precision])
+        self.preprocessing, self.backbone = preprocessing, for_inference(backbone, DTYPES[precision])
         self.device = next(backbone.parameters()).device
-        mean, std = torch.tensor([preprocessing.mean, preprocessing.std], dtype=torch.float64)[:, :, None, None]
-        self.scale, self.shift = (1 / (255 * std)).float().to(self.device), (-mean / std).float().to(self.device)
         self.local = threading.local()
         ends = self.layer is None and features == "pooled"
         plain = (backbone.pooling, (backbone.embed_dim,))
-        self.pooling, self.shape = plain if ends else self.look(preprocessing.image_size)
+        self.pooling, self.shape = plain if ends else self.infer_shape(preprocessing.image_size)
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor, stopped: threading.Event | None = None) -> Tensor:
@@ -95,17 +99,17 @@ class Forward:
         self.local.stopped = stopped
         if self.device.type == "cuda":
             pixels = pixels.pin_memory().to(self.device, non_blocking=True)
-        normalised = pixels.to(self.device).float().mul_(self.scale).add_(self.shift)
         with full_float32() if self.precision == "32" else nullcontext():
             if self.layer or self.features != "pooled":
-                kept = self.pool(self.stage_output(backbone, normalised))
+                kept = self.pool(self.stage_output(backbone, pixels))
             else:
-                kept = backbone(normalised.to(DTYPES[self.precision]))
+                kept = backbone(network_input(backbone, self.preprocessing, pixels))
         return F.normalize(kept.float()) if self.normalize else kept.float()
 
     def stage_output(self, backbone: Backbone, pixels: Tensor) -> Tensor:
         """A map (B, C, h, w) or tokens: patches (B, T, C) at the end, all (B, P + T, C) of an earlier stage."""
-        return backbone.forward_stage(pixels.to(DTYPES[self.precision]), self.layer or backbone.stage_names[-1])
+        inputs = network_input(backbone, self.preprocessing, pixels)
+        return backbone.forward_stage(inputs, self.layer or backbone.stage_names[-1])
 
     def pool(self, output: Tensor) -> Tensor:
         """What is kept of a stage's output."""
@@ -125,15 +129,15 @@ class Forward:
         return self.class_tokens(output) > 0 and self.layer != self.backbone.stage_names[0]
 
     @torch.inference_mode()
-    def look(self, image_size: tuple[int, int]) -> tuple[str, tuple[int, ...]]:
-        """Pooling and shape, found on a blank image.
+    def infer_shape(self, image_size: tuple[int, int]) -> tuple[str, tuple[int, ...]]:
+        """Return the pooling and the shape of what is kept, by a pass over a blank image.
 
         Raises:
             UserError: tokens wanted of a map, or the other way round.
         """
-        output = self.stage_output(self.own_modules(), torch.zeros(1, 3, *image_size, device=self.device))
+        output = self.stage_output(self.own_modules(), torch.zeros(1, 3, *image_size, dtype=torch.uint8))
         kind = "map" if output.ndim == 4 else "tokens"
-        if self.features not in ("pooled", kind):
+        if self.features not in ("pooled", "unpooled", kind):
             gives = f"{self.backbone.name} has a map" if kind == "map" else f"{self.backbone.name} has tokens"
             raise UserError(f"{gives} of {tuple(output.shape[1:])}, no {self.features}; use --features {kind}")
         pooling = "none" if self.features != "pooled" else "cls" if self.pools_class_token(output) else "mean"

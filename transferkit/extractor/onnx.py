@@ -2,18 +2,19 @@
 
 import importlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 import transferkit
 from transferkit.errors import UserError, first_line
 from transferkit.extractor import Extractor, model_card, pretrained
+from transferkit.extractor.core import head_logits
+from transferkit.extractor.forward import network_input
 
 LIBRARIES = ("onnx", "onnxruntime", "onnxscript")
 OUTPUTS = ("embedding", "logits")
@@ -22,7 +23,13 @@ TOLERANCE = 1e-4  # of the largest difference; relative where values exceed 1
 PROTOBUF_BYTES = 2**31 - 2**24  # a larger ONNX file keeps its weights in another one
 
 
-def export(extractor: Extractor, path: Path, onnx: bool = False, overwrite: bool = False) -> float | None:
+def export(
+    extractor: Extractor,
+    path: Path,
+    onnx: bool = False,
+    overwrite: bool = False,
+    training: Mapping[str, Any] | None = None,
+) -> float | None:
     """Write the extractor directory, whole or not at all.
 
     Args:
@@ -30,6 +37,7 @@ def export(extractor: Extractor, path: Path, onnx: bool = False, overwrite: bool
         path: the directory to write.
         onnx: also write ``model.onnx``, see :func:`write_onnx`.
         overwrite: replace an earlier export.
+        training: what is known of the training besides the extractor's record, such as ``metrics``; it wins.
 
     Returns:
         The largest absolute difference between ONNX Runtime and PyTorch, with ``onnx``.
@@ -38,11 +46,19 @@ def export(extractor: Extractor, path: Path, onnx: bool = False, overwrite: bool
         UserError: see :meth:`Extractor.save_pretrained` and :func:`write_onnx`.
     """
     difference = None
+    extractor = Extractor(
+        extractor.backbone,
+        extractor.preprocessing,
+        extractor.head,
+        extractor.class_names,
+        extractor.l2_normalize,
+        {**extractor.record, **(training or {})},
+    )
     with pretrained.replacing(path, overwrite) as folder:
         layout = pretrained.fill(extractor, folder)
         if onnx:
             difference = write_onnx(extractor, folder / "model.onnx")
-            model_card.write(extractor, layout, folder)  # once more, with the new file
+        model_card.write(extractor, layout, folder)
     return difference
 
 
@@ -77,7 +93,7 @@ class Graph(nn.Module):
         embedding: Tensor = self.backbone(pixel_values)
         if self.head is None:
             return (embedding,)
-        return embedding, self.head(F.normalize(embedding) if self.l2_normalize else embedding)
+        return embedding, head_logits(self.head, embedding, self.l2_normalize)
 
 
 def write_onnx(extractor: Extractor, path: Path) -> float:
@@ -155,7 +171,7 @@ def noise(extractor: Extractor, images: int) -> Tensor:
     generator = torch.Generator().manual_seed(images)
     size = (images, 3, *extractor.preprocessing.image_size)
     pixels = torch.randint(256, size, dtype=torch.uint8, generator=generator)
-    return extractor.preprocessing.normalize(pixels.to(extractor.device))
+    return network_input(extractor.backbone, extractor.preprocessing, pixels)
 
 
 def metadata(extractor: Extractor) -> dict[str, str]:

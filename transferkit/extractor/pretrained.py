@@ -1,6 +1,6 @@
 """The extractor directory: a layout that transformers and torchvision load without transferkit."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,11 @@ from transferkit.backbones.loading import check_finite, load_state
 from transferkit.backbones.weights import read_state_dict
 from transferkit.errors import UserError, first_line
 from transferkit.extractor import model_card
-from transferkit.extractor.checkpoint_reader import BROKEN, TRAINING, check_training, linear
+from transferkit.extractor.checkpoint_reader import BROKEN, TRAINING, change_preprocessing, check_training, linear
 from transferkit.extractor.core import ExtractorCore
 from transferkit.images.preprocessing import Preprocessing
 from transferkit.runtime import json_files
-from transferkit.runtime.files import atomic_path
+from transferkit.runtime.files import atomic_path, check_place
 from transferkit.runtime.json_files import write_json
 from transferkit.runtime.versions import versions
 
@@ -35,7 +35,7 @@ FOREIGN = ("auto_map", "custom_pipelines", "num_labels", "attn_implementation", 
 def write(extractor: ExtractorCore, path: Path, overwrite: bool) -> None:
     """Write the directory, whole or not at all; see :meth:`Extractor.save_pretrained`."""
     with replacing(path, overwrite) as folder:
-        fill(extractor, folder)
+        model_card.write(extractor, fill(extractor, folder), folder)
 
 
 @contextmanager
@@ -43,9 +43,9 @@ def replacing(path: Path, overwrite: bool) -> Iterator[Path]:
     """Yield an empty directory that takes the place of ``path`` on success.
 
     Raises:
-        UserError: see :func:`check_place`; it cannot be written.
+        UserError: see :func:`check_export_place`; it cannot be written.
     """
-    check_place(path, overwrite)
+    check_export_place(path, overwrite)
     with atomic_path(path, folder=True) as temporary:
         try:
             yield temporary
@@ -53,20 +53,17 @@ def replacing(path: Path, overwrite: bool) -> Iterator[Path]:
             raise UserError(f"cannot write {path}: {first_line(error)}; free disk space") from error
 
 
-def check_place(path: Path, overwrite: bool) -> None:
-    """Refuse a place that is taken.
+def check_export_place(path: Path, overwrite: bool) -> None:
+    """Refuse to write over anything but an earlier export, and over that only with ``overwrite``.
 
     Raises:
-        UserError: it exists and ``overwrite`` is false, or it is no export.
+        UserError: the place is not to be written over.
     """
-    if path.exists() and not overwrite:
-        raise UserError(f"{path} exists; choose another directory or add --overwrite")
-    if path.exists() and not (path / RECORD).is_file():  # never wipe out somebody's pictures
-        raise UserError(f"{path} exists and is no export, so it is not overwritten; choose another directory")
+    check_place(path, "an export", lambda place: None if (place / RECORD).is_file() else f"no {RECORD}", overwrite)
 
 
 def fill(extractor: ExtractorCore, folder: Path) -> str:
-    """Write model, preprocessing, record and model card; the layout, see :func:`write_model`."""
+    """Write model, preprocessing and record; return the layout, see :func:`write_model`."""
     layout = write_model(extractor, folder)
     write_json(folder / "preprocessor_config.json", extractor.preprocessing.to_hf())
     record = {
@@ -84,7 +81,6 @@ def fill(extractor: ExtractorCore, folder: Path) -> str:
     write_json(folder / RECORD, record)
     for path in folder.glob("*.safetensors"):  # which safetensors writes for the owner alone
         path.chmod((folder / RECORD).stat().st_mode)
-    model_card.write(extractor, layout, folder)
     return layout
 
 
@@ -168,11 +164,11 @@ def as_classifier(extractor: ExtractorCore) -> Any:
         theirs = model(pixel_values=pixels).logits
     except (TypeError, ValueError):  # made for another image size
         return None
-    ours = head(extractor.backbone(pixels))
+    ours = extractor.classify(extractor.backbone(pixels))
     return model if torch.allclose(theirs, ours, atol=1e-5, rtol=1e-4) else None
 
 
-def read(path: Path, weights: str, pooling: str | None) -> dict[str, Any]:
+def read(path: Path, weights: str, pooling: str | None, preprocessing: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of an Extractor, from a directory that :func:`write` made.
 
     Raises:
@@ -191,9 +187,10 @@ def read(path: Path, weights: str, pooling: str | None) -> dict[str, Any]:
             )
         check_training(record["training"])
         backbone, head = read_model(path, record)
+        backbone.preprocessing = Preprocessing.from_dict(record["backbone"]["preprocessing"])
+        change_preprocessing(backbone, preprocessing)
         return {
             "backbone": backbone,
-            "preprocessing": Preprocessing.from_dict(record["backbone"]["preprocessing"]),
             "head": head,
             "class_names": record["class_names"],
             "l2_normalize": record["l2_normalize"],

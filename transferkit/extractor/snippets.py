@@ -7,8 +7,6 @@ them becomes code.
 
 from typing import Any
 
-import torch
-from torch import Tensor
 from torchvision import models
 
 from transferkit.backbones.from_torchvision import INCEPTIONS, TorchvisionBackbone
@@ -95,22 +93,19 @@ def with_transformers(extractor: ExtractorCore, backbone: TransformersBackbone, 
             f'model = AutoModel.from_pretrained("."{", add_pooling_layer=False" if bare else ""})',
             "with torch.inference_mode():",
             f"    output = model(pixel_values=pixels{', interpolate_pos_encoding=True' if interpolates else ''})",
-            f"    embedding = {pooled(extractor, backbone)}  # (1, {extractor.embed_dim})",
+            f"    embedding = {pooled(backbone)}  # (1, {extractor.embed_dim})",
             head_apart(extractor) if apart else "",
         ],
     )
 
 
-@torch.inference_mode()
-def pooled(extractor: ExtractorCore, backbone: TransformersBackbone) -> str:
+def pooled(backbone: TransformersBackbone) -> str:
     """The embedding as an expression of transformers' ``output``."""
     if backbone.pooling == "pooler":
         return "output.pooler_output.flatten(1)"
     token = "output.last_hidden_state[:, 0]"
-    blank = torch.zeros(1, 3, *extractor.preprocessing.image_size, device=extractor.device)
-    features: Tensor = backbone.forward_features(blank)  # a map or patch tokens
-    patches = "mean((2, 3))" if features.ndim == 4 else f"[:, {backbone.prefix}:].mean(1)"
-    mean = f"output.last_hidden_state{'.' if features.ndim == 4 else ''}{patches}"
+    patches = ".mean((2, 3))" if backbone.gives_map else f"[:, {backbone.prefix}:].mean(1)"
+    mean = f"output.last_hidden_state{patches}"
     return {"cls": token, "mean": mean, "cls+mean": f"torch.cat(({token}, {mean}), 1)"}[backbone.pooling]
 
 

@@ -10,7 +10,7 @@ import secrets
 import shutil
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -182,6 +182,27 @@ def open_file(trace: TracebackType | None) -> str | None:
         if found := next((name for name in names if isinstance(name, str) and name != "<stdout>"), None):
             return found
     return None
+
+
+def check_place(place: str | Path, what: str, foreign: Callable[[Path], str | None], overwrite: bool = True) -> None:
+    """Refuse a place for results that holds something else, or results that must not be replaced.
+
+    Args:
+        place: the file or directory to write.
+        what: the kind of results, for the message.
+        foreign: what tells the content of an existing place from such results, or ``None`` if it is one of them.
+        overwrite: whether earlier results may be replaced.
+
+    Raises:
+        UserError: the place is not to be written over.
+    """
+    place = Path(place)
+    if not place.exists():
+        return
+    if (found := foreign(place)) is not None:
+        raise UserError(f"{place} holds something else than {what} ({found}); choose another place")
+    if not overwrite:
+        raise UserError(f"{place} exists; choose another place or add `overwrite=True`")
 
 
 def check_folder(folder: str | Path) -> None:

@@ -45,7 +45,7 @@ class Ranks:
         distributed.all_reduce(count, group=self.group)
         return int(count) == self.world_size
 
-    def on_all(self, work: Callable[[], Value]) -> list[Value]:
+    def run_on_all(self, work: Callable[[], Value]) -> list[Value]:
         """Run a part of the work in every process, and wait for all; if one fails, all of them raise.
 
         Returns:

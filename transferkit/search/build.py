@@ -13,7 +13,7 @@ from transferkit.data.image_table import ImageTable
 from transferkit.embed import cached_features, describe, forget_features
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
-from transferkit.runtime.files import check_folder, sweep
+from transferkit.runtime.files import check_folder, check_place, sweep
 from transferkit.runtime.versions import versions
 from transferkit.search import faiss_index
 from transferkit.search.index import RECORD, ImageIndex, identity, open_index, write_index
@@ -118,17 +118,19 @@ def open_old(folder: Path, images: ImageTable, extractor: Extractor, overwrite: 
     Raises:
         UserError: the folder holds something else, or an index that does not go with images and extractor.
     """
-    if not (folder / RECORD).is_file():
-        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-            raise UserError(f"{folder} exists and is no index, so it is not overwritten; choose another directory")
-        return None
-    if overwrite:
+
+    def foreign(place: Path) -> str | None:
+        empty = place.is_dir() and not any(place.iterdir())
+        return None if empty or (place / RECORD).is_file() else f"no {RECORD}"
+
+    check_place(folder, "an index", foreign)
+    if overwrite or not (folder / RECORD).is_file():
         return None
     old = open_index(folder)
     old.check_extractor(extractor)
     if old.images.root != images.root:
         raise UserError(
-            f"{folder} indexes {old.images.root}, not {images.root}; choose another directory or add --overwrite"
+            f"{folder} indexes {old.images.root}, not {images.root}; choose another place or add `overwrite=True`"
         )
     return old
 

@@ -20,6 +20,8 @@ from transferkit.data.seen import check_unseen, remember_paths
 from transferkit.embed import fill_features
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
+from transferkit.extractor.core import head_logits
+from transferkit.extractor.forward import network_input
 from transferkit.images.augmentation import view_seed
 from transferkit.probe import LinearClassifier
 from transferkit.runtime.full_float32 import full_float32
@@ -246,19 +248,15 @@ class TransferModule(RecordedModule):
             return batch["embedding"]
         if not len(batch["pixels"]):  # of a process without a share: not every network takes none
             return batch["pixels"].new_empty(0, self.backbone.embed_dim).to(self.dtype)
-        pixels = self.preprocessing.normalize(batch["pixels"]).to(self.dtype)  # bf16-true and the like
         exact = nullcontext() if self.training else full_float32()
         with exact, torch.set_grad_enabled(torch.is_grad_enabled() and self.regime != "frozen"):
-            embedding: Tensor = self.backbone(pixels)
+            embedding: Tensor = self.backbone(network_input(self.backbone, self.preprocessing, batch["pixels"]))
         return embedding
 
     def classify(self, embedding: Tensor) -> Tensor:
         """Class scores of embeddings: (B, D) -> (B, classes)."""
-        if self.l2_normalize:
-            embedding = F.normalize(embedding)
         assert self.head is not None  # setup() has made it
-        scores: Tensor = self.head(F.dropout(embedding, self.dropout, self.training))
-        return scores
+        return head_logits(self.head, embedding, self.l2_normalize, self.dropout if self.training else 0.0)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Class scores of preprocessed pixels: uint8 (B, 3, h, w) -> (B, classes)."""

@@ -100,7 +100,7 @@ class Results(Callback):
         local = {name: torch.cat([output[name] for output in self.outputs]) for name in self.outputs[0]}
         self.outputs = []
         with joined() as ranks:
-            parts = ranks.on_all(lambda: local)
+            parts = ranks.run_on_all(lambda: local)
             merged = {name: torch.cat([part[name] for part in parts]) for name in local}
             ranks.from_first(lambda: self.write_merged(trainer, module, split, merged))
 

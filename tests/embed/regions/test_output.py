@@ -127,7 +127,7 @@ def test_an_object_moves_with_its_box_among_patches(tmp_path: Path, family: str)
     model = extractor.backbone.model
     torch.nn.init.zeros_(model.embeddings.position_embeddings)  # type: ignore[arg-type, union-attr]
     patch = model.config.patch_size
-    extractor.override({"image_size": 4 * patch})
+    extractor.preprocessing = extractor.preprocessing.override({"image_size": 4 * patch})
     (_, (there, elsewhere), (left, found)) = moved(tmp_path, extractor, 4 * patch, patch, (patch, 2 * patch))
     torch.testing.assert_close(there, found, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(elsewhere, left, rtol=1e-4, atol=1e-5)
@@ -137,7 +137,7 @@ def test_an_object_moves_with_its_box_among_patches(tmp_path: Path, family: str)
 def test_an_object_moves_with_its_box_in_a_map(tmp_path: Path) -> None:
     """A convolutional network sees the border from afar, so what the object adds is alike, not equal."""
     extractor = resnet18()
-    extractor.override({"resize": (352, 352), "crop": (352, 352)})
+    extractor.preprocessing = extractor.preprocessing.override({"resize": (352, 352), "crop": (352, 352)})
     (blank, (there, elsewhere), (left, found)) = moved(tmp_path, extractor, 352, 64, (96, 192))
     first, second = there - blank[0], found - blank[1]
     assert torch.nn.functional.cosine_similarity(first, second, dim=0) > 0.95
@@ -181,10 +181,10 @@ def test_only_images_with_boxes_are_read_and_faults_are_named(tmp_path: Path, me
 def test_one_forward_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = folder(tmp_path, a=gradient(40, 60), b=gradient(60, 40))
     extractor, count = Extractor(Colours()), []
-    Sizing(extractor)
+    Sizing(extractor.forward(features="unpooled"))
     features = Colours.forward_features
     monkeypatch.setattr(Colours, "forward_features", lambda self, x: (count.append(len(x)), features(self, x))[1])
-    Sizing(extractor)
+    Sizing(extractor.forward(features="unpooled"))
     trials = len(count)
     boxes = [Box(n, f"{name}.png", n, n, n + 9, n + 9) for name in "ab" for n in range(10)]
     embed_regions(extractor, images, boxes, "roi_align")
@@ -204,10 +204,13 @@ def test_the_file(tmp_path: Path) -> None:
 
 
 def test_sizes() -> None:
-    assert Sizing(resnet18())(100, 200) == (64, 160)  # shorter side 73, in strides of 32 (at 64: 2 cells)
-    assert Sizing(transformer("vit", "cls"))(100, 200)[0] == 32  # squashed, as its scheme says
+    def sizing(extractor: Extractor) -> Sizing:
+        return Sizing(extractor.forward(features="unpooled"))
+
+    assert sizing(resnet18())(100, 200) == (64, 160)  # shorter side 73, in strides of 32 (at 64: 2 cells)
+    assert sizing(transformer("vit", "cls"))(100, 200)[0] == 32  # squashed, as its scheme says
     fixed = Extractor(backbones.build("vit_b_16", "none", architecture={"image_size": 32}))
-    assert Sizing(fixed)(100, 200) == (32, 32)
+    assert sizing(fixed)(100, 200) == (32, 32)
     assert tuple(as_map(torch.zeros(2, 12, 5), 30, 40).shape) == (2, 5, 3, 4)
     with pytest.raises(UserError, match="lie in no grid"):
         as_map(torch.zeros(2, 5), 30, 40)

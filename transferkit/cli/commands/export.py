@@ -58,15 +58,15 @@ def export(
         run, path = find_checkpoint(Path(), name, checkpoint)
         checkpoint = str(path)
     folder = Path(out) if out else (run or Path()) / "extractor"
-    pretrained.check_place(folder, overwrite)  # before anything is opened, which takes a while
+    pretrained.check_export_place(folder, overwrite)  # before anything is opened, which takes a while
     if onnx:
         require_onnx()
     extractor = read_extractor(checkpoint, weights, pooling)
-    if run and "test" in extractor.record.get("images", {}):  # else they are of the validation images
-        figures = measured_on_test(run, extractor.record["epoch"])
-        extractor.record["metrics"] = extractor.record.get("metrics", {}) | figures
-    extractor.record.setdefault("weights", f"{checkpoint} ({weights})")  # all that is known of a name
-    difference = export(extractor, folder, onnx, overwrite)
+    record = extractor.record
+    training = {"weights": record.get("weights", f"{checkpoint} ({weights})")}  # of a name, nothing else is known
+    if run and "test" in record.get("images", {}):  # else they are of the validation images
+        training["metrics"] = record.get("metrics", {}) | measured_on_test(run, record["epoch"])
+    difference = export(extractor, folder, onnx, overwrite, training)
 
     files = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
     if json:

@@ -46,9 +46,9 @@ def regions(
         json: print one JSON object.
     """
     from transferkit.data.image_table import open_images
-    from transferkit.embed.regions import check_place, embed_regions, match_boxes, read_boxes, save_regions
+    from transferkit.embed.regions import check_regions_place, embed_regions, match_boxes, read_boxes, save_regions
 
-    check_place(Path(out), overwrite)
+    check_regions_place(Path(out), overwrite)
     skipped: list[str] | None = [] if on_error == "skip" else None
     opened = open_images(images, image_root)
     found = match_boxes(boxes, read_boxes(boxes, skipped), opened, skipped)

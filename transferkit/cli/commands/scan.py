@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from transferkit.cli.console import as_json, next_command, note, table, written
 from transferkit.cli.dialect import translate
 from transferkit.cli.parsing import call
-from transferkit.errors import UserError
-from transferkit.runtime.files import check_folder
+from transferkit.runtime.files import check_folder, check_place
 from transferkit.runtime.text import for_terminal
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ def scan(images: str, out: str | None = None, image_root: str | None = None, jso
     from transferkit.data.scan import scan as scan_images
 
     if out is not None:
-        check_place(Path(out))
+        check_report_place(Path(out))
     report = scan_images(images, image_root=image_root)
     if out is not None:
         write_csv(report, Path(out))
@@ -139,20 +138,23 @@ def as_dict(report: "Report", source: str) -> dict[str, object]:
     }
 
 
-def check_place(path: Path) -> None:
+def check_report_place(path: Path) -> None:
     """Raise if the file is anything but an earlier report.
 
     Raises:
         UserError: the file has other content, such as a manifest, or cannot be created.
     """
+
+    def foreign(place: Path) -> str | None:
+        if not place.is_file():
+            return None
+        with place.open("rb") as file:
+            start = file.readline(200).strip()
+        return None if start in (b"", ",".join(COLUMNS).encode()) else "another first line"
+
     if not path.exists():
         check_folder(path.parent)
-    if not path.is_file():
-        return
-    with path.open("rb") as file:
-        start = file.readline(200).strip()
-    if start not in (b"", ",".join(COLUMNS).encode()):
-        raise UserError(f"--out {path} is not the report of a scan and would be overwritten; give another name")
+    check_place(path, "the report of a scan", foreign)
 
 
 def write_csv(report: "Report", path: Path) -> None:

@@ -16,9 +16,9 @@ from transferkit.embed.regions.boxes import Box
 from transferkit.embed.stream import Batch, stream
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
+from transferkit.extractor.forward import Forward
 from transferkit.images.error import Fault, ImageError
 from transferkit.images.preprocessing import Size
-from transferkit.runtime.full_float32 import full_float32
 
 BINS = 7  # roi_align averages samples in 7 x 7 bins, one a feature cell at least; we average the bins
 
@@ -41,7 +41,8 @@ def embed_aligned(
         A batch an image; a row is a position in ``boxes``.
     """
     spans = spans_of(boxes)
-    sizing = Sizing(extractor)
+    unpooled = extractor.forward(features="unpooled")
+    sizing = Sizing(unpooled)
 
     def read(number: int) -> Tensor:
         path = boxes[spans[number].start].path
@@ -50,11 +51,8 @@ def embed_aligned(
         scheme = replace(extractor.preprocessing, resize=sizing(*image.shape[1:]), crop=None)
         return scheme.resize_crop(image)
 
-    @torch.inference_mode()
-    @full_float32()
     def forward(pixels: Tensor) -> Tensor:
-        normal = extractor.preprocessing.normalize(pixels.to(extractor.device))
-        return as_map(extractor.backbone.forward_features(normal), *pixels.shape[2:]).float()
+        return as_map(unpooled(pixels), *pixels.shape[2:])
 
     for number, batch in enumerate(stream([range(i, i + 1) for i in range(len(spans))], read, forward)):
         span = spans[number]
@@ -80,27 +78,24 @@ class Sizing:
     """The size that an image is resized to: (height, width) -> (height, width).
 
     Args:
-        extractor: whose scheme and network decide.
+        forward: the pass to the last features, before pooling.
 
     Raises:
-        UserError: the network gives no features that can be told to lie in a grid.
+        UserError: the features do not lie in a grid.
     """
 
-    def __init__(self, extractor: Extractor) -> None:
-        self.scheme = extractor.preprocessing
-        backbone = extractor.backbone
+    def __init__(self, forward: Forward) -> None:
+        self.scheme = forward.preprocessing
         height, width = self.scheme.image_size
 
-        @torch.inference_mode()
-        def grid(pixels: Tensor) -> Size:
-            features = as_map(backbone.forward_features(pixels.to(extractor.device)), *pixels.shape[2:])
+        def grid(height: int, width: int) -> Size:
+            features = as_map(forward(torch.zeros(1, 3, height, width, dtype=torch.uint8)), height, width)
             return features.shape[2], features.shape[3]
 
-        rows, columns = grid(torch.zeros(1, 3, height, width))
+        rows, columns = grid(height, width)
         self.stride = -(-height // rows), -(-width // columns)
         try:
-            other = height + self.stride[0], width + 2 * self.stride[1]
-            self.any_size = grid(torch.zeros(1, 3, *other)) == (rows + 1, columns + 2)
+            self.any_size = grid(height + self.stride[0], width + 2 * self.stride[1]) == (rows + 1, columns + 2)
         except (TypeError, ValueError, RuntimeError, AssertionError, UserError):  # made for one size
             self.any_size = False
 

@@ -37,7 +37,7 @@ def embed_crops(
         sizes[box.path] = image.shape[1], image.shape[2]
         return extractor.preprocessing.resize_crop(cut(image, box))
 
-    return stream([range(i, min(i + 32, len(boxes))) for i in range(0, len(boxes), 32)], read, extractor)
+    return stream([range(i, min(i + 32, len(boxes))) for i in range(0, len(boxes), 32)], read, extractor.forward())
 
 
 def cut(image: Tensor, box: Box) -> Tensor:

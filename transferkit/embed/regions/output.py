@@ -18,7 +18,7 @@ from transferkit.embed.regions.boxes import Box
 from transferkit.embed.regions.crop import embed_crops
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
-from transferkit.runtime.files import atomic_path, check_folder
+from transferkit.runtime.files import atomic_path, check_folder, check_place
 from transferkit.runtime.progress import progress_bar
 
 Method = Literal["crop", "roi_align"]
@@ -97,28 +97,23 @@ def metadata_of(extractor: Extractor, images: ImageTable, method: Method) -> dic
     return metadata | ({"pooling": "roi_align"} if method == "roi_align" else {})
 
 
-def check_place(out: Path, overwrite: bool) -> None:
-    """Refuse to write over anything but an earlier table of regions, and that only where it is wanted.
+def check_regions_place(out: Path, overwrite: bool) -> None:
+    """Refuse to write over anything but an earlier table of regions, and over that only with ``overwrite``.
 
     Raises:
-        UserError: saying what is there; or the place cannot be written.
+        UserError: the place is not to be written over, or cannot be written.
     """
     check_folder(out.parent)
-    if not out.exists():
-        return
-    if not is_regions(out):
-        raise UserError(f"--out {out} holds something else than regions; give another name")
-    if not overwrite:
-        raise UserError(f"{out} exists; choose another file or add --overwrite")
+    check_place(out, "regions", foreign_to_regions, overwrite)
 
 
-def is_regions(path: Path) -> bool:
-    """Whether a file was written by :func:`save_regions`."""
+def foreign_to_regions(path: Path) -> str | None:
+    """Return what tells a file from one of :func:`save_regions`, or ``None`` if it is one."""
     try:
         schema = pq.read_schema(path)
-        return "box" in schema.names and "method" in read_metadata(schema, path)
+        return None if "box" in schema.names and "method" in read_metadata(schema, path) else "no column 'box'"
     except (OSError, pa.ArrowException, UserError):
-        return False
+        return "not a table of embeddings"
 
 
 def save_regions(regions: Regions, path: str | Path) -> None:
