@@ -15,7 +15,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from transferkit.cli import fit_help, resume
+from transferkit.cli import fit_help
 from transferkit.cli import fit_report as report
 from transferkit.cli.arguments import read_yaml
 from transferkit.cli.console import next_command, note
@@ -26,6 +26,7 @@ from transferkit.data.datamodule import ImageDataModule
 from transferkit.data.splits import save_splits
 from transferkit.errors import UserError
 from transferkit.runtime.files import atomic_path
+from transferkit.training import resume
 from transferkit.training.checkpoints import epoch_number
 from transferkit.training.epoch_lines import progress_callbacks
 from transferkit.training.module import TransferModule
