@@ -194,13 +194,13 @@ def test_a_fit_goes_on_from_a_checkpoint_with_its_head(tmp_path: Path, photo_fol
     path = str(tmp_path / "run/checkpoints/last.ckpt")
     data = ImageDataModule(str(photo_folder))
     second = TransferModule(path, regime="full")
-    second.meet(data, "fit")
+    second.connect(data, "fit")
     assert first.head and second.head and torch.equal(first.head.weight, second.head.weight)
     other = TransferModule(path, l2_normalize=True)  # a head for other embeddings
-    other.meet(data, "fit")
+    other.connect(data, "fit")
     assert other.head and not torch.equal(first.head.weight, other.head.weight)
     digits = TransferModule(path)
-    digits.meet(ImageDataModule("digits"), "fit")
+    digits.connect(ImageDataModule("digits"), "fit")
     assert digits.head and digits.head.weight.shape == (10, 512)
 
 
@@ -226,9 +226,8 @@ def with_head(**options: Any) -> TransferModule:
 def test_head_depends_on_the_seed_alone() -> None:
     heads = []
     for seed, waste in ((1, 0), (1, 5), (2, 0)):
-        seed_everything(seed)
-        torch.rand(waste)
-        head = with_head().head
+        seed_everything(waste)
+        head = with_head(seed=seed).head
         assert head is not None
         heads.append(head.weight)
     assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
@@ -291,9 +290,9 @@ def test_val_loss_is_that_of_all_rows_whatever_the_batches(batch: int, weight: T
     module.class_weights = weight
     embedding, target = torch.randn(64, 32), torch.arange(64).remainder(3).sort().values
     for rows in torch.arange(64).split(batch):
-        module.evaluate({"embedding": embedding[rows], "target": target[rows], "row": rows}, "val")
+        module.validation_step({"embedding": embedding[rows], "target": target[rows], "row": rows}, 0)
     wanted = F.cross_entropy(module.classify(embedding), target, weight=weight)  # torch's: by the sum of the weights
-    torch.testing.assert_close(module.evaluation_loss.compute(Alone()), wanted.detach())
+    torch.testing.assert_close(module.val_metrics.loss.compute(Alone()), wanted.detach())
 
 
 @pytest.mark.parametrize(
@@ -311,19 +310,19 @@ def test_val_loss_is_that_of_all_rows_whatever_the_batches(batch: int, weight: T
     ],
 )
 def test_numbers_that_no_training_can_use(options: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match=f"--model.{next(iter(options))} is .*; give a number"):
+    with pytest.raises(UserError, match=f"`{next(iter(options))}` is .*; give a number"):
         TransferModule(**{**RESNET, **options})
 
 
 def test_scratch_takes_no_weights() -> None:
-    with pytest.raises(UserError, match=r"regime scratch takes no --model.weights x.pt; use regime full"):
+    with pytest.raises(UserError, match='`regime="scratch"` takes no `weights="x.pt"`; give `regime="full"`'):
         TransferModule(weights="x.pt", regime="scratch")
 
 
 def test_views_without_a_frozen_backbone_are_said(photo_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     module = TransferModule(**{**VIT, "regime": "full"})
-    module.meet(ImageDataModule(str(photo_folder), augmentation="light", views=2), "fit")
-    assert "--data.views 2 has no effect: only a frozen backbone is cached" in caplog.text
+    module.connect(ImageDataModule(str(photo_folder), augmentation="light", views=2), "fit")
+    assert "`views=2` has no effect: embeddings are cached for a frozen backbone only" in caplog.text
 
 
 def test_only_our_datamodule(tmp_path: Path) -> None:
@@ -343,4 +342,4 @@ def test_a_share_of_a_global_batch_and_one_without_rows() -> None:
     empty = {"pixels": torch.empty(0, 3, 0, 0, dtype=torch.uint8), "target": none, "row": none}
     for outputs in (module.predict_step(empty, 0), module.test_step(empty, 0)):
         assert outputs["embedding"].shape == (0, 32) and outputs["probability"].shape == (0, 2)
-    assert module.evaluation_loss.sums is not None and module.evaluation_loss.sums.tolist() == [0, 0]
+    assert module.test_metrics.loss.sums is not None and module.test_metrics.loss.sums.tolist() == [0, 0]

@@ -40,7 +40,7 @@ def test_only_what_may_move_may_differ(section: str, field: str) -> None:
     if field in MOVABLE:
         check_same_fit(SAVED, other, RUN)
     else:
-        with pytest.raises(UserError, match=f"`{field}=other`.*`name=\"name\"` `ckpt_path=\"last\"`"):
+        with pytest.raises(UserError, match=f'`{field}=other`.*`name="name"` `ckpt_path="last"`'):
             check_same_fit(SAVED, other, RUN)
 
 

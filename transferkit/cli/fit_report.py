@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 
 from transferkit.cli.console import as_json, command, harmless, note
-from transferkit.training.prediction_writer import ranked_columns
+from transferkit.reports.predictions import ranked_columns
 from transferkit.training.regimes import count_parameters
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ import torch
 from transferkit.data.splits import save_splits
 from transferkit.errors import UserError
 from transferkit.probe.protocol import Predictions, ProbeResult
+from transferkit.reports.predictions import prediction_columns, write_parquet
 from transferkit.runtime.files import atomic_path
 
 REPORT, CLASSIFIER, START = "probe.json", "classifier.safetensors", "start.safetensors"
@@ -32,15 +33,8 @@ def save_probe(result: ProbeResult, folder: Path, more: Mapping[str, Any] | None
         temporary.write_text(json.dumps(report, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     result.classifier.save(files[1])
     result.start.save(files[2])
-    said = result.predictions
-    columns = {
-        "path": pa.array(said.paths, pa.string()),
-        "label": pa.array(said.labels, pa.string()),
-        "prediction": pa.array(said.preds, pa.string()),
-        "probability": pa.array(said.confidence.numpy(), pa.float32()),
-    }
-    with atomic_path(files[3]) as temporary:
-        pq.write_table(pa.table(columns), temporary)
+    test = result.predictions
+    write_parquet(prediction_columns(test.paths, test.labels, [(test.preds, test.confidence)]), files[3])
     save_splits(result.splits, files[4])
     return files
 
