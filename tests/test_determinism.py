@@ -84,7 +84,7 @@ def left_by(commands: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> dict[
 def test_every_verb_is_here() -> None:
     from transferkit.cli.dispatch import VERBS
 
-    assert {*COMMANDS, "quickstart"} == set(VERBS)  # tests/cli/commands/test_quickstart.py runs the quickstart
+    assert {*COMMANDS, "quickstart"} == set(VERBS)  # tests/training/test_demo.py runs the quickstart
 
 
 def same(one: dict[str, Any], two: dict[str, Any]) -> bool:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from transferkit.errors import UserError
 from transferkit.training.resume import (
     GEOMETRY,
     MOVABLE,
@@ -15,7 +16,6 @@ from transferkit.training.resume import (
     progress_of,
     recorded_splits,
 )
-from transferkit.errors import UserError
 
 RUN = Path("runs/name/3")
 SAVED: dict[str, Any] = {

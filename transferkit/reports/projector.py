@@ -72,7 +72,7 @@ def fill_projector(
 
 
 def metadata_lines(table: Embeddings) -> list[str]:
-    """Return a header and a line per row; a dash for no label, since the projector drops empty cells at a line's end."""
+    """Return a header and a line per row; a dash for no label: the projector drops empty cells at the end of a line."""
     columns = (table.labels, table.paths, table.splits)
     rows = [[figures.printable(cell or "–") for cell in row] for row in zip(*columns, strict=True)]
     return ["\t".join(row) for row in (["label", "path", "split"], *rows)]

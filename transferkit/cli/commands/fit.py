@@ -27,8 +27,8 @@ from transferkit.data.splits import save_splits
 from transferkit.errors import UserError
 from transferkit.runtime.files import atomic_path
 from transferkit.training import resume
-from transferkit.training.fit_progress import epoch_number
 from transferkit.training.epoch_lines import progress_callbacks
+from transferkit.training.fit_progress import epoch_number
 from transferkit.training.module import TransferModule
 from transferkit.training.prediction_writer import TOP_K, PredictionWriter
 from transferkit.training.run_directory import new_run, read_metrics, remove_run, write_metrics
