@@ -1,4 +1,4 @@
-"""The probe's sweep over C and standardisation against scikit-learn; see bench_probe.py, which does the work."""
+"""The probe's sweep over C and standardization against scikit-learn; see bench_probe.py, which does the work."""
 
 import argparse
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ TOLERANCE = 1e-4
 
 
 def rows(full: bool) -> Iterator[Row]:
-    """Both fit every C under every standardisation; the accuracies of both choices must agree."""
+    """Fit every C under every standardization on both sides; the accuracies of both choices must agree."""
     rows, width = (20_000, 512) if full else (500, 128)
     options = argparse.Namespace(rows=rows, width=width, classes=10, held_out=1_000, gap=0.45)
     (train, val, test), (target, val_target, test_target) = parts, targets = data(options, seed=0)
