@@ -44,7 +44,7 @@ class TransferModule(TransferNetwork):
         layer_decay: factor on the learning rate for each stage further from the head, in (0, 1].
         optimizer: ``adamw``, ``sgd``, or ``lbfgs``, which solves for the head on a frozen backbone's embeddings: each
             epoch at one strength of regularization, from strong to weak, and ``best.ckpt`` is the best of them.
-            ``auto`` is ``lbfgs`` without augmentation, dropout and ``lr_head``, else ``adamw``.
+            ``auto`` is ``lbfgs`` without augmentation, dropout and ``lr_head``, otherwise ``adamw``.
         batchnorm: ``train`` normalizes by the batch in BatchNorm layers that learn, ``eval`` by the running
             statistics, which then do not change; ``auto`` is ``train``, which was found better.
         weight_decay: decoupled for ``adamw``, L2 for ``sgd``; only on weights of linear layers and convolutions.
@@ -52,7 +52,7 @@ class TransferModule(TransferNetwork):
         warmup_epochs: epochs of linear warm-up before the cosine.
         label_smoothing: in [0, 1).
         dropout: on the embedding before the head, in [0, 1).
-        l2_normalize: give the head L2-normalized embeddings; ``None`` is as the checkpoint's head had it, else false.
+        l2_normalize: give the head L2-normalized embeddings; ``None`` is as the checkpoint's head had it, or false.
         head: classifier of a probe of the same extractor, to start from; the data must have its classes, val and
             test none of the images that it was fitted on, and ``l2_normalize`` comes from it (probe, then
             fine-tune: Kumar et al. 2022, arXiv:2202.10054). ``none`` starts from a new head, even if the
@@ -293,8 +293,9 @@ class TransferModule(TransferNetwork):
         """Log the scalars of an evaluation; keep the metrics by class or pair of classes for reports."""
         values = metrics.compute(self.trainer.strategy)
         self.by_class = {name: value.cpu() for name, value in values.items() if value.ndim}
-        for name in metrics.scalars:  # already reduced over the processes; Lightning wants sync_dist nevertheless
-            self.log(name, values[name], sync_dist=True, prog_bar=name.endswith("/loss"))
+        for name, value in values.items():
+            if not value.ndim:  # already reduced over the processes, but Lightning warns without sync_dist
+                self.log(name, value, sync_dist=True, prog_bar=name.endswith("/loss"))
 
     def describe(self) -> dict[str, Any]:
         """Return the record of a checkpoint: the network's, what it started from, and what it reached."""

@@ -62,7 +62,7 @@ def set_mode(backbone: Backbone, first: int, training: bool, batchnorm_moves: bo
         first: index of the first stage that learns.
         training: train mode or eval mode.
         batchnorm_moves: whether BatchNorm layers that learn normalize by the batch and update their running
-            statistics; else they normalize by the running statistics, and only weights and biases learn.
+            statistics; otherwise they normalize by the running statistics, and only weights and biases learn.
     """
     backbone.eval()
     if not training:

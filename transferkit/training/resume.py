@@ -97,7 +97,7 @@ def check_progress(saved: Section, wanted: Section, progress: Progress) -> None:
 
 
 def recorded_splits(data: Section, saved: Section | None, recorded: Path | None, verb: str) -> str | None:
-    """Return the file of the splits to use; None if the data is to be split anew.
+    """Return the file of the splits to use; None to split the data again.
 
     Args:
         data: the data's options given now.

@@ -99,7 +99,7 @@ def read_metrics(run: Path) -> dict[str, float]:
 
 
 def measured_on_test(run: Path, epoch: int) -> dict[str, float]:
-    """Return the ``test/`` metrics of a run if they belong to the checkpoint of that epoch; else an empty dict."""
+    """Return the ``test/`` metrics of a run if they belong to the checkpoint of that epoch, otherwise none."""
     values = read_metrics(run)
     if values.get("test/epoch") != epoch:
         return {}

@@ -10,7 +10,7 @@ from transferkit.training.regimes import Regime
 
 log = logging.getLogger(__name__)
 
-# Factor on the calibrated logits of a probe's classifier where the backbone learns. The probe is so confident on the
+# Factor on the calibrated logits of a probe's classifier if the backbone learns. The probe is so confident on the
 # images it was fitted on that almost no gradient would reach the backbone: with 0.1, 5 epochs end at 96.7 % instead of
 # 94.7 % on digits (ResNet18 of CIFAR-10, tests/bench/bench_transfer.py).
 FINETUNE_LOGIT_SCALE = 0.1
