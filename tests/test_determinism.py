@@ -52,7 +52,7 @@ QUICK = ("fit", "embed", "similarity", "probe", "scan")
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     with chdir(tmp_path):
         yield tmp_path
-    for name in ("TRANSFERKIT_RUN", "PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
+    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
         monkeypatch.delenv(name, raising=False)
 
 

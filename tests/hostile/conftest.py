@@ -19,7 +19,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TRANSFERKIT_CACHE", str(tmp_path / "cache"))
     yield tmp_path
-    for name in ("TRANSFERKIT_RUN", "PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
+    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
         os.environ.pop(name, None)
 
 

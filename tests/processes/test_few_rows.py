@@ -42,7 +42,6 @@ def manifest(name: str, train: int) -> list[str]:
 def run(*arguments: str) -> Done:
     """Run the program in separate processes."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    environment.pop("TRANSFERKIT_RUN", None)
     command = [sys.executable, "-m", "transferkit", *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     return Done(done.returncode, done.stdout, done.stderr)

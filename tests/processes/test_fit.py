@@ -59,7 +59,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def run(*arguments: str, script: list[str] | None = None) -> "subprocess.CompletedProcess[str]":
     """Run the program in separate processes."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TRANSFERKIT_CACHE": "two"}
-    environment = {name: value for name, value in environment.items() if name != "TRANSFERKIT_RUN"}
     command = [sys.executable, *(script or ["-m", "transferkit"]), *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
 

@@ -50,7 +50,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def start(*arguments: str, script: str = "") -> "subprocess.Popen[str]":
     """Run the program in separate processes."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TRANSFERKIT_CACHE": "cache"}
-    environment.pop("TRANSFERKIT_RUN", None)
     command = [sys.executable, *([script] if script else ["-m", "transferkit"]), *arguments]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

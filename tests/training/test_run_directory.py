@@ -65,7 +65,7 @@ def test_best_last_and_file(tmp_path: Path) -> None:
     lone = tmp_path / "lone.ckpt"
     lone.touch()
     assert find_checkpoint(tmp_path, None, str(lone)) == (None, lone)
-    with pytest.raises(UserError, match=r"gone.ckpt does not exist; give `ckpt_path`"):
+    with pytest.raises(UserError, match=r"gone.ckpt does not exist; give best, last or an existing file"):
         find_checkpoint(tmp_path, None, "gone.ckpt")
 
 

@@ -85,7 +85,7 @@ def find_checkpoint(root: Path, name: str | None, which: str) -> tuple[Path | No
     else:
         path = Path(which).expanduser()
     if not path.is_file():
-        raise UserError(f"checkpoint {path} does not exist; give `ckpt_path` best, last or a file")
+        raise UserError(f"checkpoint {path} does not exist; give best, last or an existing file")
     run = path.parent.parent
     return run if path.parent.name == "checkpoints" and (run / "config.yaml").is_file() else None, path
 

@@ -172,7 +172,7 @@ def test_what_is_no_table_of_embeddings(file: Path, tmp_path: Path) -> None:
     pq.write_table(pa.table({"a": [1]}), bad)
     assert "is not an embeddings table" in transferkit("evaluate", str(bad)).err
     table(shape=[197, 4]).save(bad)
-    assert "holds features of shape (197, 4); embed again without --features" in transferkit("evaluate", str(bad)).err
+    assert "holds features of shape (197, 4); embed again without features" in transferkit("evaluate", str(bad)).err
     table().select([]).save(bad)
     assert "has no rows" in transferkit("evaluate", str(bad)).err
     assert {path.name for path in tmp_path.iterdir()} == {"bad.parquet", "photos.parquet"}

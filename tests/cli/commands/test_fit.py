@@ -37,7 +37,7 @@ TESTED = {"test/loss", "test/acc", "test/f1_macro", "test/ece", "test/epoch"}
 def own_environment() -> Iterator[None]:
     """What a run tells its processes is not told to those of the next test."""
     yield
-    for name in ("TRANSFERKIT_RUN", "PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
+    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
         os.environ.pop(name, None)
 
 
