@@ -52,7 +52,7 @@ QUICK = ("fit", "embed", "similarity", "probe", "scan")
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     with chdir(tmp_path):
         yield tmp_path
-    for name in ("TRANSFERKIT_RUN", "PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
+    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -84,7 +84,7 @@ def left_by(commands: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> dict[
 def test_every_verb_is_here() -> None:
     from transferkit.cli.dispatch import VERBS
 
-    assert {*COMMANDS, "quickstart"} == set(VERBS)  # tests/cli/commands/test_quickstart.py runs the quickstart
+    assert {*COMMANDS, "quickstart"} == set(VERBS)  # tests/training/test_demo.py runs the quickstart
 
 
 def same(one: dict[str, Any], two: dict[str, Any]) -> bool:

@@ -40,7 +40,7 @@ def fit(
 ) -> tuple[TransferModule, ImageDataModule, Trainer]:
     """Train through the Python interface; what was trained, on what, by what."""
     seed_everything(seed)
-    module = TransferModule(**model)
+    module = TransferModule(**{"seed": seed, **model})
     datamodule = ImageDataModule(str(root), **{"batch_size": 4, "num_workers": 0, **data})
     trainer = make_trainer(run, max_epochs=epochs, enable_progress_bar=False, accelerator="cpu")
     trainer.fit(module, datamodule=datamodule)

@@ -1,4 +1,4 @@
-"""Every figure that transferkit claims for its speed: python -m tests.bench [--full] [--only NAME ...]
+"""Every number that transferkit claims for its speed: python -m tests.bench [--full] [--only NAME ...]
 
 Each row is a ratio, measured in turns A B A B in one run, after both sides were checked to compute the same thing.
 """
@@ -30,11 +30,11 @@ HEADER = "| what | against | ratio, median (min–max) | of CPU time | target | 
 
 
 def main() -> int:
-    """Measure, print and write; 1 if a row could not be measured at all."""
+    """Measure, print and write; return 1 if a row raised an error."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--full", action="store_true", help="full sizes, without a limit of time")
+    parser.add_argument("--full", action="store_true", help="full sizes, without a time limit")
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help=", ".join(NAMES))
-    parser.add_argument("--pairs", type=int, default=timing.pairs, help="of A B; fewer only to try something")
+    parser.add_argument("--pairs", type=int, default=timing.pairs, help="of A B; give fewer only for a trial")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder for bench.md and bench.json")
     options = parser.parse_args()
     quiet_libraries()
@@ -64,7 +64,7 @@ def main() -> int:
 
 
 def line(row: Row) -> str:
-    """A row of the Markdown table."""
+    """Return a row of the Markdown table."""
     ratios, cpu = row.ratios(), row.ratios("cpu")
     target = f"{'≥' if row.kind == 'faster' else '≤'} {row.target:g} ×"
     reached = "—" if not ratios else "yes" if row.reached else "**no**"
@@ -83,7 +83,7 @@ def rule() -> str:
 
 
 def machine() -> dict[str, object]:
-    """What the ratios depend on."""
+    """Return what the ratios depend on: machine, versions and load."""
     text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     values = {key.strip(): value.strip() for key, _, value in (entry.partition(":") for entry in text.splitlines())}
     return {
@@ -99,7 +99,7 @@ def machine() -> dict[str, object]:
 
 
 def write(folder: Path, facts: dict[str, object], rows: list[Row]) -> None:
-    """The table as Markdown and, with every single timing, as JSON."""
+    """Write the table as Markdown and, with every timing, as JSON."""
     folder.mkdir(parents=True, exist_ok=True)
     details = "\n".join(f"- {key}: {value}" for key, value in facts.items())
     (folder / "bench.md").write_text("\n".join([HEADER, rule(), *map(line, rows), "", details, ""]))

@@ -1,9 +1,9 @@
-"""Peak memory and speed of `transferkit embed` at 1k, 10k and 100k images: both should not change.
+"""Peak memory and speed of `transferkit embed` at 1k, 10k and 100k images; neither should change.
 
 python -m tests.bench.bench_embed_memory [--counts 1000 10000 100000]
 
-A tiny ViT on pictures of 32 x 32 pixels, so that what grows with their number shows. The images are hard links
-to a hundred files. Memory is the peak of the resident set of a process of its own (MiB, from getrusage).
+A tiny ViT on images of 32 x 32 pixels, so that costs that grow with their number are visible. The images are hard
+links to a hundred files. Memory is the peak resident set of a separate process (MiB, from getrusage).
 """
 
 import argparse
@@ -29,7 +29,7 @@ sys.exit(status)
 
 
 def main() -> None:
-    """Print a row for each number of images, and what lies between the smallest and largest."""
+    """Print a row per number of images, and the difference between smallest and largest peak."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--counts", type=int, nargs="+", default=[1000, 10_000, 100_000])
     counts = parser.parse_args().counts
@@ -39,17 +39,17 @@ def main() -> None:
         peaks, rates = zip(*(measure(root, count) for count in counts), strict=True)
     for count, peak, rate in zip(counts, peaks, rates, strict=True):
         print(f"{count:>7,} images: peak {peak} MiB, {rate:.0f} images/s")
-    print(f"peaks lie {max(peaks) - min(peaks)} MiB apart")
+    print(f"peaks differ by {max(peaks) - min(peaks)} MiB")
 
 
 def measure(root: Path, count: int) -> tuple[int, float]:
-    """Peak resident memory in MiB, and images a second, of one run."""
+    """Return peak resident memory in MiB, and images per second, of one run."""
     write_images(root / f"{count}", count)
     return run(root, count)
 
 
 def run(root: Path, count: int) -> tuple[int, float]:
-    """:func:`measure` on images that are there; a table of an earlier run is replaced."""
+    """Run :func:`measure` on existing images; the table of an earlier run is replaced."""
     images = root / f"{count}"
     Path(f"{images}.parquet").unlink(missing_ok=True)
     command = [sys.executable, "-c", RUN, "embed", str(images), "--extractor", str(root / "vit"), "--json"]
@@ -61,7 +61,7 @@ def run(root: Path, count: int) -> tuple[int, float]:
 
 
 def write_images(folder: Path, count: int) -> None:
-    """Pictures of 32 x 32 pixels in ten class folders."""
+    """Write images of 32 x 32 pixels into ten class folders."""
     noise = np.random.default_rng(0)
     for number in range(count):
         path = folder / f"class {number % 10}" / f"{number:06d}.png"

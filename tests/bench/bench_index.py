@@ -22,7 +22,7 @@ K = 10
 
 
 def draw(rows: int, width: int, latent: int, clusters: int, seed: int) -> Tensor:
-    """Unit rows (N, D) around centres that do not depend on the seed."""
+    """Return unit rows (N, D) around centers that do not depend on the seed."""
     fixed = torch.Generator().manual_seed(12345)
     centres = torch.randn(clusters, latent, generator=fixed)
     carry = torch.randn(latent, width, generator=fixed) / latent**0.5
@@ -36,7 +36,7 @@ def draw(rows: int, width: int, latent: int, clusters: int, seed: int) -> Tensor
 
 
 def exact(unit: Tensor, queries: Tensor) -> tuple[list[Any], Tensor]:
-    """Our own search: the row of the table, and what it finds (Q, 10)."""
+    """Measure exact search: the row of the table, and the rows found (Q, 10)."""
     found, seconds = [], []
     for query in queries:
         started = time.perf_counter()
@@ -46,7 +46,7 @@ def exact(unit: Tensor, queries: Tensor) -> tuple[list[Any], Tensor]:
 
 
 def approximately(factory: str, unit: Tensor, queries: Tensor, truth: Tensor) -> list[Any]:
-    """One row of the table."""
+    """Return one row of the table."""
     before = peak_memory(reset=True)
     started = time.perf_counter()
     index = faiss_index.build(unit, factory)
@@ -67,12 +67,12 @@ def approximately(factory: str, unit: Tensor, queries: Tensor, truth: Tensor) ->
 
 
 def median_ms(seconds: list[float]) -> float:
-    """Median in milliseconds."""
+    """Return the median time in milliseconds."""
     return 1000 * sorted(seconds)[len(seconds) // 2]
 
 
 def peak_memory(*, reset: bool = False) -> int:
-    """Peak resident bytes of this process since the last reset (Linux)."""
+    """Return the peak resident bytes of this process since the last reset (Linux)."""
     if reset:
         Path("/proc/self/clear_refs").write_text("5")
     status = Path("/proc/self/status").read_text()

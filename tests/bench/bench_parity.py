@@ -34,7 +34,7 @@ REGIMES = ("frozen", "full")
 
 
 def draw_images(root: Path, count: int) -> list[Path]:
-    """PNG photographs of two classes and several sizes: coarse colours under noise."""
+    """Write PNG images of two classes and several sizes: coarse colors under noise."""
     noise, paths = np.random.default_rng(0), []
     for number in range(count):
         label = ("apples", "limes")[number % 2]
@@ -49,12 +49,12 @@ def draw_images(root: Path, count: int) -> list[Path]:
 
 
 def decode(path: Path) -> Tensor:
-    """Pillow's pixels: uint8 (3, H, W)."""
+    """Return the pixels that Pillow decodes: uint8 (3, H, W)."""
     return torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1)
 
 
 def torchvision_embedding(folder: Path, images: list[Tensor]) -> Tensor:
-    """By torchvision alone: its preset's transforms and a strictly loaded model."""
+    """Embed with torchvision alone: its preset's transforms and a strictly loaded model."""
     config = json.loads((folder / "config.json").read_text())
     steps = json.loads((folder / "preprocessor_config.json").read_text())
     model = models.resnet18(num_classes=len(config["id2label"])).eval()
@@ -72,7 +72,7 @@ def torchvision_embedding(folder: Path, images: list[Tensor]) -> Tensor:
 
 
 def transformers_embedding(folder: Path, images: list[Tensor]) -> Tensor:
-    """By transformers alone."""
+    """Embed with transformers alone."""
     processor = AutoImageProcessor.from_pretrained(folder)
     model = AutoModel.from_pretrained(folder, add_pooling_layer=False)
     hidden: Tensor = model(**processor(images, return_tensors="pt")).last_hidden_state
@@ -80,7 +80,7 @@ def transformers_embedding(folder: Path, images: list[Tensor]) -> Tensor:
 
 
 def onnx_embedding(folder: Path, extractor: Extractor, images: list[Tensor]) -> Tensor:
-    """By ONNX Runtime, on the extractor's pixels."""
+    """Embed with ONNX Runtime, on the extractor's pixels."""
     pixels = torch.stack([extractor.preprocessing(image) for image in images])
     session = onnxruntime.InferenceSession(folder / "model.onnx")
     return torch.from_numpy(session.run(["embedding"], {"pixel_values": pixels.numpy()})[0])
@@ -88,11 +88,11 @@ def onnx_embedding(folder: Path, extractor: Extractor, images: list[Tensor]) -> 
 
 @torch.inference_mode()
 def parity(checkpoint: Path, folder: Path, paths: list[Path]) -> dict[str, float]:
-    """Export a checkpoint of ResNet18 or a ViT; each form's largest difference to the checkpoint's embeddings.
+    """Export a checkpoint of ResNet18 or a ViT; return each form's largest difference to the checkpoint's embeddings.
 
     Args:
         checkpoint: of a fit.
-        folder: where the exports go.
+        folder: directory of the exports.
         paths: images of any size.
     """
     extractor = Extractor.from_pretrained(checkpoint)
@@ -112,7 +112,7 @@ def parity(checkpoint: Path, folder: Path, paths: list[Path]) -> dict[str, float
 
 
 def trained(folder: Path, root: Path, backbone: str, regime: Any) -> Path:
-    """A checkpoint of a short fit."""
+    """Return a checkpoint of a short fit."""
     fit(folder / "run", root, {**BACKBONES[backbone], "regime": regime, "lr_backbone": 1e-3}, epochs=1)
     return folder / "run" / "checkpoints" / "best.ckpt"
 

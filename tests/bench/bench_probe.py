@@ -21,7 +21,7 @@ from transferkit.probe.standardize import KINDS
 
 
 def draw(rows: int, width: int, classes: int, gap: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Features like pooled activations: a decaying spectrum, a common mean, none below zero."""
+    """Return features like pooled activations: a decaying spectrum, a common mean, none below zero."""
     generator = torch.Generator().manual_seed(seed)
     target = torch.randint(classes, (rows,), generator=generator)
     spectrum = torch.arange(1, width + 1) ** -0.7
@@ -33,7 +33,7 @@ def draw(rows: int, width: int, classes: int, gap: float, seed: int) -> tuple[Te
 
 
 def sklearn_sweep(parts: list[Tensor], targets: list[Tensor], tolerance: float) -> tuple[float, float, int]:
-    """Seconds, test accuracy of the choice, and fits that did not converge."""
+    """Return seconds, test accuracy of the choice, and the number of fits that did not converge."""
     started, best, missed = time.perf_counter(), (-1.0, 0.0, 0.0), 0
     train, val, test = (part.numpy() for part in parts)
     y, y_val, y_test = (target.numpy() for target in targets)
@@ -57,7 +57,7 @@ def sklearn_sweep(parts: list[Tensor], targets: list[Tensor], tolerance: float) 
 
 
 def compare(options: argparse.Namespace) -> None:
-    """Both sweeps on one data set."""
+    """Run both sweeps on one dataset."""
     parts, targets = data(options, seed=0)
     before = peak_memory(reset=True)
     started = time.perf_counter()
@@ -87,7 +87,7 @@ def compare(options: argparse.Namespace) -> None:
 
 
 def agreement(options: argparse.Namespace) -> None:
-    """How often the fast sweep makes the full one's choice, and what it loses where it does not."""
+    """Print how often the fast sweep makes the same choice as the full one, and what it loses otherwise."""
     same, losses = 0, []
     for seed in range(options.agreement):
         parts, targets = data(options, seed)
@@ -112,7 +112,7 @@ def agreement(options: argparse.Namespace) -> None:
 
 
 def peak_memory(*, reset: bool = False) -> int:
-    """Peak resident bytes of this process since the last reset (Linux)."""
+    """Return the peak resident bytes of this process since the last reset (Linux)."""
     if reset:
         Path("/proc/self/clear_refs").write_text("5")
     status = Path("/proc/self/status").read_text()
@@ -120,7 +120,7 @@ def peak_memory(*, reset: bool = False) -> int:
 
 
 def data(options: argparse.Namespace, seed: int) -> tuple[list[Tensor], list[Tensor]]:
-    """Train, validation and test rows and their classes."""
+    """Return train, validation and test rows and their classes."""
     sizes = [options.rows, options.held_out, options.held_out]
     features, target = draw(sum(sizes), options.width, options.classes, options.gap, seed)
     return [part.clone() for part in torch.split(features, sizes)], list(torch.split(target, sizes))

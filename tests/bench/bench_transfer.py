@@ -1,4 +1,4 @@
-"""What the recipes give beside a probe and a plain loop: accuracy on held-out images, over draws of the splits.
+"""Accuracy of the recipes, a probe and a plain loop on held-out images, over draws of the splits.
 
 python -m tests.bench.bench_transfer [--networks CIFAR-10 random DINOv2] [--recipes ...] [--set lr_backbone=1e-3]
 
@@ -62,7 +62,7 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--set", nargs="*", default=[], help="options of the model for every recipe of ours")
-    parser.add_argument("--data", nargs="*", default=[], help="likewise of the data")
+    parser.add_argument("--data", nargs="*", default=[], help="options of the data for every recipe of ours")
     given = parser.parse_args()
     more, data = ({k: yaml.safe_load(v) for k, v in (p.split("=") for p in part)} for part in (given.set, given.data))
     quiet_libraries()
@@ -84,7 +84,7 @@ def main() -> None:
 def measure(
     dataset: str, network: str, recipes: list[str], seed: int, more: dict[str, Any], data: dict[str, Any], place: Path
 ) -> Iterator[tuple[str, float]]:
-    """The accuracy of each recipe on the test images of one draw."""
+    """Return the accuracy of each recipe on the test images of one draw."""
     size = {"image_size": SIZES[dataset].get(network, OTHERWISE[dataset])}
     options = {**NETWORKS[network], "preprocessing": size}
     root, images = open_dataset(dataset, place, seed)
@@ -117,13 +117,13 @@ def measure(
 
 
 def probe_of(extractor: Extractor, data: ImageDataModule) -> ProbeResult:
-    """The probe of the splits of the data."""
+    """Probe the splits of the data."""
     features = cached_features(extractor, data.table)
     return probe_embeddings(features, shots=(1,), few_shot_seeds=(0,))
 
 
 def open_dataset(dataset: str, place: Path, seed: int) -> tuple[str, dict[str, Any]]:
-    """Root and options of the data."""
+    """Return root and options of the data."""
     options: dict[str, Any] = {"split_seed": seed, "num_workers": 0}
     if dataset == "digits":
         return "digits", options | {"n_per_class": 25}
@@ -135,7 +135,7 @@ def open_dataset(dataset: str, place: Path, seed: int) -> tuple[str, dict[str, A
 
 
 def ours(model: dict[str, Any], root: str, data: dict[str, Any], epochs: int, seed: int) -> float:
-    """Test accuracy of the best checkpoint of a fit."""
+    """Return the test accuracy of the best checkpoint of a fit."""
     with tempfile.TemporaryDirectory() as run:
         seed_everything(seed)
         module, datamodule = TransferModule(**model), ImageDataModule(root, **data)
@@ -146,7 +146,7 @@ def ours(model: dict[str, Any], root: str, data: dict[str, Any], epochs: int, se
 
 
 def plain_adamw(extractor: Extractor, data: ImageDataModule, seed: int, rate: float = 1e-3) -> float:
-    """A loop as anybody writes it: all weights, one rate, no schedule; the last epoch."""
+    """Run the usual loop: all weights, one learning rate, no schedule; return the accuracy of the last epoch."""
     torch.manual_seed(seed)
     state = {key: value.clone() for key, value in extractor.backbone.state_dict().items()}
     model = nn.Sequential(extractor.backbone.requires_grad_(), nn.Linear(extractor.embed_dim, len(data.class_names)))

@@ -1,4 +1,4 @@
-"""Photographs and networks to measure on: real ones where they are, else made here.
+"""Photographs and networks to measure on: real ones if available, otherwise made here.
 
 ``TRANSFERKIT_BENCH_SHARED`` names a folder with ``data/hymenoptera`` and ``checkpoints``; by default ``../shared``.
 """
@@ -30,13 +30,13 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class Network:
-    """The same weights as a library's plain module, and as our extractor.
+    """The same weights in a library's plain module and in an extractor.
 
     Attributes:
-        name: for the table.
-        plain: normalised pixels (B, 3, h, w) -> embedding (B, D), as the library computes it.
+        name: name in the table.
+        plain: normalized pixels (B, 3, h, w) -> embedding (B, D), as the library computes it.
         module: the library's module.
-        options: how transferkit opens it.
+        options: arguments that transferkit opens it with.
     """
 
     name: str
@@ -50,13 +50,13 @@ class Network:
 
 @contextmanager
 def workplace() -> Iterator[Path]:
-    """A temporary folder, and transferkit's cache in it."""
+    """Make a temporary folder with transferkit's cache in it."""
     with TemporaryDirectory() as folder, patch.dict(os.environ, TRANSFERKIT_CACHE=f"{folder}/cache"):
         yield Path(folder)
 
 
 def photographs(folder: Path, count: int | None = None) -> Path:
-    """train/val class folders of JPEG photographs, 244 + 153 or ``count`` in all, taken evenly."""
+    """Return train/val class folders of JPEG photographs: 244 + 153, or ``count`` in all, evenly spaced."""
     source = SHARED / "data" / "hymenoptera"
     if not source.is_dir():
         source = draw_photographs(folder / "drawn")
@@ -70,7 +70,7 @@ def photographs(folder: Path, count: int | None = None) -> Path:
 
 
 def draw_photographs(folder: Path) -> Path:
-    """500 x 375 JPEGs with detail at every scale, as photographs have; the classes differ a little in colour."""
+    """Write 500 x 375 JPEGs with detail at every scale, as photographs have; the classes differ slightly in color."""
     noise = np.random.default_rng(0)
     for number in range(397):
         place = folder / ("train" if number < 244 else "val") / "ab"[number % 2]
@@ -85,7 +85,7 @@ def draw_photographs(folder: Path) -> Path:
 
 
 def resnet(folder: Path) -> Network:
-    """ResNet18, trained on CIFAR-10 where that checkpoint is, else random."""
+    """Return ResNet18, trained on CIFAR-10 if that checkpoint exists, otherwise random."""
     torch.manual_seed(0)
     weights = SHARED / "checkpoints" / "resnet18-cifar10.safetensors"
     if not weights.is_file():
@@ -98,7 +98,7 @@ def resnet(folder: Path) -> Network:
 
 
 def vit_small(folder: Path) -> Network:
-    """A DINOv2 ViT-S/14, with its weights where they are, else random."""
+    """Return a DINOv2 ViT-S/14, with its weights if they exist, otherwise random."""
     source = SHARED / "checkpoints" / "dinov2-small-saliency"
     if not source.is_dir():
         config = transformers.Dinov2Config(hidden_size=384, num_attention_heads=6, image_size=224, patch_size=14)
@@ -107,33 +107,33 @@ def vit_small(folder: Path) -> Network:
 
 
 def vit_base(folder: Path) -> Network:
-    """A ViT-B/16 with random weights."""
+    """Return a ViT-B/16 with random weights."""
     torch.manual_seed(0)
     model = transformers.ViTModel(transformers.ViTConfig(), add_pooling_layer=False)
     return transformer("ViT-B/16", save(model, folder / "vit-base"), add_pooling_layer=False)
 
 
 def save(model: transformers.PreTrainedModel, folder: Path) -> Path:
-    """A Hugging Face directory, with preprocessing."""
+    """Write a Hugging Face directory with preprocessing."""
     model.save_pretrained(folder)
     transformers.ViTImageProcessor().save_pretrained(folder)
     return folder
 
 
 def transformer(name: str, source: Path, **options: Any) -> Network:
-    """A Hugging Face directory; its embedding is the class token."""
+    """Return the network of a Hugging Face directory; its embedding is the class token."""
     model = transformers.AutoModel.from_pretrained(source, dtype=torch.float32, **options).eval()
     return Network(name, lambda pixels: model(pixels).last_hidden_state[:, 0], model, {"backbone": str(source)})
 
 
 def tensors(paths: list[Path], extractor: Extractor) -> list[Tensor]:
-    """Images decoded, preprocessed and normalised, in batches: float32 (B, 3, h, w)."""
+    """Return images decoded, preprocessed and normalized, in batches: float32 (B, 3, h, w)."""
     pixels = torch.stack([extractor.preprocessing(read_image(path)) for path in paths])
     return list(pixels.split(BATCH))
 
 
 def check_same(ours: Tensor, theirs: Tensor, tolerance: float = 1e-5) -> str:
-    """Refuse embeddings that differ by more; the largest difference of a row, relative to its length."""
+    """Assert that embeddings agree; return the largest difference of a row, relative to its length."""
     error = float(((ours - theirs).norm(dim=1) / theirs.norm(dim=1)).max())
     assert error <= tolerance, f"embeddings differ by {error:.1e}"
     return f"embeddings within {error:.0e}"

@@ -1,4 +1,4 @@
-"""Where the time of `embed` goes: python -m tests.bench.profile_embed [resnet|vit_small|vit_base] [--images 64]
+"""Profile of `embed`: python -m tests.bench.profile_embed [resnet|vit_small|vit_base] [--images 64]
 
 Each step by itself, on one core, in milliseconds of processor time an image; `embed` does whole batches on one core
 each, so their sum is what a core spends. Below, the operators of the forward pass (torch.profiler).
@@ -22,7 +22,7 @@ from transferkit.images.decoding import decode
 
 
 def main() -> None:
-    """Print the steps, their sum beside the whole, and the operators."""
+    """Print the steps, their sum beside the total, and the operators."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("network", choices=("resnet", "vit_small", "vit_base"), nargs="?", default="resnet")
     parser.add_argument("--images", type=int, default=64)
@@ -53,9 +53,9 @@ def main() -> None:
         spent = {name: min(seconds(step).cpu for _ in range(3)) for name, step in steps.items()}
         total = sum(spent.values()) - spent["normalise"]
         for name, took in spent.items():
-            print(f"{name:<30} {1000 * took / len(files):8.2f} ms an image  {took / total:6.1%}")
-        print(f"{'sum':<30} {1000 * total / len(files):8.2f} ms an image")
-        print(f"{'embed, all of it':<30} {1000 * whole / len(files):8.2f} ms an image")
+            print(f"{name:<30} {1000 * took / len(files):8.2f} ms per image  {took / total:6.1%}")
+        print(f"{'sum':<30} {1000 * total / len(files):8.2f} ms per image")
+        print(f"{'embed, total':<30} {1000 * whole / len(files):8.2f} ms per image")
         with profile(activities=[ProfilerActivity.CPU]) as profiler:
             forward(pixels[0])
         print(profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=8, max_name_column_width=40))

@@ -1,4 +1,4 @@
-"""`embed --precision bf16` against our own float32, on processors that compute in bfloat16."""
+"""`embed --precision bf16` against transferkit's own float32, on processors that compute in bfloat16."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +17,7 @@ COUNTS = {vit_base: 64, vit_small: 128, resnet: 256}
 
 
 def rows(full: bool) -> Iterator[Row]:
-    """A row for each network (ViT-B/16 at full size only); none can be measured where bfloat16 is emulated."""
+    """Yield a row per network (ViT-B/16 at full size only); not measured if bfloat16 is emulated."""
     for make, count in COUNTS.items():
         if make is vit_base and not full:
             continue
@@ -26,7 +26,7 @@ def rows(full: bool) -> Iterator[Row]:
 
 
 def measure(network: Network, folder: Path, place: Path) -> Row:
-    """Both embed the same folder; the smallest cosine of a row, and a linear probe on each."""
+    """Embed the same folder in both; compare the smallest cosine of a row, and a linear probe on each."""
     what, against = f"embed {network.name}, bf16", "embed float32"
     cpu = torch.backends.cpu.get_cpu_capability()
     if not torch.cpu._is_avx512_bf16_supported() and not torch.cpu._is_amx_tile_supported():
@@ -46,7 +46,7 @@ def measure(network: Network, folder: Path, place: Path) -> Row:
 
 
 def probe(embedding: Tensor, folder: Path) -> tuple[int, int]:
-    """Right on val, and of how many, of softmax regression fitted on train."""
+    """Return the number of correct val rows, and of all val rows, for softmax regression fitted on train."""
     table = open_images(folder)
     target = torch.tensor([table.class_names.index(label or "") for label in table.labels])
     train = torch.tensor([split == "train" for split in table.splits])

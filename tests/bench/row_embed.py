@@ -18,7 +18,7 @@ TARGETS = {vit_base: (32, 0.92), vit_small: (64, 0.92), resnet: (160, 0.80)}
 
 
 def rows(full: bool) -> Iterator[Row]:
-    """A row for each network; at full size ResNet18 also against our own, faster forward pass."""
+    """Yield a row per network; at full size ResNet18 also against transferkit's own, faster forward pass."""
     for make, (count, target) in TARGETS.items():
         with workplace() as place:
             folder = photographs(place, None if full else count)
@@ -26,7 +26,7 @@ def rows(full: bool) -> Iterator[Row]:
 
 
 def measure(network: Network, folder: Path, place: Path, target: float, full: bool) -> Iterator[Row]:
-    """Both sides with the weights already in memory; ours opens the folder, hashes weights, writes the file."""
+    """Time both sides with weights in memory; ours opens the folder, hashes the weights and writes the file."""
     extractor = network.extractor()
     memory = tensors(sorted(folder.rglob("*.jpg")), extractor)
 
@@ -48,7 +48,7 @@ def measure(network: Network, folder: Path, place: Path, target: float, full: bo
 
 
 def embed(extractor: Extractor, folder: Path, place: Path, precision: Precision = "32") -> Tensor:
-    """As the command does it, to a new file; the embeddings."""
+    """Embed as the command does, to a new file; return the embeddings."""
     table, forward = open_images(folder), extractor.forward(precision)
     out = place / "embeddings.parquet"
     write_embeddings(extractor, table, out, describe(extractor, table, forward=forward), forward)

@@ -1,4 +1,4 @@
-"""Images a second of full fine-tuning against a bare PyTorch loop with the same model, batches and optimiser."""
+"""Images per second of full fine-tuning against a bare PyTorch loop with the same model, batches and optimizer."""
 
 import tempfile
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ RATE = 1e-4
 
 
 def rows(full: bool) -> Iterator[Row]:
-    """Both train and validate; ours writes no checkpoints here, as the loop does not."""
+    """Train and validate on both sides; ours writes no checkpoints, like the loop."""
     epochs = 3 if full else 1
     with workplace() as place:
         folder, network = photographs(place, None if full else 64), resnet(place)
@@ -51,7 +51,7 @@ def rows(full: bool) -> Iterator[Row]:
 
 
 def bare_loop(module: TransferModule, folder: Path, epochs: int) -> nn.Module:
-    """AdamW with a cosine schedule over torchvision's ImageFolder, the rows of each batch in our order."""
+    """Train with AdamW and a cosine schedule over torchvision's ImageFolder, with the batches of transferkit."""
     scheme = Preprocessing.imagenet()
     train, val = (
         ImageFolder(str(folder / split), loader=lambda path: scheme(read_image(path))) for split in ("train", "val")

@@ -20,14 +20,14 @@ EPOCHS = 50
 
 
 def rows(full: bool) -> Iterator[Row]:
-    """A ViT and ResNet18."""
+    """Yield the rows of a ViT and ResNet18."""
     for make, target, count in ((vit_small, 1.15, 128), (resnet, 1.3, 192)):
         with workplace() as place:
             yield from measure(make(place), photographs(place, None if full else count), place, target, full)
 
 
 def measure(network: Network, folder: Path, place: Path, target: float, full: bool) -> Iterator[Row]:
-    """Against the usual pass; at full size also against our own `embed`, which is faster."""
+    """Compare with the usual pass; at full size also with transferkit's own `embed`, which is faster."""
     extractor, paths = network.extractor(), sorted(folder.rglob("*.jpg"))
     same = check_same(embed(extractor, folder, place), raw_pass(network, extractor, paths))
     fit(network, folder, place, 1)
@@ -43,7 +43,7 @@ def measure(network: Network, folder: Path, place: Path, target: float, full: bo
 
 
 def fit(network: Network, folder: Path, place: Path, epochs: int) -> float:
-    """As `transferkit fit` with an empty cache and a new run, without imports; the highest `val/acc`."""
+    """Fit as `transferkit fit` with an empty cache and a new run, without imports; return the highest `val/acc`."""
     with tempfile.TemporaryDirectory(dir=place) as run, torch.random.fork_rng(), workplace():
         seed_everything(0)
         module, data = TransferModule(**network.options), ImageDataModule(str(folder))
@@ -54,7 +54,7 @@ def fit(network: Network, folder: Path, place: Path, epochs: int) -> float:
 
 @torch.inference_mode()
 def raw_pass(network: Network, extractor: Extractor, paths: list[Path]) -> Tensor:
-    """The library's network, batch after batch."""
+    """Run the library's network batch by batch."""
     results = []
     for start in range(0, len(paths), BATCH):
         pixels = torch.stack([extractor.preprocessing(read_image(path)) for path in paths[start : start + BATCH]])

@@ -1,4 +1,4 @@
-"""What an image more costs `embed` as their number grows; bench_embed_memory.py says what memory does meanwhile."""
+"""Cost of `embed` per additional image as their number grows; bench_embed_memory.py measures the memory."""
 
 import tempfile
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from transferkit.extractor import Extractor
 
 
 def rows(full: bool) -> Iterator[Row]:
-    """The slope of the upper part of the curve over that of the lower: 1 on a straight line, more if it bends up."""
+    """Compare the slope of the upper part of the curve with the lower: 1 on a straight line, more if it bends up."""
     sizes = (1_000, 10_000, 100_000) if full else (1_000, 4_000, 16_000)
     with workplace() as place, tempfile.TemporaryDirectory() as out:
         save("vit", place / "vit")
@@ -35,5 +35,5 @@ def rows(full: bool) -> Iterator[Row]:
 
 
 def slope(less: Seconds, more: Seconds, images: int) -> Seconds:
-    """Seconds an image more."""
+    """Return the seconds per additional image."""
     return Seconds((more.wall - less.wall) / images, (more.cpu - less.cpu) / images)

@@ -1,4 +1,4 @@
-"""`embed` with ResNet18 against the loop that people write around torchvision."""
+"""`embed` with ResNet18 against the usual loop around torchvision."""
 
 from collections.abc import Iterator
 
@@ -15,7 +15,7 @@ from tests.bench.timing import Row, in_turns
 
 
 def rows(full: bool) -> Iterator[Row]:
-    """PIL, two loading processes, eager float32, channels first."""
+    """Compare with PIL, two loading processes, eager float32, channels first."""
     with workplace() as place:
         folder, network = photographs(place, None if full else 128), resnet(place)
         extractor = network.extractor()
@@ -35,5 +35,5 @@ def rows(full: bool) -> Iterator[Row]:
 
 
 def open_rgb(path: str) -> Image.Image:
-    """As torchvision's default loader."""
+    """Load as torchvision's default loader does."""
     return Image.open(path).convert("RGB")

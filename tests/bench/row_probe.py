@@ -12,7 +12,7 @@ TOLERANCE = 1e-4
 
 
 def rows(full: bool) -> Iterator[Row]:
-    """Both fit every C under every standardization; the accuracies of both choices must agree."""
+    """Fit every C under every standardization on both sides; the accuracies of both choices must agree."""
     rows, width = (20_000, 512) if full else (500, 128)
     options = argparse.Namespace(rows=rows, width=width, classes=10, held_out=1_000, gap=0.45)
     (train, val, test), (target, val_target, test_target) = parts, targets = data(options, seed=0)

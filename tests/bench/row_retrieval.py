@@ -1,4 +1,4 @@
-"""Self-retrieval metrics with K up to 100 against faiss's IndexFlatIP, which finds the 100 nearest and nothing more."""
+"""Self-retrieval metrics with K up to 100 against faiss's IndexFlatIP, which only finds the 100 nearest rows."""
 
 from collections.abc import Iterator
 
@@ -15,7 +15,7 @@ KS, CLASSES = (1, 5, 10, 100), 100
 
 
 def rows(full: bool) -> Iterator[Row]:
-    """In turns with faiss, as many threads; once, all of `similarity.evaluate` with the R-based metrics, and memory."""
+    """Time in turns with faiss, with as many threads; once, all of `similarity.evaluate`, and its memory."""
     count = 50_000 if full else 20_000
     faiss.omp_set_num_threads(torch.get_num_threads())
     unit, classes = draw(count, 512)
@@ -41,7 +41,7 @@ def rows(full: bool) -> Iterator[Row]:
 
 
 def draw(rows: int, width: int) -> tuple[Tensor, Tensor]:
-    """Unit rows around the means of their classes, and the classes."""
+    """Return unit rows around the means of their classes, and the classes."""
     generator = torch.Generator().manual_seed(0)
     classes = torch.randint(CLASSES, (rows,), generator=generator)
     means = torch.randn(CLASSES, width, generator=generator)
@@ -49,7 +49,7 @@ def draw(rows: int, width: int) -> tuple[Tensor, Tensor]:
 
 
 def search(rows: Tensor, k: int) -> Tensor:
-    """faiss's k nearest of every row, itself among them, `(N, k)` int64."""
+    """Return the k nearest rows of every row by faiss, itself included, `(N, k)` int64."""
     index = faiss.IndexFlatIP(rows.shape[1])
     index.add(rows.numpy())
     return torch.from_numpy(index.search(rows.numpy(), k)[1])

@@ -1,4 +1,4 @@
-"""How long `transferkit --help` takes, against importing what training needs."""
+"""Time of `transferkit --help` against importing what training needs."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ from tests.bench.timing import Row, in_turns
 
 
 def rows(full: bool) -> Iterator[Row]:
-    """Processes of their own, the files in the system's cache."""
+    """Time separate processes, with the files in the system's cache."""
 
     def python(*arguments: str) -> str:
         return subprocess.run([sys.executable, *arguments], check=True, capture_output=True, text=True).stdout

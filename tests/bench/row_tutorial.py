@@ -26,7 +26,7 @@ VAL = [transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor()
 
 
 def rows(full: bool) -> Iterator[Row]:
-    """Reduced, the tutorial runs for an epoch and is scaled to 25, and its accuracy is that of fewer epochs."""
+    """Compare both; at reduced size the tutorial runs one epoch, scaled to 25, so its accuracy is that of one epoch."""
     with workplace() as place:
         folder, network = photographs(place, None if full else 160), resnet(place)
         count = len(list(folder.glob("val/*/*.jpg")))
@@ -47,7 +47,7 @@ def rows(full: bool) -> Iterator[Row]:
 
 
 def tutorial(network: Network, folder: Path, epochs: int) -> float:
-    """The tutorial's `train_model`; the highest accuracy on val."""
+    """Run the tutorial's `train_model`; return the highest accuracy on val."""
     torch.manual_seed(0)
     model = copy.deepcopy(network.module)
     for parameter in model.parameters():

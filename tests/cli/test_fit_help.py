@@ -10,7 +10,7 @@ import yaml
 from lightning.pytorch import Trainer
 
 from tests.running import transferkit
-from transferkit.cli.fit_help import FIRST, known_options, section
+from transferkit.cli.fit_help import FIRST, LINKED, known_options, section
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.training.module import TransferModule
 
@@ -51,7 +51,7 @@ def test_ours_come_first_and_are_short(verb: str, ask: str) -> None:
     assert {name for name in shown if name.startswith("trainer.")} <= {"trainer.max_epochs"}
     assert f"transferkit {verb} --help-trainer" in done.out.splitlines()[-1]
     data = {f"data.{name}" for name in inspect.signature(ImageDataModule).parameters}
-    model = {f"model.{name}" for name in inspect.signature(TransferModule).parameters}
+    model = {f"model.{name}" for name in inspect.signature(TransferModule).parameters} - {LINKED}  # seed_everything
     assert data <= set(shown) and (model <= set(shown)) is (verb == "fit")
     assert ("top_k" in shown) is (verb == "predict")
 

@@ -16,7 +16,7 @@ from transferkit.embed import cached_features, describe, feature_key, space_of, 
 from transferkit.embed.embedding_space import FORMAT, EmbeddingSpace, architecture_of
 from transferkit.embed.feature_cache import entries_folder
 from transferkit.errors import UserError
-from transferkit.evaluation import check_alike, compare_remarks
+from transferkit.evaluation import check_same_space, comparison_caveats
 from transferkit.extractor import Extractor
 from transferkit.probe import LinearClassifier, probe_embeddings
 from transferkit.probe.benchmark.grid import cell_key
@@ -88,8 +88,8 @@ def notice(it: Consumers, **changed: Any) -> dict[str, bool]:
         "cache key": feature_key(mine) != feature_key(others),
         "embed": write_embeddings(it.extractor, it.images, it.out, described).embedded == len(it.images),
         "index": raises(opened.check_extractor, it.extractor),
-        "evaluate": raises(check_alike, it.embeddings, foreign, ("one", "other")),
-        "compare": any("differ in" in line for line in compare_remarks((it.embeddings, foreign), figures, 3)),
+        "evaluate": raises(check_same_space, it.embeddings, foreign, ("one", "other")),
+        "compare": any("differ in" in line for line in comparison_caveats((it.embeddings, foreign), figures, 3)),
         "benchmark": cell_key(mine, it.images, {}) != cell_key(others, it.images, {}),
         "probe": raises(replace(it.classifier, metadata=others).on, it.extractor),
     }
@@ -139,7 +139,7 @@ def test_networks_with_equal_tensors_do_not_share(
     with torch.inference_mode():
         theirs = other.backbone.model(pixel_values=pixels).last_hidden_state[:, 0]
     torch.testing.assert_close(found.embedding, theirs, atol=1e-5, rtol=1e-5)
-    assert raises(check_alike, consumers.embeddings, found, ("one", "other")) is not same
+    assert raises(check_same_space, consumers.embeddings, found, ("one", "other")) is not same
     assert raises(consumers.classifier.on, other) is not same
     assert raises(open_index(consumers.index).check_extractor, other) is not same
 
@@ -175,7 +175,7 @@ def test_the_hash_survives_a_file(consumers: Consumers) -> None:
 def test_what_earlier_versions_wrote_is_still_opened(consumers: Consumers, tmp_path: Path) -> None:
     """They lack fields, which are unknown: what both know is compared."""
     old = replace(consumers.embeddings, metadata=without(dict(consumers.embeddings.metadata)))
-    check_alike(old, consumers.embeddings, ("old", "new"))
+    check_same_space(old, consumers.embeddings, ("old", "new"))
     old_classifier = replace(consumers.classifier, metadata=without(dict(consumers.classifier.metadata)))
     assert old_classifier.as_head_of(consumers.extractor).head
     assert raises(old_classifier.on, vit(hidden_size=64))

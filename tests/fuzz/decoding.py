@@ -1,7 +1,7 @@
-"""One process that decodes and preprocesses mutants: ``python -m tests.fuzz.decoding START STOP FOLDER``.
+"""A process that decodes and preprocesses mutants: ``python -m tests.fuzz.decoding START STOP FOLDER``.
 
-Before each mutant its number is written to ``FOLDER/START.at``, so that whoever finds the process dead knows which
-one it was. What is wrong but leaves the process alive goes to ``FOLDER/START.faults``, a line each.
+Before each mutant its number is written to ``FOLDER/START.at``, so that it is known if the process dies. Faults that
+leave the process alive are written to ``FOLDER/START.faults``, one per line.
 """
 
 import faulthandler
@@ -20,14 +20,14 @@ from transferkit.data.scan.file_findings import oddities
 from transferkit.images.decoding import ImageError, decode, inspect
 from transferkit.images.preprocessing import Preprocessing
 
-SECONDS = 5.0  # of processor time, for one image
-HANG = 60.0  # of wall time: the machine may be busy
+SECONDS = 5.0  # of processor time per image
+HANG = 60.0  # of wall time, since the machine may be busy
 KILOBYTES = 2**20  # more than before the first one
 SCHEMES = (Preprocessing.imagenet(), Preprocessing.vit())
 
 
 def try_one(data: bytes) -> bool:
-    """Inspect, decode and preprocess; whether it was accepted. Any exception but ImageError is a fault."""
+    """Inspect, decode and preprocess; return whether it was accepted. Any exception except ImageError is a fault."""
     with suppress(ImageError):
         oddities("a.png", inspect(data))
     try:
@@ -66,12 +66,12 @@ def main(start: int, stop: int, folder: Path) -> None:
                 faults.write(f"{number}: took {seconds:.1f} s\n")
             if grown > KILOBYTES:
                 faults.write(f"{number}: took {grown // 1024} MiB\n")
-                before += grown  # said once
+                before += grown  # reported once
     print(f"accepted {accepted} of {stop - start}; slowest {slowest[1]}: {slowest[0]:.2f} s; {grown // 1024} MiB")
 
 
 def peak() -> int:
-    """The most memory that this process ever held, in kilobytes (``ru_maxrss`` would count its parent's)."""
+    """Return the peak memory of this process, in kilobytes (``ru_maxrss`` would count its parent's)."""
     status = Path("/proc/self/status").read_text()
     return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0])
 

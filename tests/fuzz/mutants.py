@@ -1,4 +1,4 @@
-"""Mutated images: the n-th is always the same, so a number is all that a report needs."""
+"""Mutated images: the n-th is always the same, so a report needs only the number."""
 
 import random
 import struct
@@ -15,7 +15,7 @@ EXTREMES = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x10000, 0x7FFFFFFF,
 
 @cache
 def originals() -> tuple[bytes, ...]:
-    """Small files in every format: the corpus, and tiny pictures, where a mutation hits something that matters."""
+    """Return small files in every format: the corpus, and tiny images, where a mutation is likely to have an effect."""
     tiny = Image.fromarray(photo(9, 12))
     options: list[tuple[str, dict[str, object]]] = [
         ("JPEG", {}),
@@ -48,12 +48,12 @@ def originals() -> tuple[bytes, ...]:
 
 
 def mutant(number: int) -> bytes:
-    """The ``number``-th mutated file."""
+    """Return the ``number``-th mutated file."""
     draw = random.Random(number)
     data = bytearray(draw.choice(originals()))
     for _ in range(draw.choice((1, 1, 2, 3, 8))):
         draw.choice(MUTATIONS)(data, draw)
-    if data.startswith(b"\x89PNG") and draw.random() < 0.7:  # else a checksum refuses nearly all of them
+    if data.startswith(b"\x89PNG") and draw.random() < 0.7:  # otherwise a checksum rejects nearly all of them
         data = bytearray(with_checksums(bytes(data)))
     return bytes(data)
 
@@ -71,7 +71,7 @@ def set_bytes(data: bytearray, draw: random.Random) -> None:
 
 
 def set_header(data: bytearray, draw: random.Random) -> None:
-    """A number near the start becomes an extreme one: there stand sizes, counts and offsets."""
+    """Make a number near the start extreme: sizes, counts and offsets are there."""
     at = draw.randrange(min(len(data), 120) or 1)
     kind = draw.choice(("<H", ">H", "<I", ">I"))
     data[at : at + struct.calcsize(kind)] = struct.pack(kind, draw.choice(EXTREMES) % (256 ** struct.calcsize(kind)))
@@ -106,7 +106,7 @@ MUTATIONS = (flip_bits, set_bytes, set_header, truncate, cut_out, repeat, splice
 
 
 def with_checksums(data: bytes) -> bytes:
-    """A PNG with every checksum made right again, as far as its chunks can be followed."""
+    """Return a PNG with every checksum corrected, as far as its chunks can be parsed."""
     parts, at = [data[:8]], 8
     while at + 12 <= len(data):
         length = int.from_bytes(data[at : at + 4], "big")

@@ -1,4 +1,4 @@
-"""Configs that are anything: the front door answers with 0 or 2 and one line, never with a traceback."""
+"""Arbitrary configs: a command ends with 0, or with 2 and one line, never with a traceback."""
 
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def answered(verb: str, *arguments: str) -> None:
-    """0, or 2 and one line."""
+    """Assert status 0, or 2 with one line."""
     done = transferkit(verb, "--config", "c.yaml", *arguments)
     assert done.status in (0, 2)
     if done.status == 2:

@@ -1,4 +1,4 @@
-"""Mutated images: nothing but ImageError leaves decoding and preprocessing, within 5 s and 1 GiB."""
+"""Mutated images: decoding and preprocessing raise only ImageError, within 5 s and 1 GiB."""
 
 import subprocess
 import sys
@@ -12,8 +12,8 @@ from tests.fuzz import decoding
 from tests.fuzz.mutants import mutant, originals
 from transferkit.runtime.cores import cores
 
-MUTANTS = 100_000  # one core needs about two minutes
-CHUNK = 10_000  # mutants a process
+MUTANTS = 100_000  # about two minutes on one core
+CHUNK = 10_000  # mutants per process
 
 
 def test_a_share_of_the_mutants() -> None:
@@ -33,7 +33,7 @@ def test_a_mutant_is_always_the_same() -> None:
 
 @pytest.mark.fuzz
 def test_all_mutants_in_processes_of_their_own(tmp_path: Path) -> None:
-    """A process that dies or hangs is found out, and what it died of is kept."""
+    """A process that dies or hangs is detected, and the mutant that it died of is kept."""
     starts = range(0, MUTANTS, CHUNK)
     with ThreadPoolExecutor(cores()) as pool:
         said = list(pool.map(lambda start: try_chunk(start, start + CHUNK, tmp_path), starts))
@@ -58,7 +58,7 @@ def test_what_is_wrong_with_a_mutant_is_said(tmp_path: Path) -> None:
 
 
 def try_chunk(start: int, stop: int, folder: Path, spoil: str = "") -> tuple[list[str], str]:
-    """Faults of some mutants, a line each, and the summary of the process that tried them."""
+    """Return the faults of some mutants, one per line, and the summary of the process that tried them."""
     code = f"from pathlib import Path; from tests.fuzz import decoding; {spoil}\n"
     code += f"decoding.main({start}, {stop}, Path.cwd())"
     root = Path(__file__).parents[2]

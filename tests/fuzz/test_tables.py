@@ -1,4 +1,4 @@
-"""Tables that others wrote: a manifest or an embeddings table is read or refused in one line, whatever is in it."""
+"""Tables of other programs: any manifest or embeddings table is read, or refused in one line."""
 
 import random
 import subprocess
@@ -21,7 +21,7 @@ from transferkit.errors import UserError
 
 Result = TypeVar("Result")
 
-# One folder for all examples of a test: each writes its file anew.
+# One folder for all examples of a test: each overwrites its file.
 quick = settings(max_examples=50, deadline=5000, derandomize=True, suppress_health_check=list(HealthCheck))
 
 names = st.text(st.characters(codec="utf-8"), max_size=12) | st.sampled_from(
@@ -45,7 +45,7 @@ headers = st.lists(st.sampled_from(["path", "label", "split", "Path", "file", ""
 
 
 def read_or_refused(path: Path) -> None:
-    """A manifest gives paths inside its folder, or one line; a scan says the same."""
+    """Assert that a manifest gives paths inside its folder, or one line; a scan agrees."""
     line, table = attempt(lambda: open_images(path))
     found, report = attempt(lambda: scan(path))
     if table is None:
@@ -58,7 +58,7 @@ def read_or_refused(path: Path) -> None:
 
 
 def load_or_refused(path: Path) -> None:
-    """An embeddings table is whole, or one line says why not."""
+    """Assert that an embeddings table is complete, or refused in one line."""
     line, table = attempt(lambda: Embeddings.load(path))
     if table is None:
         assert len(line.splitlines()) == 1
@@ -69,7 +69,7 @@ def load_or_refused(path: Path) -> None:
 
 
 def attempt(work: Callable[[], Result]) -> tuple[str, Result | None]:
-    """The line of a refusal, or the result."""
+    """Return the line of a refusal, or the result."""
     try:
         return "", work()
     except UserError as error:
@@ -97,7 +97,7 @@ def test_csv_text(tmp_path_factory: pytest.TempPathFactory, text: bytes) -> None
 
 
 def columns(rows: int) -> st.SearchStrategy[pa.Array]:
-    """A column of any type that somebody may have written."""
+    """Draw a column of any type."""
     exactly = {"min_size": rows, "max_size": rows}
     floats = st.lists(st.floats(width=32) | st.none(), min_size=2, max_size=2)
     return st.one_of(
@@ -134,7 +134,7 @@ def test_parquet_tables(tmp_path_factory: pytest.TempPathFactory, table: pa.Tabl
 
 
 def mutated(whole: bytes, number: int) -> bytes:
-    """The ``number``-th mutation of a Parquet file; half of them in its last bytes, where the metadata stands."""
+    """Return the ``number``-th mutation of a Parquet file; half of them in its last bytes, the metadata."""
     draw, data = random.Random(number), bytearray(whole)
     for _ in range(draw.randint(1, 6)):
         at = draw.randrange(len(data)) if draw.random() < 0.5 else len(data) - 1 - draw.randrange(len(data) // 3)
@@ -143,7 +143,7 @@ def mutated(whole: bytes, number: int) -> bytes:
 
 
 def try_mutants(start: int, stop: int, folder: Path) -> None:
-    """Read mutated tables in this process; ``folder/at`` holds the number of the one being read."""
+    """Read mutated tables in this process; ``folder/at`` has the number of the current one."""
     rows = 30
     texts = [f"{row:03d}.png" for row in range(rows)]
     values = Embeddings(torch.randn(rows, 4, generator=torch.Generator().manual_seed(0)), texts, texts, texts, {})

@@ -1,4 +1,4 @@
-"""What the hostile tests share: a trained checkpoint, and a working directory of their own."""
+"""Fixtures of the hostile tests: a trained checkpoint, and a working directory."""
 
 import os
 from collections.abc import Iterator
@@ -15,11 +15,11 @@ COLOURS = {"apples": (190, 50, 40), "limes": (70, 180, 60)}
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The working directory; what a run tells its processes is not told to those of the next test."""
+    """The working directory; environment variables that a run sets are removed."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TRANSFERKIT_CACHE", str(tmp_path / "cache"))
     yield tmp_path
-    for name in ("TRANSFERKIT_RUN", "PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
+    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
         os.environ.pop(name, None)
 
 

@@ -1,4 +1,4 @@
-"""Every verb that takes images, one entry each: a new verb is one more."""
+"""Every verb that takes images, one entry each; add an entry for a new verb."""
 
 import json
 from collections.abc import Callable
@@ -20,9 +20,9 @@ class Entrance:
     """A verb that takes images.
 
     Attributes:
-        arguments: of the verb, for a folder of class folders and a checkpoint.
-        values: what it made of the images, from what it printed and left in the working directory, as plain types;
-            it must not depend on the format that their pixels are stored in.
+        arguments: arguments of the verb, for a folder of class folders and a checkpoint.
+        values: its results, from its output and the files in the working directory, as plain types; they must not
+            depend on the file format of the images.
         names_all: whether it names every broken image, or stops at the first.
     """
 
@@ -33,32 +33,32 @@ class Entrance:
 
 
 def parquet(pattern: str) -> list[dict[str, Any]]:
-    """The rows of a Parquet file that was written here."""
+    """Return the rows of a Parquet file."""
     (file,) = Path().glob(pattern)
     return list(pq.read_table(file).to_pylist())
 
 
 def metrics(_: Done) -> dict[str, float]:
-    """The metrics of a fit, without its times."""
+    """Return the metrics of a fit, without times."""
     (file,) = Path().glob("runs/fit/*/metrics.json")
     return {name: value for name, value in json.loads(file.read_text()).items() if "time" not in name}
 
 
 def scores(_: Done) -> dict[str, Any]:
-    """What a probe measured, without the fingerprint of the files."""
+    """Return the results of a probe, without the fingerprint of the files."""
     report = json.loads(Path("probe/probe.json").read_text())
     return {part: report[part] for part in ("linear", "knn", "nearest_class_mean", "few_shot", "splits")}
 
 
 def boxes(root: Path) -> str:
-    """A CSV with one box an image, which reaches out of it on two sides: all of it is left."""
+    """Write a CSV file with one box per image that exceeds it on two sides: the whole image is left."""
     rows = [f'"{path.relative_to(root).as_posix()}",0,0,100000,100000' for path in sorted(root.glob("*/*"))]
     Path("boxes.csv").write_text("\n".join(["path,x1,y1,x2,y2", *rows]))
     return "boxes.csv"
 
 
 def index(checkpoint: Path) -> str:
-    """An index of three photos to search in."""
+    """Make an index of three images to search in."""
     Path("indexed").mkdir()
     for number in range(3):
         Path(f"indexed/{number}.png").write_bytes(encode(photo(40, 40, number), "PNG"))
@@ -68,7 +68,7 @@ def index(checkpoint: Path) -> str:
 
 
 def errors(_: Done) -> list[str]:
-    """The errors of a scan, but for copies: some cases of the corpus have the same pixels."""
+    """Return the errors of a scan except copies: some cases of the corpus have the same pixels."""
     lines = [line for line in Path("report.csv").read_text().splitlines() if ",error," in line]
     return [line for line in lines if ",leak," not in line and ",label-conflict," not in line]
 

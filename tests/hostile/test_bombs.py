@@ -1,4 +1,4 @@
-"""Files whose headers lie, and small files that unpack into gigabytes: one line, soon, and little memory."""
+"""Files with false headers, and small files that unpack into gigabytes: one line, quickly, with little memory."""
 
 import json
 import random
@@ -22,7 +22,7 @@ from transferkit.runtime import parquet
 
 
 def safetensors(header: object, data: bytes = bytes(64), length: int | None = None) -> bytes:
-    """A file by hand: length of the header, the header as JSON, data (safetensors' README, format)."""
+    """Build a file by hand: length of the header, the header as JSON, data (safetensors' README, format)."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text) if length is None else length) + text + data
 
@@ -100,14 +100,14 @@ def embeddings_file(path: Path, embedding: pa.Array, texts: pa.Array | None = No
 
 
 def zeros(path: Path) -> Path:
-    """6.5 million equal floats take a few kilobytes."""
+    """Write 6.5 million equal floats, which take a few kilobytes."""
     width = 2**16
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(torch.zeros(100 * width).numpy()), width)
     return embeddings_file(path, vectors, compression="zstd")
 
 
 def long_text(path: Path) -> Path:
-    """A text of a megabyte, stored for each of twenty rows: zstd makes little of it."""
+    """Write a text of a megabyte in each of twenty rows, which zstd compresses well."""
     vectors = pa.FixedSizeListArray.from_arrays(pa.array([0.0] * 40, pa.float32()), 2)
     texts = pa.array(["a" * 2**20] * 20, pa.string())
     return embeddings_file(path, vectors, texts, compression="zstd", use_dictionary=False)

@@ -1,4 +1,4 @@
-"""Files that would run code are refused by every entrance, and the code does not run."""
+"""Files that would run code are refused by every verb and option, and the code does not run."""
 
 import ast
 import json
@@ -26,14 +26,14 @@ TRAIN = ["--data.num_workers", "0", "--trainer.accelerator", "cpu", "--trainer.m
 
 
 class Bomb:
-    """Touches a file when it is unpickled."""
+    """An object that creates a file when it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Path.touch, (Path(MARK),)
 
 
 def bomb(path: Path, way: str = "zip", content: Any = None) -> Path:
-    """A file that runs code when it is loaded carelessly."""
+    """Write a file that runs code when it is unpickled."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = Bomb() if content is None else content
     if way == "pickle":
@@ -44,7 +44,7 @@ def bomb(path: Path, way: str = "zip", content: Any = None) -> Path:
 
 
 def refused(done: Done) -> bool:
-    """Whether a command ended with 2 and one line, the last on stderr."""
+    """Return whether a command ended with status 2 and one line, the last on stderr."""
     last = done.err.splitlines()[-1]
     return done.status == 2 and last.startswith("transferkit: error: ") and "Traceback" not in done.err
 
@@ -79,7 +79,7 @@ ENTRANCES: dict[str, Callable[[str], list[str]]] = {
     "evaluate": lambda file: ["evaluate", file],
     "compare": lambda file: ["compare", file, file],
     "scan": lambda file: ["scan", file],
-}  # a new option that takes weights is one more line
+}  # add a line for a new option that takes weights
 
 
 @pytest.mark.parametrize("way", ["zip", *(pytest.param(way, marks=pytest.mark.slow) for way in ("legacy", "pickle"))])
@@ -126,7 +126,7 @@ def test_the_cache_of_torchvision(here: Path, monkeypatch: pytest.MonkeyPatch, p
 
 
 def vit_directory(path: Path, **changes: Any) -> Path:
-    """A small ViT in Hugging Face's layout, with changes to its configuration, and a module that would run."""
+    """Write a small ViT in Hugging Face's layout, with changes to its configuration and a module that would run."""
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     ViTModel(ViTConfig(**sizes, image_size=32, patch_size=16), add_pooling_layer=False).save_pretrained(path)
     processor = {"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 32}}
@@ -191,7 +191,7 @@ MODULES = {"pickle", "marshal", "shelve", "dill", "joblib", "cloudpickle"}
 
 
 def dangers(source: str) -> list[str]:
-    """Every expression that may run what a file holds."""
+    """Return every expression that may run the content of a file."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call):

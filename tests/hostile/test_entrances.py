@@ -1,4 +1,4 @@
-"""The corpus of odd and broken images at every entrance: the same as its pixels, or refused by name, in one line."""
+"""The corpus of odd and broken images given to every verb: equal to their pixels, or refused by name in one line."""
 
 import shutil
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from tests.running import Done, transferkit
 
 
 def lay_out(root: Path, cases: Sequence[Case], as_pixels: bool) -> Path:
-    """Cases in two class folders, under their own names, in their own format or as a lossless PNG of the pixels."""
+    """Write cases into two class folders in their own format or as a lossless PNG of their pixels."""
     for number, case in enumerate(cases):
         folder = root / "ab"[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
@@ -28,7 +28,7 @@ def enter(entrance: Entrance, root: Path, checkpoint: Path) -> Done:
 
 @pytest.fixture
 def own_run(run: Path, here: Path) -> Path:
-    """A checkpoint in a copy of its run, since predict writes there."""
+    """A checkpoint in a copy of its run, because predict writes there."""
     shutil.copytree(run, here / "runs/tiny/0")
     return Path("runs/tiny/0/checkpoints/best.ckpt")
 

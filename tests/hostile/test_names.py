@@ -1,4 +1,4 @@
-"""Names of classes and files that would steer a terminal, break a line, or run in a page: harmless wherever they go."""
+"""Names of classes and files that would control a terminal, break a line, or run in a page are escaped everywhere."""
 
 import csv
 import json
@@ -16,9 +16,9 @@ from transferkit.runtime.text import for_terminal
 CLASSES = {
     "<script>alert(1)<": (190, 50, 40),
     "a\tb\nc\x1b[31m": (70, 180, 60),
-    "$\\frac$ \\x{": (90, 40, 130),  # mathematics to a drawing library, and wrong there
+    "$\\frac$ \\x{": (90, 40, 130),  # invalid mathematics to a plotting library
     "=cmd|' '!A0": (10, 10, 10),  # a formula to a spreadsheet
-    "猫\u202egpj.ü": (200, 200, 200),  # turns the direction of what follows
+    "猫\u202egpj.ü": (200, 200, 200),  # reverses the direction of the following text
     "'; rm -rf x; '": (90, 90, 90),
     "[red]x[bold]": (0, 90, 90),  # markup to rich
     "%s {0} {x!r}": (90, 0, 90),
@@ -28,7 +28,7 @@ FILE = "x\x1b[2J\r\n<img src=x onerror=alert(1)>\x07.jpg"
 
 @pytest.fixture
 def hostile(here: Path) -> Path:
-    """Photos under hostile names."""
+    """Images under hostile names."""
     write_photos(here / "photos", CLASSES, {"train": 2, "val": 1, "test": 1})
     for label in CLASSES:
         (here / "photos/train" / label / "0.jpg").rename(here / "photos/train" / label / FILE)
@@ -36,7 +36,7 @@ def hostile(here: Path) -> Path:
 
 
 def printed_harmlessly(done: Done) -> bool:
-    """Whether nothing but text and ends of lines reaches the terminal."""
+    """Return whether only text and line ends reach the terminal."""
     return all(character.isprintable() or character == "\n" for character in done.out + done.err)
 
 
@@ -46,7 +46,7 @@ def test_every_verb_prints_them_escaped_and_keeps_them_exact(hostile: Path) -> N
     assert done.status == 0 and printed_harmlessly(done) and "Warning" not in done.err, done.err
     (events,) = Path("runs/tiny/0").glob("events.out.tfevents.*")
     in_tensorboard_are_pictures_and_no_text_of_theirs(events)
-    for verb in ("validate", "test", "predict"):  # a new verb that prints names is one more
+    for verb in ("validate", "test", "predict"):  # add a new verb that prints names
         done = transferkit(verb, *end)
         assert done.status == 0, done.err
         assert printed_harmlessly(done), verb

@@ -1,4 +1,4 @@
-"""Commands in children of a process that has imported the libraries once: a kill then costs no start of Python."""
+"""Commands in children of a process that has imported the libraries: no start of Python per kill."""
 
 import io
 import multiprocessing
@@ -48,13 +48,13 @@ def finish(arguments: list[str], folder: Path, **limits: Any) -> Done:
 def work(
     arguments: list[str], folder: Path, change: int | None = None, file_size: int | None = None, live: bool = False
 ) -> None:
-    """What a child does.
+    """Run a command in a child.
 
     Args:
         arguments: verb and options.
-        folder: to work in.
-        change: the change of a file in the folder, counted from 0, before which SIGKILL ends it.
-        file_size: in bytes: a larger file is as a full disk.
+        folder: working directory.
+        change: index, from 0, of the file change in the folder before which SIGKILL ends it.
+        file_size: limit in bytes; a larger file fails as on a full disk.
         live: write stderr as it comes.
     """
     os.setpgid(0, 0)  # a terminal signals the whole group
@@ -81,7 +81,7 @@ def work(
 
 
 def watch(folder: Path, last: int | None) -> dict[str, int]:
-    """Count the changes of files in a folder, and die before one of them."""
+    """Count the file changes in a folder, and die before one of them."""
     count, here = {"seen": 0}, f"{folder}{os.sep}"
 
     def look(event: str, arguments: tuple[Any, ...]) -> None:

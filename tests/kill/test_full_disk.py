@@ -1,4 +1,4 @@
-"""A disk that is full: one line, what was there before stays, and with room again the result is the whole one."""
+"""A full disk: one line of error, existing files stay, and with space again the result is complete."""
 
 import shutil
 from pathlib import Path
@@ -26,7 +26,7 @@ def test_a_full_disk(name: str, share: float, place: Path, tmp_path: Path) -> No
     shutil.copytree(before, folder)
     earlier = traces(folder)
     done = finish(work.arguments, folder, file_size=int(share * largest))
-    if name == "benchmark" and done.status == 0:  # it tells which of its cells it could not keep
+    if name == "benchmark" and done.status == 0:  # it lists the cells that it could not write
         assert "could not be measured" in done.err
     else:
         assert done.status == 2 and done.out == "", done.err

@@ -1,4 +1,4 @@
-"""Commands that kill -9 ends at random moments: started again, each leaves what one left alone does."""
+"""Commands killed with SIGKILL at random moments: started again, each leaves the same files as undisturbed."""
 
 import json
 import random
@@ -29,7 +29,7 @@ INDEX = ["--extractor", "PLACE/extractor", "--out", "index"]
 
 
 def go_on(folder: Path, arguments: list[str]) -> list[str]:
-    """The command to start again with: the same, what resumes a fit, or what replaces an export that was whole."""
+    """Return the command to start again with: the same, or one that resumes a fit or replaces a complete export."""
     if arguments[0] == "export" and (folder / "exported").exists() and "--overwrite" not in arguments:
         return [*arguments, "--overwrite"]
     resumable = arguments[0] == "fit" and any(folder.glob("runs/cut/*/checkpoints/last.ckpt"))
@@ -42,9 +42,9 @@ class Work:
 
     Attributes:
         arguments: verb and options.
-        times: how often.
-        before: commands that come first, whose result may stand, whole, until the new one takes its place.
-        swapped: the directory that is replaced as one.
+        times: number of kills.
+        before: commands to run first, whose result stays complete until the new one replaces it.
+        swapped: the directory that is replaced atomically.
     """
 
     arguments: list[str]
@@ -53,7 +53,7 @@ class Work:
     swapped: str | None = None
 
     def at(self, place: Path) -> "Work":
-        """With the folder that holds the images."""
+        """Return the command for a folder of images."""
         first, *before = (
             [part.replace("PLACE", str(place)) for part in line] for line in [self.arguments, *self.before]
         )
@@ -87,7 +87,7 @@ def test_a_hundred_are_killed() -> None:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Photos, two manifests of them, and an extractor to index with."""
+    """Images, two manifests of them, and an extractor to index with."""
     place = tmp_path_factory.mktemp("killed")
     write_photos(place / "photos", COLOURS, {"train": 12, "val": 6, "test": 6})
     names = sorted(path.relative_to(place / "photos").as_posix() for path in (place / "photos").rglob("*.*"))
@@ -107,7 +107,7 @@ def prepare(folder: Path, work: Work) -> None:
 
 
 def kill(work: Work, folder: Path, draw: random.Random, seconds: float, changes: int) -> str:
-    """Start it and kill it, by turns at any time and before any change of a file; when that was."""
+    """Start a command and kill it, in turns at a random time and before a random file change; return the moment."""
     if draw.random() < 0.5:
         change = draw.randrange(changes)
         child = start(work.arguments, folder, change=change)

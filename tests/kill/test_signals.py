@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM are answered at once and end a command soon; the line it prints to go on works as printed."""
+"""SIGINT and SIGTERM are answered at once and end a command soon; the command printed to resume works."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from tests.tiny import RESNET, VIT, options
 COLOURS = {"apples": (190, 50, 40), "limes": (70, 180, 60)}
 NET = "shufflenet_v2_x0_5"
 RANDOM = ["--extractor", NET, "--weights", "none"]
-ANSWER, END = 2.0, 20.0  # seconds; the end is that of a step, on a busy machine
+ANSWER, END = 2.0, 20.0  # seconds; a step must end, on a busy machine
 FIT = ["fit", "--data.root", "photos", "--name", "cut", "--trainer.accelerator", "cpu"]
 COMMANDS = {
     "fit": [*FIT, *options("model", VIT), "--model.regime", "full", "--trainer.max_epochs", "500"],
@@ -35,7 +35,7 @@ CASES = [(name, number) for name in COMMANDS for number in (signal.SIGINT, signa
 
 
 def wait(condition: Callable[[], bool], seconds: float) -> float:
-    """How long it took, in seconds."""
+    """Wait for a condition; return the seconds that it took."""
     begun = time.monotonic()
     while not condition():
         assert time.monotonic() - begun < seconds

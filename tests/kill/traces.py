@@ -1,4 +1,4 @@
-"""What a command left in a folder, without the times that it took."""
+"""The files that a command left in a folder, without times."""
 
 import csv
 import io
@@ -18,11 +18,11 @@ CHECKPOINT = ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "globa
 
 
 def traces(folder: Path) -> dict[str, Any]:
-    """Path of each file and directory -> its content, hidden and temporary ones too.
+    """Return path -> content of each file and directory, including hidden and temporary ones.
 
-    Of the runs of a fit only the newest counts, as ``0``: one that was killed before its first checkpoint is begun
-    anew, and its number stays. What TensorBoard reads is named only: a resumed fit goes on in another file. The
-    memory of decoded images is left out: what it lacks is decoded again some day.
+    Only the newest run of a fit is included, as ``0``: one that was killed before its first checkpoint starts again,
+    under another number. Of TensorBoard's files only the folder is listed: a resumed fit continues in a new file. The
+    cache of decoded images is left out: missing entries are decoded again.
     """
     found: dict[str, Any] = {}
     runs = {run.parent: max(run.parent.glob("*"), key=lambda run: int(run.name)) for run in folder.glob("runs/cut/*")}
@@ -44,7 +44,7 @@ def traces(folder: Path) -> dict[str, Any]:
 
 
 def content(path: Path) -> Any:
-    """What a file says, in a form that can be compared."""
+    """Return the content of a file in a form that can be compared."""
     if path.suffix == ".ckpt":
         saved = torch.load(path, weights_only=True)
         return plain({part: saved[part] for part in CHECKPOINT})
@@ -60,14 +60,14 @@ def content(path: Path) -> Any:
 
 
 def timeless(value: Any) -> Any:
-    """JSON without the times it holds."""
+    """Return JSON content without times."""
     if isinstance(value, dict):
         return {key: timeless(inner) for key, inner in value.items() if key not in TIMES}
     return [timeless(inner) for inner in value] if isinstance(value, list) else value
 
 
 def plain(value: Any) -> Any:
-    """Tensors as the hash of their bytes; times left out."""
+    """Return content with tensors as the hash of their bytes, without times."""
     if isinstance(value, torch.Tensor):
         return str(value.dtype), tuple(value.shape), sha256(value.detach().cpu().numpy().tobytes()).hexdigest()
     if isinstance(value, dict):
@@ -76,7 +76,7 @@ def plain(value: Any) -> Any:
 
 
 def check_whole(folder: Path) -> None:
-    """Every file under a final name can be read to its end."""
+    """Assert that every file under its final name can be read completely."""
     readers = {
         ".ckpt": lambda path: torch.load(path, weights_only=True),
         ".csv": lambda path: list(csv.DictReader(io.StringIO(path.read_text()), strict=True)),

@@ -1,4 +1,4 @@
-"""Processes that do not share a cache embed together all the same, and none waits for ever."""
+"""Processes without a shared cache embed together nevertheless, and none waits forever."""
 
 import json
 import os
@@ -68,7 +68,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(scenario: str) -> list[tuple[int, str]]:
-    """Exit status and stderr of each of two processes."""
+    """Return exit status and stderr of each of two processes."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "each.py"]
     both = [
@@ -114,4 +114,4 @@ def test_where_the_first_cannot_write_all_of_them_end() -> None:
     (first, said), (second, heard) = run("read-only")
     assert (first, second) == (1, 1)
     assert "refused: cannot write the cache folder" in said
-    assert "refused: cannot write the cache folder" in heard  # what the first one says; to the user, it alone
+    assert "refused: cannot write the cache folder" in heard  # only the first process reports to the user

@@ -1,4 +1,4 @@
-"""With fewer images than processes, or a share of one image, several processes still do as one does."""
+"""With fewer images than processes, or one image per share, several processes give the result of one."""
 
 import csv
 import json
@@ -32,7 +32,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def manifest(name: str, train: int) -> list[str]:
-    """A manifest of so many training images, one to validate and one to test on; as an option."""
+    """Write a manifest with a number of training images, one to validate and one to test; return the option."""
     paths = [f"train/{label}/{number}" for number in range(2, 9) for label in COLOURS][:train]
     rows = [f"{path}.{'png' if int(path[-1]) % 2 else 'jpg'},{path.split('/')[1]},train\n" for path in paths]
     Path("photos", name).write_text(ONE_IMAGE + "".join(rows))
@@ -40,9 +40,8 @@ def manifest(name: str, train: int) -> list[str]:
 
 
 def run(*arguments: str) -> Done:
-    """The program in processes of its own."""
+    """Run the program in separate processes."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    environment.pop("TRANSFERKIT_RUN", None)
     command = [sys.executable, "-m", "transferkit", *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     return Done(done.returncode, done.stdout, done.stderr)
@@ -64,7 +63,7 @@ def rows(name: str, file: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("model", [[*options("model", VIT), "--model.regime", "full"], options("model", RESNET)])
 def test_fewer_images_than_processes_of_each_split(model: list[str]) -> None:
-    """3 to train on, which is one a process, 1 each to validate, to test and to predict."""
+    """3 training images, one per process, and 1 image each to validate, test and predict."""
     data = manifest("few.csv", 3)
     Path("one").mkdir()
     Path("one/x.png").write_bytes(Path("photos/train/limes/1.png").read_bytes())
@@ -89,7 +88,7 @@ def test_fewer_images_than_processes_of_each_split(model: list[str]) -> None:
 
 @pytest.mark.parametrize("train", [3, 7, 13])
 def test_batchnorm_trains_on_no_lone_image(train: int) -> None:
-    """Where the batches of 2 a process leave 1 image over, or one for each of two processes."""
+    """Batches of 2 per process leave 1 image over, or one for each of two processes."""
     model = [*options("model", RESNET), "--model.regime", "full", "--data.batch_size", "2"]
     done = run("fit", *model, *manifest("lone.csv", train), *TRAINER, *FIT, *THREE)
     assert done.status == 0, done.err

@@ -1,4 +1,4 @@
-"""Two processes train and measure as one does, and none is left waiting for another."""
+"""Two processes train and evaluate like one, and none is left waiting for another."""
 
 import csv
 import json
@@ -57,9 +57,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(*arguments: str, script: list[str] | None = None) -> "subprocess.CompletedProcess[str]":
-    """The program in processes of its own."""
+    """Run the program in separate processes."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TRANSFERKIT_CACHE": "two"}
-    environment = {name: value for name, value in environment.items() if name != "TRANSFERKIT_RUN"}
     command = [sys.executable, *(script or ["-m", "transferkit"]), *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
 
@@ -80,7 +79,7 @@ def rows(name: str, file: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("family", ["dinov2", "dinov3_vit", "clip_vision"])
 def test_two_processes_train_networks_with_parameters_that_no_gradient_reaches(family: str) -> None:
-    """DistributedDataParallel raises in the second step where one of its parameters has no gradient."""
+    """DistributedDataParallel raises in the second step if one of its parameters has no gradient."""
     save(family, Path("network"))
     model = ["--model.backbone", "network", "--model.regime", "full", "--model.pooling", "cls"]
     done = run("fit", *model, *DATA, *TRAINER, *TWO, "--name", family)
@@ -102,7 +101,7 @@ def test_one_process_is_two(model: str) -> None:
 
 @pytest.mark.parametrize("model", ["full vit", "frozen resnet, cached"])
 def test_a_fit_goes_on_with_another_number_of_processes(model: str) -> None:
-    """At the rates that the share of the fit that is done asks for; a head that is solved for, to the same values."""
+    """The learning rates follow the share of the fit that is done; a head that is solved for gets the same values."""
     fit = ["fit", *MODELS[model], *DATA, "--trainer.accelerator", "cpu", "--data.batch_size", "3", "--name"]
     assert transferkit(*fit, "one", "--trainer.max_epochs", "2").status == 0
     shutil.copytree("runs/one", "runs/two")

@@ -1,4 +1,4 @@
-"""What processes do together before a training: they wait for hours, and end together where one of them fails."""
+"""Work that processes share before training: they wait for each other, and end together if one fails."""
 
 import os
 import subprocess
@@ -90,7 +90,7 @@ SAID = [
 
 
 def run(scenario: str) -> list[tuple[int, str]]:
-    """Exit status and stdout of each of two processes."""
+    """Return exit status and stdout of each of two processes."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     both = [
         subprocess.Popen([sys.executable, "each.py", str(rank), scenario], env=environment, stdout=-1, text=True)

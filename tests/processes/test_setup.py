@@ -1,4 +1,4 @@
-"""Before the first step: where one process fails all end within seconds, and two fits at once lose nothing."""
+"""Before the first step: if one process fails, all end within seconds; two fits at once do not disturb each other."""
 
 import json
 import os
@@ -48,15 +48,14 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def start(*arguments: str, script: str = "") -> "subprocess.Popen[str]":
-    """The program in processes of its own."""
+    """Run the program in separate processes."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TRANSFERKIT_CACHE": "cache"}
-    environment.pop("TRANSFERKIT_RUN", None)
     command = [sys.executable, *([script] if script else ["-m", "transferkit"]), *arguments]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def said(process: "subprocess.Popen[str]") -> tuple[int, str]:
-    """Status and stderr; not one hangs."""
+    """Return status and stderr; assert that no process hangs."""
     begun = time.monotonic()
     try:
         _, err = process.communicate(timeout=90)
@@ -94,7 +93,7 @@ def test_a_process_that_fails_before_training_ends_the_others(way: str) -> None:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_two_fits_of_one_name_at_once_are_two_whole_runs(model: str) -> None:
-    """They share the cache as well: embeddings, and what is known of decoded images."""
+    """They share the cache: embeddings, and the record of decoded images."""
     both = [start(*FIT, *MODELS[model], "--name", "same", "--json") for _ in range(2)]
     for process in both:
         status, err = said(process)

@@ -89,7 +89,7 @@ def test_of_many_classes_those_with_the_fewest_hits_are_drawn() -> None:
     assert shares.shape == (20, 21)
     np.testing.assert_allclose(shares.sum(1), 1, rtol=1e-6)
     np.testing.assert_allclose(shares[0, [0, 1, 20]], [0.4, 0.3, 0.3], rtol=1e-6)
-    assert figure.axes[0].get_title() == "val, the 20 of 300 classes with the fewest hits"
+    assert figure.axes[0].get_title() == "val, the 20 of 300 classes with the lowest recall"
 
 
 def test_of_many_classes_the_most_alike_are_drawn() -> None:
@@ -99,7 +99,7 @@ def test_of_many_classes_the_most_alike_are_drawn() -> None:
         cosine[code, code + 1] = cosine[code + 1, code] = 0.9
     figure = figures.class_cosines(cosine, names, names, "t")
     assert texts(figure)[:40] == [f"class {code}" for code in range(100, 120)] * 2
-    assert figure.axes[0].get_title() == "t, the 20 of 300 classes that are most alike"
+    assert figure.axes[0].get_title() == "t, the 20 of 300 most similar classes"
 
 
 def test_many_classes_have_a_legend_of_the_largest(tmp_path: Path) -> None:

@@ -24,7 +24,6 @@ LINE = r"epoch (\d+)/4  train/loss \d+\.\d{4}  val/loss \d+\.\d{4}  val/acc [01]
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TRANSFERKIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("TRANSFERKIT_RUN", raising=False)
     write_photos(tmp_path / "photos", COLOURS, {"train": 6, "val": 4})
 
 

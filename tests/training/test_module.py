@@ -2,7 +2,6 @@ import csv
 import os
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -133,31 +132,6 @@ class Snapshots(Callback):
             self.keys.append(set(torch.load(self.last, weights_only=True)["state_dict"]))
 
 
-class Threads(Callback):
-    """How many threads the steps of a fit compute with; ends it in the second epoch."""
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.seen = torch.get_num_threads()
-        if trainer.current_epoch == 1:
-            raise RuntimeError("enough")
-
-
-@pytest.mark.parametrize(("regime", "epochs", "wanted"), [("frozen", 1, 1), ("frozen", 2, 1), ("full", 1, 3)])
-def test_cached_embeddings_are_learnt_on_one_core(
-    tmp_path: Path, photo_folder: Path, regime: str, epochs: int, wanted: int
-) -> None:
-    before, watch = torch.get_num_threads(), Threads()
-    trainer = make_trainer(tmp_path, max_epochs=epochs, enable_progress_bar=False, callbacks=[watch])
-    data = ImageDataModule(str(photo_folder), batch_size=4, num_workers=0)
-    torch.set_num_threads(3)
-    try:
-        with pytest.raises(RuntimeError, match="enough") if epochs == 2 else nullcontext():
-            trainer.fit(TransferModule(**RESNET, regime=regime), datamodule=data)
-        assert (watch.seen, torch.get_num_threads()) == (wanted, 3)
-    finally:
-        torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("regime", ["frozen", "partial"])
 def test_checkpoints_are_whole(tmp_path: Path, photo_folder: Path, regime: str) -> None:
     seed_everything(3)
@@ -194,13 +168,13 @@ def test_a_fit_goes_on_from_a_checkpoint_with_its_head(tmp_path: Path, photo_fol
     path = str(tmp_path / "run/checkpoints/last.ckpt")
     data = ImageDataModule(str(photo_folder))
     second = TransferModule(path, regime="full")
-    second.meet(data, "fit")
+    second.connect(data, "fit")
     assert first.head and second.head and torch.equal(first.head.weight, second.head.weight)
     other = TransferModule(path, l2_normalize=True)  # a head for other embeddings
-    other.meet(data, "fit")
+    other.connect(data, "fit")
     assert other.head and not torch.equal(first.head.weight, other.head.weight)
     digits = TransferModule(path)
-    digits.meet(ImageDataModule("digits"), "fit")
+    digits.connect(ImageDataModule("digits"), "fit")
     assert digits.head and digits.head.weight.shape == (10, 512)
 
 
@@ -221,44 +195,6 @@ def with_head(**options: Any) -> TransferModule:
     module = TransferModule(**{**VIT, **options})
     module.set_classes(["a", "b", "c"])
     return module
-
-
-def test_head_depends_on_the_seed_alone() -> None:
-    heads = []
-    for seed, waste in ((1, 0), (1, 5), (2, 0)):
-        seed_everything(seed)
-        torch.rand(waste)
-        head = with_head().head
-        assert head is not None
-        heads.append(head.weight)
-    assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
-
-
-def test_dropout_is_for_training() -> None:
-    module = with_head(dropout=0.5)
-    embedding = torch.randn(4, 32)
-    assert module.head is not None
-    module.eval()
-    assert torch.equal(module.classify(embedding), module.head(embedding))
-    module.train()
-    assert not torch.equal(module.classify(embedding), module.head(embedding))
-
-
-def test_l2_normalised_head_input() -> None:
-    module = with_head(l2_normalize=True).eval()
-    embedding = torch.randn(4, 32)
-    assert module.head is not None
-    wanted = module.head(embedding / embedding.norm(dim=1, keepdim=True))
-    torch.testing.assert_close(module.classify(embedding), wanted)
-    torch.testing.assert_close(module.classify(embedding * 7), wanted)
-
-
-def test_forward_is_preprocessing_backbone_and_head() -> None:
-    module = with_head().eval()
-    pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
-    assert module.head is not None
-    wanted = module.head(module.backbone((pixels / 255 - 0.5) / 0.5))
-    torch.testing.assert_close(module(pixels), wanted)
 
 
 WEIGHT = torch.tensor([1.0, 2.0, 0.5])
@@ -291,9 +227,9 @@ def test_val_loss_is_that_of_all_rows_whatever_the_batches(batch: int, weight: T
     module.class_weights = weight
     embedding, target = torch.randn(64, 32), torch.arange(64).remainder(3).sort().values
     for rows in torch.arange(64).split(batch):
-        module.evaluate({"embedding": embedding[rows], "target": target[rows], "row": rows}, "val")
+        module.validation_step({"embedding": embedding[rows], "target": target[rows], "row": rows}, 0)
     wanted = F.cross_entropy(module.classify(embedding), target, weight=weight)  # torch's: by the sum of the weights
-    torch.testing.assert_close(module.evaluation_loss.compute(Alone()), wanted.detach())
+    torch.testing.assert_close(module.val_metrics.loss.compute(Alone()), wanted.detach())
 
 
 @pytest.mark.parametrize(
@@ -311,19 +247,19 @@ def test_val_loss_is_that_of_all_rows_whatever_the_batches(batch: int, weight: T
     ],
 )
 def test_numbers_that_no_training_can_use(options: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match=f"--model.{next(iter(options))} is .*; give a number"):
+    with pytest.raises(UserError, match=f"`{next(iter(options))}` is .*; give a number"):
         TransferModule(**{**RESNET, **options})
 
 
 def test_scratch_takes_no_weights() -> None:
-    with pytest.raises(UserError, match=r"regime scratch takes no --model.weights x.pt; use regime full"):
+    with pytest.raises(UserError, match=r'`regime="scratch"` takes no `weights="x.pt"`; give `regime="full"`'):
         TransferModule(weights="x.pt", regime="scratch")
 
 
 def test_views_without_a_frozen_backbone_are_said(photo_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     module = TransferModule(**{**VIT, "regime": "full"})
-    module.meet(ImageDataModule(str(photo_folder), augmentation="light", views=2), "fit")
-    assert "--data.views 2 has no effect: only a frozen backbone is cached" in caplog.text
+    module.connect(ImageDataModule(str(photo_folder), augmentation="light", views=2), "fit")
+    assert "`views=2` has no effect: embeddings are cached for a frozen backbone only" in caplog.text
 
 
 def test_only_our_datamodule(tmp_path: Path) -> None:
@@ -343,4 +279,4 @@ def test_a_share_of_a_global_batch_and_one_without_rows() -> None:
     empty = {"pixels": torch.empty(0, 3, 0, 0, dtype=torch.uint8), "target": none, "row": none}
     for outputs in (module.predict_step(empty, 0), module.test_step(empty, 0)):
         assert outputs["embedding"].shape == (0, 32) and outputs["probability"].shape == (0, 2)
-    assert module.evaluation_loss.sums is not None and module.evaluation_loss.sums.tolist() == [0, 0]
+    assert module.test_metrics.loss.sums is not None and module.test_metrics.loss.sums.tolist() == [0, 0]

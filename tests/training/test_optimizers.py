@@ -264,7 +264,7 @@ def test_a_fit_resumed_with_other_steps_per_epoch_goes_on_where_it_was(
 
 
 def test_a_fit_without_an_end_or_a_validation() -> None:
-    with pytest.raises(UserError, match=r"give --trainer.max_epochs or --trainer.max_steps"):
+    with pytest.raises(UserError, match="give `max_epochs` or `max_steps`"):
         check_length(Trainer(max_epochs=-1, logger=False, accelerator="cpu"), batches=7)
-    with pytest.raises(UserError, match=r"val_check_interval is 9, an epoch has 7 batches"):
+    with pytest.raises(UserError, match="`val_check_interval` is 9, an epoch has 7 batches"):
         check_length(Trainer(val_check_interval=9, max_epochs=1, logger=False, accelerator="cpu"), batches=7)

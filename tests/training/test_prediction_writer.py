@@ -51,7 +51,7 @@ def test_tables_say_their_precision(
     assert same is (precision == "32-true")
     warned = [record.message for record in caplog.records if "fitted on float32" in record.message]
     assert len(warned) == (precision != "32-true")
-    assert all("bf16-mixed; add --trainer.precision 32-true" in line for line in warned)
+    assert all('bf16-mixed; add `precision="32-true"`' in line for line in warned)
 
 
 def test_a_frozen_backbone_is_tested_on_cached_features(photo_folder: Path, tmp_path: Path) -> None:

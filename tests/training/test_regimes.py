@@ -34,7 +34,7 @@ def test_first_trainable_stage(resnet: Backbone, regime: Regime, last: int, firs
 
 @pytest.mark.parametrize("last", [0, 6, -1])
 def test_a_number_of_stages_that_there_is_not(resnet: Backbone, last: int) -> None:
-    with pytest.raises(UserError, match=f"unfreeze_last {last}: resnet18 has 5 stages .*give 1 to 5"):
+    with pytest.raises(UserError, match=f"`unfreeze_last` is {last}, resnet18 has 5 stages .*give 1 to 5"):
         first_trainable(resnet, "partial", last)
 
 

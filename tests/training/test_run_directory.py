@@ -37,13 +37,13 @@ def test_runs_are_numbered_by_name(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"cannot write the run directory .*--trainer.default_root_dir DIR"):
+    with pytest.raises(UserError, match=r"cannot write the run directory .*`default_root_dir=\"DIR\"`"):
         new_run(tmp_path / "file", "a")
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "../a", "..", "a\nb", "\x1b[31m", "\udc80", "a" * 101, "名" * 86])
 def test_names_that_are_no_folder(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UserError, match="--name"):
+    with pytest.raises(UserError, match="`name`"):
         new_run(tmp_path, name)
     assert list(tmp_path.iterdir()) == []
 
@@ -65,7 +65,7 @@ def test_best_last_and_file(tmp_path: Path) -> None:
     lone = tmp_path / "lone.ckpt"
     lone.touch()
     assert find_checkpoint(tmp_path, None, str(lone)) == (None, lone)
-    with pytest.raises(UserError, match=r"gone.ckpt does not exist; give --ckpt_path"):
+    with pytest.raises(UserError, match=r"gone.ckpt does not exist; give best, last or an existing file"):
         find_checkpoint(tmp_path, None, "gone.ckpt")
 
 

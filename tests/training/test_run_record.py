@@ -338,4 +338,4 @@ def test_a_head_on_normalized_embeddings_goes_on(
     assert second.l2_normalize and first.head and second.head
     assert torch.equal(first.head.weight, second.head.weight) and "head of" not in caplog.text
     assert TransferModule(path, l2_normalize=False).head is None
-    assert "--model.l2_normalize False is not what the head of" in caplog.text
+    assert "`l2_normalize=False` differs from what the head of" in caplog.text

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transferkit.cli import resume
 from transferkit.cli.arguments import (
     all_options,
     as_config,
@@ -19,6 +18,7 @@ from transferkit.errors import UserError
 from transferkit.extractor.checkpoint_reader import KEY, load
 from transferkit.extractor.pretrained import RECORD
 from transferkit.probe.saved_probe import CLASSIFIER
+from transferkit.training import resume
 from transferkit.training.run_directory import find_checkpoint
 
 FLAGS = ("--json", "--print_config")  # options that need no value

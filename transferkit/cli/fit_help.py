@@ -28,6 +28,7 @@ FIRST = {"fit": ("data.root", "model.backbone", "model.regime", "trainer.max_epo
 FIRST |= dict.fromkeys(("validate", "test"), ("data.root", "ckpt_path", "name", "config", "json"))
 FIRST |= {"predict": ("data.root", "ckpt_path", "top_k", "name", "json")}
 OF_A_CLASSIFIER = {f"model.{name}" for name in ("backbone", "weights", "pooling", "preprocessing", "architecture")}
+LINKED = "model.seed"  # takes its value from seed_everything, so it is not an option of its own
 OWN_TEXTS = {"trainer.max_epochs": "epochs of training"}  # Lightning's text names another default
 INDENT = 27
 
@@ -64,7 +65,7 @@ def section(name: str, kind: type, defaults: dict[str, Any]) -> list[Option]:
         values = ["|".join(words(hints.get(field))), f"default: {default}" if default != "null" else ""]
         text = OWN_TEXTS.get(f"{name}.{field}", texts.get(field, "").rstrip("."))
         found.append(Option(f"{name}.{field}", text, "; ".join(filter(None, values))))
-    return found
+    return [option for option in found if option.name != LINKED]
 
 
 def words(hint: Any) -> list[str]:
@@ -103,7 +104,7 @@ def known_options(verb: str = "fit") -> list[str]:
 def options_by_argument(verb: str) -> dict[str, str]:
     """Return argument of the library -> option of the verb; if two sections have it, that of the first."""
     named = {name.rpartition(".")[2]: f"--{name}" for name in reversed(known_options(verb))}
-    return {"source": "--model.backbone"} | named
+    return {"source": "--model.backbone", "seed": "--seed_everything"} | named
 
 
 def sections() -> dict[str, list[Option]]:

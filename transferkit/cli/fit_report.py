@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 
 from transferkit.cli.console import as_json, command, note
+from transferkit.reports.predictions import ranked_columns
 from transferkit.runtime.text import for_terminal
-from transferkit.training.prediction_writer import ranked_columns
 from transferkit.training.regimes import count_parameters
 
 if TYPE_CHECKING:

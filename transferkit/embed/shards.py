@@ -191,7 +191,7 @@ def shard_of(shards: Shards, batches: Sequence[Batch]) -> Embeddings:
     """Make the table of one shard from its batches."""
     rows = [row for batch in batches for row in batch.rows]
     values = [batch.embedding for batch in batches if batch.rows] or [torch.empty(0, shards.metadata["embed_dim"])]
-    broken = {shards.table.paths[row]: reason for batch in batches for row, reason in batch.broken.items()}
+    broken = {shards.table.paths[row]: str(fault) for batch in batches for row, fault in batch.broken.items()}
     return make_table(shards.table, rows, torch.cat(values), {**shards.metadata, "broken": broken})
 
 

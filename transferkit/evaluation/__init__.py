@@ -1,18 +1,18 @@
-"""A table of embeddings evaluated: checked, measured, its figures written and drawn."""
+"""Evaluation of a table of embeddings: checks, metrics, files and figures."""
 
-from transferkit.evaluation.measure import compare_remarks, measure, remarks, save_overall, save_per_class
+from transferkit.evaluation.measure import caveats, comparison_caveats, measure, save_overall, save_per_class
 from transferkit.evaluation.plots import draw
-from transferkit.evaluation.same_space import check_alike, open_table, shared_rows, some
+from transferkit.evaluation.same_space import check_same_space, listed_paths, open_table, shared_rows
 
 __all__ = [
-    "check_alike",
-    "compare_remarks",
+    "caveats",
+    "check_same_space",
+    "comparison_caveats",
     "draw",
+    "listed_paths",
     "measure",
     "open_table",
-    "remarks",
     "save_overall",
     "save_per_class",
     "shared_rows",
-    "some",
 ]

@@ -1,4 +1,4 @@
-"""Pictures of a table of embeddings: how alike its classes are, how its cosines spread, and maps of its rows."""
+"""Figures of a table of embeddings: cosines of its class means, a histogram of cosines, and maps of its rows."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -12,11 +12,11 @@ from transferkit.data.embeddings import Embeddings
 from transferkit.reports import figures
 
 DRAWN = 5_000
-"""Rows at most in the histogram and in the map; the titles say how many there are."""
+"""Most rows in the histogram and in the map; the titles state the number."""
 CLASSES_DRAWN = 500
-"""Classes at most in a picture of every pair of them: a pixel each, and not gigabytes."""
+"""Most classes in the matrix of class means: a pixel each, and bounded memory."""
 TSNE_DRAWN = 2_000
-"""Rows at most in a t-SNE map: half a minute."""
+"""Most rows in a t-SNE map, which takes half a minute."""
 
 
 class Side(NamedTuple):
@@ -26,24 +26,24 @@ class Side(NamedTuple):
     classes: Tensor
 
     def at(self, chosen: Tensor) -> "Side":
-        """Some of the rows, by number or mask."""
+        """Select rows by index or mask."""
         return Side(self.rows[chosen], self.classes[chosen])
 
 
 def draw(
     table: Embeddings, reference: Embeddings | None, folder: Path, *, tsne: bool = False, seed: int = 0
 ) -> list[Path]:
-    """Write the pictures that a table allows: cosines of class means, spread of cosines, and maps.
+    """Draw the cosines of class means, a histogram of cosines, and maps, as far as a table has labels.
 
     Args:
         table: the queries.
-        reference: the other side of the first two pictures; None: the queries themselves.
-        folder: where the PNG go.
-        tsne: also a t-SNE map.
-        seed: of the rows drawn where there are too many.
+        reference: rows that the first two figures compare them with; None compares them with each other.
+        folder: directory of the PNG files.
+        tsne: whether to draw a t-SNE map too.
+        seed: of the rows drawn if there are too many.
 
     Returns:
-        What was written.
+        The files written.
     """
     tables = (table,) if reference is None else (table, reference)
     names, codes = similarity.class_codes(*(side.labels for side in tables))
@@ -65,17 +65,17 @@ def draw(
 
 
 def class_matrix(query: Side, reference: Side, labels: list[str]) -> Figure:
-    """Cosines of the mean rows of the queries' classes and the references'."""
+    """Draw the cosines of the class means of the queries with those of the references."""
     all_of = [torch.unique(side.classes) for side in (query, reference)]
-    there = [classes[similarity.drawn_rows(len(classes), CLASSES_DRAWN, 0)] for classes in all_of]
+    drawn = [classes[similarity.drawn_rows(len(classes), CLASSES_DRAWN, 0)] for classes in all_of]
     title = "cosine of class means"
-    if there[0].shape < all_of[0].shape:
-        title += f", {len(there[0]):,} of {len(all_of[0]):,} classes"
+    if drawn[0].shape < all_of[0].shape:
+        title += f", {len(drawn[0]):,} of {len(all_of[0]):,} classes"
     means = [
         similarity.class_means(*side, len(labels))[classes]
-        for side, classes in zip((query, reference), there, strict=True)
+        for side, classes in zip((query, reference), drawn, strict=True)
     ]
-    rows, columns = ([labels[code] for code in classes.tolist()] for classes in there)
+    rows, columns = ([labels[code] for code in classes.tolist()] for classes in drawn)
     figure = figures.class_cosines(similarity.cosine_matrix(*means), rows, columns, title)
     if query is not reference:
         figure.axes[0].set(xlabel="references", ylabel="queries")
@@ -83,7 +83,7 @@ def class_matrix(query: Side, reference: Side, labels: list[str]) -> Figure:
 
 
 def histogram(query: Side, reference: Side, labelled: bool, seed: int) -> Figure:
-    """Cosines of pairs, those of the same class apart from the others."""
+    """Draw a histogram of the cosines of pairs, separately for pairs of the same class."""
     chosen = query.at(similarity.drawn_rows(len(query.rows), DRAWN, seed))
     against = chosen if query is reference else reference.at(similarity.drawn_rows(len(reference.rows), DRAWN, seed))
     counts = similarity.cosine_counts(*chosen, *against)
@@ -94,7 +94,7 @@ def histogram(query: Side, reference: Side, labelled: bool, seed: int) -> Figure
 
 
 def principal_map(query: Side, labels: list[str], seed: int) -> Figure:
-    """Rows along the two axes of largest variance."""
+    """Draw the rows along the two principal axes."""
     points, share = similarity.principal_axes(query.rows)
     chosen = similarity.drawn_rows(len(points), DRAWN, seed)
     drawn = query.at(chosen)
@@ -103,12 +103,12 @@ def principal_map(query: Side, labels: list[str], seed: int) -> Figure:
 
 
 def neighbour_map(query: Side, labels: list[str], seed: int) -> Figure:
-    """Rows by t-SNE."""
+    """Draw the rows by t-SNE."""
     drawn = query.at(similarity.drawn_rows(len(query.rows), TSNE_DRAWN, seed))
     points = similarity.neighbour_map(drawn.rows, seed=seed)
     return figures.scatter(points, drawn.classes, labels, f"t-SNE, {share_of(drawn, query)}", ("", ""))
 
 
 def share_of(part: Side, whole: Side) -> str:
-    """How many of the rows are drawn."""
+    """Return how many of the rows are drawn, as text."""
     return f"{len(part.rows):,} of {len(whole.rows):,} rows"

@@ -11,7 +11,7 @@ import torch
 from transferkit.data.splits import save_splits
 from transferkit.errors import UserError
 from transferkit.probe.protocol import Predictions, ProbeResult
-from transferkit.runtime.files import atomic_path
+from transferkit.reports.predictions import prediction_columns, write_parquet
 from transferkit.runtime.json_files import write_json
 
 REPORT, CLASSIFIER, START = "probe.json", "classifier.safetensors", "start.safetensors"
@@ -34,15 +34,8 @@ def save_probe(result: ProbeResult, folder: Path, more: Mapping[str, Any] | None
     write_json(files[0], report)
     result.classifier.save(files[1])
     result.start.save(files[2])
-    predictions = result.predictions
-    columns = {
-        "path": pa.array(predictions.paths, pa.string()),
-        "label": pa.array(predictions.labels, pa.string()),
-        "prediction": pa.array(predictions.preds, pa.string()),
-        "probability": pa.array(predictions.confidence.numpy(), pa.float32()),
-    }
-    with atomic_path(files[3]) as temporary:
-        pq.write_table(pa.table(columns), temporary)
+    test = result.predictions
+    write_parquet(prediction_columns(test.paths, test.labels, [(test.preds, test.confidence)]), files[3])
     save_splits(result.splits, files[4])
     return files
 

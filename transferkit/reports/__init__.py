@@ -1,1 +1,1 @@
-"""What a person looks at: figures, thumbnails, TensorBoard's projector."""
+"""Reports: figures, thumbnails, tables of predictions, TensorBoard's projector."""

@@ -1,7 +1,7 @@
-"""TensorBoard's projector: embeddings with labels, paths and thumbnails, as the files that its plugin reads.
+"""TensorBoard's projector: embeddings with labels, paths and thumbnails, in the files that its plugin reads.
 
 ``SummaryWriter.add_embedding`` is not used: a tab in a label breaks its table, and a second writer overwrites
-the first one's ``projector_config.pbtxt``.
+the ``projector_config.pbtxt`` of the first.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -26,63 +26,63 @@ from transferkit.similarity import drawn_rows
 
 CONFIG = "projector_config.pbtxt"
 ROWS = 5_000
-"""Rows at most: the projector moves them about in the browser."""
+"""Most rows: the projector animates them in the browser."""
 SIDE = 64
-"""Pixels of a thumbnail's side; 5,000 of them make a sheet of 4,544, where TensorBoard allows 8,192."""
+"""Pixels per side of a thumbnail; 5,000 of them make a sheet of 4,544 pixels per side, TensorBoard's limit is 8,192."""
 
 
 def fill_projector(
     folder: Path, name: str, table: Embeddings, read: Callable[[str], Tensor], *, most: int = ROWS, seed: int = 0
 ) -> int:
-    """Write a tab of the projector into a log directory; other tabs stay, one of the same name is replaced.
+    """Write a tab of the projector into a log directory; a tab of the same name is replaced, others stay.
 
     Args:
         folder: the log directory; gets ``projector_config.pbtxt`` and ``projector/<name>/``.
-        name: of the tab and its folder.
+        name: name of the tab and its folder.
         table: the embeddings, N rows.
-        read: path of a row -> uint8 pixels (3, H, W); an image that it cannot read (ImageError) is shown black.
-        most: rows at most; of more, so many are drawn.
-        seed: of the drawing.
+        read: path of a row -> uint8 pixels (3, H, W); an image that it cannot read (ImageError) is black.
+        most: most rows to show; if there are more, that many are drawn at random.
+        seed: of the random draw.
 
     Returns:
-        How many rows are shown.
+        Number of rows shown.
 
     Raises:
-        UserError: the place cannot be written.
+        UserError: the directory cannot be written.
     """
     rows = drawn_rows(len(table), most, seed).tolist()
     shown = table.select(rows)
-    place = Path("projector", name)
-    write_lines(
-        folder / place / "tensors.tsv", ("\t".join(f"{x:.7g}" for x in row) for row in shown.embedding.tolist())
-    )
-    write_lines(folder / place / "metadata.tsv", metadata_lines(shown))
-    figures.save(figures.sheet(thumbnails(shown, read)), folder / place / "sprite.png")
+    tab = Path("projector", name)
+    write_lines(folder / tab / "tensors.tsv", ("\t".join(f"{x:.7g}" for x in row) for row in shown.embedding.tolist()))
+    write_lines(folder / tab / "metadata.tsv", metadata_lines(shown))
+    figures.save(figures.sheet(thumbnails(shown, read)), folder / tab / "sprite.png")
     config = read_config(folder / CONFIG)
     kept = [entry for entry in config.embeddings if entry.tensor_name != name]
     del config.embeddings[:]
     config.embeddings.extend(kept)
     entry = config.embeddings.add()
-    entry.tensor_name, entry.tensor_path = name, str(place / "tensors.tsv")
+    entry.tensor_name, entry.tensor_path = name, str(tab / "tensors.tsv")
     entry.tensor_shape.extend(shown.embedding.shape)
-    entry.metadata_path = str(place / "metadata.tsv")
-    entry.sprite.image_path = str(place / "sprite.png")
+    entry.metadata_path = str(tab / "metadata.tsv")
+    entry.sprite.image_path = str(tab / "sprite.png")
     entry.sprite.single_image_dim.extend((SIDE, SIDE))
-    write_lines(folder / CONFIG, text_format.MessageToString(config).splitlines())  # last: what it names is there
+    write_lines(
+        folder / CONFIG, text_format.MessageToString(config).splitlines()
+    )  # last: the files that it names exist
     return len(rows)
 
 
 def metadata_lines(table: Embeddings) -> list[str]:
-    """A header and a line a row; a dash where there is no label, since the projector drops empty ends of a line."""
+    """Return a header and a line per row; a dash for no label: the projector drops empty cells at the end of a line."""
     columns = (table.labels, table.paths, table.splits)
     rows = [[on_one_line(cell or "–") for cell in row] for row in zip(*columns, strict=True)]
     return ["\t".join(row) for row in (["label", "path", "split"], *rows)]
 
 
 def thumbnails(table: Embeddings, read: Callable[[str], Tensor]) -> list[Tensor]:
-    """The middle square of each image, uint8 (3, SIDE, SIDE); black where it cannot be read."""
+    """Return the center square of each image, uint8 (3, SIDE, SIDE); black if it cannot be read."""
 
-    def one(path: str) -> Tensor:
+    def thumbnail_of(path: str) -> Tensor:
         try:
             return thumbnail(read(path))
         except ImageError:
@@ -90,8 +90,8 @@ def thumbnails(table: Embeddings, read: Callable[[str], Tensor]) -> list[Tensor]
 
     result = []
     with progress_bar("thumbnails", len(table)) as advance, ThreadPoolExecutor(cores()) as pool:
-        for square in pool.map(one, table.paths):
-            result.append(square)
+        for thumbnail in pool.map(thumbnail_of, table.paths):
+            result.append(thumbnail)
             advance(1)
     return result
 
@@ -126,7 +126,7 @@ class Thumbnails:
 
 
 def read_config(path: Path) -> ProjectorConfig:
-    """What other tabs there are; none where the file is missing or damaged."""
+    """Read the tabs of the projector; none if the file is missing or damaged."""
     config = ProjectorConfig()
     try:
         text_format.Parse(path.read_text(encoding="utf-8"), config)
@@ -136,6 +136,6 @@ def read_config(path: Path) -> ProjectorConfig:
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """Write a text file, whole or not at all."""
+    """Write a text file atomically."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(f"{line}\n" for line in lines)

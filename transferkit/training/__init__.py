@@ -1,1 +1,1 @@
-"""Training: the LightningModule, its regimes and optimizers, the Trainer and what a run leaves."""
+"""Training: the LightningModule, regimes and optimizers, the Trainer, and the files of a run."""

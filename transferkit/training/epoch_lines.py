@@ -1,4 +1,4 @@
-"""How far a fit is: a line per epoch where stderr is no terminal, a progress bar where it is one."""
+"""Progress of a fit on stderr: a progress bar on a terminal, otherwise a line per epoch."""
 
 import sys
 import time
@@ -9,20 +9,20 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 
-from transferkit.training.checkpoints import epoch_number, epochs_of
+from transferkit.training.fit_progress import epoch_number, share_done
 
-SECONDS = 5.0  # between two lines
+SECONDS = 5.0  # between two lines, at least
 
 
 def progress_callbacks(wanted: bool | None, given: Sequence[Callback]) -> tuple[bool | None, list[Callback]]:
-    """A bar on a terminal, lines elsewhere, unless the user has brought a bar or wants none.
+    """Choose a progress bar on a terminal and lines elsewhere, unless the user gives a bar or turns it off.
 
     Args:
-        wanted: the Trainer's ``enable_progress_bar``.
+        wanted: ``enable_progress_bar`` as the user gave it.
         given: the user's callbacks.
 
     Returns:
-        What the Trainer is to be given in its place, and the callbacks to add.
+        ``enable_progress_bar`` for the Trainer, and the callbacks to add.
     """
     if any(isinstance(callback, ProgressBar) for callback in given):
         return wanted, []
@@ -32,36 +32,36 @@ def progress_callbacks(wanted: bool | None, given: Sequence[Callback]) -> tuple[
 
 
 class EpochLines(Callback):
-    """Print epoch, losses, accuracy and the time left, one line per epoch; of short epochs not every one."""
+    """Print epoch, losses, accuracy and time left, one line per epoch; short epochs share a line."""
 
     def __init__(self) -> None:
         self.clock = Clock()
-        self.printed, self.told = 0.0, 0
-        self.validated: int | None = None  # the epoch that was last measured
+        self.printed_at, self.printed_epoch = 0.0, 0  # of the last line
+        self.validated: int | None = None  # epoch of the last validation
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
         self.clock.start(trainer)
-        self.printed, self.told = time.monotonic(), epoch_number(trainer)
+        self.printed_at, self.printed_epoch = time.monotonic(), epoch_number(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note which epoch has a new accuracy."""
+        """Note the epoch that was validated."""
         self.validated = epoch_number(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Tell of the epoch before, whose values are all logged by now."""
-        if time.monotonic() - self.printed >= SECONDS:
-            self.tell(trainer, epoch_number(trainer) - 1)
+        """Print the previous epoch: all of its values are logged by now."""
+        if time.monotonic() - self.printed_at >= SECONDS:
+            self.print_epoch(trainer, epoch_number(trainer) - 1)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Tell of the last epoch."""
-        self.tell(trainer, epoch_number(trainer))
+        """Print the last epoch."""
+        self.print_epoch(trainer, epoch_number(trainer))
 
-    def tell(self, trainer: Trainer, epoch: int) -> None:
+    def print_epoch(self, trainer: Trainer, epoch: int) -> None:
         """Print the line of an epoch, once."""
-        if epoch <= self.told or not trainer.is_global_zero:
+        if epoch <= self.printed_epoch or not trainer.is_global_zero:
             return
-        self.printed, self.told = time.monotonic(), epoch
+        self.printed_at, self.printed_epoch = time.monotonic(), epoch
         names = ["train/loss", *(["val/loss", "val/acc"] if self.validated == epoch else [])]
         values = [f"{name} {trainer.callback_metrics[name]:.4f}" for name in names if name in trainer.callback_metrics]
         left = self.clock.left(trainer)
@@ -71,7 +71,7 @@ class EpochLines(Callback):
 
 
 class FitProgressBar(RichProgressBar):
-    """Lightning's progress bar on stderr, with the accuracy and the time left of the whole fit."""
+    """Lightning's progress bar on stderr, with the accuracy and the time until the fit ends."""
 
     def __init__(self) -> None:
         super().__init__(leave=False, console_kwargs={"stderr": True})
@@ -83,7 +83,7 @@ class FitProgressBar(RichProgressBar):
         super().on_train_start(trainer, pl_module)
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """What stands beside the bar."""
+        """Return the values to show beside the bar."""
         items: dict[str, Any] = dict(super().get_metrics(trainer, pl_module))
         if "val/acc" in trainer.callback_metrics:
             items["val/acc"] = float(trainer.callback_metrics["val/acc"])
@@ -96,32 +96,19 @@ class FitProgressBar(RichProgressBar):
 
 
 class Clock:
-    """How long the rest of a fit takes, if it goes on as fast as until now."""
+    """Estimate of the time that a fit still takes, at its speed so far."""
 
     def __init__(self) -> None:
         self.begun, self.share = time.monotonic(), 0.0
 
     def start(self, trainer: Trainer) -> None:
-        """Begin, perhaps where a resumed fit was."""
+        """Start the clock, at the share that a resumed fit has done."""
         self.begun, self.share = time.monotonic(), share_done(trainer)
 
     def left(self, trainer: Trainer) -> str:
-        """As ``1:23:45``; empty at the beginning, and where no end is known or it is reached."""
+        """Return the time left as ``1:23:45``; empty at the beginning, at the end, and if no end is known."""
         done = share_done(trainer)
         if not self.share < done < 1:
             return ""
         seconds = (time.monotonic() - self.begun) * (1 - done) / (done - self.share)
         return str(timedelta(seconds=round(seconds)))
-
-
-def share_done(trainer: Trainer) -> float:
-    """How much of a fit is done, from 0 to 1, by epochs, batches and steps."""
-    epochs, shares = trainer.max_epochs or -1, [0.0]
-    if epochs > 0:
-        begun, done = epochs_of(trainer).ready, epochs_of(trainer).processed
-        batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready
-        part = batches / trainer.num_training_batches if begun > done and trainer.num_training_batches else 0.0
-        shares.append((done + part % 1) / epochs)  # as an epoch begins, they are still those of the one before
-    if trainer.max_steps > 0:
-        shares.append(trainer.global_step / trainer.max_steps)
-    return min(1.0, max(shares))

@@ -1,9 +1,12 @@
-"""Classification metrics under the names that are logged, and the mean loss of an epoch."""
+"""Classification metrics under their logged names, and what is summed over the batches of an epoch."""
 
+import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import (
     MulticlassAccuracy,
@@ -12,8 +15,33 @@ from torchmetrics.classification import (
     MulticlassF1Score,
 )
 
+from transferkit.training.optimizers import learning_rates
+
+# torchmetrics sums the calibration error over batches and processes. A probe has all rows in memory, and targets that
+# its classifier does not know: transferkit/probe/calibration.py explains how its own function differs.
 ECE_BINS = 15  # Guo et al. 2017, arXiv:1706.04599
-MOST_CONFUSED = 1000  # classes; a matrix of more has gigabytes, and nobody can read it
+MOST_CONFUSED = 1000  # classes; a larger confusion matrix takes gigabytes and cannot be read
+
+
+def classification_metrics(classes: int, stage: str) -> MetricCollection:
+    """Return torchmetrics over probabilities (B, classes) and targets (B,), named ``<stage>/<metric>``.
+
+    ``acc`` top-1, ``acc_top5`` with more than five classes, ``f1_macro``, ``ece`` (15 bins, L1); and, for
+    reports, ``acc_per_class`` (classes,) and, for up to 1,000 classes, ``confusion`` (classes, classes), true class
+    by predicted class. Compute groups are off: torchmetrics would join metrics whose state is equal after the first
+    batch, such as top-1 and top-5 on a batch of one class that is all correct.
+    """
+    chosen: dict[str, Metric] = {
+        "acc": MulticlassAccuracy(classes, average="micro", validate_args=False),
+        "f1_macro": MulticlassF1Score(classes, average="macro", validate_args=False),
+        "ece": MulticlassCalibrationError(classes, n_bins=ECE_BINS, validate_args=False),
+        "acc_per_class": MulticlassAccuracy(classes, average="none", validate_args=False),
+    }
+    if classes <= MOST_CONFUSED:
+        chosen["confusion"] = MulticlassConfusionMatrix(classes, validate_args=False)
+    if classes > 5:
+        chosen["acc_top5"] = MulticlassAccuracy(classes, top_k=5, average="micro", validate_args=False)
+    return MetricCollection(dict(chosen), prefix=f"{stage}/", compute_groups=False)
 
 
 class RunningMean:
@@ -33,32 +61,102 @@ class RunningMean:
         self.sums = batch if self.sums is None else self.sums + batch
 
     def compute(self, strategy: Any) -> Tensor:
-        """The mean over all processes, and start anew.
+        """Return the mean over all processes, and reset.
 
         Args:
-            strategy: Lightning's, which joins the processes.
+            strategy: Lightning's, which reduces over the processes.
         """
         sums: Tensor = strategy.reduce(self.sums, reduce_op="sum")
         self.sums = None
         return sums[0] / sums[1]
 
 
-def classification_metrics(classes: int, stage: str) -> MetricCollection:
-    """torchmetrics over probabilities (B, classes) and targets (B,), named ``<stage>/<metric>``.
+class EvaluationMetrics(nn.Module):
+    """Loss and classification metrics of the epochs of one stage.
 
-    ``acc`` top-1, ``acc_top5`` with more than five classes, ``f1_macro``, ``ece`` (15 bins, L1); and, for
-    reports, ``acc_per_class`` (classes,) and, of up to 1,000 classes, ``confusion`` (classes, classes), rows the
-    true class. Each metric counts for itself: torchmetrics' compute groups would join those that agree on the first
-    batch, as top-1 and top-5 do on a batch of one class that is all right.
+    Args:
+        classes: number of classes.
+        stage: prefix of the names, ``val`` or ``test``.
     """
-    chosen: dict[str, Metric] = {
-        "acc": MulticlassAccuracy(classes, average="micro", validate_args=False),
-        "f1_macro": MulticlassF1Score(classes, average="macro", validate_args=False),
-        "ece": MulticlassCalibrationError(classes, n_bins=ECE_BINS, validate_args=False),
-        "acc_per_class": MulticlassAccuracy(classes, average="none", validate_args=False),
-    }
-    if classes <= MOST_CONFUSED:
-        chosen["confusion"] = MulticlassConfusionMatrix(classes, validate_args=False)
-    if classes > 5:
-        chosen["acc_top5"] = MulticlassAccuracy(classes, top_k=5, average="micro", validate_args=False)
-    return MetricCollection(dict(chosen), prefix=f"{stage}/", compute_groups=False)
+
+    def __init__(self, classes: int, stage: str) -> None:
+        super().__init__()
+        self.stage = stage
+        self.loss = RunningMean()  # self.log would average over processes, which may have unequal numbers of rows
+        self.metrics = classification_metrics(classes, stage)
+
+    @property
+    def scalars(self) -> set[str]:
+        """Names of the scalars that :meth:`compute` returns."""
+        by_class = {f"{self.stage}/acc_per_class", f"{self.stage}/confusion"}
+        return {f"{self.stage}/loss", *map(str, self.metrics)} - by_class
+
+    def update(self, logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+        """Add a batch.
+
+        Args:
+            logits: (B, classes).
+            target: (B,) int64.
+            weight: (B,) weight of each row in the loss.
+
+        Returns:
+            The class probabilities (B, classes).
+        """
+        probability = logits.softmax(1)
+        if len(target):  # torchmetrics does not accept an empty batch
+            self.metrics.update(probability, target)
+        self.loss.update(F.cross_entropy(logits.float(), target, reduction="none") * weight, weight)
+        return probability
+
+    def compute(self, strategy: Any) -> dict[str, Tensor]:
+        """Return loss and metrics over all processes, and reset.
+
+        Args:
+            strategy: Lightning's, which reduces over the processes.
+        """
+        values = {f"{self.stage}/loss": self.loss.compute(strategy), **self.metrics.compute()}
+        self.metrics.reset()
+        return values
+
+
+class TrainingEpoch:
+    """Mean loss, duration and first learning rates of an epoch, also of one that a resumed fit continues.
+
+    Attributes:
+        loss: mean over the batches so far; ``self.log`` would take longer than a step on cached embeddings.
+        rates: learning rates of the first step.
+        start: ``time.perf_counter()`` of the first batch; None between epochs.
+    """
+
+    def __init__(self) -> None:
+        self.loss = RunningMean()
+        self.rates: dict[str, float] = {}
+        self.start: float | None = None
+
+    def begin(self, optimizer: Any) -> None:
+        """Start the clock and note the learning rates, unless the epoch has begun."""
+        if self.start is None:
+            self.start, self.rates = time.perf_counter(), learning_rates(optimizer)
+
+    def end(self, strategy: Any) -> dict[str, Any]:
+        """Return the values to log, and reset.
+
+        Args:
+            strategy: Lightning's, which reduces over the processes.
+        """
+        seconds = time.perf_counter() - (self.start or 0.0)
+        self.start = None
+        return {"train/loss": self.loss.compute(strategy), "epoch_time": seconds, **self.rates}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the values so far in plain types, for a checkpoint; empty before the first batch."""
+        if self.loss.sums is None or self.start is None:
+            return {}
+        return {"loss": self.loss.sums.cpu(), "rates": self.rates, "seconds": time.perf_counter() - self.start}
+
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Continue an epoch from its values so far; nothing happens without any."""
+        if "loss" not in state:
+            return
+        self.loss.sums = state["loss"].to(device)
+        self.rates, self.start = state["rates"], time.perf_counter() - state["seconds"]

@@ -1,4 +1,4 @@
-"""``metrics.csv``: one row per epoch, all logged names; a resumed fit goes on in it."""
+"""``metrics.csv``: one row per epoch with all logged values; a resumed fit continues it."""
 
 import csv
 from collections.abc import Mapping
@@ -13,8 +13,8 @@ Row = Mapping[str, Any]
 class MetricsTable:
     """The rows of ``metrics.csv``.
 
-    A row has ``epoch``, from 1 (0: before the first step), and the values that were logged at its end; what was
-    not measured there stays empty. A validation within an epoch has a row of its own, with ``step``.
+    A row has ``epoch``, from 1 (0 before the first step), and the values that were logged at its end; other cells are
+    empty. A validation within an epoch has a row of its own, with ``step``.
 
     Args:
         path: the file to write.
@@ -25,7 +25,7 @@ class MetricsTable:
         self.rows: list[Row] = []
 
     def rewind(self, epochs: int, step: int) -> None:
-        """Keep the rows of the epochs that have ended, and of validations up to a global step."""
+        """Keep only the rows of the epochs that have ended, and of validations up to a global step."""
         self.rows = [row for row in read_rows(self.path) if is_before(row, epochs, step)]
 
     def add(self, row: Row) -> None:
@@ -39,16 +39,16 @@ class MetricsTable:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a file, empty cells left out; none without a file."""
+    """Read the rows of a file without empty cells; no rows if the file does not exist."""
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
         rows: list[Row] = [{name: cell for name, cell in row.items() if cell} for row in csv.DictReader(file)]
-    if rows and rows[0]["epoch"] == "0" and "train/loss" in rows[0]:  # of an earlier version, which began with 0
+    if rows and rows[0]["epoch"] == "0" and "train/loss" in rows[0]:  # an earlier version counted from 0
         rows = [{**row, "epoch": str(int(row["epoch"]) + 1)} for row in rows]
     return rows
 
 
 def is_before(row: Row, epochs: int, step: int) -> bool:
-    """Whether a row is of a moment that a fit with so many epochs and steps behind it has seen."""
+    """Return whether a row was written before a fit had completed the given epochs and steps."""
     return int(row["step"]) <= step if "step" in row else int(row["epoch"]) <= epochs

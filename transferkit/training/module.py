@@ -1,85 +1,72 @@
 """The LightningModule: an extractor's backbone and a linear head, trained on labelled images."""
 
 import logging
-import os
-import time
 from collections import Counter
-from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics import MetricCollection
 
+from transferkit.backbones.weights import apply_masks
 from transferkit.data.batches import Batch
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.data.seen import check_unseen, remember_paths
 from transferkit.embed import fill_features
 from transferkit.errors import UserError
-from transferkit.extractor import Extractor
-from transferkit.extractor.core import head_logits
-from transferkit.extractor.forward import network_input
+from transferkit.extractor.checkpoint_reader import KEY
 from transferkit.images.augmentation import view_seed
-from transferkit.probe import LinearClassifier
-from transferkit.runtime.full_float32 import full_float32
-from transferkit.training.checkpoints import leave_ended_epoch
-from transferkit.training.metrics import RunningMean, classification_metrics
-from transferkit.training.module_record import RecordedModule, run_validation
-from transferkit.training.optimizers import (
-    CosineWithWarmup,
-    check_length,
-    check_ranges,
-    chosen_rates,
-    learning_rates,
-    make_optimizer,
-    may_fuse,
-    parameter_groups,
-    progress_of,
-    warmup_share,
-)
-from transferkit.training.regimes import Regime, first_trainable, freeze, set_mode
-from transferkit.training.regularization_path import RegularizationPath, is_solvable
+from transferkit.training.checkpoints import EPOCH, check_resumable, current_metrics, is_within_epoch, mend_progress
+from transferkit.training.fit_progress import leave_ended_epoch, run_validation
+from transferkit.training.metrics import EvaluationMetrics, TrainingEpoch
+from transferkit.training.network import TransferNetwork
+from transferkit.training.optimizers import CosineWithWarmup, check_length, check_ranges, gradient_descent
+from transferkit.training.regimes import Regime
+from transferkit.training.regularization_path import RegularizationPath, is_solvable, path_length
+from transferkit.training.resume import check_processes, resumed_solver
+from transferkit.training.start import open_start
 
 log = logging.getLogger(__name__)
 
-# A probe is so sure of the images it was fitted on that hardly a gradient would reach the backbone: with logits of a
-# tenth, 5 epochs end at 96.7 instead of 94.7 % on digits (ResNet18 of CIFAR-10, tests/bench/bench_transfer.py).
-SOFTER = 0.1
 
-
-class TransferModule(RecordedModule):
-    """A backbone, frozen or fine-tuned, under a linear head.
+class TransferModule(TransferNetwork):
+    """Train a linear head on a backbone that is frozen or fine-tuned.
 
     Args:
         backbone: torchvision name, Hugging Face id or directory, exported directory, or checkpoint.
-        weights: ``DEFAULT``, ``none`` (random) or a path; with regime ``scratch`` none.
+        weights: ``DEFAULT``, ``none`` (random) or a path; always random with regime ``scratch``.
         pooling: how features become one embedding; ``None`` is the backbone's default.
         regime: ``frozen`` trains the head alone, ``partial`` also the last stages, ``full`` everything,
             ``scratch`` everything from random weights.
-        unfreeze_last: how many stages learn with regime ``partial``.
-        lr_head: learning rate of the head; by default 3e-3, and where a frozen backbone's head is solved, none.
+        unfreeze_last: number of stages that learn with regime ``partial``.
+        lr_head: learning rate of the head; 3e-3 by default, and not used if a frozen backbone's head is solved for.
         lr_backbone: learning rate of the backbone's last stage; by default 3e-4 with BatchNorm, 1e-4 without.
         layer_decay: factor on the learning rate for each stage further from the head, in (0, 1].
         optimizer: ``adamw``, ``sgd``, or ``lbfgs``, which solves for the head on a frozen backbone's embeddings: each
             epoch at one strength of regularization, from strong to weak, and ``best.ckpt`` is the best of them.
-            ``auto`` is ``lbfgs`` where there is neither augmentation, dropout nor ``lr_head``, else ``adamw``.
-        batchnorm: ``train`` normalizes by the batch where BatchNorm layers learn, ``eval`` by the running statistics,
-            which then stay; ``auto`` is what was found better, ``train``, also from a trained head.
-        weight_decay: decoupled for ``adamw``, L2 for ``sgd``; on weights of linear layers and convolutions alone.
+            ``auto`` is ``lbfgs`` without augmentation, dropout and ``lr_head``, otherwise ``adamw``.
+        batchnorm: ``train`` normalizes by the batch in BatchNorm layers that learn, ``eval`` by the running
+            statistics, which then do not change; ``auto`` is ``train``, which was found better.
+        weight_decay: decoupled for ``adamw``, L2 for ``sgd``; only on weights of linear layers and convolutions.
         momentum: of ``sgd``.
         warmup_epochs: epochs of linear warm-up before the cosine.
         label_smoothing: in [0, 1).
         dropout: on the embedding before the head, in [0, 1).
-        l2_normalize: give the head L2-normalized embeddings; ``None`` is as the checkpoint's head had it, else false.
+        l2_normalize: give the head L2-normalized embeddings; ``None`` is as the checkpoint's head had it, or false.
         head: classifier of a probe of the same extractor, to start from; the data must have its classes, val and
             test none of the images that it was fitted on, and ``l2_normalize`` comes from it (probe, then
-            fine-tune: Kumar et al. 2022, arXiv:2202.10054). ``none`` starts from a new head, even where the
+            fine-tune: Kumar et al. 2022, arXiv:2202.10054). ``none`` starts from a new head, even if the
             backbone comes with one for the same classes.
         preprocessing: fields to override, such as ``{image_size: 160}``; ``None`` is the weights' own.
         architecture: changes to the architecture, for random weights only.
+        seed: seed of a new head's weights, the order of batches, augmentation and dropout.
+
+    Attributes:
+        epoch: epoch of the checkpoint that the backbone and head were opened from, or None.
+        by_class: metrics of the last evaluation by class or pair of classes, for reports.
+        validated_at: global step of the last validation.
     """
 
     def __init__(
@@ -103,78 +90,93 @@ class TransferModule(RecordedModule):
         head: str | None = None,
         preprocessing: dict[str, Any] | None = None,
         architecture: dict[str, Any] | None = None,
+        seed: int = 0,
     ) -> None:
-        super().__init__()
+        check_ranges(
+            lr_head=lr_head, lr_backbone=lr_backbone, layer_decay=layer_decay, weight_decay=weight_decay,
+            momentum=momentum, warmup_epochs=warmup_epochs, label_smoothing=label_smoothing, dropout=dropout,
+        )  # fmt: skip
+        extractor = open_start(
+            backbone, weights, pooling, preprocessing, architecture, regime=regime, head=head, l2_normalize=l2_normalize
+        )
+        super().__init__(extractor, regime, unfreeze_last, dropout, batchnorm != "eval", seed)
         self.save_hyperparameters(logger=False)
-        check_ranges(self.hparams)
-        self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # what seed_everything was given
-        if regime == "scratch":
-            if weights not in ("DEFAULT", "none"):
-                raise UserError(f"--model.regime scratch takes no --model.weights {weights}; use regime full")
-            weights = "none"
-        classifier = LinearClassifier.load(head) if head not in (None, "none") else None
-        extractor = Extractor.from_pretrained(backbone, weights, pooling, preprocessing, architecture)
-        self.epoch: int | None = extractor.record.get("epoch")  # of the checkpoint that it was opened from
-        self.backbone = extractor.backbone
-        self.preprocessing = extractor.preprocessing
-        self.class_names: list[str] = []
-        self.head: nn.Linear | None = None  # made when the classes are known
-        self.class_weights: Tensor | None = None
-        self.l2_normalize = extractor.l2_normalize if l2_normalize is None else l2_normalize
-        if extractor.head and head is None and extractor.l2_normalize == self.l2_normalize:
-            self.start_from(extractor)  # kept where the data has the same classes
-        elif extractor.head and head is None:
-            log.warning("--model.l2_normalize %s is not what the head of %s knows: a new one", l2_normalize, backbone)
-        self.regime, self.dropout = regime, dropout
-        self.first_trainable = first_trainable(self.backbone, regime, unfreeze_last)
-        if classifier:
-            self.start_from(classifier.as_head_of(extractor, 1.0 if regime == "frozen" else SOFTER))
-        freeze(self.backbone, self.first_trainable)
-        self.class_counts: dict[str, int] = {}
-        self.image_counts: dict[str, int] = {}
+        self.epoch: int | None = extractor.record.get("epoch")
         self.by_class: dict[str, Tensor] = {}
-        self.train_loss, self.evaluation_loss = RunningMean(), RunningMean()
-        self.epoch_start: float | None = None
+        self.validated_at: int | None = None
+        self.training_epoch = TrainingEpoch()
         self.solves = False  # whether the optimizer is lbfgs; known when the data is
+        self.connected: tuple[ImageDataModule, str] | None = None
 
-    def set_classes(self, names: list[str]) -> None:
-        """Make a new head for the given classes; its weights depend on the seed alone."""
-        self.class_names = list(names)
-        self.starts_trained, self.fitted_on = False, ""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            self.head = nn.Linear(self.backbone.embed_dim, len(names))
-        for stage in ("val", "test"):
-            setattr(self, f"{stage}_metrics", classification_metrics(len(names), stage))
-
-    def start_from(self, extractor: Extractor) -> None:
-        """Take over a trained head, and what it was trained on."""
-        self.set_classes(extractor.class_names)
-        self.head, self.l2_normalize = extractor.head, extractor.l2_normalize
-        self.starts_trained, self.fitted_on = True, extractor.record.get("fitted_on", "")
-        if weights := extractor.record.get("class_weights"):
-            self.class_weights = torch.tensor(weights)
-
-    def configure_callbacks(self) -> list[Callback]:
-        """Where data and model meet: before callbacks are set up, since some then copy the module, head and all.
+    @property
+    def data(self) -> ImageDataModule:
+        """The Trainer's DataModule.
 
         Raises:
-            UserError: the data does not suit the classes of a trained head.
+            UserError: it is not transferkit's.
         """
-        stage = self.trainer.state.fn
-        self.meet(self.data, stage.value if stage else "fit")
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, ImageDataModule):
+            raise UserError("TransferModule needs transferkit's ImageDataModule: trainer.fit(module, datamodule)")
+        return data
+
+    @property
+    def logged_names(self) -> set[str]:
+        """Names that a fit logs and a callback may monitor, once the classes are known."""
+        return self.val_metrics.scalars | {"train/loss", "epoch_time", "lr/head", "lr/backbone", "head/C"}
+
+    def connect(self, data: ImageDataModule, stage: str) -> None:
+        """Exchange classes and preprocessing with the data, and check what can be checked without decoding images.
+
+        Args:
+            data: the data to train on or evaluate.
+            stage: ``fit``, ``validate``, ``test`` or ``predict``.
+
+        Raises:
+            UserError: the data cannot be used, or has other classes than the head to start from.
+        """
+        data.configure(preprocessing=self.preprocessing, seed=self.seed, features={})
+        data.setup(stage)
+        if stage != "fit":
+            data.set_class_names(self.class_names)
+        elif self.class_names != data.class_names:
+            if self.hparams["head"] not in (None, "none"):
+                raise UserError(
+                    f"the classes of {self.hparams['head']} are {', '.join(self.class_names)}, the data has "
+                    f"{', '.join(data.class_names)}; probe this data, or leave out `head`"
+                )
+            self.set_classes(data.class_names)
+        if stage == "fit":
+            held_out = {name: table.paths for name, table in data.tables.items() if name in ("val", "test")}
+            check_unseen(held_out, self.fitted_on if self.starts_trained else "")
+            data.loss_weights()  # raises now rather than after an hour of embedding
+            if self.regime != "frozen" and data.views:
+                log.warning("`views=%d` has no effect: embeddings are cached for a frozen backbone only", data.views)
+        self.connected = (data, stage)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Connect with the data if the caller has not: some callbacks copy the module with its head in their setup.
+
+        Raises:
+            UserError: see :meth:`connect`.
+        """
+        function = self.trainer.state.fn
+        stage = function.value if function else "fit"
+        if self.connected != (self.data, stage):
+            self.connect(self.data, stage)
+        self.connected = None  # the next fit or evaluation connects again
         return []
 
     def setup(self, stage: str) -> None:
-        """Embed what a frozen backbone sees once, or check that every image can be read.
+        """Embed all images once for a frozen backbone, or check that they can be read.
 
         Raises:
-            UserError: broken images.
+            UserError: images that cannot be read.
         """
         data = self.data
         own = {"test": (data.test_split,), "predict": ("predict",), "validate": ("val",)}
         splits = own.get(stage, ("train", "val"))
-        # what is cached is float32: a fit's head is solved on that, and measured on what the user asks for
+        # cached embeddings are float32: the head of a fit is solved for on them, but evaluated in the precision given
         cached = data.cache == "auto" and self.trainer.precision == "32-true"
         if self.regime == "frozen" and (data.caches_features if stage == "fit" else cached):
             extractor = self.as_extractor().to(self.trainer.strategy.root_device)
@@ -193,77 +195,40 @@ class TransferModule(RecordedModule):
             self.solves = is_solvable(self.hparams, views, len(self.class_names))
             data.configure(one_batch=self.solves)
 
-    @property
-    def data(self) -> ImageDataModule:
-        """What the Trainer was given to train on or evaluate.
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Return L-BFGS if the head can be solved for, else gradient descent with a cosine schedule."""
+        assert self.head is not None
+        check_length(self.trainer, len(self.data.train_dataloader()))
+        if not self.solves:
+            return gradient_descent(self.backbone, self.head, self.hparams, self.trainer)
+        (train,), target = self.data.features["train"], self.data.targets("train")
+        smoothing = self.hparams["label_smoothing"]
+        steps = path_length(self.trainer)
+        return RegularizationPath(self.head, train, target, steps, self.l2_normalize, self.class_weights, smoothing)
 
-        Raises:
-            UserError: something else than our DataModule.
-        """
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        if not isinstance(data, ImageDataModule):
-            raise UserError("TransferModule needs transferkit's ImageDataModule: trainer.fit(module, datamodule)")
-        return data
+    def on_fit_start(self) -> None:
+        """Set train mode: extractors are opened in eval mode, and Lightning keeps the mode that it finds."""
+        self.train()
 
-    def meet(self, data: ImageDataModule, stage: str) -> None:
-        """Exchange classes and preprocessing with the data, checking what can be checked without decoding.
+    def on_train_start(self) -> None:
+        """Evaluate a head that starts trained before the first step: it may be the best."""
+        leave_ended_epoch(self.trainer)
+        if self.starts_trained and not self.trainer.global_step:
+            run_validation(self.trainer)
+            self.train()
 
-        Raises:
-            UserError: the head to start from knows other classes than the data.
-        """
-        data.configure(preprocessing=self.preprocessing, seed=self.seed, features={})
-        data.setup(stage)
-        if stage != "fit":
-            data.set_class_names(self.class_names)
-        elif self.class_names != data.class_names:
-            if self.hparams["head"] not in (None, "none"):
-                raise UserError(
-                    f"the classes of {self.hparams['head']} are {', '.join(self.class_names)}, the data has "
-                    f"{', '.join(data.class_names)}; probe this data, or leave out --model.head"
-                )
-            self.set_classes(data.class_names)
-        if stage == "fit":
-            held_out = {name: table.paths for name, table in data.tables.items() if name in ("val", "test")}
-            check_unseen(held_out, self.fitted_on if self.starts_trained else "")
-            data.loss_weights()  # refused now rather than after an hour of embedding
-            if self.regime != "frozen" and data.views:
-                log.warning("--data.views %d has no effect: only a frozen backbone is cached", data.views)
-
-    @property
-    def logged_names(self) -> set[str]:
-        """What a fit logs, and a callback may monitor; the classes are known."""
-        metrics: MetricCollection = self.val_metrics  # type: ignore[assignment]  # set with the classes
-        scalars = {str(name) for name in metrics} - {"val/acc_per_class", "val/confusion"}
-        return scalars | {"val/loss", "train/loss", "epoch_time", "lr/head", "lr/backbone", "head/C"}
-
-    def train(self, mode: bool = True) -> "TransferModule":
-        """Train or evaluate; frozen stages stay in eval mode, so that their BatchNorm does not move by a bit."""
-        super().train(mode)
-        set_mode(self.backbone, self.first_trainable, mode, self.hparams["batchnorm"] != "eval")
-        return self
-
-    def embed(self, batch: Batch) -> Tensor:
-        """Embeddings of a batch, computed or cached: float (B, D)."""
-        if "embedding" in batch:
-            return batch["embedding"]
-        if not len(batch["pixels"]):  # of a process without a share: not every network takes none
-            return batch["pixels"].new_empty(0, self.backbone.embed_dim).to(self.dtype)
-        exact = nullcontext() if self.training else full_float32()
-        with exact, torch.set_grad_enabled(torch.is_grad_enabled() and self.regime != "frozen"):
-            embedding: Tensor = self.backbone(network_input(self.backbone, self.preprocessing, batch["pixels"]))
-        return embedding
-
-    def classify(self, embedding: Tensor) -> Tensor:
-        """Class scores of embeddings: (B, D) -> (B, classes)."""
-        assert self.head is not None  # setup() has made it
-        return head_logits(self.head, embedding, self.l2_normalize, self.dropout if self.training else 0.0)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Class scores of preprocessed pixels: uint8 (B, 3, h, w) -> (B, classes)."""
-        return self.classify(self.embed({"pixels": pixels}))
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seed dropout by epoch and batch, so that a resumed fit repeats it, and set the learning rates."""
+        if self.regime != "frozen" or self.dropout:
+            place = batch_idx * self.trainer.world_size + self.trainer.global_rank
+            torch.manual_seed(view_seed(self.seed, self.current_epoch, place))
+        schedule = self.lr_schedulers()
+        if isinstance(schedule, CosineWithWarmup):  # a callback may have replaced it
+            schedule.follow(self.trainer, batch_idx, self.hparams["warmup_epochs"])
+        self.training_epoch.begin(self.trainer.optimizers[0])
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Cross-entropy of one batch, weighted by class where the data says so.
+        """Return the cross-entropy of one batch, weighted by class if the data has class weights.
 
         The weights have mean 1 over the training images and are not divided by their sum over the batch, which
         would cancel them in a batch of one class.
@@ -272,125 +237,114 @@ class TransferModule(RecordedModule):
         weight = self.weight_of(target)
         losses = F.cross_entropy(logits, target, label_smoothing=self.hparams["label_smoothing"], reduction="none")
         losses = losses * weight
-        self.train_loss.update(losses, weight)  # self.log takes longer than a step on cached embeddings
+        self.training_epoch.loss.update(losses, weight)
         return losses.mean() * batch["scale"] if "scale" in batch else losses.mean()
 
-    def weight_of(self, target: Tensor) -> Tensor:
-        """The weight of each row in the loss, by its class: (B,)."""
-        if self.class_weights is None:
-            return torch.ones(len(target), device=target.device)
-        return self.class_weights.to(target.device)[target]
+    def on_train_epoch_end(self) -> None:
+        """Log the loss, the time of the epoch in seconds (validation included) and its first learning rates.
+
+        Raises:
+            UserError: the loss is not finite.
+        """
+        values = self.training_epoch.end(self.trainer.strategy)
+        if not values["train/loss"].isfinite():
+            raise UserError(
+                f"the training has diverged: the loss of epoch {self.current_epoch + 1} is not finite; "
+                "give lower rates: `lr_head`, `lr_backbone`"
+            )
+        optimizer = self.trainer.optimizers[0]
+        if isinstance(optimizer, RegularizationPath):
+            values["head/C"] = optimizer.param_groups[0]["C"]
+        self.log_dict(values, sync_dist=True)
+
+    def on_train_end(self) -> None:
+        """Warn if the head is not at its optimum."""
+        optimizer = self.trainer.optimizers[0]
+        if isinstance(optimizer, RegularizationPath) and optimizer.unsolved:
+            strengths = ", ".join(f"{c:.2g}" for c in optimizer.unsolved)
+            log.warning("the head did not converge at C = %s; the embeddings may differ widely in scale", strengths)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Update the metrics under ``val/``."""
-        self.evaluate(batch, "val")
+        self.evaluate(batch, self.val_metrics)
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Update the metrics under ``test/``; returns embedding, probability and row of each image."""
-        return self.evaluate(batch, "test")
+        """Update the metrics under ``test/``; return embedding, probability and row of each image."""
+        return self.evaluate(batch, self.test_metrics)
+
+    def evaluate(self, batch: Batch, metrics: EvaluationMetrics) -> dict[str, Tensor]:
+        """Update metrics by one batch; return embedding (B, D), probability (B, classes) and row (B,)."""
+        embedding, target = self.embed(batch), batch["target"]
+        probability = metrics.update(self.classify(embedding), target, self.weight_of(target))
+        return {"embedding": embedding, "probability": probability, "row": batch["row"]}
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Embedding (B, D), probability (B, classes) and row (B,) of each image."""
+        """Return embedding (B, D), probability (B, classes) and row (B,) of each image."""
         embedding = self.embed(batch)
         return {"embedding": embedding, "probability": self.classify(embedding).softmax(1), "row": batch["row"]}
 
-    def evaluate(self, batch: Batch, stage: Literal["val", "test"]) -> dict[str, Tensor]:
-        """Log loss and metrics of one batch."""
-        embedding = self.embed(batch)
-        logits, target = self.classify(embedding), batch["target"]
-        metrics: MetricCollection = getattr(self, f"{stage}_metrics")
-        probability = logits.softmax(1)
-        if len(target):  # torchmetrics takes no empty batch
-            metrics.update(probability, target)
-        weight = self.weight_of(target)
-        # self.log halves an odd number of images to a whole one where two processes share them
-        self.evaluation_loss.update(F.cross_entropy(logits.float(), target, reduction="none") * weight, weight)
-        return {"embedding": embedding, "probability": probability, "row": batch["row"]}
-
-    def log_metrics(self, stage: Literal["val", "test"]) -> None:
-        """Log an epoch's scalar metrics; those by class or pair of classes stay for the reports."""
-        loss = self.evaluation_loss.compute(self.trainer.strategy)
-        self.log(f"{stage}/loss", loss, sync_dist=True, prog_bar=True)
-        metrics: MetricCollection = getattr(self, f"{stage}_metrics")
-        values = metrics.compute()
-        self.by_class = {name: value.cpu() for name, value in values.items() if value.ndim}
-        scalars = {name: value for name, value in values.items() if not value.ndim}
-        self.log_dict(scalars, sync_dist=True)  # torchmetrics has joined the processes; Lightning wants it said
-        metrics.reset()
-
     def on_validation_epoch_end(self) -> None:
-        """Log the metrics under ``val/``: they are of the weights at this step."""
-        self.log_metrics("val")
+        """Log the metrics under ``val/``, and note the step that they were measured at."""
+        self.log_metrics(self.val_metrics)
         self.validated_at = None if self.trainer.sanity_checking else self.trainer.global_step
 
     def on_test_epoch_end(self) -> None:
         """Log the metrics under ``test/``."""
-        self.log_metrics("test")
+        self.log_metrics(self.test_metrics)
 
-    def on_fit_start(self) -> None:
-        """Leave eval mode, in which extractors are built: Lightning trains in the mode it finds."""
-        self.train()
+    def log_metrics(self, metrics: EvaluationMetrics) -> None:
+        """Log the scalars of an evaluation; keep the metrics by class or pair of classes for reports."""
+        values = metrics.compute(self.trainer.strategy)
+        self.by_class = {name: value.cpu() for name, value in values.items() if value.ndim}
+        for name, value in values.items():
+            if not value.ndim:  # already reduced over the processes, but Lightning warns without sync_dist
+                self.log(name, value, sync_dist=True, prog_bar=name.endswith("/loss"))
 
-    def on_train_start(self) -> None:
-        """Measure a trained head before the first step: the state that it starts from may be the best."""
-        leave_ended_epoch(self.trainer)
-        if self.starts_trained and not self.trainer.global_step:
-            run_validation(self.trainer)
-            self.train()
+    def describe(self) -> dict[str, Any]:
+        """Return the record of a checkpoint: the network's, what it started from, and what it reached."""
+        return super().describe() | {
+            "weights": f"{self.hparams['backbone']} ({self.hparams['weights']})",
+            "metrics": current_metrics(self._trainer, self.validated_at) if self._trainer else {},
+        }
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Set the learning rates; what is drawn depends on seed, epoch and batch alone, so a resumed fit repeats it."""
-        if self.regime != "frozen" or self.dropout:
-            place = batch_idx * self.trainer.world_size + self.trainer.global_rank
-            torch.manual_seed(view_seed(self.seed, self.current_epoch, place))
-        schedule = self.lr_schedulers()
-        if isinstance(schedule, CosineWithWarmup):  # a callback may have put its own in its place
-            warmup = warmup_share(self.trainer, self.hparams["warmup_epochs"])
-            schedule.set_progress(progress_of(self.trainer, batch_idx), warmup)
-        if self.epoch_start is None:  # the first batch, or where a resumed fit goes on within an epoch
-            self.epoch_start, self.rates = time.perf_counter(), learning_rates(self.trainer.optimizers[0])
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the record, and the state of an epoch that has not ended."""
+        checkpoint[KEY] = self.describe()
+        mend_progress(checkpoint, self.trainer)
+        if is_within_epoch(checkpoint):
+            checkpoint[EPOCH] = {"processes": self.trainer.world_size} | self.training_epoch.state_dict()
 
-    def on_train_epoch_end(self) -> None:
-        """Log the loss, the epoch's time in seconds (validation included) and its first learning rates.
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take over the classes, and the state of an epoch that had not ended.
 
         Raises:
-            UserError: the loss is not finite: nothing good can come of going on.
+            UserError: it is not a transferkit checkpoint, or a fit on this data cannot be resumed from it.
         """
-        loss = self.train_loss.compute(self.trainer.strategy)
-        if not loss.isfinite():
-            raise UserError(
-                f"the training has diverged: the loss of epoch {self.current_epoch + 1} is not finite; "
-                "give lower rates: --model.lr_head, --model.lr_backbone"
-            )
-        seconds = time.perf_counter() - (self.epoch_start or 0.0)
-        self.epoch_start = None
-        self.log_dict({"train/loss": loss, "epoch_time": seconds, **self.rates}, sync_dist=True)
-        optimizer = self.trainer.optimizers[0]
-        if isinstance(optimizer, RegularizationPath):
-            self.log("head/C", optimizer.param_groups[0]["C"], sync_dist=True)
+        if KEY not in checkpoint:
+            raise UserError("this is not a transferkit checkpoint; give one that a fit of transferkit wrote")
+        apply_masks(checkpoint["state_dict"])
+        record, trainer = checkpoint[KEY], self._trainer
+        resumes = trainer is not None and trainer.state.fn == "fit"
+        if resumes:
+            check_resumable(checkpoint, self.class_names, self.backbone.state_dict(), self.frozen_keys)
+            self.solves = resumed_solver(checkpoint, self.regime, self.hparams["optimizer"], self.solves)
+            self.data.configure(one_batch=self.solves)
+        elif record["class_names"] != self.class_names:
+            self.set_classes(record["class_names"])
+            if trainer is not None:
+                self.data.set_class_names(self.class_names)
+        if weights := record.get("class_weights"):  # every stage has the loss of the fit
+            self.class_weights = torch.tensor(weights)
+        if resumes and EPOCH in checkpoint:
+            check_processes(checkpoint[EPOCH], self.trainer.world_size)
+            self.training_epoch.load_state_dict(checkpoint[EPOCH], self.trainer.strategy.root_device)
+        elif not resumes and trainer is not None and self.data.features:
+            self.forget_features(checkpoint["state_dict"])
 
-    def on_train_end(self) -> None:
-        """Say so where the head is not at its optimum."""
-        optimizer = self.trainer.optimizers[0]
-        if isinstance(optimizer, RegularizationPath) and optimizer.unsolved:
-            strengths = ", ".join(f"{c:.2g}" for c in optimizer.unsolved)
-            log.warning(
-                "the head's fit did not converge at C = %s; the embeddings may be of very unequal scale", strengths
-            )
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """L-BFGS where the head can be solved for; else AdamW or SGD over the parameter groups, cosine with warm-up."""
-        h, trainer = self.hparams, self.trainer
-        assert self.head is not None
-        check_length(trainer, len(self.data.train_dataloader()))
-        if self.solves:
-            (train,) = self.data.features["train"]
-            lengths = [n for n in (trainer.max_epochs, trainer.max_steps) if n is not None and n != -1]
-            steps, smoothing = max(1, min(lengths)), h["label_smoothing"]
-            target, weights = self.data.targets("train"), self.class_weights
-            return RegularizationPath(self.head, train, target, steps, self.l2_normalize, weights, smoothing)
-        rates = chosen_rates(h["lr_head"], h["lr_backbone"], self.backbone)
-        groups = parameter_groups(self.backbone, self.head, *rates, h["layer_decay"], h["weight_decay"])
-        kind: Literal["adamw", "sgd"] = "sgd" if h["optimizer"] == "sgd" else "adamw"
-        optimizer = make_optimizer(kind, groups, h["momentum"], fused=may_fuse(trainer))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": CosineWithWarmup(optimizer), "interval": "step"}}
+    def forget_features(self, state: dict[str, Tensor]) -> None:
+        """Drop cached embeddings if a loaded checkpoint has another backbone than the one that computed them."""
+        own = self.backbone.state_dict()
+        if any(not torch.equal(state[f"backbone.{name}"].cpu(), value.cpu()) for name, value in own.items()):
+            splits = tuple(self.data.features)
+            self.data.configure(features={})
+            self.data.check_images(splits)

@@ -1,4 +1,4 @@
-"""Parameter groups: which learning rate and weight decay each trainable parameter gets."""
+"""Gradient descent: parameter groups with their learning rates and weight decay, optimizers, and the schedule."""
 
 import math
 from collections.abc import Mapping
@@ -6,23 +6,22 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
 
 from transferkit.backbones import Backbone
 from transferkit.errors import UserError
 
-# What is decayed: matrices that turn features into features. Not norms, biases, tokens, tables of positions, scales.
+# Decayed are matrices that map features to features; not norms, biases, tokens, position tables and scales.
 DECAYED = (nn.Linear, nn.modules.conv._ConvNd)
-
-
 LR_HEAD = 3e-3
 LR_BATCHNORM, LR_OTHERS = 3e-4, 1e-4  # of a backbone; tests/bench/bench_transfer.py compares rates
 
 
 def chosen_rates(lr_head: float | None, lr_backbone: float | None, backbone: Backbone) -> tuple[float, float]:
-    """The learning rates of head and backbone, the defaults in the place of None.
+    """Return the learning rates of head and backbone, with defaults for None.
 
-    A network with BatchNorm takes a higher one than a transformer.
+    The default of a backbone with BatchNorm is higher than that of a transformer.
     """
     batchnorm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in backbone.modules())
     default = LR_BATCHNORM if batchnorm else LR_OTHERS
@@ -37,10 +36,10 @@ def parameter_groups(
     layer_decay: float,
     weight_decay: float,
 ) -> list[dict[str, Any]]:
-    """Groups of the trainable parameters, each parameter in exactly one.
+    """Return groups of the trainable parameters; each parameter is in exactly one.
 
-    A backbone parameter of stage i of n learns at ``lr_backbone * layer_decay ** (n - 1 - i)`` (Clark et al.
-    2020, arXiv:2003.10555; Bao et al. 2021, arXiv:2106.08254). Only weights of linear layers and convolutions
+    A backbone parameter of stage i of n has the learning rate ``lr_backbone * layer_decay ** (n - 1 - i)`` (Clark et
+    al. 2020, arXiv:2003.10555; Bao et al. 2021, arXiv:2106.08254). Only weights of linear layers and convolutions
     are decayed.
 
     Returns:
@@ -68,13 +67,13 @@ def parameter_groups(
 
 
 def decayed_parameters(module: nn.Module) -> set[nn.Parameter]:
-    """The weights of linear layers and convolutions, which weight decay is for; decided by the type of the module."""
+    """Return the weights of linear layers and convolutions, found by the type of their module: they are decayed."""
     found: set[nn.Parameter] = set()
     part: Any
     for part in module.modules():
-        if isinstance(part, DECAYED) or type(part).__name__ == "Conv1D":  # transformers' linear layer of that name
+        if isinstance(part, DECAYED) or type(part).__name__ == "Conv1D":  # transformers' linear layer
             found.add(part.weight)
-        elif isinstance(part, nn.MultiheadAttention):  # three linear layers in one, or apart where widths differ
+        elif isinstance(part, nn.MultiheadAttention):  # three linear layers, in one tensor if their widths agree
             weights = (part.in_proj_weight, part.q_proj_weight, part.k_proj_weight, part.v_proj_weight)
             found.update(weight for weight in weights if weight is not None)
     return found
@@ -83,13 +82,13 @@ def decayed_parameters(module: nn.Module) -> set[nn.Parameter]:
 def make_optimizer(
     kind: Literal["adamw", "sgd"], groups: list[dict[str, Any]], momentum: float, fused: bool = True
 ) -> torch.optim.Optimizer:
-    """AdamW (arXiv:1711.05101) or SGD with Nesterov momentum over the groups.
+    """Return AdamW (arXiv:1711.05101) or SGD with Nesterov momentum over parameter groups.
 
     Args:
         kind: which of the two.
-        groups: of :func:`parameter_groups`.
+        groups: as :func:`parameter_groups` returns them.
         momentum: of SGD.
-        fused: let AdamW update all parameters at once where the device can.
+        fused: let AdamW update all parameters in one kernel if the device supports it.
     """
     if kind == "sgd":
         return torch.optim.SGD(groups, lr=0.0, momentum=momentum, nesterov=momentum > 0)
@@ -98,33 +97,37 @@ def make_optimizer(
 
 
 def may_fuse(trainer: Trainer) -> bool:
-    """Whether an optimizer may be fused: under mixed precision that would also unscale the gradients, too late to clip.
+    """Return whether the optimizer may be fused: not if gradients are clipped under mixed precision.
 
-    (Lightning then raises, for bf16 as well, which has no scale.)
+    A fused optimizer unscales them itself, after clipping. (Lightning raises, also for bf16, which has no scale.)
     """
     return not (trainer.gradient_clip_val and "mixed" in str(trainer.precision))
 
 
 class CosineWithWarmup(torch.optim.lr_scheduler.LRScheduler):
-    """Linear warm-up, then a cosine to zero (arXiv:1608.03983), both by the share of the training that is done.
+    """Linear warm-up, then a cosine to zero (arXiv:1608.03983), by the share of the training that is done.
 
-    It keeps no count of its own and nothing in a checkpoint: a fit resumed under another number of steps per epoch,
-    or extended, goes on at the rate that its new length asks for.
+    It has no step count and no state: a fit that is resumed with another number of steps per epoch, or extended,
+    continues at the rates of its new length.
 
     Attributes:
-        factor: on every group's rate, in (0, 1].
+        factor: on the learning rate of every group, in (0, 1].
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self.factor = 1.0
         super().__init__(optimizer)
 
+    def follow(self, trainer: Trainer, batch: int, warmup_epochs: float) -> None:
+        """Set the learning rates for a batch of the current epoch."""
+        self.set_progress(progress_of(trainer, batch), warmup_share(trainer, warmup_epochs))
+
     def set_progress(self, progress: float, warmup: float) -> None:
-        """Set the rates of the next step.
+        """Set the learning rates of the next step.
 
         Args:
             progress: share of the training that is done, in (0, 1).
-            warmup: share of the training in which the rates rise, in [0, 1).
+            warmup: share of the training that is warm-up, in [0, 1).
         """
         if progress < warmup:
             self.factor = progress / warmup
@@ -134,19 +137,37 @@ class CosineWithWarmup(torch.optim.lr_scheduler.LRScheduler):
             group["lr"] = rate
 
     def get_lr(self) -> list[float]:  # type: ignore[override]
-        """The rate of each group."""
+        """Return the learning rate of each group."""
         return [self.factor * float(rate) for rate in self.base_lrs]
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing."""
+        """Return an empty dict: there is no state."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take nothing."""
+        """Do nothing: there is no state."""
+
+
+def gradient_descent(
+    backbone: Backbone, head: nn.Module, options: Mapping[str, Any], trainer: Trainer
+) -> OptimizerLRScheduler:
+    """Return AdamW or SGD over the trainable parameters, and its schedule, as Lightning takes them.
+
+    Args:
+        backbone: the network, some of its stages frozen.
+        head: the linear layer on its embeddings.
+        options: arguments of a TransferModule.
+        trainer: of the fit.
+    """
+    rates = chosen_rates(options["lr_head"], options["lr_backbone"], backbone)
+    groups = parameter_groups(backbone, head, *rates, options["layer_decay"], options["weight_decay"])
+    kind: Literal["adamw", "sgd"] = "sgd" if options["optimizer"] == "sgd" else "adamw"
+    optimizer = make_optimizer(kind, groups, options["momentum"], fused=may_fuse(trainer))
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": CosineWithWarmup(optimizer), "interval": "step"}}
 
 
 def progress_of(trainer: Trainer, batch: int) -> float:
-    """The share of a fit that is done in the middle of the given batch of the current epoch, in (0, 1)."""
+    """Return the share of a fit that is done in the middle of a batch of the current epoch, in (0, 1)."""
     per_epoch = trainer.num_training_batches
     shares = []
     if trainer.max_epochs is not None and trainer.max_epochs > 0:
@@ -157,7 +178,7 @@ def progress_of(trainer: Trainer, batch: int) -> float:
 
 
 def warmup_share(trainer: Trainer, epochs: float) -> float:
-    """The share of a fit that so many epochs of warm-up are, at most half."""
+    """Return the share of a fit that the given epochs of warm-up take, at most half."""
     per_epoch = trainer.num_training_batches / trainer.accumulate_grad_batches
     length = [float(trainer.max_epochs)] if trainer.max_epochs is not None and trainer.max_epochs > 0 else []
     if trainer.max_steps > 0:
@@ -166,14 +187,14 @@ def warmup_share(trainer: Trainer, epochs: float) -> float:
 
 
 def check_length(trainer: Trainer, batches: int) -> None:
-    """Refuse a fit whose learning rates have no schedule, that trains nothing, or that would never be validated.
+    """Raise if a fit has a schedule without end, trains nothing, or would never be validated.
 
     Args:
         trainer: of the fit.
-        batches: per epoch, before ``limit_train_batches``.
+        batches: number per epoch, before ``limit_train_batches``.
 
     Raises:
-        UserError: naming the option.
+        UserError: naming the argument.
     """
     limit = trainer.limit_train_batches
     lengths = {"max_epochs": trainer.max_epochs, "max_steps": trainer.max_steps, "limit_train_batches": limit}
@@ -184,13 +205,13 @@ def check_length(trainer: Trainer, batches: int) -> None:
     batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
     every = getattr(trainer, "val_check_interval", None)  # which a Trainer lacks that validates by the clock
     if isinstance(every, int) and every > batches and trainer.check_val_every_n_epoch:
-        raise UserError(f"--trainer.val_check_interval is {every}, an epoch has {batches} batches; give no more")
+        raise UserError(f"`val_check_interval` is {every}, an epoch has {batches} batches; give no more")
     if trainer.max_epochs == trainer.max_steps == -1:
-        raise UserError("the cosine schedule needs an end; give --trainer.max_epochs or --trainer.max_steps")
+        raise UserError("the cosine schedule needs an end; give `max_epochs` or `max_steps`")
 
 
 def learning_rates(optimizer: Any) -> dict[str, float]:
-    """``lr/head`` and ``lr/backbone``, the highest of its stages, from the names of the parameter groups."""
+    """Return ``lr/head`` and ``lr/backbone``, the highest of its stages, by the names of the parameter groups."""
     rates: dict[str, float] = {}
     for group in optimizer.param_groups:
         name = f"lr/{group['name'].split('/')[0]}"
@@ -198,17 +219,20 @@ def learning_rates(optimizer: Any) -> dict[str, float]:
     return rates
 
 
-def check_ranges(options: Mapping[str, Any]) -> None:
-    """Refuse numbers that no training can use.
+def check_ranges(**options: Any) -> None:
+    """Raise if a number cannot be used for training.
+
+    Args:
+        options: the arguments of a TransferModule that have a range.
 
     Raises:
-        UserError: naming the option and its range.
+        UserError: naming the argument and its range.
     """
     for name in ("lr_head", "lr_backbone", "weight_decay", "warmup_epochs"):
         if options[name] is not None and not 0 <= options[name] < math.inf:
-            raise UserError(f"--model.{name} is {options[name]}; give a number from 0 up")
+            raise UserError(f"`{name}` is {options[name]}; give a number from 0 up")
     for name in ("momentum", "label_smoothing", "dropout"):
         if not 0 <= options[name] < 1:
-            raise UserError(f"--model.{name} is {options[name]}; give a number in [0, 1)")
+            raise UserError(f"`{name}` is {options[name]}; give a number in [0, 1)")
     if not 0 < options["layer_decay"] <= 1:
-        raise UserError(f"--model.layer_decay is {options['layer_decay']}; give a number in (0, 1], 1 for none")
+        raise UserError(f"`layer_decay` is {options['layer_decay']}; give a number in (0, 1], 1 for none")

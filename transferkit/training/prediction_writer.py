@@ -1,14 +1,11 @@
-"""What a run leaves behind: predictions, embeddings, similarity metrics, and what TensorBoard shows of them."""
+"""The callback that writes predictions, embeddings and similarity metrics into a run, and shows them in TensorBoard."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -22,23 +19,21 @@ from transferkit.data.image_table import ImageTable
 from transferkit.embed import describe
 from transferkit.errors import UserError
 from transferkit.reports import figures, projector
-from transferkit.runtime.files import atomic_path
+from transferkit.reports.predictions import class_columns, most_probable, prediction_columns, write_csv, write_parquet
 from transferkit.runtime.ranks import joined
 from transferkit.training.module import TransferModule
 
-Columns = dict[str, pa.Array]
+TOP_K = 5  # classes per image that predict ranks
 
-TOP_K = 5  # classes of each image that predict ranks
-
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
-class Results(Callback):
-    """Collect what test and predict steps return and write it into the run directory.
+class PredictionWriter(Callback):
+    """Collect the outputs of test and predict steps and write them into the run directory.
 
     Args:
         run: the run directory.
-        top_k: how many classes of each image ``predict`` ranks, if there are as many.
+        top_k: number of classes per image that ``predict`` ranks, at most as many as there are.
     """
 
     def __init__(self, run: Path, top_k: int = TOP_K) -> None:
@@ -59,21 +54,21 @@ class Results(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
-        """Keep one batch, on the CPU."""
+        """Keep the outputs of a batch, on the CPU."""
         self.outputs.append({name: value.detach().cpu() for name, value in outputs.items()})
 
     on_predict_batch_end = on_test_batch_end
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say so where a head that was fitted on cached float32 features is given others."""
+        """Warn if a head that was fitted on cached float32 embeddings is evaluated in another precision."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, ImageDataModule) and isinstance(pl_module, TransferModule)
         split = "predict" if trainer.predicting else data.test_split
         precision = computed_in(trainer, data, split)
         if pl_module.regime == "frozen" and data.caches_features and not precision.startswith("32"):
-            _log.warning(
-                "the head was fitted on float32 embeddings, these are computed in %s; add --trainer.precision 32-true "
-                "to measure it on what it was fitted on",
+            log.warning(
+                'the head was fitted on float32 embeddings, these are computed in %s; add `precision="32-true"` to '
+                "evaluate it on such embeddings",
                 precision,
             )
 
@@ -87,7 +82,7 @@ class Results(Callback):
         draw_confusion(trainer, pl_module, "test")
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write predictions and embeddings into a folder of their own: those of a test or another predict stay."""
+        """Write predictions and embeddings into a new folder, beside those of a test or another predict."""
         assert isinstance(pl_module, TransferModule)
         self.write(trainer, pl_module, "predict")
 
@@ -115,26 +110,27 @@ class Results(Callback):
         )
         probability = merged["probability"][order].float()
         if split == "predict":
-            place, names = free_folder(self.run / "predict"), module.class_names
-            self.written = [place / name for name in ("predictions.parquet", "predictions.csv", "embeddings.parquet")]
-            columns = prediction_columns(embeddings, probability, names, self.top_k)
-            write_parquet(pa.table(columns | class_columns(probability, names)), self.written[0])
-            write_csv(pa.table(columns), self.written[1])
+            folder, names = free_folder(self.run / "predict"), module.class_names
+            self.written = [folder / name for name in ("predictions.parquet", "predictions.csv", "embeddings.parquet")]
+            ranked = most_probable(probability, names, self.top_k)
+            columns = prediction_columns(embeddings.paths, embeddings.labels, ranked)
+            write_parquet(columns | class_columns(probability, names), self.written[0])
+            write_csv(columns, self.written[1])
             embeddings.save(self.written[2])
             return
         self.written = [self.run / name for name in ("predictions.parquet", "embeddings.parquet", "similarity.json")]
         self.written.append(self.run / projector.CONFIG)
-        columns = prediction_columns(embeddings, probability, module.class_names, 1)
-        write_parquet(pa.table(columns), self.written[0])
+        ranked = most_probable(probability, module.class_names, 1)
+        write_parquet(prediction_columns(embeddings.paths, embeddings.labels, ranked), self.written[0])
         embeddings.save(self.written[1])
         found = evaluation.measure(embeddings)
         evaluation.save_overall(found, self.written[2])
-        for line in evaluation.remarks(embeddings, None, found):
-            _log.info("similarity.json: %s", line)
+        for line in evaluation.caveats(embeddings, None, found):
+            log.info("similarity.json: %s", line)
         self.fill_projector(embeddings, table)
 
     def fill_projector(self, embeddings: Embeddings, table: ImageTable) -> None:
-        """Show the rows in TensorBoard's projector, with thumbnails."""
+        """Write the rows for TensorBoard's projector, with thumbnails."""
         made = self.thumbnails.made
 
         def read(path: str) -> Tensor:
@@ -142,19 +138,19 @@ class Results(Callback):
 
         shown = projector.fill_projector(self.run, "test", embeddings, read)
         if shown < len(embeddings):
-            _log.info("TensorBoard's projector shows %d of %d rows, drawn by chance", shown, len(embeddings))
+            log.info("TensorBoard's projector shows %d of %d rows, drawn at random", shown, len(embeddings))
 
 
 def computed_in(trainer: Trainer, data: ImageDataModule, split: str) -> str:
-    """The precision that the embeddings of a split are computed in: cached ones always in float32."""
+    """Return the precision that the embeddings of a split are computed in; cached ones are always float32."""
     return "32" if split in data.features else str(trainer.precision)
 
 
 def free_folder(first: Path) -> Path:
-    """Make a folder of this name, or ``NAME-2``, ``NAME-3`` and so on where it is there already.
+    """Make a folder of this name, or ``NAME-2``, ``NAME-3`` and so on if it exists, and return it.
 
     Raises:
-        UserError: it cannot be made.
+        UserError: the folder cannot be made.
     """
     folder, number = first, 1
     while True:
@@ -168,53 +164,8 @@ def free_folder(first: Path) -> Path:
             raise UserError(f"cannot write the folder {folder}: {error.strerror}") from error
 
 
-def ranked_columns(top_k: int) -> list[tuple[str, str]]:
-    """Names of the columns of the k most probable classes and their probabilities, the first one's without a number."""
-    numbers = ["", *(f"_{rank}" for rank in range(2, top_k + 1))]
-    return [(f"prediction{number}", f"probability{number}") for number in numbers]
-
-
-def prediction_columns(embeddings: Embeddings, probability: Tensor, names: Sequence[str], top_k: int) -> Columns:
-    """Path, label and the most probable classes with their probabilities; of equal ones the first in order.
-
-    Args:
-        embeddings: gives the paths and labels, N rows.
-        probability: float32 (N, classes).
-        names: class names in the order of the columns of ``probability``.
-        top_k: how many classes, if there are as many.
-    """
-    top_k = min(top_k, len(names))
-    batches = (probability[start : start + 1024] for start in range(0, len(probability), 1024))  # bounds the memory
-    parts = [batch.sort(dim=1, descending=True, stable=True) for batch in batches]
-    shares, classes = (torch.cat([part[which][:, :top_k] for part in parts]) for which in (0, 1))  # (N, top_k)
-    words = pa.array(names, pa.string())
-    columns = {"path": pa.array(embeddings.paths, pa.string()), "label": pa.array(embeddings.labels, pa.string())}
-    for rank, (name, share) in enumerate(ranked_columns(top_k)):
-        columns[name] = words.take(pa.array(classes[:, rank].numpy()))
-        columns[share] = pa.array(shares[:, rank].numpy(), pa.float32())
-    return columns
-
-
-def class_columns(probability: Tensor, names: Sequence[str]) -> Columns:
-    """The probability of every class, ``probability/CLASS``."""
-    by_class = probability.T.contiguous().numpy()  # (classes, N)
-    return {f"probability/{name}": pa.array(row, pa.float32()) for name, row in zip(names, by_class, strict=True)}
-
-
-def write_parquet(table: pa.Table, path: Path) -> None:
-    """Write a Parquet file."""
-    with atomic_path(path) as temporary:
-        pq.write_table(table, temporary)
-
-
-def write_csv(table: pa.Table, path: Path) -> None:
-    """Write a CSV file in UTF-8, text in quotes; what is null is empty."""
-    with atomic_path(path) as temporary:
-        pyarrow.csv.write_csv(table, temporary)
-
-
 def draw_confusion(trainer: Trainer, module: LightningModule, stage: str) -> None:
-    """Put the confusion matrix of the last evaluation into TensorBoard as a picture."""
+    """Add the confusion matrix of the last evaluation to TensorBoard as a figure."""
     loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
     if not (loggers and trainer.is_global_zero and isinstance(module, TransferModule)):
         return

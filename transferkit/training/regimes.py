@@ -1,4 +1,4 @@
-"""Regimes: which parts of a backbone learn, and which stay to the bit."""
+"""Regimes: which parts of a backbone learn, and which do not change by a bit."""
 
 from typing import Literal
 
@@ -12,24 +12,24 @@ Regime = Literal["frozen", "partial", "full", "scratch"]
 
 
 def first_trainable(backbone: Backbone, regime: Regime, unfreeze_last: int) -> int:
-    """Index of the first stage that learns; the number of stages where none does.
+    """Return the index of the first stage that learns; the number of stages if none does.
 
     Raises:
-        UserError: ``unfreeze_last`` is not a number of stages that the backbone has.
+        UserError: ``unfreeze_last`` is out of range.
     """
     count = len(backbone.stages)
     if regime != "partial":
         return count if regime == "frozen" else 0
     if not 1 <= unfreeze_last <= count:
         raise UserError(
-            f"--model.unfreeze_last {unfreeze_last}: {backbone.name} has {count} stages "
+            f"`unfreeze_last` is {unfreeze_last}, {backbone.name} has {count} stages "
             f"({', '.join(backbone.stages)}); give 1 to {count}"
         )
     return count - unfreeze_last
 
 
 def freeze(backbone: Backbone, first: int) -> None:
-    """Let the stages from ``first`` on learn, and no others; nor what no gradient reaches."""
+    """Let only the stages from ``first`` on learn, except parameters that no gradient reaches."""
     for name, parameter in backbone.model.named_parameters():
         parameter.requires_grad_(backbone.stage_of(name) >= first)
     for parameter in unreached(backbone):
@@ -37,15 +37,15 @@ def freeze(backbone: Backbone, first: int) -> None:
 
 
 def unreached(backbone: Backbone) -> list[nn.Parameter]:
-    """Parameters that would learn, but do not touch the embedding: DINOv2's mask token, what follows a pooled token.
+    """Return parameters that would learn but do not affect the embedding, such as DINOv2's mask token.
 
-    They would be counted as learning, and DistributedDataParallel waits for their gradients for ever. Found by one
-    backward pass on a blank image, which a frozen backbone does without.
+    They would be counted as learning, and DistributedDataParallel would wait for their gradients forever. One backward
+    pass on a blank image finds them; a frozen backbone needs none.
     """
     learning = [parameter for parameter in backbone.model.parameters() if parameter.requires_grad]
     if not learning:
         return []
-    backbone.eval()  # BatchNorm takes one image, and its statistics stay
+    backbone.eval()  # BatchNorm then accepts one image and keeps its statistics
     pixels = torch.zeros(1, 3, *backbone.preprocessing.image_size, device=learning[0].device)
     with torch.enable_grad():
         gradients = torch.autograd.grad(backbone(pixels).sum(), learning, allow_unused=True)
@@ -53,16 +53,16 @@ def unreached(backbone: Backbone) -> list[nn.Parameter]:
 
 
 def set_mode(backbone: Backbone, first: int, training: bool, batchnorm_moves: bool = True) -> None:
-    """Put the learning stages in train or eval mode and keep frozen ones in eval.
+    """Put the learning stages in train or eval mode, and frozen ones in eval mode.
 
-    ``requires_grad=False`` alone leaves BatchNorm statistics moving and dropout on.
+    With ``requires_grad=False`` alone, BatchNorm would update its statistics and dropout would stay on.
 
     Args:
         backbone: the network.
         first: index of the first stage that learns.
-        training: whether those learn now.
-        batchnorm_moves: whether their BatchNorm layers normalize by the batch and follow it with their running
-            statistics; else by the running statistics as they are, while weights and biases learn.
+        training: train mode or eval mode.
+        batchnorm_moves: whether BatchNorm layers that learn normalize by the batch and update their running
+            statistics; otherwise they normalize by the running statistics, and only weights and biases learn.
     """
     backbone.eval()
     if not training:
@@ -78,11 +78,11 @@ def set_mode(backbone: Backbone, first: int, training: bool, batchnorm_moves: bo
 
 
 def frozen_keys(backbone: Backbone, first: int) -> set[str]:
-    """Names, within the backbone, of the parameters and buffers that training does not change."""
+    """Return the names, within the backbone, of the parameters and buffers that training does not change."""
     return {f"model.{name}" for name in backbone.model.state_dict() if backbone.stage_of(name) < first}
 
 
 def count_parameters(module: nn.Module) -> tuple[int, int]:
-    """Number of parameters, and how many of them learn."""
+    """Return the number of parameters, and how many of them learn."""
     parameters = list(module.parameters())
     return sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)

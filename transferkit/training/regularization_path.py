@@ -1,9 +1,10 @@
-"""The head of a frozen backbone, solved instead of descended to: an optimizer whose step is a whole fit."""
+"""An optimizer that solves for the head of a frozen backbone: each step is a complete fit."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
@@ -12,16 +13,16 @@ from transferkit.probe.lbfgs import Fits, minimize
 from transferkit.probe.objective import Objective
 from transferkit.probe.standardize import Standardization
 
-# log10 of C. Few images want little regularization: with C up to 100 alone, a fit of 25 digits per class is up to 4
+# log10 of C. Few images need little regularization: with C up to 100 alone, a fit of 25 digits per class is up to 4
 # points below a probe (tests/bench/bench_transfer.py).
 STRONGEST, WEAKEST = -5.0, 4.0
-TOLERANCE = 1e-5  # largest entry of the gradient, as of a probe
+TOLERANCE = 1e-5  # largest entry of the gradient, as in a probe
 MOST_ITERATIONS = 300
-MOST_LOGITS = 2**28  # of all training images, in float32: a gigabyte
+MOST_LOGITS = 2**28  # of all training images: a gigabyte in float32
 
 
 class RegularizationPath(torch.optim.Optimizer):
-    """Softmax regression on embeddings that are all in memory, from strong regularization to weak.
+    """Softmax regression on embeddings in memory, from strong regularization to weak.
 
     Each step minimizes, over all rows, mean cross-entropy + |W|² / (2 C n) with W on features of mean 0 and variance
     1, at the next of ``steps`` values of C from 1e-5 to 1e4, starting from the last solution (a regularization
@@ -31,10 +32,10 @@ class RegularizationPath(torch.optim.Optimizer):
     solution, folded back to raw embeddings, so its quality does not depend on the scale of the features.
 
     Args:
-        head: linear layer (D -> K) to hold the solutions; the first does not depend on what it holds before.
+        head: linear layer (D -> K) that receives the solutions; the first does not depend on its initial weights.
         features: float32 (N, D) embeddings of all training images.
         target: int64 (N,) class numbers.
-        steps: how many values of C there are.
+        steps: number of values of C.
         l2_normalize: whether the head reads L2-normalized embeddings.
         class_weights: (K,) weight of each class in the loss, or None.
         label_smoothing: in [0, 1).
@@ -43,7 +44,7 @@ class RegularizationPath(torch.optim.Optimizer):
         unsolved: the C of each step that did not reach the tolerance.
 
     Raises:
-        UserError: embeddings that are not finite.
+        UserError: an embedding is not finite.
     """
 
     def __init__(
@@ -69,13 +70,13 @@ class RegularizationPath(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Solve for the next C; what the closure, called at the solution, returns."""
+        """Solve for the next C, and return the value of the closure at the solution."""
         (group,) = self.param_groups
         weight, bias = group["params"]
         group["C"] = strength(group["done"], self.steps)
         start = self.standardization.unfold(weight.cpu().double().T, bias.cpu().double())
         start[:-1] = self.objective.project(start[:-1])
-        if group["done"] == 0:  # a new head's weights are at random, and of no scale that suits the features
+        if group["done"] == 0:  # a new head's random weights do not match the scale of the features
             start.zero_()
         fits = self.solve(group["C"], start)
         if not fits.iterations.any():
@@ -85,7 +86,7 @@ class RegularizationPath(torch.optim.Optimizer):
         columns, offsets = self.standardization.fold(fits.parameters[0, :-1], fits.parameters[0, -1])
         weight.copy_(columns.T)
         bias.copy_(offsets)
-        if distributed.is_available() and distributed.is_initialized():  # other processors round otherwise
+        if distributed.is_available() and distributed.is_initialized():  # other processors may round differently
             for parameter in (weight, bias):
                 distributed.broadcast(parameter, 0)
         group["done"] += 1
@@ -99,15 +100,15 @@ class RegularizationPath(torch.optim.Optimizer):
 
 
 def is_solvable(options: Mapping[str, Any], views: Sequence[Tensor], classes: int) -> bool:
-    """Whether the optimizer is to be a :class:`RegularizationPath`: where the problem is convex and fits into memory.
+    """Return whether to use a :class:`RegularizationPath`: if the problem is convex and fits into memory.
 
     Args:
-        options: of the module: ``optimizer``, ``lr_head``, ``dropout``.
-        views: embeddings (N, D) of the training images; several where they are augmented, none where not cached.
+        options: ``optimizer``, ``lr_head`` and ``dropout`` of the module.
+        views: embeddings (N, D) of the training images; several if augmented, none if not cached.
         classes: number of classes.
 
     Raises:
-        UserError: it is asked for where it cannot be.
+        UserError: ``lbfgs`` is given, but cannot be used.
     """
     asked = options["optimizer"]
     if asked not in ("auto", "lbfgs") or (asked == "auto" and options["lr_head"] is not None):
@@ -116,13 +117,19 @@ def is_solvable(options: Mapping[str, Any], views: Sequence[Tensor], classes: in
         return True
     if asked == "lbfgs":
         raise UserError(
-            "--model.optimizer lbfgs solves for the head on a frozen backbone's cached embeddings: it takes no "
-            f"augmentation, no dropout, all batches, and images times classes up to {MOST_LOGITS}; give adamw"
+            '`optimizer="lbfgs"` solves for the head on cached embeddings of a frozen backbone: without augmentation '
+            f'and dropout, with all batches, and up to {MOST_LOGITS} images times classes; give `optimizer="adamw"`'
         )
     return False
 
 
+def path_length(trainer: Trainer) -> int:
+    """Return the number of steps of a fit, one per epoch."""
+    lengths = [length for length in (trainer.max_epochs, trainer.max_steps) if length is not None and length != -1]
+    return max(1, min(lengths))
+
+
 def strength(step: int, steps: int) -> float:
-    """The C of a step: the middles of ``steps`` equal parts of the range of log C, the last for any step beyond."""
+    """Return the C of a step: the middle of one of ``steps`` equal parts of the range of log C; the last stays."""
     share = (min(step, steps - 1) + 0.5) / steps
     return float(10 ** (STRONGEST + (WEAKEST - STRONGEST) * share))

@@ -1,4 +1,4 @@
-"""Run directories: ``runs/<name>/<number>/`` and what lies in them."""
+"""Run directories ``runs/<name>/<number>/``: making, finding and removing them, and their ``metrics.json``."""
 
 import logging
 from collections.abc import Mapping
@@ -16,79 +16,82 @@ def new_run(root: Path, name: str) -> Path:
     """Make the next run directory of a name.
 
     Raises:
-        UserError: the place cannot be written, or the name is no name of a folder.
+        UserError: the directory cannot be written, or the name cannot be that of a folder.
     """
     if name in ("", "..") or Path(name).name != name:
-        raise UserError(f"--name {name!r} cannot name a folder; leave out slashes and dots")
+        raise UserError(f"`name` {name!r} cannot name a folder; leave out slashes and dots")
     if not name.isprintable() or len(name) > 100 or len(name.encode()) > 255:
-        raise UserError(f"--name {name[:100]!r} cannot name a folder; give a short one without control characters")
+        raise UserError(f"`name` {name[:100]!r} cannot name a folder; give a short one without control characters")
     folder = root / "runs" / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
         number = max(numbers(folder), default=-1) + 1
         while True:
             try:
-                (folder / str(number)).mkdir(parents=True)  # one that was refused may have removed the folder just now
+                (folder / str(number)).mkdir(parents=True)  # a failed run may just have removed the folder
                 return folder / str(number)
-            except FileExistsError:  # another fit took it just now
+            except FileExistsError:  # another fit has just taken it
                 number += 1
     except OSError as error:
         raise UserError(
-            f"cannot write the run directory {folder}: {error.strerror}; set --trainer.default_root_dir DIR"
+            f'cannot write the run directory {folder}: {error.strerror}; set `default_root_dir="DIR"`'
         ) from error
 
 
 def remove_run(run: Path) -> None:
-    """Remove a run directory and the folders that it alone was in."""
+    """Remove a run directory, and the folders above it that become empty."""
     discard(run)
     for folder in (run.parent, run.parent.parent):
-        with suppress(OSError):  # other runs are in it
+        with suppress(OSError):  # it holds other runs
             folder.rmdir()
 
 
 def newest_run(root: Path, name: str | None) -> Path:
-    """The newest run that has a checkpoint, of one name or of any.
+    """Find the newest run with a checkpoint, of one name or of any.
 
     Raises:
-        UserError: there is none.
+        UserError: no run has a checkpoint.
     """
     folders = [root / "runs" / name] if name else sorted((root / "runs").glob("*"))
     found = [folder / str(number) for folder in folders for number in numbers(folder)]
     found = [run for run in found if any((run / "checkpoints").glob("*.ckpt"))]
     if not found:
         wanted = root / "runs" / (name or "*")
-        raise UserError(f"no run with a checkpoint in {wanted}; run transferkit fit first, or give a checkpoint file")
+        raise UserError(f"no run with a checkpoint in {wanted}; fit first, or give a checkpoint file")
     return max(found, key=lambda run: ((run / "checkpoints").stat().st_mtime_ns, int(run.name)))
 
 
 def numbers(folder: Path) -> list[int]:
-    """Numbers of the runs in a folder."""
+    """Return the numbers of the runs in a folder."""
     return [int(run.name) for run in folder.glob("*") if run.name.isdecimal() and run.is_dir()]
 
 
 def find_checkpoint(root: Path, name: str | None, which: str) -> tuple[Path | None, Path]:
-    """The run directory and file that ``best``, ``last`` or a path stand for; None for a file in no run.
+    """Find the run directory and the file of ``best``, ``last`` or a path.
 
-    Of a run that was never validated, ``best`` is ``last``, and a line says so.
+    If a run was never validated, ``best`` is its ``last``, with a warning.
+
+    Returns:
+        The run directory, None if the file is not in a run; and the file.
 
     Raises:
-        UserError: there is no such checkpoint.
+        UserError: the checkpoint does not exist.
     """
     if which in ("best", "last"):
         path = newest_run(root, name) / "checkpoints" / f"{which}.ckpt"
         if which == "best" and not path.is_file() and path.with_name("last.ckpt").is_file():
             path = path.with_name("last.ckpt")
-            log.warning("no validation ran, so there is no best.ckpt: taking %s", path)
+            log.warning("no validation ran, so there is no best.ckpt; using %s", path)
     else:
         path = Path(which).expanduser()
     if not path.is_file():
-        raise UserError(f"checkpoint {path} does not exist; give --ckpt_path best, last or a file")
+        raise UserError(f"checkpoint {path} does not exist; give best, last or an existing file")
     run = path.parent.parent
     return run if path.parent.name == "checkpoints" and (run / "config.yaml").is_file() else None, path
 
 
 def read_metrics(run: Path) -> dict[str, float]:
-    """What the run's ``metrics.json`` holds; nothing where it is not there or no longer JSON."""
+    """Return the content of the run's ``metrics.json``; empty if it is missing or not JSON."""
     try:
         return read_json(run / "metrics.json")
     except (OSError, ValueError):
@@ -96,13 +99,13 @@ def read_metrics(run: Path) -> dict[str, float]:
 
 
 def measured_on_test(run: Path, epoch: int) -> dict[str, float]:
-    """The ``test/`` figures of a run, if they are of the checkpoint of that epoch."""
-    known = read_metrics(run)
-    if known.get("test/epoch") != epoch:
+    """Return the ``test/`` metrics of a run if they belong to the checkpoint of that epoch, otherwise none."""
+    values = read_metrics(run)
+    if values.get("test/epoch") != epoch:
         return {}
-    return {name: value for name, value in known.items() if name.startswith("test/")}
+    return {name: value for name, value in values.items() if name.startswith("test/")}
 
 
 def write_metrics(run: Path, values: Mapping[str, float]) -> None:
-    """Write the run's ``metrics.json``: what was logged, by its names, and the epochs it is of."""
+    """Write the run's ``metrics.json``: the logged values by name, and the epochs that they belong to."""
     write_json(run / "metrics.json", values)

@@ -1,4 +1,4 @@
-"""What a run keeps of its training: ``metrics.csv``, ``best.ckpt`` and ``last.ckpt``."""
+"""The callback that writes ``metrics.csv``, ``best.ckpt`` and ``last.ckpt`` during a fit."""
 
 import math
 import time
@@ -12,15 +12,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from transferkit.errors import UserError
 from transferkit.runtime.files import sweep
-from transferkit.training.checkpoints import (
-    AtomicCheckpointIO,
-    batches_done,
-    epoch_number,
-    epochs_of,
-    figures,
-    link,
-    snapshot,
-)
+from transferkit.training.checkpoints import AtomicCheckpointIO, current_metrics, link, snapshot
+from transferkit.training.fit_progress import batches_done, epoch_number, epochs_of, is_last_epoch
 from transferkit.training.metrics_table import MetricsTable
 from transferkit.training.module import TransferModule
 
@@ -28,15 +21,17 @@ MONITOR, TIE_BREAK = "val/acc", "val/loss"
 
 
 class Checkpoints(Checkpoint):
-    """Rows of ``metrics.csv``; ``best.ckpt``, of the highest ``val/acc``; ``last.ckpt``, for resuming.
+    """Write rows of ``metrics.csv``; ``best.ckpt``, of the highest ``val/acc``; ``last.ckpt``, to resume.
 
-    One callback keeps all three, since the order matters: a resumed fit needs every row before its checkpoint, and
-    ``best.ckpt`` before ``last.ckpt``, which says that it is there.
+    One callback writes all three, since their order matters: a resumed fit needs every row before its checkpoint, and
+    ``best.ckpt`` before ``last.ckpt``, which records the highest score. It is a Lightning ``Checkpoint``, so
+    ``trainer.test(ckpt_path="best")`` finds it, and Lightning calls it after all other callbacks: rows and checkpoints
+    contain what these log and change.
 
-    ``best.ckpt`` holds the weights that were measured, also where the validation is within an epoch; of equal
-    accuracies, which few images often give, those of the lowest ``val/loss``, then the first. ``last.ckpt`` is written
-    after the first epoch and the last, and in between as often as it takes no more than a tenth of the time: where
-    epochs are short it may be some epochs old. Until then the best weights wait in memory.
+    ``best.ckpt`` holds the weights that were measured, also for a validation within an epoch; of equal accuracies,
+    which few images often give, those with the lowest ``val/loss``, then the first. ``last.ckpt`` is written after the
+    first epoch and the last, and in between as often as writing takes at most a tenth of the time: with short epochs it
+    may be a few epochs old. Until then the best weights wait in memory.
 
     Args:
         run: the run directory.
@@ -50,47 +45,47 @@ class Checkpoints(Checkpoint):
         self.highest, self.lowest = -math.inf, math.inf  # of MONITOR, and the TIE_BREAK of that
         self.waiting: dict[str, Any] | None = None  # the best weights, not yet written
         self.resumable = False  # whether this fit has written last.ckpt
-        self.written, self.cost = time.monotonic(), 0.0  # when a checkpoint was, and how long it took, in seconds
+        self.written, self.cost = time.monotonic(), 0.0  # time of the last writing, and its duration, in s
 
     @property
     def best_model_path(self) -> str:
-        """What ``trainer.test(ckpt_path="best")`` opens; empty without one."""
+        """The file that ``trainer.test(ckpt_path="best")`` opens; empty if there is none."""
         return str(self.best) if self.best.is_file() else ""
 
     def state_dict(self) -> dict[str, Any]:
-        """The highest score and its loss, for a resumed fit."""
+        """Return the highest score and its loss, for a resumed fit."""
         return {"highest": self.highest, "lowest": self.lowest}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Restore the highest score."""
         self.highest = state_dict["highest"]
         self.lowest = state_dict.get("lowest", -math.inf)  # an earlier version took the first of equal ones
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remove what a killed fit left half-written; keep the rows of the epochs before a resumed one."""
+        """Remove temporary files of a killed fit; keep the rows before the epoch that a fit resumes with."""
         if trainer.is_global_zero:
             for folder in {path.parent for path in self.run.rglob(".*.tmp")}:
                 sweep(folder)
             self.table.rewind(epochs_of(trainer).processed, trainer.global_step)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Record a validation within an epoch or before the first, and keep the weights if they are the best."""
+        """Record a validation within an epoch or before the first; keep the weights if they are the best."""
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or batches_done(trainer):
-            return  # the end of an epoch has more to tell than its validation
+            return  # on_train_epoch_end records it, with the training loss
         epoch = epoch_number(trainer)
         self.add_row(trainer, pl_module, {"epoch": epoch} | ({"step": trainer.global_step} if epoch else {}))
         if self.is_best(trainer):
             if epoch and self.is_due(trainer):
-                self.write(trainer, trainer._checkpoint_connector.dump_checkpoint(weights_only=False), self.best)
+                self.write(trainer, dump(trainer), self.best)
                 self.waiting = None
             else:
                 self.keep(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write what is due."""
+        """Write the row of the epoch, and the checkpoints that are due."""
         self.add_row(trainer, pl_module, {"epoch": epoch_number(trainer)})
         measured = getattr(pl_module, "validated_at", None) == trainer.global_step
-        # the state of an epoch's end tells also its training loss: it takes the place of the same weights'
+        # replaces a checkpoint of the same weights from on_validation_end: this one also has the training loss
         best = measured and self.is_best(trainer)
         if not self.checkpoints:
             return
@@ -99,9 +94,7 @@ class Checkpoints(Checkpoint):
                 self.keep(trainer, pl_module)
             return
         start = time.monotonic()
-        checkpoint = trainer._checkpoint_connector.dump_checkpoint(
-            weights_only=False
-        )  # save_checkpoint would make it anew for each file
+        checkpoint = dump(trainer)  # save_checkpoint would make it again for each file
         if best:
             self.waiting = None
             self.write(trainer, checkpoint, self.best)
@@ -116,18 +109,18 @@ class Checkpoints(Checkpoint):
         self.cost = self.written - start
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Write the best weights of a fit that is interrupted after its first epoch."""
+        """Write the best weights if the fit is interrupted after its first epoch."""
         if self.waiting and self.resumable and trainer.is_global_zero:
-            with suppress(UserError):  # a full disk has been told of
+            with suppress(UserError):  # a full disk, reported before
                 self.write(trainer, self.waiting, self.best)
 
     def add_row(self, trainer: Trainer, pl_module: LightningModule, begin: dict[str, int]) -> None:
-        """Write a row of ``metrics.csv``: what is true of the weights as they stand."""
+        """Write a row of ``metrics.csv`` with the metrics of the weights as they are now."""
         if trainer.is_global_zero:
-            self.table.add({**begin, **figures(trainer, getattr(pl_module, "validated_at", None))})
+            self.table.add({**begin, **current_metrics(trainer, getattr(pl_module, "validated_at", None))})
 
     def is_best(self, trainer: Trainer) -> bool:
-        """Whether the validation that has just ended has the highest score so far, the lowest loss of equal ones."""
+        """Return whether the last validation has the highest score so far, or the lowest loss of equal ones."""
         score = float(trainer.callback_metrics.get(MONITOR, -math.inf))
         loss = float(trainer.callback_metrics.get(TIE_BREAK, math.inf))
         improved = (score, -loss) > (self.highest, -self.lowest)
@@ -136,22 +129,27 @@ class Checkpoints(Checkpoint):
         return improved and self.checkpoints
 
     def is_due(self, trainer: Trainer) -> bool:
-        """Whether writing now takes no more than a tenth of the time; the same in every process."""
+        """Return whether writing now takes at most a tenth of the time; the same in every process."""
         return bool(trainer.strategy.broadcast(time.monotonic() - self.written > 10 * self.cost))
 
     def keep(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let the best weights wait in memory; those that do not learn are not copied."""
-        checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        """Keep the best weights in memory; those that do not learn are not copied."""
+        checkpoint = dump(trainer)
         if trainer.is_global_zero:
             self.waiting = snapshot(checkpoint, frozen_addresses(pl_module))
 
     def write(self, trainer: Trainer, checkpoint: dict[str, Any], path: Path) -> None:
-        """Write a checkpoint as ``trainer.save_checkpoint`` does."""
+        """Write a checkpoint to a file, as ``trainer.save_checkpoint`` does."""
         trainer.strategy.save_checkpoint(checkpoint, path)
 
 
+def dump(trainer: Trainer) -> dict[str, Any]:
+    """Return the content of a checkpoint; it shares its tensors with the training."""
+    return trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+
+
 def frozen_addresses(module: LightningModule) -> set[int]:
-    """Where the tensors that training does not change lie."""
+    """Return the addresses of the tensors that training does not change."""
     if not isinstance(module, TransferModule):
         return set()
     state = module.backbone.state_dict()
@@ -159,11 +157,5 @@ def frozen_addresses(module: LightningModule) -> set[int]:
 
 
 def shares_files(trainer: Trainer) -> bool:
-    """Whether a checkpoint is one file, there as soon as it has been saved."""
+    """Return whether a checkpoint is one file that is complete as soon as it has been saved."""
     return isinstance(trainer.strategy.checkpoint_io, AtomicCheckpointIO) and trainer.is_global_zero
-
-
-def is_last_epoch(trainer: Trainer) -> bool:
-    """Whether the epoch that ends is the fit's last. (``trainer.fit_loop.done`` would change its state.)"""
-    steps_done = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
-    return bool(trainer.should_stop or steps_done or epochs_of(trainer).processed == trainer.max_epochs)

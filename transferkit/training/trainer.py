@@ -1,8 +1,9 @@
-"""A Trainer with a run directory: the same one for the command line, the quickstart and Python."""
+"""A Trainer that fills a run directory, for the command line, the quickstart and Python."""
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,59 +16,60 @@ from lightning.pytorch.plugins import CheckpointIO
 from transferkit.extractor.checkpoint_reader import KEY, epoch_of, load
 from transferkit.training.checkpoints import AtomicCheckpointIO
 from transferkit.training.module import TransferModule
-from transferkit.training.prediction_writer import TOP_K, Results
+from transferkit.training.prediction_writer import TOP_K, PredictionWriter
 from transferkit.training.run_record import Checkpoints
 
-SMALL_HEAD = 2**17  # weights: 170 classes of a ViT-B/16's 768 numbers
+SMALL_HEAD = 2**17  # weights: 170 classes of a ViT-B/16's 768 features
 TRAINER_DEFAULTS: Mapping[str, Any] = {
     "max_epochs": 20,
     "num_sanity_val_steps": 0,
-    "log_every_n_steps": 0,  # all is logged by the epoch
+    "log_every_n_steps": 0,  # everything is logged per epoch
     "enable_model_summary": False,
     "default_root_dir": ".",
 }
 
 
 def run_parts(run: Path, checkpoints: bool = True, top_k: int = TOP_K) -> tuple[list[Callback], list[Logger]]:
-    """Callbacks and loggers that fill a run directory."""
-    return [OneCore(), Results(run, top_k), Checkpoints(run, checkpoints)], [Events(run, name="", version="")]
+    """Return the callbacks and loggers that fill a run directory."""
+    callbacks = [SingleThreadSmallHead(), PredictionWriter(run, top_k), Checkpoints(run, checkpoints)]
+    return callbacks, [RunTensorBoardLogger(run, name="", version="")]
 
 
-class OneCore(Callback):
-    """Trains a small head on cached embeddings on one core: a step is so short that threads spend it waiting."""
+class SingleThreadSmallHead(Callback):
+    """Train a small head on cached embeddings with one thread: a step is too short to share among several."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take one, where that is faster."""
+        """Use one thread while a small head is trained."""
         self.threads = torch.get_num_threads()
         assert isinstance(pl_module, TransferModule) and pl_module.head is not None
         if pl_module.data.features and pl_module.head.weight.numel() <= SMALL_HEAD:
             torch.set_num_threads(1)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give the others back."""
+        """Restore the thread count."""
         torch.set_num_threads(self.threads)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give them back here too."""
+        """Restore the thread count."""
         torch.set_num_threads(getattr(self, "threads", torch.get_num_threads()))
 
 
-class Events(TensorBoardLogger):
-    """TensorBoard events in the run directory itself."""
+class RunTensorBoardLogger(TensorBoardLogger):
+    """TensorBoard logger that writes into the run directory itself."""
 
     def save(self) -> None:
-        """Flush the events; Lightning would also write an ``hparams.yaml`` beside our ``config.yaml``."""
+        """Flush the events, without Lightning's ``hparams.yaml``: the run has its ``config.yaml``."""
         self.experiment.flush()
 
 
 def make_trainer(run: Path, checkpoints: bool = True, top_k: int = TOP_K, **options: Any) -> Trainer:
-    """A Trainer that fills a run directory.
+    """Return a Trainer that fills a run directory.
 
     Args:
         run: the run directory.
         checkpoints: whether to write ``best.ckpt`` and ``last.ckpt``.
-        top_k: how many classes of each image ``predict`` ranks.
-        options: as of :class:`lightning.pytorch.Trainer`.
+        top_k: number of classes per image that ``predict`` ranks.
+        options: arguments of :class:`lightning.pytorch.Trainer`.
     """
     given = {**TRAINER_DEFAULTS, **options}
     callbacks, loggers = run_parts(run, checkpoints, top_k)
@@ -81,16 +83,16 @@ def make_trainer(run: Path, checkpoints: bool = True, top_k: int = TOP_K, **opti
 
 
 def as_list(value: Any) -> list[Any]:
-    """What the Trainer takes as one, several or None, as a list."""
+    """Return an argument of the Trainer that may be one, several or None as a list."""
     return list(value) if isinstance(value, list | tuple) else [] if value is None else [value]
 
 
 def chosen_metrics(run: Path) -> tuple[str, dict[str, float], int | None]:
-    """The checkpoint that a run's user is to go on with: ``best.ckpt``, or ``last.ckpt`` if none was validated.
+    """Find the checkpoint to use from a run: ``best.ckpt``, or ``last.ckpt`` if no epoch was validated.
 
     Returns:
-        Its name, empty where there is no checkpoint; the metrics of its weights, as its record keeps them, those of
-        ``best.ckpt`` with ``val/epoch``; and its epoch, from 1.
+        Its name, empty if there is no checkpoint; the metrics of its weights, for ``best.ckpt`` with ``val/epoch``;
+        and its epoch, from 1.
     """
     for name in ("best.ckpt", "last.ckpt"):
         path = run / "checkpoints" / name
@@ -102,10 +104,9 @@ def chosen_metrics(run: Path) -> tuple[str, dict[str, float], int | None]:
 
 
 def quiet_libraries() -> None:
-    """Leave the talk to us: Lightning's hints at INFO level are dropped, its warnings are not.
+    """Silence Lightning's INFO messages; keep its warnings, except two that need no action.
 
-    But for two that say what is meant to be: frozen stages are in eval mode by design, and Lightning 2.6
-    itself calls a function that torch 2.14 deprecates.
+    Frozen stages are in eval mode by design, and Lightning 2.6 itself calls a function that torch 2.14 deprecates.
     """
     warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode at the start of training")
     warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
@@ -114,5 +115,16 @@ def quiet_libraries() -> None:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and torch, and loading processes."""
+    """Seed Python, NumPy, torch and the loading processes."""
     lightning.seed_everything(seed, workers=True, verbose=False)
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Let torch compute with a number of threads, and restore the number before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,4 +1,4 @@
-"""What Lightning's Trainer takes and then fails on: refused before training, or its own refusal as one line."""
+"""Trainer options: checked before training, and errors of the libraries turned into one line."""
 
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -14,48 +14,51 @@ from transferkit.errors import UserError
 from transferkit.runtime.files import disk_fault
 from transferkit.runtime.processes import check_devices
 
-# What libraries raise for want of something that the user can give: pattern of the message -> what to say.
+# Errors of libraries that the user can remedy: pattern of the message -> message of the UserError.
 REMEDIES = {
     r"Expected more than 1 value per channel": "BatchNorm cannot train on a single value per channel; "
-    "give --data.batch_size 2 or more, or larger images",
-    r"SyncBatchNorm.* GPU|sync.*on GPU": "SyncBatchNorm works on GPUs only; leave out --trainer.sync_batchnorm",
-    r"out of memory": "the device has no memory left; give a smaller --data.batch_size",
+    "give a `batch_size` of 2 or more, or larger images",
+    r"SyncBatchNorm.* GPU|sync.*on GPU": "SyncBatchNorm works on GPUs only; leave out `sync_batchnorm`",
+    r"out of memory": "the device has no memory left; give a smaller `batch_size`",
     r"does not have a deterministic implementation": "a layer has no deterministic implementation on this device; "
-    "give --trainer.deterministic warn",
+    'give `deterministic="warn"`',
 }
-PEERS = ("lightning", "lightning_utilities", "torch", "jsonargparse", "rich", "tensorboard", "tqdm")
+LIBRARIES = ("lightning", "lightning_utilities", "torch", "jsonargparse", "rich", "tensorboard", "tqdm")
 REFUSALS = (ValueError, TypeError, RuntimeError, ImportError, NotImplementedError, KeyError, AttributeError, OSError)
 
 
 def check_options(options: Mapping[str, Any]) -> None:
-    """Refuse what Lightning's Trainer takes and then fails on.
+    """Raise for options that Lightning's Trainer accepts and then fails on.
+
+    Args:
+        options: all arguments of the Trainer.
 
     Raises:
-        UserError: naming the option.
+        UserError: naming the argument.
     """
     for name in ("check_val_every_n_epoch", "accumulate_grad_batches"):
         if options[name] is not None and options[name] < 1:
-            raise UserError(f"--trainer.{name} is {options[name]}; give 1 or more")
+            raise UserError(f"`{name}` is {options[name]}; give 1 or more")
     if options["val_check_interval"] == 0:
-        raise UserError("--trainer.val_check_interval is 0; give a share of an epoch, or a number of batches")
-    if str(options["devices"]).isdecimal():  # else a list of GPUs, or auto
+        raise UserError("`val_check_interval` is 0; give a share of an epoch, or a number of batches")
+    if str(options["devices"]).isdecimal():  # otherwise a list of GPUs, or auto
         check_devices(int(options["devices"]))
     if options["overfit_batches"]:
-        raise UserError("--trainer.overfit_batches shuffles otherwise than we do; give --data.n_per_class N instead")
+        raise UserError("`overfit_batches` replaces the shuffling of transferkit; give `n_per_class` instead")
     gpus = torch.cuda.is_available() and options["accelerator"] != "cpu"
     if options["sync_batchnorm"] and not gpus and str(options["devices"]) not in ("1", "auto"):
-        raise UserError("--trainer.sync_batchnorm works on GPUs only; leave it out")
+        raise UserError("`sync_batchnorm` works on GPUs only; leave it out")
     strategy = options["strategy"]
     if isinstance(strategy, str) and re.search("spawn|fork|notebook", strategy):
-        raise UserError(f"--trainer.strategy {strategy} cannot start this command's processes; give ddp")
+        raise UserError(f'`strategy="{strategy}"` cannot start the processes of a command; give `strategy="ddp"`')
 
 
 def check_callbacks(callbacks: Collection[Callback], logged: Collection[str]) -> None:
-    """Refuse callbacks that cannot work with a TransferModule.
+    """Raise for callbacks that cannot work with a TransferModule.
 
     Args:
-        callbacks: the user's.
-        logged: the names that the module logs.
+        callbacks: those that the user gives.
+        logged: names that the module logs.
 
     Raises:
         UserError: naming the callback.
@@ -65,12 +68,12 @@ def check_callbacks(callbacks: Collection[Callback], logged: Collection[str]) ->
         if isinstance(callback, BaseFinetuning):
             raise UserError(
                 f"the callback {name} unfreezes within a fit; fit twice instead, the second time with "
-                "--model.backbone CKPT --model.regime partial or full"
+                '`backbone="CKPT"` and `regime="partial"` or `regime="full"`'
             )
         if isinstance(callback, LearningRateFinder | BatchSizeFinder):
             raise UserError(
-                f"the callback {name} looks for one learning rate or batch size; compare short fits "
-                "with --model.lr_head, --model.lr_backbone and --data.batch_size"
+                f"the callback {name} searches for one learning rate or batch size; compare short fits "
+                "with `lr_head`, `lr_backbone` and `batch_size`"
             )
     others = [callback for callback in callbacks if type(callback).__module__.split(".")[0] != "lightning"]
     if others or any(isinstance(callback, LearningRateMonitor) for callback in callbacks):
@@ -83,15 +86,15 @@ def check_callbacks(callbacks: Collection[Callback], logged: Collection[str]) ->
 
 
 def refusal(error: BaseException, before_training: bool) -> UserError | None:
-    """A library's refusal as one line; None for what is a fault of ours, or of no known kind.
+    """Return a library's error as one line; None for an internal error, or one of an unknown kind.
 
     Args:
-        error: what was raised.
-        before_training: whether no step has been taken yet: then whatever a library raises is taken for a refusal.
+        error: the exception.
+        before_training: whether no step has been taken yet: then any error from a library is about its options.
     """
     message = " ".join(str(error).split()) or type(error).__name__
     if "DataLoader worker" in message:
-        return None  # of a process that loads images
+        return None  # a process that loads images was killed
     for pattern, remedy in REMEDIES.items():
         if isinstance(error, RuntimeError | ValueError) and re.search(pattern, message):
             return UserError(remedy)
@@ -103,15 +106,15 @@ def refusal(error: BaseException, before_training: bool) -> UserError | None:
     if callback and isinstance(error, REFUSALS):
         return UserError(f"the callback {callback} fails: {message[:300]}; change its options, or leave it out")
     known = isinstance(error, MisconfigurationException) or "conditioned on metric" in message
-    raised = isinstance(error, REFUSALS) and before_training and raised_by(error.__traceback__).startswith(PEERS)
+    raised = isinstance(error, REFUSALS) and before_training and raised_by(error.__traceback__).startswith(LIBRARIES)
     if not (known or raised):
         return None
     kind = "" if known or isinstance(error, ValueError | RuntimeError) else f"{type(error).__name__}: "
-    return UserError(f"--trainer: {kind}{message[:400]}")
+    return UserError(f"`trainer`: {kind}{message[:400]}")
 
 
 def class_fault(message: str) -> str | None:
-    """What jsonargparse says of one class (of a logger, a callback) among all the types that it has tried.
+    """Return the fault of one class (of a logger, a callback) among all the types that jsonargparse tried.
 
     Args:
         message: of jsonargparse.
@@ -119,37 +122,39 @@ def class_fault(message: str) -> str | None:
     line = " ".join(message.split())
     wrong = re.search(r"Problem with given class_path '([\w.]+)': (.*?)(?= - (?:Expected|Problem|Not a valid)|$)", line)
     if wrong:
-        return f"--trainer: {wrong[1].rpartition('.')[2]}: {wrong[2][:300]}"
+        return f"`trainer`: {wrong[1].rpartition('.')[2]}: {wrong[2][:300]}"
     refused = re.search(r"Errors: - (?!Expected|Not a valid|Problem)(.*?) - (?:Expected|Not a valid)", line)
     if refused:
-        return f"--trainer: {refused[1][:300]}"
+        return f"`trainer`: {refused[1][:300]}"
     unknown = re.search(r"Parser key \"(trainer\.\w+)\":.*Expected a dot import path string: (\S+)", line)
-    return unknown and f"--{unknown[1]} {unknown[2]}: no class of that name is known; give its whole import path"
+    return (
+        unknown and f"`{unknown[1].partition('.')[2]}={unknown[2]}`: no class of that name; give its whole import path"
+    )
 
 
 def failed_callback(trace: TracebackType | None) -> str | None:
-    """The callback of Lightning's in which a library has raised an exception; None if our own code was called in it."""
+    """Return the Lightning callback in which a library raised an exception; None if it called transferkit's code."""
     inner: list[TracebackType] = []
     for step in walk(trace):
         inner = [] if module_of(step).startswith("transferkit") else [*inner, step]
     within = [step for step in inner if module_of(step).startswith("lightning.pytorch.callbacks")]
-    known = within and module_of(inner[-1]).startswith(PEERS)
+    known = within and module_of(inner[-1]).startswith(LIBRARIES)
     return type(within[0].tb_frame.f_locals.get("self")).__name__ if known else None
 
 
 def module_of(step: TracebackType) -> str:
-    """The name of the module that a step of a traceback is in."""
+    """Return the name of the module that a step of a traceback is in."""
     return str(step.tb_frame.f_globals.get("__name__", ""))
 
 
 def raised_by(trace: TracebackType | None) -> str:
-    """The module whose code raised an exception."""
+    """Return the name of the module whose code raised an exception."""
     frames = list(walk(trace))
     return module_of(frames[-1]) if frames else ""
 
 
 def walk(trace: TracebackType | None) -> Iterator[TracebackType]:
-    """The frames of a traceback, the innermost last."""
+    """Yield the entries of a traceback, the innermost last."""
     while trace:
         yield trace
         trace = trace.tb_next

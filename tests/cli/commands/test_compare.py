@@ -48,7 +48,7 @@ def test_the_same_table_twice(tmp_path: Path) -> None:
     assert done.status == 0
     assert done.out.count("1.0000") == 4
     told, following = done.err.splitlines()
-    assert told == "k = 9 is more than there is: clamped to 4 rows"
+    assert told == "k = 9 exceeds the number of rows: clamped to 4"
     assert following.startswith("next: transferkit evaluate ")
 
 
@@ -57,7 +57,11 @@ def test_what_a_reader_has_to_know(tmp_path: Path) -> None:
     equal.embedding[:] = 0
     done = transferkit("compare", *save(tmp_path, rows, equal), "--rsa_rows", "2", "--json", "true")
     assert done.status == 0 and json.loads(done.out).keys() >= {"rows", "rsa_rows"}
-    for line in ("data_fingerprint differs", "rsa is of 2 drawn rows", "3 rows of the second are all zeros: a, b, c"):
+    for line in (
+        "data_fingerprint differs",
+        "rsa was computed on 2 rows, drawn at random",
+        "3 rows of the second are all zeros: a, b, c",
+    ):
         assert line in done.err
     assert "cka is undefined" in done.err
 

@@ -83,7 +83,7 @@ def test_json_and_options(file: Path, tmp_path: Path) -> None:
     values = json.loads(done.out)
     assert values == json.loads((out / "similarity.json").read_text())
     assert {"hit_rate@2", "hit_rate@99"} <= values.keys() and "map_at_r" not in values
-    assert values["k_clamped"] == 59 and "K = 99 is more than there is: clamped to 59 rows" in done.err
+    assert values["k_clamped"] == 59 and "K = 99 exceeds the number of rows: clamped to 59" in done.err
     assert {path.name for path in out.iterdir()} == {"similarity.json", "per_class.csv"}
 
 
@@ -106,10 +106,10 @@ def test_reference_file(file: Path, tmp_path: Path) -> None:
     table(9).save(other)
     done = transferkit("evaluate", str(file), "--reference", str(other), "--json", "true")
     assert done.status == 0 and json.loads(done.out)["reference_rows"] == 9
-    assert "K = 10 is more than there is: clamped to 9 rows" in done.err
+    assert "K = 10 exceeds the number of rows: clamped to 9" in done.err
     assert {path.name for path in file.with_name("photos-evaluation").glob("*.png")} == PICTURES
     done = transferkit("evaluate", str(file), "--reference", str(file))
-    assert "60 rows are among the references and find themselves: 000.jpg" in done.err
+    assert "60 rows are also in the reference and find themselves: 000.jpg" in done.err
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_zero_rows_are_named_and_nan_is_refused_by_row_and_path(file: Path) -> N
     rows.save(file)
     done = transferkit("evaluate", str(file), "--json", "true")
     assert done.status == 0 and json.loads(done.out)["zero_norm_rows"] == 2
-    assert "2 rows are all zeros, their cosine is 0 with every row: 007.jpg, 020.jpg" in done.err
+    assert "2 rows are all zeros, their cosine with any row is 0: 007.jpg, 020.jpg" in done.err
     rows.embedding[[20, 33], 1] = torch.nan
     rows.save(file)
     done = transferkit("evaluate", str(file))
@@ -172,7 +172,7 @@ def test_what_is_no_table_of_embeddings(file: Path, tmp_path: Path) -> None:
     pq.write_table(pa.table({"a": [1]}), bad)
     assert "is not an embeddings table" in transferkit("evaluate", str(bad)).err
     table(shape=[197, 4]).save(bad)
-    assert "holds features of shape (197, 4); embed again without --features" in transferkit("evaluate", str(bad)).err
+    assert "holds features of shape (197, 4); embed again without features" in transferkit("evaluate", str(bad)).err
     table().select([]).save(bad)
     assert "has no rows" in transferkit("evaluate", str(bad)).err
     assert {path.name for path in tmp_path.iterdir()} == {"bad.parquet", "photos.parquet"}

@@ -92,7 +92,7 @@ def test_an_existing_directory(run: Path) -> None:
 
 
 def test_what_cannot_be_exported(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "no run with a checkpoint in runs/bees; run transferkit fit first" in refused("best", "--name", "bees")
+    assert "no run with a checkpoint in runs/bees; fit first" in refused("best", "--name", "bees")
     assert "checkpoint no.ckpt does not exist" in refused("no.ckpt")
     assert "unknown backbone 'resnet81'" in refused("resnet81")
     Path("empty").mkdir()

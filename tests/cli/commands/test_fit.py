@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+from collections.abc import Iterator
 from contextlib import chdir
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,14 @@ FIT = [*SMALL, "--data.batch_size", "8", "--trainer.max_epochs", "3"]
 LOGGED = {"train/loss", "val/loss", "val/acc", "val/f1_macro", "val/ece", "val/epoch", "epoch_time", "lr/head"}
 LOGGED |= {"head/C"}  # of a head that is solved for
 TESTED = {"test/loss", "test/acc", "test/f1_macro", "test/ece", "test/epoch"}
+
+
+@pytest.fixture(autouse=True)
+def own_environment() -> Iterator[None]:
+    """What a run tells its processes is not told to those of the next test."""
+    yield
+    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
+        os.environ.pop(name, None)
 
 
 @pytest.fixture(scope="module")
@@ -246,7 +255,7 @@ def test_fast_dev_run_keeps_nothing(work: Path) -> None:
 def test_a_refused_resume_leaves_the_run_as_it_was(work: Path, epochs: str) -> None:
     before = {path: path.read_bytes() for path in (work / "runs").rglob("*") if path.is_file()}
     done = transferkit("fit", "--ckpt_path", "last", "--trainer.max_epochs", epochs)
-    assert refused(done, f"--trainer.max_epochs is {epochs}, the checkpoint has 3 epochs behind it; give more")
+    assert refused(done, f"--trainer.max_epochs is {epochs}, the checkpoint has completed 3; give more")
     assert {path: path.read_bytes() for path in (work / "runs").rglob("*") if path.is_file()} == before
 
 
@@ -342,6 +351,6 @@ def test_a_loading_process_that_is_killed(work: Path, monkeypatch: pytest.Monkey
 def test_a_resumed_fit_keeps_model_and_data(work: Path, option: str) -> None:
     done = transferkit("fit", "--ckpt_path", "last", option)
     name, value = option.split("=")
-    remedy = "resume with: transferkit fit --name tiny --ckpt_path last, or"
+    remedy = "resume with --name tiny --ckpt_path last alone, or"
     assert refused(done, f"{name} {value}, given or .* differs from the .* runs/tiny/0 was started with; {remedy}")
     assert (work / "runs/tiny/0/checkpoints/last.ckpt").is_file()

@@ -176,7 +176,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
     "a few batches over and over": (
         lambda root: 0,
         [*PHOTOS, *SMALL, "--trainer.overfit_batches", "1"],
-        "--trainer.overfit_batches .*give --data.n_per_class N",
+        "--trainer.overfit_batches .*give --data.n_per_class instead",
     ),
     "an unset variable": (lambda root: 0, ["--data.root", ""], "the argument after --data.root is empty"),
     "an unset variable after =": (lambda root: 0, ["--data.root="], "--data.root= is empty"),
@@ -191,7 +191,11 @@ BAD: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
         [*PHOTOS, *SMALL, "--trainer.devices", "100000"],
         "--trainer.devices is 100000, this machine has .* cores; give no more",
     ),
-    "no end": (lambda root: 0, [*PHOTOS, *SMALL, "--trainer.max_epochs", "-1"], "give --trainer.max_epochs"),
+    "no end": (
+        lambda root: 0,
+        [*PHOTOS, *SMALL, "--trainer.max_epochs", "-1"],
+        "give --trainer.max_epochs or --trainer.max_steps",
+    ),
 }
 
 

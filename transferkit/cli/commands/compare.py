@@ -36,8 +36,10 @@ def compare(first: str, second: str, k: int = 10, rsa_rows: int = 4000, seed: in
         console.table(["metric", "value"], list(values.items()), title=f"{first} and {second}")
     for name, table, rows in zip(names, tables, shared.alone, strict=True):
         if rows:
-            console.note(f"left out: {len(rows)} images that are only in {name}: {evaluation.some(table, rows)}")
-    for line in evaluation.compare_remarks(tables, values, k):
+            console.note(
+                f"left out: {len(rows)} images that are only in {name}: {evaluation.listed_paths(table, rows)}"
+            )
+    for line in evaluation.comparison_caveats(tables, values, k):
         console.note(line)
     console.next_command("evaluate", first)
     return 0

@@ -51,7 +51,7 @@ def evaluate(
     against = reference or (file if reference_split else None)
     other = evaluation.open_table(against, reference_split) if against else None
     if other:
-        evaluation.check_alike(table, other, (file, str(against)))
+        evaluation.check_same_space(table, other, (file, str(against)))
     found = evaluation.measure(table, other, ks=ks, class_sized=class_sized, seed=seed)
     paths = [folder / "similarity.json"]
     evaluation.save_overall(found, paths[0])
@@ -64,7 +64,7 @@ def evaluate(
         console.as_json(found.overall)
     else:
         console.table(["metric", "value"], list(found.overall.items()), title(file, split, against, reference_split))
-    for line in evaluation.remarks(table, other, found, ks):
+    for line in evaluation.caveats(table, other, found, ks):
         console.note(line)
     console.written(*paths)
     if found.per_class:

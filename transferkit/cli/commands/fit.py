@@ -15,7 +15,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from transferkit.cli import fit_help, resume
+from transferkit.cli import fit_help
 from transferkit.cli import fit_report as report
 from transferkit.cli.arguments import read_yaml
 from transferkit.cli.console import next_command, note
@@ -27,17 +27,18 @@ from transferkit.data.splits import save_splits
 from transferkit.errors import UserError
 from transferkit.runtime.files import atomic_path
 from transferkit.runtime.ranks import told_once
-from transferkit.training.checkpoints import epoch_number
+from transferkit.training import resume
 from transferkit.training.epoch_lines import progress_callbacks
+from transferkit.training.fit_progress import epoch_number
 from transferkit.training.module import TransferModule
-from transferkit.training.prediction_writer import TOP_K, Results
+from transferkit.training.prediction_writer import TOP_K, PredictionWriter
 from transferkit.training.run_directory import new_run, read_metrics, remove_run, write_metrics
 from transferkit.training.run_record import MONITOR, TIE_BREAK
 from transferkit.training.trainer import TRAINER_DEFAULTS, as_list, chosen_metrics, make_trainer, quiet_libraries
 from transferkit.training.trainer_options import check_callbacks, check_options, class_fault, refusal
 
 SAVED = ("seed_everything", "name", "model", "data", "trainer")
-RUN = "TRANSFERKIT_RUN"  # tells the processes that Lightning starts for more devices where to write
+RUN = "TRANSFERKIT_RUN"  # the run directory, for the processes that Lightning starts
 
 
 def main(arguments: list[str]) -> int:
@@ -99,6 +100,7 @@ class TransferCLI(LightningCLI):
         """Add ``--name``, the name of the run, and ``--json``."""
         parser.add_argument("--name", default="fit", type=str)
         parser.add_argument("--json", action="store_true")
+        parser.link_arguments("seed_everything", fit_help.LINKED, compute_fn=int)  # check_seed() checks it
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the prepared arguments; ``sys.argv`` stays as it is, for the processes that Lightning starts with it.
@@ -156,7 +158,7 @@ class TransferCLI(LightningCLI):
                 f"{self.model.hparams['backbone']} has no classifier; give a checkpoint of fit, or a probe's classifier"
             )
         self.datamodule.configure(splits=self.recorded_splits())
-        self.model.meet(self.datamodule, self.subcommand)
+        self.model.connect(self.datamodule, self.subcommand)
         options = {**self.config_init[self.subcommand].trainer, **kwargs}
         check_options(options)
         callbacks = as_list(options.pop("callbacks"))
@@ -178,9 +180,7 @@ class TransferCLI(LightningCLI):
         """Create a run directory, the same one in every process that Lightning starts."""
         if int(os.environ.get("LOCAL_RANK", 0)) and RUN in os.environ:
             return Path(os.environ[RUN])
-        run = new_run(root, self.config[self.subcommand].name)
-        os.environ[RUN] = str(run)
-        return run
+        return new_run(root, self.config[self.subcommand].name)
 
     def forget_run(self) -> None:
         """Remove a new run that holds no checkpoint."""
@@ -213,7 +213,7 @@ class TransferCLI(LightningCLI):
         """Run the verb; an interrupted one can be resumed, and bad input leaves no files."""
         assert self.run is not None
         try:
-            with self.refusals():
+            with self.refusals(), environment_variable(RUN, str(self.run)):
                 super()._run_subcommand(subcommand)
         except (KeyboardInterrupt, SystemExit):  # Lightning turns the former into the latter
             self.interrupted = True
@@ -329,7 +329,7 @@ class TransferCLI(LightningCLI):
         if not self.trainer.is_global_zero:
             return
         callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]  # set in its constructor
-        (written,) = (callback.written for callback in callbacks if isinstance(callback, Results))
+        (written,) = (callback.written for callback in callbacks if isinstance(callback, PredictionWriter))
         as_json = self.config[self.subcommand].json
         predicted = report.predictions(written[0], self.top_k) if as_json else None
         if not as_json:
@@ -349,3 +349,16 @@ class TransferCLI(LightningCLI):
     def predict(self, model: TransferModule, **kwargs: Any) -> None:
         """Predict without keeping every batch in memory: a callback writes the results."""
         self.trainer.predict(model, **{**kwargs, "return_predictions": False})
+
+
+@contextmanager
+def environment_variable(name: str, value: str) -> Iterator[None]:
+    """Set an environment variable, for the processes that are started meanwhile."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from transferkit.cli.resume import (
+from transferkit.errors import UserError
+from transferkit.training.resume import (
     GEOMETRY,
     MOVABLE,
     SPLITTING,
@@ -15,7 +16,6 @@ from transferkit.cli.resume import (
     progress_of,
     recorded_splits,
 )
-from transferkit.errors import UserError
 
 RUN = Path("runs/name/3")
 SAVED: dict[str, Any] = {
@@ -40,7 +40,7 @@ def test_only_what_may_move_may_differ(section: str, field: str) -> None:
     if field in MOVABLE:
         check_same_fit(SAVED, other, RUN)
     else:
-        with pytest.raises(UserError, match=f"--{section}.{field} other.*--name name --ckpt_path last"):
+        with pytest.raises(UserError, match=f'`{field}=other`.*`name="name"` `ckpt_path="last"`'):
             check_same_fit(SAVED, other, RUN)
 
 
@@ -49,7 +49,7 @@ def test_an_end_that_has_been_passed(epochs: int | None, refused: int) -> None:
     progress = progress_of(content(4, 4), RUN)
     assert progress == Progress(4, False)
     if refused:
-        with pytest.raises(UserError, match=f"max_epochs is {epochs}, the checkpoint has 4 epochs behind it"):
+        with pytest.raises(UserError, match=f"`max_epochs` is {epochs}, the checkpoint has completed 4"):
             check_progress({}, {"max_epochs": epochs}, progress)
     else:
         check_progress({}, {"max_epochs": epochs}, progress)
@@ -58,7 +58,7 @@ def test_an_end_that_has_been_passed(epochs: int | None, refused: int) -> None:
 @pytest.mark.parametrize("field", GEOMETRY)
 def test_other_steps_per_epoch_within_an_epoch(field: str) -> None:
     check_progress({field: 1}, {field: 2}, progress_of(content(4, 4), RUN))
-    with pytest.raises(UserError, match=f"--trainer.{field} 2 differs from the 1 of the run"):
+    with pytest.raises(UserError, match=f"`{field}=2` differs from the 1 of the run"):
         check_progress({field: 1}, {field: 2}, progress_of(content(4, 3), RUN))
 
 
@@ -84,5 +84,5 @@ def test_splits_of_a_run() -> None:
     assert recorded_splits(data, None, None, "fit") is None
     assert recorded_splits({**data, "splits": "mine"}, data, file, "fit") == "mine"
     for field in SPLITTING:
-        with pytest.raises(UserError, match=f"--data.{field} 2: the splits are those of runs/name/3; leave it out"):
+        with pytest.raises(UserError, match=f"`{field}=2`: the splits are those of runs/name/3; leave it out"):
             recorded_splits({**data, field: 2}, data, file, "test")

@@ -1,0 +1,77 @@
+"""The Trainer of a run: its callbacks, their order, and the threads that it computes with."""
+
+import csv
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from tests.tiny import RESNET
+from transferkit.data.datamodule import ImageDataModule
+from transferkit.training.module import TransferModule
+from transferkit.training.run_record import Checkpoints
+from transferkit.training.trainer import make_trainer, torch_threads
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRANSFERKIT_CACHE", str(tmp_path / "cache"))
+
+
+class Threads(Callback):
+    """How many threads the steps of a fit compute with; ends it in the second epoch."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.seen = torch.get_num_threads()
+        if trainer.current_epoch == 1:
+            raise RuntimeError("enough")
+
+
+@pytest.mark.parametrize(("regime", "epochs", "wanted"), [("frozen", 1, 1), ("frozen", 2, 1), ("full", 1, 3)])
+def test_cached_embeddings_are_learnt_on_one_core(
+    tmp_path: Path, photo_folder: Path, regime: str, epochs: int, wanted: int
+) -> None:
+    before, watch = torch.get_num_threads(), Threads()
+    trainer = make_trainer(tmp_path, max_epochs=epochs, enable_progress_bar=False, callbacks=[watch])
+    data = ImageDataModule(str(photo_folder), batch_size=4, num_workers=0)
+    torch.set_num_threads(3)
+    try:
+        with pytest.raises(RuntimeError, match="enough") if epochs == 2 else nullcontext():
+            trainer.fit(TransferModule(**RESNET, regime=regime), datamodule=data)
+        assert (watch.seen, torch.get_num_threads()) == (wanted, 3)
+    finally:
+        torch.set_num_threads(before)
+
+
+class Logs(Callback):
+    """Log a value of its own at the end of each epoch, and change a weight."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, TransferModule) and pl_module.head is not None
+        pl_module.head.bias.data.fill_(7.0)
+        self.log("mine", 3.0)
+
+
+def test_rows_and_checkpoints_hold_what_other_callbacks_do(tmp_path: Path, photo_folder: Path) -> None:
+    """Lightning calls callbacks of the type Checkpoint last; rows and checkpoints rely on it."""
+    given = [ModelCheckpoint(tmp_path / "theirs"), Logs()]
+    trainer = make_trainer(tmp_path, max_epochs=1, enable_progress_bar=False, accelerator="cpu", callbacks=given)
+    assert [type(callback) for callback in trainer.callbacks[-2:]] == [Checkpoints, ModelCheckpoint]
+    assert trainer.callbacks.index(given[1]) < len(trainer.callbacks) - 2
+    assert trainer.checkpoint_callback is trainer.callbacks[-2]  # trainer.test(ckpt_path="best") asks the first
+    trainer.fit(TransferModule(**RESNET), datamodule=ImageDataModule(str(photo_folder), batch_size=4, num_workers=0))
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["mine"]) == 3
+    last = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)
+    assert last["state_dict"]["head.bias"].tolist() == [7, 7] and last["transferkit"]["metrics"]["mine"] == 3
+
+
+def test_a_thread_count_is_restored() -> None:
+    before = torch.get_num_threads()
+    with torch_threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before

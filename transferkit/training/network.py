@@ -1,0 +1,146 @@
+"""The network that is trained: an extractor's backbone, partly or wholly frozen, under a linear head."""
+
+import copy
+from contextlib import nullcontext
+from functools import cached_property
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from transferkit.data.batches import Batch
+from transferkit.extractor import Extractor
+from transferkit.extractor.checkpoint_reader import FORMAT
+from transferkit.extractor.core import head_logits
+from transferkit.extractor.forward import network_input
+from transferkit.runtime.full_float32 import full_float32
+from transferkit.runtime.versions import versions
+from transferkit.training.metrics import EvaluationMetrics
+from transferkit.training.regimes import Regime, first_trainable, freeze, frozen_keys, set_mode
+
+
+class TransferNetwork(LightningModule):
+    """A backbone under a linear head, with the metrics that measure the head.
+
+    Args:
+        extractor: gives backbone, preprocessing, and the head to start from, if there is one.
+        regime: which parts learn.
+        unfreeze_last: number of stages that learn with regime ``partial``.
+        dropout: on the embedding before the head, in [0, 1).
+        batchnorm_moves: whether BatchNorm layers that learn normalize by the batch and update their statistics.
+        seed: seed of a new head's weights.
+
+    Attributes:
+        head: linear layer (D -> classes); None until the classes are known.
+        class_weights: (classes,) weight of each class in the loss, or None.
+        class_counts: number of training images by class.
+        image_counts: number of images by split.
+        starts_trained: whether the head was trained before.
+        fitted_on: the images that it was fitted on, as :func:`~transferkit.data.seen.remember_paths` writes them.
+    """
+
+    def __init__(
+        self, extractor: Extractor, regime: Regime, unfreeze_last: int, dropout: float, batchnorm_moves: bool, seed: int
+    ) -> None:
+        super().__init__()
+        self.backbone, self.preprocessing = extractor.backbone, extractor.preprocessing
+        self.regime, self.dropout, self.batchnorm_moves, self.seed = regime, dropout, batchnorm_moves, seed
+        self.class_names: list[str] = []
+        self.head: nn.Linear | None = None
+        self.l2_normalize = extractor.l2_normalize
+        self.class_weights: Tensor | None = None
+        self.class_counts: dict[str, int] = {}
+        self.image_counts: dict[str, int] = {}
+        self.starts_trained, self.fitted_on = False, ""
+        if extractor.head:
+            self.start_from(extractor)
+        self.first_trainable = first_trainable(self.backbone, regime, unfreeze_last)
+        freeze(self.backbone, self.first_trainable)
+
+    def set_classes(self, names: list[str]) -> None:
+        """Make a new head for the given classes; its weights depend on the seed alone."""
+        self.class_names = list(names)
+        self.starts_trained, self.fitted_on = False, ""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            self.head = nn.Linear(self.backbone.embed_dim, len(names))
+        self.val_metrics = EvaluationMetrics(len(names), "val")
+        self.test_metrics = EvaluationMetrics(len(names), "test")
+
+    def start_from(self, extractor: Extractor) -> None:
+        """Take over a trained head, its classes and their weights, and the images that it was fitted on."""
+        self.set_classes(extractor.class_names)
+        self.head, self.starts_trained = extractor.head, True
+        self.fitted_on = extractor.record.get("fitted_on", "")
+        if weights := extractor.record.get("class_weights"):
+            self.class_weights = torch.tensor(weights)
+
+    @cached_property
+    def frozen_keys(self) -> set[str]:
+        """Names within the backbone of the tensors that training does not change."""
+        return frozen_keys(self.backbone, self.first_trainable)
+
+    def train(self, mode: bool = True) -> "TransferNetwork":
+        """Set train or eval mode; frozen stages stay in eval mode, so that their BatchNorm statistics stay."""
+        super().train(mode)
+        set_mode(self.backbone, self.first_trainable, mode, self.batchnorm_moves)
+        return self
+
+    def embed(self, batch: Batch) -> Tensor:
+        """Return the embeddings of a batch, computed or cached: float (B, D)."""
+        if "embedding" in batch:
+            return batch["embedding"]
+        if not len(batch["pixels"]):  # a process without a share of the rows; not every network accepts none
+            return batch["pixels"].new_empty(0, self.backbone.embed_dim).to(self.dtype)
+        exact = nullcontext() if self.training else full_float32()
+        with exact, torch.set_grad_enabled(torch.is_grad_enabled() and self.regime != "frozen"):
+            embedding: Tensor = self.backbone(network_input(self.backbone, self.preprocessing, batch["pixels"]))
+        return embedding
+
+    def classify(self, embedding: Tensor) -> Tensor:
+        """Return the class scores of embeddings: (B, D) -> (B, classes)."""
+        assert self.head is not None  # set_classes() has made it
+        return head_logits(self.head, embedding, self.l2_normalize, self.dropout if self.training else 0.0)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return the class scores of preprocessed pixels: uint8 (B, 3, h, w) -> (B, classes)."""
+        return self.classify(self.embed({"pixels": pixels}))
+
+    def weight_of(self, target: Tensor) -> Tensor:
+        """Return the weight of each row in the loss, by its class: (B,)."""
+        if self.class_weights is None:
+            return torch.ones(len(target), device=target.device)
+        return self.class_weights.to(target.device)[target]
+
+    def as_extractor(self) -> Extractor:
+        """Return the extractor in eval mode; it shares its tensors with this module, whose mode stays."""
+        tensors = {id(tensor): tensor for tensor in (*self.parameters(), *self.buffers())}
+        backbone, head = copy.deepcopy((self.backbone, self.head), tensors)  # copies modules, not their tensors
+        return Extractor(backbone, self.preprocessing, head, self.class_names, self.l2_normalize, self.describe())
+
+    def describe(self) -> dict[str, Any]:
+        """Return a plain-typed record: all that an extractor needs, and what the head was trained on."""
+        return {
+            "format": FORMAT,
+            "complete": True,
+            "backbone": self.spec,
+            "class_names": self.class_names,
+            "class_counts": self.class_counts,
+            "images": self.image_counts,
+            "l2_normalize": self.l2_normalize,
+            "regime": self.regime,
+            "fitted_on": self.fitted_on,
+            "class_weights": None if self.class_weights is None else self.class_weights.tolist(),
+            "versions": self.versions,
+        }
+
+    @cached_property
+    def spec(self) -> dict[str, Any]:
+        """Plain-typed description of backbone, pooling and preprocessing, cached: it takes milliseconds to make."""
+        return self.backbone.spec() | {"preprocessing": self.preprocessing.to_dict()}
+
+    @cached_property
+    def versions(self) -> dict[str, str]:
+        """Versions of the libraries, cached: looking them up reads many files."""
+        return versions()
