@@ -15,7 +15,7 @@ from transferkit.backbones.loading import check_finite, load_state, own_names, w
 from transferkit.backbones.weights import read_state_dict
 from transferkit.errors import UserError, first_line
 from transferkit.images.preprocessing import Preprocessing, is_complete
-from transferkit.runtime.network import require_network
+from transferkit.runtime.reachability import require_network
 
 log = logging.getLogger(__name__)
 

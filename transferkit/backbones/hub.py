@@ -16,7 +16,7 @@ from transferkit.backbones.loading import check_finite, check_keys, is_head, own
 from transferkit.backbones.weights import read_state_dict
 from transferkit.errors import UserError, first_line
 from transferkit.images.preprocessing import Preprocessing, is_complete
-from transferkit.runtime.network import require_network
+from transferkit.runtime.reachability import require_network
 
 if TYPE_CHECKING:  # seconds to import: elsewhere where it is needed, so that torchvision's models do without
     from transformers import PreTrainedConfig, PreTrainedModel

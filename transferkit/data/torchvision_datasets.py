@@ -17,8 +17,8 @@ from PIL import Image
 
 from transferkit.errors import UserError, first_line
 from transferkit.runtime.files import atomic_path, cache_dir
-from transferkit.runtime.network import require_network
 from transferkit.runtime.progress import progress_bar
+from transferkit.runtime.reachability import require_network
 
 MANIFEST = "manifest.parquet"
 ARCHIVES = (".gz", ".tgz", ".zip")

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from transferkit.errors import UserError
-from transferkit.runtime.network import require_network
+from transferkit.runtime.reachability import require_network
 
 
 def test_require_network_asks_the_host_or_its_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
