@@ -31,7 +31,7 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
 
 
-def listed(names: Sequence[str], most: int = 5, quote: bool = True) -> str:
+def listed(names: Sequence[str], most: int = 5, quote: bool = True, separator: str = ", ") -> str:
     """Return the first few names and how many more there are.
 
     >>> listed(["a", "b", "c", "d"], most=2)
@@ -41,6 +41,7 @@ def listed(names: Sequence[str], most: int = 5, quote: bool = True) -> str:
         names: any number of them.
         most: how many are named.
         quote: whether each is put in quotes, with control characters escaped.
+        separator: what stands between two names.
     """
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(repr(name) if quote else name for name in names[:most]) + more
+    return separator.join(repr(name) if quote else name for name in names[:most]) + more

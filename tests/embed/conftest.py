@@ -8,6 +8,7 @@ from PIL import Image
 
 from tests.backbones.families import save
 from transferkit.data.image_table import ImageTable, open_images
+from transferkit.embed import feature_cache
 from transferkit.extractor import Extractor
 
 
@@ -38,3 +39,11 @@ def images(tmp_path: Path) -> Path:
 @pytest.fixture
 def table(images: Path) -> ImageTable:
     return open_images(images)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty feature cache of which nothing is in use."""
+    monkeypatch.setenv("TRANSFERKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(feature_cache, "in_use", set())
+    return tmp_path / "cache"

@@ -238,7 +238,7 @@ def test_unreadable_images_are_all_named_and_what_is_done_is_kept(
 ) -> None:
     for row in (3, 30):
         Path(table.root, table.paths[row]).write_bytes(b"no picture")
-    named = rf"2 broken images: '{table.paths[3]}': .*'{table.paths[30]}': .*or leave out with --on_error skip"
+    named = rf"2 broken images: '{table.paths[3]}': .*'{table.paths[30]}': .*or leave them out with `on_error=\"skip\"`"
     with pytest.raises(UserError, match=named):
         write(extractor, table, tmp_path / "e.parquet", on_error="fail")
     assert not (tmp_path / "e.parquet").exists()
@@ -251,7 +251,7 @@ def test_unreadable_images_are_all_named_and_what_is_done_is_kept(
 def test_nothing_readable_is_no_table(extractor: Extractor, table: ImageTable, tmp_path: Path) -> None:
     for path in table.paths:
         Path(table.root, path).write_bytes(b"no picture")
-    with pytest.raises(UserError, match="none of the 41 images can be read; see transferkit scan"):
+    with pytest.raises(UserError, match=r"none of the 41 images can be read; scan .* to see why"):
         write(extractor, table, tmp_path / "e.parquet", on_error="skip")
     assert write(extractor, table, tmp_path / "e.parquet").images == 0
     assert len(Embeddings.load(tmp_path / "e.parquet")) == 0
@@ -278,9 +278,9 @@ def test_a_full_disk_leaves_no_half_file_and_what_is_done(
 def test_places_that_hold_something_else(extractor: Extractor, table: ImageTable, tmp_path: Path) -> None:
     photo = Path(table.root, table.paths[0])
     for out, folder, message in (
-        (photo, False, r"holds something else than embeddings; give another name"),
+        (photo, False, r"holds something else than embeddings \(not a table of embeddings\); choose another place"),
         (Path(table.root), True, r"images holds something else than embeddings"),
-        (Path(table.root), False, r"images is a folder; end --out in a slash"),
+        (Path(table.root), False, r"images is a folder; end `out` in a slash"),
         (photo, True, r"png is a file; give another name for a directory"),
         (photo / "e.parquet", False, r"cannot write .*e\.parquet: Not a directory"),
         (Path("/proc/nowhere/e.parquet"), False, r"cannot write /proc/nowhere/e\.parquet"),
@@ -298,7 +298,7 @@ def test_a_search_index_is_not_embeddings(extractor: Extractor, table: ImageTabl
         (index.folder, True, r"'embeddings\.parquet'"),
         (index.folder / "embeddings.parquet", False, "a column 'mtime_ns'"),
     ):
-        with pytest.raises(UserError, match=rf"holds something else than embeddings \({what}\); give another name"):
+        with pytest.raises(UserError, match=rf"holds something else than embeddings \({what}\); choose another place"):
             write(extractor, table, out, as_folder=folder)
     assert {path.name: path.read_bytes() for path in index.folder.iterdir()} == before
 

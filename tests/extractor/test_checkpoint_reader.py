@@ -51,12 +51,12 @@ def test_checkpoints_that_cannot_be_opened(tmp_path: Path) -> None:
     record, state = whole[KEY], whole["state_dict"]
     lacking = {key: value for key, value in state.items() if "layernorm" not in key}
     for content, message in (
-        ({"state_dict": state}, "is not a transferkit checkpoint; give one that transferkit fit wrote"),
+        ({"state_dict": state}, "is not a transferkit checkpoint; give one that fit wrote"),
         ([1], "is not a transferkit checkpoint"),
         (whole | {KEY: record | {"format": 9}}, f"has format 9, this version reads {FORMAT}"),
         (
             whole | {KEY: record | {"complete": False}},
-            "was written by an earlier version, within a fit, without its frozen weights; fit again",
+            "was written by an earlier version during a fit, without the frozen weights; fit again",
         ),
         (whole | {"state_dict": lacking}, "lacks tensors .*; is it for another architecture"),
     ):
@@ -69,9 +69,9 @@ def test_checkpoints_that_cannot_be_opened(tmp_path: Path) -> None:
 def test_options_that_contradict_a_checkpoint(tmp_path: Path) -> None:
     torch.save(checkpoint(transformer("vit", "cls")), tmp_path / "best.ckpt")
     for option, message in (
-        ({"weights": "none"}, "brings its own weights"),
+        ({"weights": "none"}, "has its own weights"),
         ({"pooling": "mean"}, "was trained with pooling cls, not mean"),
-        ({"architecture": {"hidden_size": 8}}, "brings its own architecture"),
+        ({"architecture": {"hidden_size": 8}}, "has its own architecture"),
     ):
         with pytest.raises(UserError, match=message):
             Extractor.from_pretrained(tmp_path / "best.ckpt", **option)

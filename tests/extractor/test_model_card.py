@@ -123,7 +123,7 @@ def test_a_card_without_a_training(tmp_path: Path) -> None:
     extractor = resnet18()
     extractor.record = {}
     card = card_of(extractor, tmp_path / "export")
-    assert "No training is recorded: the weights are as they came." in card
+    assert "No training is recorded: the weights are unchanged." in card
     assert "## Metrics" not in card
     assert "| ant | – |" in card
 

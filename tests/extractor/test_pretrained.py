@@ -233,7 +233,7 @@ def test_an_existing_directory_is_refused_or_replaced_whole(
 ) -> None:
     old, new, folder = transformer("vit", "cls"), transformer("vit", "mean"), tmp_path / "export"
     old.save_pretrained(folder)
-    with pytest.raises(UserError, match="exists; choose another directory or add --overwrite"):
+    with pytest.raises(UserError, match="exists; choose another place or add `overwrite=True`"):
         new.save_pretrained(folder)
 
     def fail(*_: object) -> None:
@@ -254,7 +254,7 @@ def test_an_existing_directory_is_refused_or_replaced_whole(
 def test_what_is_no_export_is_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "holiday.jpg").touch()
-    with pytest.raises(UserError, match="photos exists and is no export, so it is not overwritten"):
+    with pytest.raises(UserError, match=r"photos holds something else than an export \(no transferkit\.json\)"):
         transformer("vit", "cls").save_pretrained(tmp_path / "photos", overwrite=True)
     assert (tmp_path / "photos" / "holiday.jpg").exists()
 
@@ -283,9 +283,9 @@ def test_options_that_contradict_an_export(tmp_path: Path) -> None:
     folder = str(tmp_path / "export")
     with pytest.raises(UserError, match="was exported with pooling cls, not mean"):
         Extractor.from_pretrained(folder, pooling="mean")
-    with pytest.raises(UserError, match=r"brings its own weights; leave out --model.weights none"):
+    with pytest.raises(UserError, match='has its own weights; leave out `weights="none"`'):
         Extractor.from_pretrained(folder, weights="none")
-    with pytest.raises(UserError, match="brings its own architecture"):
+    with pytest.raises(UserError, match="has its own architecture"):
         Extractor.from_pretrained(folder, architecture={"hidden_size": 8})
     assert Extractor.from_pretrained(folder, preprocessing={"image_size": 48}).preprocessing.image_size == (48, 48)
 

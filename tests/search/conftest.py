@@ -2,13 +2,19 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests.extractor.examples import transformer
+from transferkit.data.image_table import open_images
 from transferkit.extractor import Extractor
+from transferkit.search.build import Change, build_index
+from transferkit.search.index import ImageIndex
+
+SOURCE = {"source": "somewhere", "weights": "DEFAULT"}
 
 
 @pytest.fixture(scope="session")
@@ -47,3 +53,13 @@ def pictures(tmp_path: Path, draw: Callable[..., Path]) -> Path:
     for number in range(12):
         draw(tmp_path / "pictures" / ("even" if number % 2 == 0 else "odd") / f"{number:02d}.png", number)
     return tmp_path / "pictures"
+
+
+@pytest.fixture
+def build(pictures: Path, tmp_path: Path, extractor: Extractor) -> Callable[..., tuple[ImageIndex, Change]]:
+    """Index the pictures into tmp_path/index."""
+
+    def run(**options: Any) -> tuple[ImageIndex, Change]:
+        return build_index(open_images(pictures), tmp_path / "index", extractor, SOURCE, **options)
+
+    return run

@@ -58,5 +58,5 @@ def test_bad_queries(index: ImageIndex) -> None:
         mean_direction(torch.tensor([[1.0, 2.0], [-1.0, -2.0]]))
     with pytest.raises(UserError, match="NaN"):
         mean_direction(torch.tensor([[1.0, torch.nan]]))
-    with pytest.raises(UserError, match="k = 0"):
+    with pytest.raises(UserError, match="`k` is 0; give 1 or more"):
         find(index, mean_direction(index.embedding()), 0)

@@ -1,7 +1,7 @@
-"""The feature cache on disk: tables of embeddings, a folder for each space, the least recently used gone first.
+"""The feature cache on disk: tables of embeddings in a folder per space; the least recently used are removed first.
 
-An entry is an embeddings table whose label column holds the stamp of each image instead of its label, on which no
-embedding depends: so any later table finds the images that have not changed, whatever they are called today.
+An entry is an embeddings table whose label column holds the stamp of each image, since embeddings do not depend on
+labels. So any later table finds the images that have not changed, whatever their labels.
 """
 
 import logging
@@ -35,17 +35,17 @@ log = logging.getLogger(__name__)
 DEFAULT_LIMIT = "20GB"
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 UNITS |= {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
-INTERRUPTED = 24 * 3600  # seconds: shards that were written since may belong to a command that still runs
+INTERRUPTED = 24 * 3600  # seconds; more recent shards may belong to a command that still runs
 
 in_use: set[Path] = set()
-"""Entries that this process has read or written: they are not removed by it."""
+"""Entries that this process has read or written, and does not remove."""
 
 
 def cache_limit() -> int:
-    """Bytes that the feature cache may take, from ``TRANSFERKIT_CACHE_LIMIT`` such as ``500MB`` or ``20GB``.
+    """Return the limit of the feature cache in bytes, from ``TRANSFERKIT_CACHE_LIMIT`` such as ``500MB`` or ``20GB``.
 
     Raises:
-        UserError: it is not a size.
+        UserError: the variable is not a size.
     """
     text = os.environ.get("TRANSFERKIT_CACHE_LIMIT") or DEFAULT_LIMIT
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
@@ -55,21 +55,21 @@ def cache_limit() -> int:
 
 
 def entries_folder(space: EmbeddingSpace, view: str = "none") -> Path:
-    """The folder of all cached tables of one space, as the decoders that are installed see images, and of one view."""
+    """Return the folder of the cached tables of one space and random view, with the installed image decoders."""
     return cache_root() / sha256(f"{space.sha256} {view} {decoders()}".encode()).hexdigest()[:32]
 
 
 def cache_root() -> Path:
-    """The folder of all spaces, absolute whatever the cache's name is relative to."""
+    """Return the folder of all spaces, as an absolute path."""
     return cache_dir().absolute() / "features"
 
 
 class Damaged(Exception):
-    """An entry could not be read, and is removed."""
+    """An entry could not be read and was removed."""
 
 
 class Place(NamedTuple):
-    """Where the embedding of an image is kept."""
+    """Where the embedding of an image is."""
 
     file: Path
     row: int
@@ -77,14 +77,14 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Known:
-    """What the cache knows of the images of a table.
+    """What the cache has of the images of a table.
 
     Attributes:
-        places: path -> where its embedding is kept.
-        broken: path -> why it cannot be read.
-        missing: rows of the table that are neither.
-        foreign: how many of the embeddings were computed among other images than these: their last bits may
-            differ from those that an empty cache gives.
+        places: path -> where its embedding is.
+        broken: path -> why the image cannot be read.
+        missing: rows of the table that are in neither.
+        foreign: number of embeddings that were computed as part of another table, so that their last bits may differ
+            from those with an empty cache.
     """
 
     places: Mapping[str, Place]
@@ -96,13 +96,13 @@ class Known:
 def look_up(folder: Path, paths: Sequence[str], stamps: Sequence[str], exact: bool = False) -> Known:
     """Find the embeddings of unchanged images in the tables of a folder.
 
-    The tables that hold the most of them are asked first, so that one that covers all serves all.
+    The tables that hold the most of them come first, so that one that holds all is the only one read.
 
     Args:
-        folder: of the space.
-        paths: of the images, sorted.
-        stamps: of each image.
-        exact: take nothing but the table of just these images: a random view depends on the row.
+        folder: folder of the space.
+        paths: paths of the images, sorted.
+        stamps: stamp of each image.
+        exact: use only the table of exactly these images, since a random view depends on the row.
     """
     wanted = dict(zip(paths, stamps, strict=True))
     places: dict[str, Place] = {}
@@ -126,7 +126,7 @@ def look_up(folder: Path, paths: Sequence[str], stamps: Sequence[str], exact: bo
 
 
 def facts_of(file: Path) -> Facts | None:
-    """What an entry says of its images; ``None`` if there is none, or it was damaged and is now removed."""
+    """Read the images of an entry; return ``None`` if it does not exist, or was damaged and is now removed."""
     if not file.is_file():
         return None
     try:
@@ -138,13 +138,13 @@ def facts_of(file: Path) -> Facts | None:
 
 
 def take(places: Sequence[Place], width: int) -> Tensor:
-    """Read embeddings from the entries they are kept in, and mark these as used now.
+    """Read embeddings from their entries, and mark these as used now.
 
     Returns:
-        float32 (N, width), in the order given.
+        float32 (N, width), in the given order.
 
     Raises:
-        Damaged: an entry could not be read, and is removed.
+        Damaged: an entry could not be read and was removed.
     """
     values = torch.empty(len(places), width)
     of_file: dict[Path, list[int]] = {}
@@ -161,7 +161,7 @@ def take(places: Sequence[Place], width: int) -> Tensor:
 
 
 def read_rows(file: Path, rows: Sequence[int], width: int) -> Tensor:
-    """Read some rows of a table, and no more of it than the groups that they are in."""
+    """Read some rows of a table, and only the row groups that they are in: float32 (N, width)."""
     with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
         sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
         ends = np.cumsum(sizes)
@@ -175,14 +175,14 @@ def read_rows(file: Path, rows: Sequence[int], width: int) -> Tensor:
 
 
 def touch(file: Path) -> None:
-    """Mark an entry as used now, and as in use by this process."""
+    """Mark an entry as used now and by this process."""
     in_use.add(file)
-    with suppress(OSError):  # somebody else's
+    with suppress(OSError):  # of another user
         os.utime(file)
 
 
 def stamped(table: ImageTable, rows: Sequence[int], stamps: Sequence[str]) -> ImageTable:
-    """Some rows of a table as an entry holds them: with stamps for labels, without splits."""
+    """Return some rows of a table as an entry holds them: with stamps as labels, without splits."""
     part = table.select(rows)
     return replace(part, labels=tuple(stamps), splits=(None,) * len(part))
 
@@ -190,7 +190,7 @@ def stamped(table: ImageTable, rows: Sequence[int], stamps: Sequence[str]) -> Im
 def deposit(out: Path, table: ImageTable, stamps: Sequence[str], space: EmbeddingSpace) -> None:
     """Keep a copy of a written table as an entry, unless it would take more than a quarter of the cache.
 
-    A link would not do: other programs write into the file that they are given.
+    It is not a link, since other programs may change the file.
     """
     if out.stat().st_size > cache_limit() / 4:
         return
@@ -209,12 +209,12 @@ def deposit(out: Path, table: ImageTable, stamps: Sequence[str], space: Embeddin
 
 
 def forget(folder: Path, paths: Sequence[str], stamps: Sequence[str]) -> None:
-    """Remove the entries of a folder that hold no other images than these."""
+    """Remove the entries of a folder that hold only these images."""
     given = set(zip(paths, stamps, strict=True))
     for file in folder.glob("*.parquet"):
         facts = facts_of(file)
         if facts and given.issuperset(zip(facts.paths, facts.labels, strict=True)):
-            with suppress(OSError):  # another process was faster
+            with suppress(OSError):  # another process has removed it
                 discard(file)
 
 
@@ -227,24 +227,24 @@ class Entry(NamedTuple):
 
     @property
     def is_partial(self) -> bool:
-        """Whether it is the shards of a table that is not whole."""
+        """Whether it is the shards of an incomplete table."""
         return self.file.suffix == ".parts"
 
 
 def entries() -> Iterator[Entry]:
-    """List the feature cache in no particular order; those of earlier versions, too."""
+    """Yield the entries of the feature cache, including those of earlier versions, in no particular order."""
     patterns = ("*.parquet", ".*.parts", "*/*.parquet", "*/.*.parts")
     for file in chain.from_iterable(map(cache_root().glob, patterns)):
-        with suppress(OSError):  # removed meanwhile
+        with suppress(OSError):  # removed by another process
             inside = list(file.iterdir()) if file.is_dir() else [file]
             status = [part.stat() for part in inside] or [file.stat()]
             yield Entry(file, sum(one.st_size for one in status), max(one.st_mtime for one in status))
 
 
 def trim() -> None:
-    """Remove the least recently used entries until the cache keeps to its limit.
+    """Remove the least recently used entries until the cache is within its limit.
 
-    What this process has used stays, and so do shards of the last day: their command may still run.
+    Entries that this process has used and shards of the last day, whose command may still run, are kept.
     """
     limit, now = cache_limit(), time.time()
     found = sorted(entries(), key=lambda entry: entry.used)
@@ -259,8 +259,8 @@ def trim() -> None:
 
 
 def remove(entry: Entry) -> None:
-    """Remove an entry, and its folder once that is empty."""
-    with suppress(OSError):  # another process was faster
+    """Remove an entry, and its folder if that is then empty."""
+    with suppress(OSError):  # another process has removed it
         discard(entry.file)
     if entry.file.parent != cache_root():
         with suppress(OSError):  # not empty

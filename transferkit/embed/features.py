@@ -1,12 +1,12 @@
-"""An extractor's embeddings of a table, each image computed once and kept under all that its values depend on.
+"""Cached embeddings of a table: each image is computed once per space.
 
-**What is reused.** An image that is cached in the same space, under the same path and with the same stamp, is not
-computed again, whatever table it was part of: ``fit``, ``test``, ``probe`` and ``embed`` share their features. The
-last bits of an embedding depend on the batch it was computed in. The same command on an empty cache always gives the
-same bits, with any number of workers and processes, since batches are cut from the sorted paths at fixed places; on a
-cache that other commands have filled, rows may differ from those by rounding. The metadata says how many rows came
-from other tables, under ``reused``. To reproduce a result to the bit, clear the cache first (``transferkit cache
-clear``). Random views depend on the row and are reused only as a whole.
+**What is reused.** An image that is cached in the same space, with the same path and stamp, is not computed again, even
+if it was part of another table: ``fit``, ``test``, ``probe`` and ``embed`` share their features. The last bits of an
+embedding depend on the batch it was computed in. With an empty cache, a command always gives the same bits for any
+number of workers and processes, since batches are cut from the sorted paths at fixed places. With a cache that other
+commands have filled, rows may differ from those by rounding; ``reused`` in the metadata counts the rows from other
+tables. To reproduce a result to the bit, clear the cache first. Random views depend on the row and are reused only as
+a whole.
 """
 
 import json
@@ -33,20 +33,20 @@ from transferkit.images.augmentation import Augmentation, view_seed
 from transferkit.runtime.files import discard, unwritable
 from transferkit.runtime.ranks import Ranks, joined
 
-if TYPE_CHECKING:  # embedding does without Lightning, which takes seconds to import
+if TYPE_CHECKING:  # imports Lightning, which takes seconds
     from transferkit.data.datamodule import ImageDataModule
 
 log = logging.getLogger(__name__)
 
 
 def feature_key(metadata: Mapping[str, Any]) -> str:
-    """SHA-256 over all that the values of a table depend on: its space, the random view, and its images."""
+    """Return the SHA-256 over what the values of a table depend on: its space, the random view, and its images."""
     space = EmbeddingSpace.from_metadata(metadata).sha256
     return sha256(json.dumps([space, metadata["augmentation"], metadata["data_fingerprint"]]).encode()).hexdigest()
 
 
 class Plan(NamedTuple):
-    """What is to be computed, as the first process has found it; small enough to be sent to the others."""
+    """What to compute, as found by the first process; small enough to be sent to the others."""
 
     metadata: dict[str, Any]
     missing: list[int]
@@ -58,20 +58,23 @@ class Plan(NamedTuple):
 def cached_features(
     extractor: Extractor, table: ImageTable, view: View | None = None, ranks: Ranks | None = None
 ) -> Embeddings:
-    """Embeddings of a table, from the cache or computed now and kept there.
+    """Return the embeddings of a table, from the cache, or computed now and added to it.
 
-    Labels and splits are the table's own, whatever they were when the features were computed.
-    Unreadable images are left out and named in the metadata under ``broken``.
+    Labels and splits are those of the table, not of the time when the features were computed. Unreadable images are
+    left out and named in the metadata under ``broken``.
 
-    The first process looks into its cache, and what it finds counts for all. Where the others see its cache
-    folder they compute a share of what is missing; else it computes all, and they wait.
+    Only the first process reads its cache. If the others share the cache folder, they compute a share of what is
+    missing; otherwise the first computes all and they wait.
 
     Args:
         extractor: the extractor, on the device to use.
         table: images in path order.
         view: a random view of the images instead of their preprocessing.
-        ranks: the processes that all call this together, see :func:`~transferkit.runtime.ranks.joined`; by
-            default this one alone.
+        ranks: the processes that call this together, see :func:`~transferkit.runtime.ranks.joined`; by default this
+            one alone.
+
+    Returns:
+        Embeddings float32 (N, D) in path order, without unreadable images.
 
     Raises:
         UserError: the cache cannot be written; ``TRANSFERKIT_CACHE_LIMIT`` is not a size.
@@ -131,21 +134,21 @@ def with_origin(metadata: Mapping[str, Any], broken: Mapping[str, str], foreign:
 def recall(
     folder: Path, paths: Sequence[str], stamps: Sequence[str], width: int, exact: bool = False
 ) -> tuple[Known, torch.Tensor]:
-    """What the cache knows of images, and the embeddings (N, width) of those it has, in the order of ``places``."""
+    """Return what the cache has of images, and their embeddings (N, width) in the order of ``places``."""
     while True:
         known = look_up(folder, paths, stamps, exact)
         try:
             values = take(list(known.places.values()), width)
-        except Damaged as error:  # it is gone now, so this comes to an end
+        except Damaged as error:  # it is removed, so the loop ends
             log.warning("cached features were damaged and are computed again: %s", error)
             continue
         for file in {place.file for place in known.places.values()}:
-            discard_parts(file)  # a process that was killed as it finished may have left them
+            discard_parts(file)  # a process that was killed at the end may have left them
         return known, values
 
 
 def compute(extractor: Extractor, table: ImageTable, plan: Plan, view: View | None, ranks: Ranks) -> None:
-    """Embed what is missing into a new entry of the first process's cache."""
+    """Embed the missing images into a new entry of the first process's cache."""
     part = feature_cache.stamped(table, plan.missing, plan.stamps)
     named = {"images": table.root, "data_fingerprint": fingerprint(part.paths, plan.stamps)}
     metadata = {**plan.metadata, **named}
@@ -157,7 +160,7 @@ def compute(extractor: Extractor, table: ImageTable, plan: Plan, view: View | No
         return
     if ranks.rank == 0:
         log.warning(
-            "the other processes do not see the cache folder %s, so the first one embeds all images; set "
+            "the other processes cannot write the cache folder %s, so the first one embeds all images; set "
             "TRANSFERKIT_CACHE to a folder that all machines share",
             plan.out.parent,
         )
@@ -165,26 +168,26 @@ def compute(extractor: Extractor, table: ImageTable, plan: Plan, view: View | No
 
 
 def is_shared(token: Path) -> bool:
-    """Whether this process sees a file of the first one, and may write beside it."""
+    """Return whether this process sees a file of the first one and may write beside it."""
     try:
         return token.is_file() and os.access(token.parent, os.W_OK | os.X_OK)
-    except OSError:  # no right to look
+    except OSError:  # no right to read the folder
         return False
 
 
 def fill_features(extractor: Extractor, data: "ImageDataModule", splits: Sequence[str] = ("train", "val")) -> None:
-    """Give a DataModule the embeddings of images of some splits; they are decoded once.
+    """Give a DataModule the embeddings of some splits, so that images are decoded once.
 
-    With augmentation, ``data.views`` random views of the training images are embedded. Where the Trainer has
-    started several processes, all of them call this.
+    With augmentation, ``data.views`` random views of the training images are embedded. If the Trainer has started
+    several processes, all of them call this.
 
     Args:
         extractor: the extractor, on the device to use.
-        data: with its tables set up.
-        splits: for which; ``("test",)`` or ``("predict",)`` before these stages of a frozen backbone.
+        data: the DataModule, with its tables set up.
+        splits: names of the splits, such as ``("test",)`` before testing a frozen backbone.
 
     Raises:
-        UserError: unreadable images, all of them named, unless the data says to skip them.
+        UserError: images cannot be read and the data does not skip them; all are named.
     """
     augmented = data.augmentation != "none" and "train" in splits
     plain = [name for name in splits if not (augmented and name == "train")]
@@ -206,18 +209,18 @@ def fill_features(extractor: Extractor, data: "ImageDataModule", splits: Sequenc
 
 
 def make_view(transform: Augmentation, seed: int, number: int) -> View:
-    """The ``number``-th random view of every image."""
+    """Return the ``number``-th random view of every image."""
     name = f"{transform.preset}, seed {seed}, view {number}"
     return View(name, lambda image, row: transform(image, view_seed(seed, number, row)))
 
 
 def knows_some(extractor: Extractor, table: ImageTable) -> bool:
-    """Whether embedding a table would take less than its whole time, as the cache has some of it already."""
+    """Return whether the cache already has some of a table, so that embedding it takes less time."""
     stamps, folder = table.stamps(), feature_cache.entries_folder(space_of(extractor))
-    begun = f".{fingerprint(table.paths, stamps)}.parquet.*.parts"  # of an interrupted run
+    begun = f".{fingerprint(table.paths, stamps)}.parquet.*.parts"  # left by an interrupted run
     return bool(look_up(folder, table.paths, stamps).places) or any(folder.glob(begun))
 
 
 def forget_features(extractor: Extractor, table: ImageTable) -> None:
-    """Remove from the cache the tables that hold no other images than these."""
+    """Remove the tables from the cache that hold only these images."""
     feature_cache.forget(feature_cache.entries_folder(space_of(extractor)), table.paths, table.stamps())

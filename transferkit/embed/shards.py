@@ -1,4 +1,4 @@
-"""Embedding a table of images into Parquet: shards as it goes, joined at the end, resumable."""
+"""Embedding a table of images into Parquet, resumably: shards are written first and joined at the end."""
 
 import glob
 import json
@@ -34,14 +34,14 @@ from transferkit.runtime.files import (
 from transferkit.runtime.ranks import Ranks
 
 SHARD_BATCHES = 16  # a killed run repeats at most this many batches
-SHARD_BYTES = 2**26  # fewer batches a shard where an image gives many numbers
-SHARD_NAME = re.compile(rf"\d{{6,}}\.parquet|{TEMPORARY.pattern}")  # or half-written by a killed run
-IGNORED = {"broken": {}, "reused": 0}  # of the metadata, when it is asked whether a file is what would be written
-SKIP = "leave out with --on_error skip, which keeps what is done"
+SHARD_BYTES = 2**26  # fewer batches per shard if an image gives many numbers
+SHARD_NAME = re.compile(rf"\d{{6,}}\.parquet|{TEMPORARY.pattern}")  # or left by a killed run
+IGNORED = {"broken": {}, "reused": 0}  # metadata that may differ when an existing file is compared
+SKIP = 'leave them out with `on_error="skip"`, which keeps what is done'
 
 
 class Written(NamedTuple):
-    """What a file of embeddings holds: rows, reasons of the images left out, and how many were embedded now."""
+    """Result of writing embeddings: rows, reasons for the images left out, and how many were embedded now."""
 
     images: int
     broken: dict[str, str]
@@ -50,10 +50,10 @@ class Written(NamedTuple):
 
 @dataclass(frozen=True)
 class Shards:
-    """The parts of a file of embeddings, in a folder beside it until it is whole.
+    """The parts of a file of embeddings, in a folder beside it until it is complete.
 
     Attributes:
-        out: the file, or directory of shards, in the end.
+        out: the final file, or directory of shards.
         as_folder: whether it is a directory.
         table: the images.
         metadata: of the embeddings.
@@ -95,7 +95,7 @@ def write_embeddings(
     workers: int | None = None,
     ranks: Ranks | None = None,
 ) -> Written:
-    """Embed a table into Parquet, its rows in path order; started again, it does only what is missing.
+    """Embed a table into Parquet, rows in path order; if run again, it does only what is missing.
 
     Batches are cut from the sorted paths at fixed places and shards from the batches, and each process takes whole
     shards, so neither an interruption nor the number of processes changes a bit of the result. Unreadable images are
@@ -116,7 +116,7 @@ def write_embeddings(
         ranks: the processes that call this together and share the file system; by default this one alone.
 
     Raises:
-        UserError: the place cannot be written, or holds something else; unreadable images.
+        UserError: ``out`` cannot be written or holds something else; images cannot be read.
     """
     ranks = ranks or Ranks()
     shards = plan(out, table, metadata, batch_size or usual_batch_size(extractor.device), as_folder)
@@ -133,7 +133,7 @@ def plan(out: Path, table: ImageTable, metadata: Mapping[str, Any], batch_size: 
     batches = batch_ranges(len(table), batch_size)
     content = [metadata, table.labels, table.splits, size]
     key = sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    out = through_links(out)  # shards lie on the disk that the whole of them is to lie on
+    out = through_links(out)  # shards are written on the same disk as the result
     folder = out.with_name(f".{out.name}.{key[:16]}.parts")
     whole = [batches[i : i + size] for i in range(0, len(batches), size)]
     return Shards(out, as_folder, table, metadata, folder, whole)
@@ -143,7 +143,7 @@ def find_written(shards: Shards, on_error: str) -> Written | None:
     """Return what an earlier run has written to the same place, if it is what this one would write.
 
     Raises:
-        UserError: the place holds something else; unreadable images with ``fail``.
+        UserError: the place holds something else; images cannot be read, with ``fail``.
     """
     check_embeddings(shards.out, shards.as_folder)
     sweep(shards.out.absolute().parent)
@@ -177,7 +177,7 @@ def fill(shards: Shards, stream: Callable[..., Generator[Batch, None, None]], on
             for number in mine:
                 try:
                     shard_of(shards, [next(results) for _ in shards.batches[number]]).save(shards.files[number])
-                except UserError:  # another command has written the same meanwhile and removed the shards
+                except UserError:  # another command has written the same and removed the shards
                     if written_before(shards) is None:
                         raise
                     return
@@ -198,7 +198,7 @@ def shard_of(shards: Shards, batches: Sequence[Batch]) -> Embeddings:
 def finish(shards: Shards, on_error: str) -> tuple[int, dict[str, str]]:
     """Join the shards; return the number of rows, and the reasons of the images that are left out.
 
-    Another command that writes the same at the same time may have been faster, and have removed the shards.
+    Another command that writes the same at the same time may have finished first and removed the shards.
 
     Raises:
         UserError: see :func:`assemble`.
@@ -217,7 +217,7 @@ def assemble(shards: Shards, on_error: str) -> tuple[int, dict[str, str]]:
     """Check that the shards hold every row exactly once, and join them; returns as :func:`finish` does.
 
     Raises:
-        UserError: a row is missing or present twice; unreadable images; the place cannot be written.
+        UserError: a row is missing or present twice; images cannot be read; the place cannot be written.
     """
     table = shards.table
     paths: list[str] = []
@@ -231,7 +231,7 @@ def assemble(shards: Shards, on_error: str) -> tuple[int, dict[str, str]]:
     if on_error == "fail":
         raise_broken(broken, table.source, SKIP)
     if not paths and on_error == "skip":
-        raise UserError(f"none of the {len(table)} images can be read; see transferkit scan {table.source}")
+        raise UserError(f"none of the {len(table)} images can be read; scan {table.source} to see why")
     if shards.as_folder:
         try:
             install(shards.folder, shards.out)
@@ -245,13 +245,13 @@ def assemble(shards: Shards, on_error: str) -> tuple[int, dict[str, str]]:
 
 
 def discard_parts(out: Path) -> None:
-    """Remove the shards of a file that is whole, those of earlier runs and of another content, too."""
+    """Remove all shards of a complete file, including those of earlier runs with other content."""
     for folder in out.parent.glob(f".{glob.escape(out.name)}.*.parts"):
         discard(folder)
 
 
 def join(files: list[Path], out: Path, metadata: Mapping[str, Any]) -> None:
-    """Join shards in order into one file, one of them in memory at a time."""
+    """Join shards in order into one file, with one in memory at a time."""
     with writer(out, with_metadata(pq.read_schema(files[0]), metadata)) as parquet:
         for file in files:
             parquet.write_table(pq.read_table(file).replace_schema_metadata(parquet.schema.metadata))
@@ -301,10 +301,10 @@ def foreign_to_embeddings(out: Path) -> str | None:
 
 
 def make_folder(shards: Shards) -> None:
-    """Make the folder for the shards: a place that cannot be written is found before any work.
+    """Make the folder for the shards, before any work.
 
     Raises:
-        UserError: saying why.
+        UserError: it cannot be made.
     """
     try:
         shards.folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""A table of images to a file of embeddings, from the cache where that knows them all."""
+"""Embedding a table of images into a file, from the feature cache if it has them all."""
 
 import logging
 from collections.abc import Sequence
@@ -30,14 +30,23 @@ def embed_to_file(
     as_folder: bool = False,
     workers: int | None = None,
 ) -> Written:
-    """Embed a table into Parquet; one embedding per image and the usual batches are shared with the feature cache.
+    """Embed a table into Parquet, and share pooled embeddings in the usual batches with the feature cache.
 
-    Where the cache knows every image the file is written from it, else all are embedded (the file then does not
-    depend on what other commands have done) and a copy is kept. Arguments as of
-    :func:`~transferkit.embed.shards.write_embeddings`; where there are several processes, all call this.
+    If the cache has every image, the file is written from it. Otherwise all images are embedded, so that the file does
+    not depend on earlier commands, and the cache keeps a copy. If there are several processes, all call this.
+
+    Args:
+        extractor: the extractor, on the device to use.
+        table: images in path order.
+        out: the Parquet file.
+        forward: what is kept of each image.
+        batch_size: images per forward pass; see :func:`~transferkit.embed.stream.usual_batch_size`.
+        on_error: ``fail`` names every unreadable image and writes no file, ``skip`` leaves them out.
+        as_folder: ``out`` becomes a directory of shards.
+        workers: threads; by default one per core.
 
     Raises:
-        UserError: see there.
+        UserError: ``out`` cannot be written or holds something else; images cannot be read.
     """
     shares = forward.features == "pooled" and batch_size is None and not as_folder
     with joined() as ranks:
@@ -58,10 +67,10 @@ def embed_to_file(
 
 
 def from_cache(shards: Shards, stamps: Sequence[str], on_error: str) -> Written | None:
-    """Write a file from the feature cache; return ``None`` if that lacks an image.
+    """Write a file from the feature cache; return ``None`` if it lacks an image.
 
     Raises:
-        UserError: unreadable images with ``fail``; the place cannot be written.
+        UserError: images cannot be read, with ``fail``; the place cannot be written.
     """
     table, metadata = shards.table, shards.metadata
     folder = feature_cache.entries_folder(EmbeddingSpace.from_metadata(metadata))
@@ -79,8 +88,8 @@ def from_cache(shards: Shards, stamps: Sequence[str], on_error: str) -> Written 
 
 
 def keep_copy(out: Path, table: ImageTable, stamps: Sequence[str], space: EmbeddingSpace) -> None:
-    """Let later commands find what was written; that they cannot is no reason to fail."""
+    """Keep a copy in the feature cache; a failure is only a warning."""
     try:
         feature_cache.deposit(out, table, stamps, space)
     except (UserError, OSError) as error:
-        log.warning("later commands will embed these images again: %s", error)
+        log.warning("the feature cache keeps no copy, later commands will embed these images again: %s", error)

@@ -1,4 +1,4 @@
-"""A backbone with its preprocessing: what is trained, measured and handed over."""
+"""Extractors: a backbone with its preprocessing, and a head if it has been trained."""
 
 from transferkit.extractor.extractor import Extractor
 

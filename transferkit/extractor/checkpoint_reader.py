@@ -1,4 +1,4 @@
-"""Reading a training checkpoint without knowing the LightningModule that wrote it."""
+"""Reading a training checkpoint without the LightningModule that wrote it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,27 +14,27 @@ from transferkit.errors import UserError, first_line
 
 KEY = "transferkit"
 FORMAT = 1
-# What is told of the training, and of which type: name -> number in the dictionaries.
+# Fields that describe the training and their types; dictionaries map names to numbers.
 TRAINING: Mapping[str, type] = {
     "regime": str, "weights": str, "checkpoint": str, "epoch": int, "fitted_on": str,
     "class_counts": dict, "images": dict, "metrics": dict,
 }  # fmt: skip
-# What a record of other types or tensors of other shapes raise.
+# Exceptions for a record of other types or tensors of other shapes.
 BROKEN = (KeyError, TypeError, AttributeError, ValueError, RuntimeError)
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Load a checkpoint's plain types and tensors, on the CPU; code in it is refused, never run.
+    """Load a checkpoint's plain types and tensors, on the CPU; code in it is never run.
 
     Raises:
-        UserError: not there, not a transferkit checkpoint, or of a newer format.
+        UserError: the file does not exist, is not a transferkit checkpoint, or has a newer format.
     """
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist; fit writes runs/NAME/NUMBER/checkpoints/best.ckpt")
     content = read_tensors(path)
     record = content.get(KEY) if isinstance(content, dict) else None
     if not isinstance(record, dict) or "state_dict" not in content:
-        raise UserError(f"{path} is not a transferkit checkpoint; give one that transferkit fit wrote")
+        raise UserError(f"{path} is not a transferkit checkpoint; give one that fit wrote")
     if record.get("format") != FORMAT:
         raise UserError(f"{path} has format {record.get('format')}, this version reads {FORMAT}; update transferkit")
     apply_masks(content["state_dict"])
@@ -42,24 +42,24 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def read(path: Path, weights: str, pooling: str | None, preprocessing: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of an Extractor, from a checkpoint.
+    """Return the arguments of an Extractor from a checkpoint.
 
     Raises:
-        UserError: see :func:`load`; also options that contradict it, a broken record, or a fit that has not ended.
+        UserError: the file is not a usable checkpoint, or its record contradicts the arguments.
     """
     content = load(path)
     record = content[KEY]
     if weights != "DEFAULT":
-        raise UserError(f"{path} brings its own weights; leave out --model.weights {weights}")
+        raise UserError(f'{path} has its own weights; leave out `weights="{weights}"`')
     try:
         if pooling not in (None, record["backbone"]["pooling"]):
             raise UserError(
                 f"{path} was trained with pooling {record['backbone']['pooling']}, not {pooling}; "
-                f"leave out --model.pooling {pooling}"
+                f'leave out `pooling="{pooling}"`'
             )
         if not record["complete"]:
             raise UserError(
-                f"{path} was written by an earlier version, within a fit, without its frozen weights; fit again"
+                f"{path} was written by an earlier version during a fit, without the frozen weights; fit again"
             )
         check_training(record)
         backbone = backbones.rebuild(record["backbone"])
@@ -91,32 +91,32 @@ def change_preprocessing(backbone: backbones.Backbone, fields: Mapping[str, Any]
 
 
 def epoch_of(content: Mapping[str, Any]) -> int:
-    """The epoch, from 1, that a checkpoint's weights are of; 0 before the first step."""
+    """Return the epoch, from 1, of a checkpoint's weights; 0 before the first step."""
     if "loops" not in content:
         return int(content["epoch"]) + 1
     return int(content["loops"]["fit_loop"]["epoch_progress"]["current"]["ready"])
 
 
 def linear(weight: torch.Tensor, bias: torch.Tensor, embed_dim: int, class_names: list[str]) -> nn.Linear:
-    """A linear layer that holds the given tensors.
+    """Make a linear layer from its tensors.
 
     Raises:
-        ValueError: they are no head for such an embedding and such classes.
+        ValueError: their shapes do not match the embedding and the classes.
     """
     named = isinstance(class_names, list) and all(isinstance(name, str) for name in class_names)
     classes = len(class_names) if named and class_names else len(bias)
     if not named or weight.shape != (classes, embed_dim) or bias.shape != (classes,):
-        raise ValueError(f"a head of {tuple(weight.shape)} is none for {embed_dim} numbers and the class names")
+        raise ValueError(f"head weight is {tuple(weight.shape)}, expected (number of classes, {embed_dim})")
     layer = nn.Linear(embed_dim, classes)
     layer.load_state_dict({"weight": weight, "bias": bias})
     return layer
 
 
 def check_training(record: Mapping[str, Any]) -> None:
-    """Check the types of what a record tells of the training.
+    """Validate the types of the fields that describe the training.
 
     Raises:
-        ValueError: naming the first field that is something else.
+        ValueError: a field has another type; the first one is named.
     """
     for name, kind in TRAINING.items():
         value = record.get(name, kind())

@@ -1,4 +1,4 @@
-"""What an extractor is and does once it is open: image in, embedding out."""
+"""The extractor once it is open: from image to embedding to logits."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,15 +18,15 @@ from transferkit.runtime.full_float32 import full_float32
 
 
 class ExtractorCore:
-    """Backbone, preprocessing and pooling, with the linear head and class names if it has been trained.
+    """A backbone with its preprocessing and pooling, and a linear head with class names if it has been trained.
 
     Args:
-        backbone: the network, its pooling chosen.
+        backbone: the network with its pooling.
         preprocessing: image -> pixels; ``None`` is what the backbone's weights expect.
         head: linear layer (D -> classes) on the embedding, or None.
-        class_names: what the head's outputs stand for, in order.
-        l2_normalize: whether the head reads L2-normalised embeddings.
-        record: what is known of its training (class counts, regime, metrics), for the model card.
+        class_names: names of the head's outputs, in order.
+        l2_normalize: whether the head reads L2-normalized embeddings.
+        record: facts about its training (class counts, regime, metrics), for the model card.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class ExtractorCore:
 
     @property
     def pooling(self) -> str:
-        """How features become one embedding."""
+        """Name of the pooling, which turns features into one embedding."""
         return self.backbone.pooling
 
     @property
@@ -62,11 +62,11 @@ class ExtractorCore:
 
     @property
     def device(self) -> torch.device:
-        """Where the backbone lies."""
+        """Device of the backbone."""
         return next(self.backbone.parameters()).device
 
     def to(self, device: str | torch.device) -> Self:
-        """Move backbone and head to a device; returns itself."""
+        """Move backbone and head to a device, and return self."""
         self.backbone.to(device)
         if self.head:
             self.head.to(device)
@@ -77,7 +77,7 @@ class ExtractorCore:
         """Embed preprocessed pixels.
 
         Args:
-            pixels: uint8 (B, 3, h, w), as :meth:`Preprocessing.resize_crop` gives.
+            pixels: uint8 (B, 3, h, w), as :meth:`Preprocessing.resize_crop` returns them.
 
         Returns:
             float32 (B, D) on the backbone's device.
@@ -91,18 +91,18 @@ class ExtractorCore:
 
         Args:
             images: paths, or uint8 RGB tensors (3, H, W) of any sizes.
-            batch_size: images a forward pass.
+            batch_size: images per forward pass.
 
         Returns:
-            float32 (N, D) on the CPU, in the order given.
+            float32 (N, D) on the CPU, in the given order.
 
         Raises:
-            UserError: a file that is no readable image.
+            UserError: a file cannot be read as an image.
         """
         if isinstance(images, (str, Path)):
-            raise UserError(f"embed takes a list of images, not {images!r}; for a folder use transferkit embed")
+            raise UserError(f"embed takes a list of images, not {images!r}; for a folder use transferkit.embed.embed")
         batches = [torch.empty(0, self.embed_dim)]
-        forward = self.forward() if len(images) > batch_size else self  # making it takes as long as a few images
+        forward = self.forward() if len(images) > batch_size else self  # it takes as long to make as a few images
         for start in range(0, len(images), batch_size):
             batch = images[start : start + batch_size]
             pixels = torch.stack([self.preprocessing.resize_crop(open_image(image)) for image in batch])
@@ -134,21 +134,21 @@ class ExtractorCore:
         features: Features = "pooled",
         normalize: bool = False,
     ) -> Forward:
-        """The forward pass for many batches, as fast as it can be had; arguments as of :class:`Forward`.
+        """Return the fast forward pass for many batches; for the arguments see :class:`Forward`.
 
-        It may keep the weights of this moment: make it anew after training.
+        It may copy the weights: make a new one after training.
 
         Raises:
-            UserError: no such stage, or features that the network does not have.
+            UserError: the network has no such stage or features.
         """
         return Forward(self.backbone, self.preprocessing, precision, layer, features, normalize)
 
     def weights_sha256(self) -> str:
-        """SHA-256 over the backbone's tensors."""
+        """Return the SHA-256 over the backbone's tensors."""
         return state_sha256(self.backbone.model.state_dict())
 
     def spec(self) -> dict[str, Any]:
-        """Plain-typed description of backbone, pooling and the preprocessing in use."""
+        """Return a plain-typed description of backbone, pooling and preprocessing."""
         return self.backbone.spec() | {"preprocessing": self.preprocessing.to_dict()}
 
 
@@ -167,10 +167,10 @@ def head_logits(head: nn.Linear, embedding: Tensor, l2_normalize: bool, dropout:
 
 
 def open_image(image: str | Path | Tensor) -> Tensor:
-    """A decoded image as it is, a path read: uint8 (3, H, W).
+    """Return a decoded image as it is, or read a path: uint8 (3, H, W).
 
     Raises:
-        UserError: a file that is no readable image.
+        UserError: the file cannot be read as an image.
     """
     if isinstance(image, Tensor):
         return image

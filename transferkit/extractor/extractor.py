@@ -1,4 +1,4 @@
-"""The extractor: opened by name or from disk, whatever it was built from, and written for other tools."""
+"""The extractor: opened by name or from disk, and saved for other tools."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ from transferkit.extractor.core import ExtractorCore
 
 
 class Extractor(ExtractorCore):
-    """Backbone, preprocessing and pooling, with the linear head and class names if it has been trained.
+    """A backbone with its preprocessing and pooling, and a linear head with class names if it has been trained.
 
     ``Extractor.from_pretrained("resnet18").embed(["ant.jpg"])`` is a float32 (1, 512) tensor. For the arguments of
     the constructor see :class:`~transferkit.extractor.core.ExtractorCore`.
@@ -31,18 +31,18 @@ class Extractor(ExtractorCore):
         Args:
             source: torchvision name (``resnet18``), Hugging Face id or local directory, a directory
                 written by :meth:`save_pretrained`, or a transferkit checkpoint (``.ckpt``).
-            weights: ``DEFAULT``, ``none`` (random) or a path; a checkpoint or export brings its own.
+            weights: ``DEFAULT``, ``none`` (random) or a path; a checkpoint or export has its own.
             pooling: ``None`` is the source's own.
-            preprocessing: fields of :class:`Preprocessing` to override, such as ``{"image_size": 160}``; of a
-                directory without ``preprocessor_config.json`` size, mean and std are needed.
+            preprocessing: fields of :class:`Preprocessing` to override, such as ``{"image_size": 160}``; a
+                directory without ``preprocessor_config.json`` needs size, mean and std.
             architecture: changes to the architecture, for random weights only.
 
         Raises:
-            UserError: unknown name, unusable files, no network for a download.
+            UserError: the name is unknown, files cannot be used, or a download needs a network.
         """
         path = Path(source)
         if architecture and (path.suffix == ".ckpt" or (path / pretrained.RECORD).is_file()):
-            raise UserError(f"{path} brings its own architecture; leave out --model.architecture")
+            raise UserError(f"{path} has its own architecture; leave out `architecture`")
         if path.suffix == ".ckpt":
             return cls(**checkpoint_reader.read(path, weights, pooling, preprocessing or {}))
         if (path / pretrained.RECORD).is_file():
@@ -53,8 +53,11 @@ class Extractor(ExtractorCore):
         """Write a directory that transformers or torchvision, and transferkit, load.
 
         Files: ``config.json``, ``model.safetensors``, ``preprocessor_config.json``, ``transferkit.json``,
-        ``README.md`` (the model card), and ``head.safetensors`` where the library's own classifier cannot
-        hold the head.
+        ``README.md`` (the model card), and ``head.safetensors`` if the library's own classifier cannot hold the head.
+
+        Args:
+            path: the directory.
+            overwrite: replace an earlier export.
 
         Raises:
             UserError: the directory exists and ``overwrite`` is false, it holds something else than an

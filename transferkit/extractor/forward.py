@@ -1,6 +1,6 @@
-"""The forward pass for inference: the library's own numbers to 1e-5 in float32, as fast as they can be had.
+"""The fast forward pass for inference: within 1e-5 of the library's own numbers in float32.
 
-Nothing here touches the network that it is made from: what has to change is changed in a copy.
+The network it is made from is never changed, only a copy.
 """
 
 import copy
@@ -34,30 +34,31 @@ def network_input(backbone: Backbone, preprocessing: Preprocessing, pixels: Tens
 
 
 class Stopped(Exception):
-    """A forward pass was given up because nobody waits for it any more."""
+    """A forward pass was cancelled."""
 
 
 class Forward:
-    """What is kept of preprocessed pixels: uint8 (B, 3, h, w) -> float32 (B, *shape).
+    """The forward pass over preprocessed pixels: uint8 (B, 3, h, w) -> float32 (B, *shape).
 
-    It may be called from several threads at once: each has modules of its own over the same weights. Make it
-    anew when the weights have changed.
+    Several threads may call it at once: each has its own modules over the same weights. Make a new one when the
+    weights have changed.
 
     Args:
-        backbone: the network, its pooling chosen, on the device to use.
-        preprocessing: says how pixels are normalised.
-        precision: ``32``, or ``bf16``: weights and activations in bfloat16.
-        layer: an earlier stage (``layer3``, ``block 5``, ``5``) instead of the end. Pooled, a map gives its
-            mean, tokens their class token; where there is none, or no block has filled it yet, their mean.
-        features: ``tokens`` (T, C) or ``map`` (C, h, w) as they are before pooling, instead of ``pooled``.
-        normalize: whether embeddings get length 1; a zero one stays zero.
+        backbone: the network with its pooling, on the device to use.
+        preprocessing: how pixels are normalized.
+        precision: ``32``, or ``bf16`` for weights and activations in bfloat16.
+        layer: an earlier stage (``layer3``, ``block 5``, ``5``) instead of the last. Pooling a map takes its mean,
+            pooling tokens the class token; if there is none, or no block has filled it yet, their mean.
+        features: ``pooled``, or the features before pooling: ``tokens`` (T, C), ``map`` (C, h, w), or ``unpooled`` for
+            whichever of the two the network has.
+        normalize: whether embeddings are scaled to length 1; a zero embedding stays zero.
 
     Attributes:
-        shape: of what is kept of one image, ``(D,)`` where it is pooled.
-        pooling: how features become one embedding; ``none`` where they do not.
+        shape: of the result for one image, ``(D,)`` if it is pooled.
+        pooling: how features become one embedding; ``none`` if they do not.
 
     Raises:
-        UserError: no such stage, or features that the network does not have.
+        UserError: the network has no such stage or features.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class Forward:
         normalize: bool = False,
     ) -> None:
         if normalize and features != "pooled":
-            raise UserError(f"--normalize is for one embedding an image, not for --features {features}; leave one out")
+            raise UserError(f'`normalize` applies to pooled embeddings, not to `features="{features}"`; leave one out')
         stage = find_stage(backbone, layer) if layer else backbone.stage_names[-1]
         self.layer = None if stage == backbone.stage_names[-1] else stage
         self.precision, self.features, self.normalize = precision, features, normalize
@@ -83,11 +84,11 @@ class Forward:
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor, stopped: threading.Event | None = None) -> Tensor:
-        """The pass over one batch.
+        """Run one batch.
 
         Args:
-            pixels: uint8 (B, 3, h, w), as :meth:`Preprocessing.resize_crop` gives.
-            stopped: ends the pass at the next layer once it is set.
+            pixels: uint8 (B, 3, h, w), as :meth:`Preprocessing.resize_crop` returns them.
+            stopped: cancels the pass at the next layer once it is set.
 
         Returns:
             float32 (B, *shape) on the backbone's device.
@@ -107,12 +108,12 @@ class Forward:
         return F.normalize(kept.float()) if self.normalize else kept.float()
 
     def stage_output(self, backbone: Backbone, pixels: Tensor) -> Tensor:
-        """A map (B, C, h, w) or tokens: patches (B, T, C) at the end, all (B, P + T, C) of an earlier stage."""
+        """Return a map (B, C, h, w) or tokens: patches (B, T, C) of the last stage, all (B, P + T, C) of earlier."""
         inputs = network_input(backbone, self.preprocessing, pixels)
         return backbone.forward_stage(inputs, self.layer or backbone.stage_names[-1])
 
     def pool(self, output: Tensor) -> Tensor:
-        """What is kept of a stage's output."""
+        """Return what is kept of a stage's output."""
         prefix = self.class_tokens(output)
         if self.features != "pooled":
             return output[:, prefix:]
@@ -121,11 +122,11 @@ class Forward:
         return output[:, 0] if self.pools_class_token(output) else output.mean(1)
 
     def class_tokens(self, output: Tensor) -> int:
-        """How many tokens stand before the patches; torchvision's transformers have one."""
+        """Return how many tokens precede the patches; torchvision's transformers have one."""
         return getattr(self.backbone, "prefix", 1) if self.layer and output.ndim == 3 else 0
 
     def pools_class_token(self, output: Tensor) -> bool:
-        """Whether the class token stands for the image; before the first block it is the same for all."""
+        """Return whether the class token represents the image; before the first block it is the same for all."""
         return self.class_tokens(output) > 0 and self.layer != self.backbone.stage_names[0]
 
     @torch.inference_mode()
@@ -133,18 +134,18 @@ class Forward:
         """Return the pooling and the shape of what is kept, by a pass over a blank image.
 
         Raises:
-            UserError: tokens wanted of a map, or the other way round.
+            UserError: the network has tokens instead of a map, or a map instead of tokens.
         """
         output = self.stage_output(self.own_modules(), torch.zeros(1, 3, *image_size, dtype=torch.uint8))
         kind = "map" if output.ndim == 4 else "tokens"
         if self.features not in ("pooled", "unpooled", kind):
-            gives = f"{self.backbone.name} has a map" if kind == "map" else f"{self.backbone.name} has tokens"
-            raise UserError(f"{gives} of {tuple(output.shape[1:])}, no {self.features}; use --features {kind}")
+            found = f"{self.backbone.name} has {'a map' if kind == 'map' else 'tokens'} of {tuple(output.shape[1:])}"
+            raise UserError(f'{found}, not {self.features}; give `features="{kind}"`')
         pooling = "none" if self.features != "pooled" else "cls" if self.pools_class_token(output) else "mean"
         return pooling, tuple(self.pool(output).shape[1:])
 
     def describe(self) -> dict[str, Any]:
-        """What the result depends on besides weights, preprocessing and images, for the metadata."""
+        """Return what the result depends on besides weights, preprocessing and images, for the metadata."""
         return {
             "pooling": self.pooling,
             "layer": self.layer,
@@ -156,7 +157,7 @@ class Forward:
         }
 
     def own_modules(self) -> Backbone:
-        """The calling thread's modules: hooks, and what else a pass leaves in a module, stay in its thread."""
+        """Return the calling thread's modules, so that hooks and other state of a pass stay in its thread."""
         if not hasattr(self.local, "backbone"):
             self.local.backbone, self.local.stopped = replica(self.backbone), None
             for module in self.local.backbone.modules():
@@ -166,16 +167,16 @@ class Forward:
         return own
 
     def check(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        """Give the pass up if nobody waits for it any more."""
+        """Raise if the pass is cancelled."""
         if self.local.stopped and self.local.stopped.is_set():
             raise Stopped
 
 
 def find_stage(backbone: Backbone, layer: str) -> str:
-    """The stage that a name, or the number at its end, means.
+    """Return the stage with a name, or with a number at the end of its name.
 
     Raises:
-        UserError: none, or several.
+        UserError: no stage or several match.
     """
     numbers = {name: re.search(r"\d+$", name) for name in backbone.stages}
     found = [name for name, number in numbers.items() if number and number[0] == layer]
@@ -187,13 +188,14 @@ def find_stage(backbone: Backbone, layer: str) -> str:
 
 
 def replica(backbone: Backbone) -> Backbone:
-    """A copy of the modules over the same tensors."""
+    """Copy the modules, sharing their tensors."""
     return copy.deepcopy(backbone, {id(t): t for t in (*backbone.parameters(), *backbone.buffers())})
 
 
 def for_inference(backbone: Backbone, dtype: torch.dtype) -> Backbone:
-    """The network as it runs fastest, its own weights left alone: BatchNorm folded into the convolutions
-    before it, which are then laid out channels last, and all cast once.
+    """Return a fast copy of a network, or the network itself if nothing would change.
+
+    BatchNorm is folded into the convolutions before it, these are laid out channels last, and all is cast once.
     """
     convolutional = any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules())
     if not convolutional and dtype == torch.float32:
@@ -201,7 +203,7 @@ def for_inference(backbone: Backbone, dtype: torch.dtype) -> Backbone:
     fast = copy.deepcopy(backbone).eval().requires_grad_(False)
     set_attention = getattr(fast.model, "set_attn_implementation", None)  # a Hugging Face model's
     if set_attention and dtype == torch.bfloat16 and next(backbone.parameters()).device.type == "cpu":
-        set_attention("eager")  # two plain products take 0.6 of the time of PyTorch's fused attention there
+        set_attention("eager")  # two matrix products take 0.6 of the time of PyTorch's fused attention there
     if convolutional:
         fold_batchnorm(fast.model)
         fast.to(memory_format=torch.channels_last)
@@ -209,14 +211,15 @@ def for_inference(backbone: Backbone, dtype: torch.dtype) -> Backbone:
 
 
 def fold_batchnorm(module: nn.Module) -> None:
-    """Fold every BatchNorm that follows a convolution, and nothing else, into it (Jacob et al. 2017,
-    arXiv:1712.05877, section 3.2). Where the flow of data cannot be traced, parts of the module are tried.
+    """Fold every BatchNorm that directly follows a convolution into it.
+
+    See Jacob et al. 2017, arXiv:1712.05877, section 3.2. If a module cannot be traced, its children are tried.
     """
     if not any(isinstance(child, nn.BatchNorm2d) for child in module.modules()):
         return
     try:
         nodes = list(fx.Tracer().trace(module).nodes)
-    except Exception:  # control flow that depends on the input raises whatever it likes under tracing
+    except Exception:  # control flow that depends on the input may raise anything under tracing
         for child in module.children():
             fold_batchnorm(child)
         return

@@ -1,4 +1,4 @@
-"""The model card: what an extractor was trained on, how good it is, and how to open it elsewhere."""
+"""The model card: what an extractor was trained on, its metrics, and code that opens it."""
 
 import json
 import re
@@ -23,8 +23,8 @@ def write(extractor: ExtractorCore, layout: str, folder: Path) -> None:
     """Write ``README.md`` into a directory that holds everything else.
 
     Args:
-        extractor: what the directory holds.
-        layout: ``classifier`` where the library's own classifier holds the head, else ``base``.
+        extractor: the content of the directory.
+        layout: ``classifier`` if the library's own classifier holds the head, otherwise ``base``.
         folder: the directory.
     """
     hashes = {path.name: file_sha256(path) for path in sorted(folder.iterdir()) if is_model(path.name)}
@@ -32,15 +32,15 @@ def write(extractor: ExtractorCore, layout: str, folder: Path) -> None:
 
 
 def is_model(name: str) -> bool:
-    """Whether a file of that name holds weights."""
+    """Return whether a file of that name holds weights."""
     return name.endswith((".safetensors", ".onnx", ".onnx.data"))
 
 
 def card(extractor: ExtractorCore, layout: str, hashes: dict[str, str]) -> str:
-    """The model card as Markdown.
+    """Return the model card as Markdown.
 
     Args:
-        extractor: what the directory holds.
+        extractor: the content of the directory.
         layout: ``classifier`` or ``base``.
         hashes: name -> SHA-256 of the files that hold weights.
     """
@@ -55,9 +55,9 @@ def card(extractor: ExtractorCore, layout: str, hashes: dict[str, str]) -> str:
         "## Preprocessing",
         *preprocessing(extractor),
         "## Use",
-        "Each of these runs in this directory, on a picture `image.jpg`.",
+        "Each of these runs in this directory, on an image `image.jpg`.",
         *(f"### {title}\n\n```python\n{text}```" for title, text in code.items()),
-        "With transferkit: `transferkit embed IMAGES --extractor . --out embeddings.parquet`",
+        'With transferkit: `transferkit.Extractor.from_pretrained(".").embed(["image.jpg"])`',
         "## Files",
         table(("file", "SHA-256"), ((name, f"`{value}`") for name, value in hashes.items())),
         f"SHA-256 over the backbone's tensors: `{extractor.weights_sha256()}`",
@@ -67,9 +67,9 @@ def card(extractor: ExtractorCore, layout: str, hashes: dict[str, str]) -> str:
 
 
 def front_matter(extractor: ExtractorCore, layout: str) -> str:
-    """The metadata that the Hugging Face hub reads; JSON values, which YAML takes.
+    """Return the metadata that the Hugging Face Hub reads, as YAML with JSON values.
 
-    A classifier only where the library opens it as one: transformers would invent a head for the base layout.
+    It is a classifier only if the library opens it as one: transformers would make a random head for the base layout.
     """
     library = "torchvision" if isinstance(extractor.backbone, TorchvisionBackbone) else "transformers"
     fields = {
@@ -81,7 +81,7 @@ def front_matter(extractor: ExtractorCore, layout: str) -> str:
 
 
 def introduction(extractor: ExtractorCore) -> str:
-    """What goes in and what comes out."""
+    """Describe input and output."""
     height, width = extractor.preprocessing.image_size
     text = (
         f"An image ({height} × {width} pixels after preprocessing) becomes an embedding of {extractor.embed_dim} "
@@ -89,12 +89,12 @@ def introduction(extractor: ExtractorCore) -> str:
     )
     if not extractor.head:
         return text
-    normalised = "L2-normalised embedding" if extractor.l2_normalize else "embedding"
-    return f"{text} A linear head on the {normalised} tells {extractor.head.out_features} classes apart."
+    read = "L2-normalized embedding" if extractor.l2_normalize else "embedding"
+    return f"{text} A linear head on the {read} gives the logits of {extractor.head.out_features} classes."
 
 
 def training(extractor: ExtractorCore) -> list[str]:
-    """Regime, origin, numbers of images, and the classes."""
+    """Describe regime, origin, numbers of images, and the classes."""
     record = extractor.record
     counts, images = record.get("class_counts", {}), record.get("images", {})
     rows = [("regime", record.get("regime")), ("started from", short(record.get("weights", "")))]
@@ -105,7 +105,7 @@ def training(extractor: ExtractorCore) -> list[str]:
     names = extractor.class_names[:MOST_CLASSES]
     parts = [table(("", ""), known)] if known else []
     if not record.get("regime"):
-        parts.insert(0, "No training is recorded: the weights are as they came.")
+        parts.insert(0, "No training is recorded: the weights are unchanged.")
     if names:
         parts.append(table(("class", "training images"), ((for_markdown(name), counts.get(name)) for name in names)))
     if more := len(extractor.class_names) - len(names):
@@ -114,20 +114,20 @@ def training(extractor: ExtractorCore) -> list[str]:
 
 
 def metrics(record: dict[str, Any]) -> list[str]:
-    """What was measured, proportions with their 95 % interval."""
+    """List the metrics, proportions with their 95 % interval."""
     values = {name: value for name, value in record.get("metrics", {}).items() if name.startswith(("val/", "test/"))}
     values = {name: value for name, value in values.items() if not name.endswith("/epoch")}
     if not values:
         return []
     rows = [(for_markdown(name), f"{value:.4f}", interval(name, value, record)) for name, value in values.items()]
-    note = "The interval is Wilson's, over the images: it says nothing of images from elsewhere."
+    note = "The interval is Wilson's, over these images: it does not cover images from other sources."
     if record.get("checkpoint", "").startswith("best"):
-        note = f"The epoch was chosen by `val/acc`, so the figures under `val/` flatter a little. {note}"
+        note = f"The epoch was chosen by `val/acc`, so the values under `val/` are slightly optimistic. {note}"
     return ["## Metrics", table(("metric", "value", "95 % interval"), rows), note]
 
 
 def interval(name: str, value: float, record: dict[str, Any]) -> str | None:
-    """Wilson's interval of a proportion, where it is known of how many images."""
+    """Return Wilson's interval of a proportion if the number of images is known."""
     split, _, metric = name.partition("/")
     total = record.get("images", {}).get(split, 0)
     if metric not in PROPORTIONS or total < 1 or not 0 <= value <= 1:
@@ -137,28 +137,28 @@ def interval(name: str, value: float, record: dict[str, Any]) -> str | None:
 
 
 def preprocessing(extractor: ExtractorCore) -> list[str]:
-    """The constants, and how near the image processor comes."""
+    """List the steps and constants, and how closely the image processor matches."""
     it = extractor.preprocessing
     resize = f"shorter side to {it.resize}" if isinstance(it.resize, int) else f"to {it.resize[0]} × {it.resize[1]}"
     antialiased = "" if it.interpolation == "nearest" else ", antialiased"
     rows = [
         ("image", "upright by its EXIF orientation, transparency on white, 16 bits to their upper 8, RGB"),
         ("resize", f"{resize}, {it.interpolation}{antialiased}"),
-        ("centre crop", f"{it.crop[0]} × {it.crop[1]}" if it.crop else None),
+        ("center crop", f"{it.crop[0]} × {it.crop[1]}" if it.crop else None),
         ("scale", "0 … 255 to 0 … 1"),
         ("mean", ", ".join(map(str, it.mean))),
         ("standard deviation", ", ".join(map(str, it.std))),
     ]
-    near = "gives the same pixels" if it.arithmetic == "transformers" else "comes within one grey level"
+    near = "gives the same pixels" if it.arithmetic == "transformers" else "is within one gray level"
     return [table(("step", "value"), rows), f"transformers' `AutoImageProcessor` {near}."]
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A Markdown table; None as a dash."""
+    """Return a Markdown table, with None as a dash."""
     lines = [columns, ["---"] * len(columns), *(["–" if cell is None else str(cell) for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def short(name: str) -> str:
-    """A name; of an absolute path, alone or in brackets, the last part: the rest is about one machine."""
+    """Return a name; of an absolute path, alone or in brackets, only the last part."""
     return re.sub(r"(^|\()/[^()]*/", r"\1", name)

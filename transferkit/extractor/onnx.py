@@ -1,4 +1,4 @@
-"""Handing an extractor over: its directory, and in it ONNX, checked against PyTorch."""
+"""Exporting an extractor: its directory, optionally with an ONNX file that is checked against PyTorch."""
 
 import importlib
 import json
@@ -30,20 +30,20 @@ def export(
     overwrite: bool = False,
     training: Mapping[str, Any] | None = None,
 ) -> float | None:
-    """Write the extractor directory, whole or not at all.
+    """Write the extractor directory atomically.
 
     Args:
-        extractor: what to hand over.
+        extractor: the extractor.
         path: the directory to write.
         onnx: also write ``model.onnx``, see :func:`write_onnx`.
         overwrite: replace an earlier export.
-        training: what is known of the training besides the extractor's record, such as ``metrics``; it wins.
+        training: facts about the training to add to the extractor's record, such as ``metrics``.
 
     Returns:
-        The largest absolute difference between ONNX Runtime and PyTorch, with ``onnx``.
+        With ``onnx``, the largest absolute difference between ONNX Runtime and PyTorch.
 
     Raises:
-        UserError: see :meth:`Extractor.save_pretrained` and :func:`write_onnx`.
+        UserError: the directory cannot be written or holds something else, or the ONNX file cannot be made.
     """
     difference = None
     extractor = Extractor(
@@ -63,17 +63,17 @@ def export(
 
 
 def require_onnx() -> None:
-    """Import what ONNX needs.
+    """Import the libraries for ONNX.
 
     Raises:
-        UserError: the extra is not installed.
+        UserError: one of them is not installed.
     """
     for name in LIBRARIES:
         try:
             importlib.import_module(name)
         except ImportError as error:
             raise UserError(
-                f"--onnx needs {name}, which cannot be imported: pip install 'transferkit[onnx]'"
+                f"`onnx` needs {name}, which cannot be imported: pip install 'transferkit[onnx]'"
             ) from error
 
 
@@ -89,7 +89,7 @@ class Graph(nn.Module):
         self.backbone, self.head, self.l2_normalize = extractor.backbone, extractor.head, extractor.l2_normalize
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
-        """Embedding, and logits where there is a head, of float32 pixels (B, 3, h, w)."""
+        """Return the embedding, and logits if there is a head, of normalized float32 pixels (B, 3, h, w)."""
         embedding: Tensor = self.backbone(pixel_values)
         if self.head is None:
             return (embedding,)
@@ -99,12 +99,12 @@ class Graph(nn.Module):
 def write_onnx(extractor: Extractor, path: Path) -> float:
     """Write an ONNX file and check it with ONNX Runtime on batches of 1, 3 and 17 random images.
 
-    Input ``pixel_values`` float32 (batch, 3, h, w), preprocessed; outputs ``embedding`` (batch, D) and, where
-    there is a head, ``logits`` (batch, classes). The metadata holds the constants of the preprocessing and the
-    class names as JSON. One file, unless it would exceed 2 GB: then the weights are in ``model.onnx.data``.
+    Input ``pixel_values`` float32 (batch, 3, h, w), preprocessed; outputs ``embedding`` (batch, D) and, if there is a
+    head, ``logits`` (batch, classes). The metadata holds the constants of the preprocessing and the class names as
+    JSON. Above 2 GB the weights are in a second file, ``model.onnx.data``.
 
     Args:
-        extractor: what to write.
+        extractor: the extractor.
         path: the file, in a directory that is written atomically.
 
     Returns:
@@ -112,7 +112,7 @@ def write_onnx(extractor: Extractor, path: Path) -> float:
 
     Raises:
         UserError: a library is missing, an operation has no ONNX form, or the outputs differ by more than
-            1e-4 (relative to the largest value where that exceeds 1) or in their top class.
+            1e-4 (relative to the largest value if that exceeds 1) or in their top class.
     """
     require_onnx()
     graph = Graph(extractor).eval()
@@ -126,9 +126,9 @@ def write_onnx(extractor: Extractor, path: Path) -> float:
                 dynamo=True,
                 verbose=False,
             )
-        except Exception as error:  # whatever an operation without ONNX form makes it raise
+        except Exception as error:  # an operation without ONNX form may raise anything
             raise UserError(
-                f"{extractor.name} cannot become ONNX: {first_line(error.__cause__ or error)}; export it without --onnx"
+                f"{extractor.name} cannot become ONNX: {first_line(error.__cause__ or error)}; export it without `onnx`"
             ) from error
     name_outputs(program.model.graph)
     program.model.metadata_props.update(metadata(extractor))
@@ -138,23 +138,23 @@ def write_onnx(extractor: Extractor, path: Path) -> float:
 
 
 def name_outputs(graph: Any) -> None:
-    """Call the outputs ``embedding`` and ``logits``, and nothing else in the graph.
+    """Name the outputs ``embedding`` and ``logits``, and nothing else in the graph.
 
-    The exporter names values after their operators: a position table of CLIP's gives an ``embedding``, too.
+    The exporter names values after their operators: CLIP's table of positions is an ``embedding``, too.
 
     Args:
-        graph: of onnx_ir.
+        graph: a graph of onnx_ir.
     """
     for value in [*graph.initializers.values(), *(value for node in graph for value in node.outputs)]:
         if value.name in OUTPUTS:
-            value.name = f"{value.name}/operator"  # no operator of PyTorch's has a slash in its name
+            value.name = f"{value.name}/operator"  # no operator of PyTorch has a slash in its name
     for value, name in zip(graph.outputs, OUTPUTS, strict=False):
         value.name = name
 
 
 @contextmanager
 def plain_attention(model: Any) -> Iterator[None]:
-    """transformers' attention written out: the fused one fixes the batch of some models."""
+    """Use transformers' plain attention inside the block: the fused one fixes the batch size of some models."""
     if not hasattr(model, "set_attn_implementation"):
         yield
         return
@@ -167,7 +167,7 @@ def plain_attention(model: Any) -> Iterator[None]:
 
 
 def noise(extractor: Extractor, images: int) -> Tensor:
-    """Random pixels, preprocessed: float32 (B, 3, h, w) on the extractor's device."""
+    """Return random pixels, preprocessed: float32 (B, 3, h, w) on the extractor's device."""
     generator = torch.Generator().manual_seed(images)
     size = (images, 3, *extractor.preprocessing.image_size)
     pixels = torch.randint(256, size, dtype=torch.uint8, generator=generator)
@@ -175,7 +175,7 @@ def noise(extractor: Extractor, images: int) -> Tensor:
 
 
 def metadata(extractor: Extractor) -> dict[str, str]:
-    """The preprocessing's fields, ``class_names``, ``pooling``, ``weights_sha256`` and the version; texts or JSON."""
+    """Return the preprocessing, ``class_names``, ``pooling``, ``weights_sha256`` and the version, as text or JSON."""
     fields = {
         **extractor.preprocessing.to_dict(),
         "class_names": extractor.class_names,
@@ -189,10 +189,10 @@ def metadata(extractor: Extractor) -> dict[str, str]:
 
 @torch.inference_mode()
 def largest_difference(extractor: Extractor, graph: Graph, path: Path) -> float:
-    """Run ONNX Runtime and PyTorch on the same pixels.
+    """Run ONNX Runtime and PyTorch on the same pixels and return the largest absolute difference.
 
     Raises:
-        UserError: the file is not valid, cannot be run, or does not agree.
+        UserError: the file is not valid, cannot be run, or gives other numbers.
     """
     import onnx
     import onnxruntime
@@ -202,9 +202,9 @@ def largest_difference(extractor: Extractor, graph: Graph, path: Path) -> float:
         onnx.checker.check_model(path)
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         outputs = {n: session.run(None, {"pixel_values": each.cpu().numpy()}) for n, each in batches.items()}
-    except Exception as error:  # whatever both make of a file that the exporter got wrong
+    except Exception as error:  # both may raise anything for a faulty file
         raise UserError(
-            f"{extractor.name} as ONNX cannot be run: {first_line(error)}; export it without --onnx"
+            f"{extractor.name} as ONNX cannot be run: {first_line(error)}; export it without `onnx`"
         ) from error
     largest = 0.0
     for images, pixels in batches.items():
@@ -214,10 +214,10 @@ def largest_difference(extractor: Extractor, graph: Graph, path: Path) -> float:
             difference = float((ours - other).abs().max())
             if not difference <= TOLERANCE * max(1.0, float(ours.abs().max())):  # nor NaN
                 raise UserError(
-                    f"{extractor.name} as ONNX gives another {name} ({difference:.1e} off, {images} images); "
-                    "export it without --onnx"
+                    f"{extractor.name} as ONNX gives another {name} (difference {difference:.1e}, {images} images); "
+                    "export it without `onnx`"
                 )
             if name == "logits" and not torch.equal(ours.argmax(1), other.argmax(1)):
-                raise UserError(f"{extractor.name} as ONNX gives another top class; export it without --onnx")
+                raise UserError(f"{extractor.name} as ONNX gives another top class; export it without `onnx`")
             largest = max(largest, difference)
     return largest

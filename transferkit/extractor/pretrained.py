@@ -1,4 +1,4 @@
-"""The extractor directory: a layout that transformers and torchvision load without transferkit."""
+"""The extractor directory, which transformers or torchvision load without transferkit."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,28 +28,28 @@ from transferkit.runtime.versions import versions
 
 RECORD = "transferkit.json"
 FORMAT = 1
-# What write() never writes into a config.json and transformers would follow: code, and memory without bound.
+# Keys of a config.json that are never written and that transformers would follow: code, and unlimited memory.
 FOREIGN = ("auto_map", "custom_pipelines", "num_labels", "attn_implementation", "_attn_implementation")
 
 
 def write(extractor: ExtractorCore, path: Path, overwrite: bool) -> None:
-    """Write the directory, whole or not at all; see :meth:`Extractor.save_pretrained`."""
+    """Write the directory atomically; see :meth:`Extractor.save_pretrained`."""
     with replacing(path, overwrite) as folder:
         model_card.write(extractor, fill(extractor, folder), folder)
 
 
 @contextmanager
 def replacing(path: Path, overwrite: bool) -> Iterator[Path]:
-    """Yield an empty directory that takes the place of ``path`` on success.
+    """Yield an empty directory that replaces ``path`` on success.
 
     Raises:
-        UserError: see :func:`check_export_place`; it cannot be written.
+        UserError: the place is not to be written over, or cannot be written.
     """
     check_export_place(path, overwrite)
     with atomic_path(path, folder=True) as temporary:
         try:
             yield temporary
-        except SafetensorError as error:  # a full disk, for one
+        except SafetensorError as error:  # for example, a full disk
             raise UserError(f"cannot write {path}: {first_line(error)}; free disk space") from error
 
 
@@ -79,16 +79,16 @@ def fill(extractor: ExtractorCore, folder: Path) -> str:
         "training": {key: extractor.record[key] for key in TRAINING if key in extractor.record},
     }
     write_json(folder / RECORD, record)
-    for path in folder.glob("*.safetensors"):  # which safetensors writes for the owner alone
+    for path in folder.glob("*.safetensors"):  # safetensors makes them readable by the owner only
         path.chmod((folder / RECORD).stat().st_mode)
     return layout
 
 
 def write_model(extractor: ExtractorCore, path: Path) -> str:
-    """``config.json``, ``model.safetensors`` and ``head.safetensors`` where the former cannot hold the head.
+    """Write ``config.json``, ``model.safetensors``, and ``head.safetensors`` if the former cannot hold the head.
 
     Returns:
-        The layout: ``classifier`` where ``model.safetensors`` has the head as its classifier, else ``base``.
+        The layout: ``classifier`` if ``model.safetensors`` has the head as its classifier, otherwise ``base``.
     """
     backbone, head = extractor.backbone, extractor.head
     if isinstance(backbone, TorchvisionBackbone):
@@ -98,7 +98,7 @@ def write_model(extractor: ExtractorCore, path: Path) -> str:
         model: Any = classifier or backbone.model
         with quiet():
             model.save_pretrained(path)
-        config = read_json(path / "config.json")  # the hub's may name code, which has no place in an export
+        config = read_json(path / "config.json")  # the Hub's may name code, which does not belong in an export
         write_json(path / "config.json", {key: value for key, value in config.items() if key not in FOREIGN})
         holds_head = classifier is not None
     if head and not holds_head:
@@ -108,10 +108,13 @@ def write_model(extractor: ExtractorCore, path: Path) -> str:
 
 
 def write_torchvision(extractor: ExtractorCore, backbone: TorchvisionBackbone, path: Path) -> bool:
-    """``model.safetensors`` for ``torchvision.models.NAME(num_classes=N)``; whether the head is its last layer.
+    """Write ``model.safetensors`` for ``torchvision.models.NAME(num_classes=N)``.
 
-    With pooling ``logits`` the model keeps its own last layer; SqueezeNet's is followed by a ReLU, which a
-    head is not, and MaxViT's has no bias, which a head has.
+    With pooling ``logits`` the model keeps its own last layer. SqueezeNet's is followed by a ReLU and MaxViT's has
+    no bias, so neither can be the head.
+
+    Returns:
+        Whether the head is the model's last layer.
     """
     head, last = extractor.head, backbone.last_layer
     state = {key: tensor.contiguous() for key, tensor in backbone.model.state_dict().items()}
@@ -129,9 +132,9 @@ def write_torchvision(extractor: ExtractorCore, backbone: TorchvisionBackbone, p
 
 @torch.inference_mode()
 def as_classifier(extractor: ExtractorCore) -> Any:
-    """transformers' ``ForImageClassification`` with our weights, or None where it would answer differently.
+    """Return transformers' ``ForImageClassification`` with these weights, or None if its logits would differ.
 
-    Whether the architecture's own classifier reads the same pooling is not looked up but tried, on random pixels.
+    Whether the architecture's own classifier reads the same pooling is tried on random pixels.
     """
     from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
 
@@ -169,21 +172,20 @@ def as_classifier(extractor: ExtractorCore) -> Any:
 
 
 def read(path: Path, weights: str, pooling: str | None, preprocessing: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of an Extractor, from a directory that :func:`write` made.
+    """Return the arguments of an Extractor from a directory that :func:`write` wrote.
 
     Raises:
-        UserError: broken files, or options that contradict them.
+        UserError: a file is missing or broken, or the record contradicts the arguments.
     """
     record = read_json(path / RECORD)
     if record.get("format") != FORMAT:
         raise UserError(f"{path} has format {record.get('format')}, this version reads {FORMAT}; update transferkit")
     if weights != "DEFAULT":
-        raise UserError(f"{path} brings its own weights; leave out --model.weights {weights}")
+        raise UserError(f'{path} has its own weights; leave out `weights="{weights}"`')
     try:
         if pooling not in (None, record["pooling"]):
             raise UserError(
-                f"{path} was exported with pooling {record['pooling']}, not {pooling}; "
-                f"leave out --model.pooling {pooling}"
+                f'{path} was exported with pooling {record["pooling"]}, not {pooling}; leave out `pooling="{pooling}"`'
             )
         check_training(record["training"])
         backbone, head = read_model(path, record)
@@ -202,12 +204,12 @@ def read(path: Path, weights: str, pooling: str | None, preprocessing: Mapping[s
 
 
 def read_model(path: Path, record: dict[str, Any]) -> tuple[backbones.Backbone, nn.Linear | None]:
-    """The backbone and the head of a directory.
+    """Read the backbone and the head of a directory.
 
     Raises:
-        UserError: weights that do not fit the configuration, or a configuration that asks for more than weights.
-        KeyError: the head or a part of the record is not there.
-        ValueError: a head for something else.
+        UserError: the weights do not fit the configuration, or it names code or other files.
+        KeyError: the head or a part of the record is missing.
+        ValueError: the head does not match the embedding and the classes.
     """
     spec, classifier = record["backbone"], record["layout"] == "classifier"
     backbone: TorchvisionBackbone | TransformersBackbone
@@ -220,8 +222,8 @@ def read_model(path: Path, record: dict[str, Any]) -> tuple[backbones.Backbone, 
         load_state(backbone.model, inner, weights)
     else:
         if found := [key for key in FOREIGN if key in read_json(path / "config.json")]:
-            raise UserError(f"{path}/config.json has {found[0]}, which no export has; export the extractor again")
-        if not weights.is_file():  # transformers would look for others, and follow an index out of the directory
+            raise UserError(f"{path}/config.json has {found[0]}, which exports never have; export the extractor again")
+        if not weights.is_file():  # transformers would look for others, even outside of the directory
             raise UserError(f"{weights} does not exist; export the extractor again")
         backbone = backbones.from_transformers.build(str(path), pooling=spec["pooling"])
         backbone.name, place = str(spec["name"]), "classifier"
@@ -239,7 +241,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        UserError: not readable, or not an object.
+        UserError: the file cannot be read, or is not a JSON object.
     """
     try:
         return json_files.read_json(path)

@@ -1,8 +1,8 @@
-"""Python that opens an extractor directory with the libraries people have; it goes into the model card.
+"""Python code for the model card that opens an extractor directory without transferkit.
 
-Each snippet runs in the directory, reads ``image.jpg`` (as :func:`transferkit.images.decoding.decode` does) and leaves
-``embedding`` (1, D), or ``logits`` (1, classes), or both. Names of classes are read from files at run time: none of
-them becomes code.
+Each snippet runs in the directory, reads ``image.jpg`` (as :func:`transferkit.images.decoding.decode` does) and defines
+``embedding`` (1, D), ``logits`` (1, classes), or both. Class names are read from files at run time and never become
+code.
 """
 
 from typing import Any
@@ -16,8 +16,8 @@ from transferkit.extractor.core import ExtractorCore
 NUMPY, PILLOW = "import numpy as np", "from PIL import Image, ImageOps"
 READ = """image = ImageOps.exif_transpose(Image.open("image.jpg"))  # upright
 if image.mode.startswith("I"):  # 16 bits per value: the upper 8; transparent ones white
-    grey = np.asarray(image)
-    image = Image.fromarray(np.where(grey == image.info.get("transparency", -1), 255, grey >> 8).astype(np.uint8))
+    gray = np.asarray(image)
+    image = Image.fromarray(np.where(gray == image.info.get("transparency", -1), 255, gray >> 8).astype(np.uint8))
 elif image.has_transparency_data:  # on white
     image = image.convert("RGBA")
     image = Image.composite(image, Image.new("RGBA", image.size, "white"), image.getchannel("A"))
@@ -32,11 +32,11 @@ print(names[int(logits.argmax())])"""
 
 
 def snippets(extractor: ExtractorCore, layout: str, onnx: bool) -> dict[str, str]:
-    """Title -> Python, those that apply.
+    """Return the snippets that apply: title -> Python.
 
     Args:
-        extractor: what the directory holds.
-        layout: ``classifier`` where the library's own classifier holds the head, else ``base``.
+        extractor: the content of the directory.
+        layout: ``classifier`` if the library's own classifier holds the head, otherwise ``base``.
         onnx: whether there is a ``model.onnx``.
     """
     found = {}
@@ -52,12 +52,12 @@ def snippets(extractor: ExtractorCore, layout: str, onnx: bool) -> dict[str, str
 
 
 def program(imports: list[str], steps: list[str]) -> str:
-    """Imports, an empty line, steps; empty ones left out."""
+    """Join imports, an empty line and the steps that are not empty."""
     return "\n".join([*imports, "", *filter(None, steps)]) + "\n"
 
 
 def with_their_classifier() -> str:
-    """``AutoModelForImageClassification``."""
+    """Return code that uses ``AutoModelForImageClassification``."""
     return program(
         [NUMPY, "import torch", PILLOW, "from transformers import AutoImageProcessor, AutoModelForImageClassification"],
         [
@@ -72,7 +72,7 @@ def with_their_classifier() -> str:
 
 
 def with_transformers(extractor: ExtractorCore, backbone: TransformersBackbone, layout: str) -> str:
-    """``AutoModel`` and the pooling, with the head where transformers has no classifier for it."""
+    """Return code that uses ``AutoModel`` and the pooling, with the head if transformers has no classifier for it."""
     apart = extractor.head is not None and layout == "base"
     bare = takes_pooler(type(backbone.model)) and backbone.pooling != "pooler"
     native = getattr(backbone.model.config, "image_size", None)
@@ -100,7 +100,7 @@ def with_transformers(extractor: ExtractorCore, backbone: TransformersBackbone, 
 
 
 def pooled(backbone: TransformersBackbone) -> str:
-    """The embedding as an expression of transformers' ``output``."""
+    """Return the embedding as an expression of transformers' ``output``."""
     if backbone.pooling == "pooler":
         return "output.pooler_output.flatten(1)"
     token = "output.last_hidden_state[:, 0]"
@@ -110,7 +110,7 @@ def pooled(backbone: TransformersBackbone) -> str:
 
 
 def head_apart(extractor: ExtractorCore) -> str:
-    """The head from its own file."""
+    """Return code that applies the head from its own file."""
     embedding = "torch.nn.functional.normalize(embedding)" if extractor.l2_normalize else "embedding"
     load = 'head = load_file("head.safetensors")'
     logits = f'logits = {embedding} @ head["weight"].T + head["bias"]  # (1, classes)'
@@ -118,7 +118,7 @@ def head_apart(extractor: ExtractorCore) -> str:
 
 
 def with_torchvision(extractor: ExtractorCore, backbone: TorchvisionBackbone, layout: str) -> str:
-    """``torchvision.models``, its state dict loaded strictly."""
+    """Return code that uses ``torchvision.models`` with a strictly loaded state dict."""
     options: dict[str, Any] = {"init_weights": True, "aux_logits": False} if backbone.name in INCEPTIONS else {}
     options |= backbone.architecture
     if extractor.head and layout == "classifier":
@@ -126,7 +126,7 @@ def with_torchvision(extractor: ExtractorCore, backbone: TorchvisionBackbone, la
     arguments = ", ".join(f"{name}={value!r}" for name, value in options.items())
     without = f'model.set_submodule("{backbone.last_layer}", torch.nn.Identity())'
     load = 'model.load_state_dict(load_file("model.safetensors"))'
-    versioned = isinstance(backbone.model, models.MNASNet)  # loads nothing without a version, which safetensors lose
+    versioned = isinstance(backbone.model, models.MNASNet)  # needs a version to load, which safetensors do not store
     load = VERSIONED if versioned else load
     name = NAME if extractor.class_names else ""
     grad, logits = "with torch.inference_mode():", "    logits = model(pixels)  # (1, classes)"
@@ -158,7 +158,7 @@ def with_torchvision(extractor: ExtractorCore, backbone: TorchvisionBackbone, la
 
 
 def torchvision_transforms(extractor: ExtractorCore) -> str:
-    """The preprocessing as torchvision's transforms."""
+    """Return the preprocessing as torchvision's transforms."""
     it = extractor.preprocessing
     mode = it.interpolation.replace("nearest", "nearest_exact").upper()
     return f"""transform = transforms.Compose(
@@ -174,7 +174,7 @@ pixels = transform(image)[None]  # (1, 3, {it.image_size[0]}, {it.image_size[1]}
 
 
 def with_onnxruntime(extractor: ExtractorCore) -> str:
-    """ONNX Runtime, NumPy and Pillow; the names of the classes from the file's metadata."""
+    """Return code that uses ONNX Runtime, NumPy and Pillow; class names are read from the file's metadata."""
     it = extractor.preprocessing
     height, width = it.image_size
     size = f"[int({it.resize} * side / min(image.size)) for side in image.size]"

@@ -1,4 +1,4 @@
-"""Making an index, or bringing one up to date: only new and changed images are embedded."""
+"""Building or updating an index: only new and changed images are embedded."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,12 +19,12 @@ from transferkit.search import faiss_index
 from transferkit.search.index import RECORD, ImageIndex, identity, open_index, write_index
 from transferkit.similarity import unit_rows, zero_rows
 
-DEAD = 0.2  # share of vectors of removed images from which an approximate index is made anew
-GROWTH = 2  # and how many times the images it was made of
+DEAD = 0.2  # an approximate index is rebuilt when this share of its vectors are of removed images,
+GROWTH = 2  # or when it has this many times the images it was trained on
 
 
 class Change(NamedTuple):
-    """What became of the images: numbers of them, path -> reason for the unreadable, rows without direction."""
+    """What changed: numbers of images, path -> reason for unreadable ones, and number of embeddings that are zero."""
 
     added: int
     removed: int
@@ -39,36 +39,36 @@ def build_index(
     folder: str | Path,
     extractor: Extractor,
     source: Mapping[str, str],
-    kind: str | None = None,
+    index: str | None = None,
     overwrite: bool = False,
 ) -> tuple[ImageIndex, Change]:
-    """Index images, or bring the index of the same images and extractor up to date.
+    """Index images, or update the index of the same images and extractor.
 
-    An image counts as changed when the stamp of its file differs, see :func:`transferkit.data.fingerprint.stamp`.
-    Unreadable ones are left out and looked at again the next time. The feature cache keeps what a new index is
-    made of; of what is added to an old one nothing stays there, since nothing else reads it.
+    An image has changed when the stamp of its file differs, see :func:`transferkit.data.fingerprint.stamp`.
+    Unreadable images are left out and tried again the next time. The embeddings of a new index stay in the feature
+    cache; those that are added to an existing index do not, since nothing else reads them.
 
     Args:
         images: the images.
         folder: the index directory.
         extractor: the extractor, on the device to use.
-        source: ``source`` and ``weights`` that open the extractor again, recorded as they are.
-        kind: ``exact``, ``auto`` (exact where faiss is not installed), or a factory string of faiss; None: as
-            before, at first ``exact``.
-        overwrite: replace an index of whatever images and extractor.
+        source: ``source`` and ``weights`` that open the extractor again, recorded as given.
+        index: ``exact``, ``auto`` (exact if faiss is not installed), or a factory string of faiss; ``None`` is the kind
+            of the existing index, for a new one ``exact``.
+        overwrite: replace an index of any images and extractor.
 
     Raises:
-        UserError: ``folder`` holds something else; another extractor or other images than the index there;
-            no image can be read; faiss is not installed or refuses the kind.
+        UserError: ``folder`` holds something else, or an index of another extractor or other images; no image can be
+            read; faiss is not installed or refuses the kind.
     """
     folder = Path(folder)
     check_folder(folder.absolute().parent)
     sweep(folder.absolute().parent)
-    if kind not in (None, "auto", "exact"):
+    if index not in (None, "auto", "exact"):
         faiss_index.library()  # before hours of work
     old = open_old(folder, images, extractor, overwrite)
-    if kind not in (None, "auto", "exact") and not (old and old.kind == kind):
-        faiss_index.make(kind, len(images), extractor.embed_dim)
+    if index not in (None, "auto", "exact") and not (old and old.kind == index):
+        faiss_index.make(index, len(images), extractor.embed_dim)
     stamps = images.stamps()
     before = rows_before(old, images, stamps)
     new = images.select(row for row, previous in enumerate(before) if previous is None)
@@ -76,15 +76,15 @@ def build_index(
     row_in_fresh = fresh.row_of if fresh is not None else {}
     rows = [row for row, path in enumerate(images.paths) if before[row] is not None or path in row_in_fresh]
     if not rows:
-        raise UserError(f"none of the {len(images)} images can be read; see transferkit scan {images.source}")
+        raise UserError(f"none of the {len(images)} images can be read; scan {images.source} to see why")
     kept_images, broken = images.select(rows), dict(fresh.metadata["broken"]) if fresh is not None else {}
-    kind = kind or (old.kind if old else "exact")
-    if kind == "auto":
-        kind = faiss_index.choose(len(rows), extractor.embed_dim)
+    index = index or (old.kind if old else "exact")
+    if index == "auto":
+        index = faiss_index.choose(len(rows), extractor.embed_dim)
     previous = torch.tensor([-1 if before[row] is None else before[row] for row in rows])
     moved = old is not None and any(old.record["extractor"].get(key) != value for key, value in source.items())
     current = [stamps[row] for row in rows]
-    unchanged = old and not moved and old.kind == kind and (previous >= 0).all() and list(old.stamps) == current
+    unchanged = old and not moved and old.kind == index and (previous >= 0).all() and list(old.stamps) == current
     if old and unchanged and same_rows(old.images, kept_images):
         return old, Change(0, 0, 0, len(rows), broken, 0)
     embedding = torch.empty(len(rows), extractor.embed_dim)
@@ -94,29 +94,29 @@ def build_index(
         added = [row_in_fresh[images.paths[row]] for row in rows if before[row] is None]
         embedding[previous < 0] = fresh.embedding[torch.tensor(added, dtype=torch.long)]
 
-    ann_index, places, tuned = vectors(old, kind, embedding, previous)
+    ann_index, places, tuned = vectors(old, index, embedding, previous)
     record = {
         "format": 1,
         "extractor": {**source, **identity(extractor)},
         "images": images.root,
         "rows": len(rows),
-        "index": kind,
+        "index": index,
         "faiss": tuned,
         "versions": versions(),
     }
     metadata = describe(extractor, kept_images) | {"broken": broken}
     table = Embeddings(embedding, kept_images.paths, kept_images.labels, kept_images.splits, metadata)
-    if old and len(new):  # before the index is written: killed after it, nobody would think of them again
+    if old and len(new):  # before the index is written: if killed after it, they would stay forever
         forget_features(extractor, new)
     write_index(folder, record, table, current, places, ann_index)
     return open_index(folder), compare(old, kept_images, previous, broken, len(zero_rows(embedding)))
 
 
 def open_old(folder: Path, images: ImageTable, extractor: Extractor, overwrite: bool) -> ImageIndex | None:
-    """The index to bring up to date; None for a new one.
+    """Return the index to update; None for a new one.
 
     Raises:
-        UserError: the folder holds something else, or an index that does not go with images and extractor.
+        UserError: the folder holds something else, or an index of other images or another extractor.
     """
 
     def foreign(place: Path) -> str | None:
@@ -136,7 +136,7 @@ def open_old(folder: Path, images: ImageTable, extractor: Extractor, overwrite: 
 
 
 def rows_before(old: ImageIndex | None, images: ImageTable, stamps: Sequence[str]) -> list[int | None]:
-    """The row of each image in the index before; None for a new or changed one."""
+    """Return the row of each image in the existing index; None for a new or changed image."""
     row_of = old.images.row_of if old else {}
     found: list[int | None] = []
     for path, now in zip(images.paths, stamps, strict=True):
@@ -147,26 +147,26 @@ def rows_before(old: ImageIndex | None, images: ImageTable, stamps: Sequence[str
 
 
 def same_rows(one: ImageTable, other: ImageTable) -> bool:
-    """Whether two tables have the same paths, labels and splits."""
+    """Return whether two tables have the same paths, labels and splits."""
     return (one.paths, one.labels, one.splits) == (other.paths, other.labels, other.splits)
 
 
 def vectors(
     old: ImageIndex | None, kind: str, embedding: Tensor, previous: Tensor
 ) -> tuple[Any, Tensor, dict[str, Any] | None]:
-    """The approximate index of a table, the old one with what is new added where that is still good.
+    """Return the approximate index of a table: the old one with new vectors added, or a new one.
 
-    Removed vectors stay in it, named by no row, until they are a fifth; then, and when it has grown to twice
-    what it was trained on, it is made anew from the embeddings.
+    Vectors of removed images stay in it until they are a fifth. Then, and when it has grown to twice the images it
+    was trained on, it is rebuilt from the embeddings.
 
     Args:
-        old: the index before.
+        old: the existing index.
         kind: ``exact`` or a factory string.
         embedding: float32 (N, D).
-        previous: (N,) row in the old index, -1 for a new one.
+        previous: int64 (N,), row in the existing index, -1 for a new image.
 
     Returns:
-        faiss's index or None, place of each row in it (N,), and what ``index.json`` says of it.
+        faiss's index or None, number of each row's vector in it (N,), and its record in ``index.json``.
     """
     places = torch.arange(len(embedding))
     if kind == "exact":
@@ -201,7 +201,7 @@ def vectors(
 def compare(
     old: ImageIndex | None, images: ImageTable, previous: Tensor, broken: Mapping[str, str], zeros: int
 ) -> Change:
-    """What became of the images of the index before, and which came new."""
+    """Count the images that were added, removed, changed and kept."""
     before = set(old.images.paths) if old else set()
     now = set(images.paths)
     kept = int((previous >= 0).sum())
@@ -209,12 +209,12 @@ def compare(
 
 
 def absolute_source(extractor: str, weights: str) -> dict[str, str]:
-    """Extractor and weights as an index records them: paths are made absolute, names stay.
+    """Return extractor and weights as an index records them: paths absolute, names unchanged.
 
     Raises:
-        UserError: random weights, which nothing could open again.
+        UserError: the weights are random, so that the extractor cannot be opened again.
     """
     if weights == "none":
-        raise UserError("--weights none: random weights cannot be opened again by search; save the extractor first")
+        raise UserError('`weights="none"`: search cannot open random weights again; save the extractor first')
     places = {"source": extractor, "weights": weights}
     return {key: str(Path(value).absolute()) if Path(value).exists() else value for key, value in places.items()}

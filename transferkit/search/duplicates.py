@@ -1,4 +1,4 @@
-"""Near-duplicates in a set of images, and those that stand in two of its splits."""
+"""Near-duplicates in a set of images, and those in two of its splits."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -11,11 +11,11 @@ from torch import Tensor
 from transferkit.data.embeddings import Embeddings
 from transferkit.similarity import finite_rows, groups_within, linked_rows, similar_pairs, usual_threshold, zero_rows
 
-MOST_PAIRS = 10_000  # pairs that are kept; all are counted
+MOST_PAIRS = 10_000  # that are kept; all are counted
 
 
 class Pair(NamedTuple):
-    """Two rows alike, the smaller row first."""
+    """Two similar rows, the smaller row number first."""
 
     first: int
     second: int
@@ -23,16 +23,16 @@ class Pair(NamedTuple):
 
 
 class Duplicates(NamedTuple):
-    """What was found.
+    """Near-duplicates of a table.
 
     Attributes:
-        threshold: the cosine from which two rows count as the same.
-        pairs: rows at least as alike as the threshold, of highest cosine first; 10,000 at most.
-        pair_count: how many such pairs there are.
-        groups: rows of which any two are a pair, two and more per group.
-        leaks: pairs across splits, of highest cosine first; 10,000 at most.
-        leak_count: how many such pairs there are.
-        zero_rows: rows without direction, which are in no pair.
+        threshold: the lowest cosine of a pair.
+        pairs: rows with a cosine of at least the threshold, highest cosine first; at most 10,000.
+        pair_count: number of all such pairs.
+        groups: rows of which any two are a pair, two or more per group.
+        leaks: pairs across splits, highest cosine first; at most 10,000.
+        leak_count: number of all such pairs.
+        zero_rows: number of rows that are zero, which are in no pair.
     """
 
     threshold: float
@@ -45,11 +45,10 @@ class Duplicates(NamedTuple):
 
 
 def open_embeddings(path: str | Path) -> Embeddings | None:
-    """An embeddings table, if the path is one; None for images and manifests.
+    """Open a path if it is an embeddings table; return None for images and manifests.
 
     Raises:
-        UserError: as :meth:`Embeddings.load`, for a Parquet file with a column ``embedding``; no rows; NaN or
-            infinity (row and path named).
+        UserError: the table cannot be loaded, is empty, or holds NaN or infinity (row and path are named).
     """
     path = Path(path)
     if path.suffix.lower() != ".parquet" or not path.is_file():
@@ -57,7 +56,7 @@ def open_embeddings(path: str | Path) -> Embeddings | None:
     try:
         names = pq.read_schema(path).names
     except (pa.ArrowException, OSError):
-        names = ["embedding"]  # whose fault is told by load
+        names = ["embedding"]  # load reports what is wrong
     if "embedding" not in names:
         return None
     embeddings = Embeddings.load(path)
@@ -66,15 +65,15 @@ def open_embeddings(path: str | Path) -> Embeddings | None:
 
 
 def find_duplicates(embeddings: Embeddings, threshold: float | None = None) -> Duplicates:
-    """Near-duplicates as ranked pairs and as groups, and the pairs that leak from one split into another.
+    """Find near-duplicates as ranked pairs and as groups, and the pairs across splits.
 
     Args:
         embeddings: the table.
-        threshold: cosine, above 0 and at most 1; None for what sets rows apart in this table, see
+        threshold: lowest cosine of a pair, in (0, 1]; None measures it on this table, see
             :func:`~transferkit.similarity.usual_threshold`.
 
     Raises:
-        UserError: an empty table, or a threshold out of range.
+        UserError: the table is empty, or the threshold out of range.
     """
     values = embeddings.embedding
     threshold = usual_threshold(values) if threshold is None else threshold
@@ -92,11 +91,11 @@ def find_duplicates(embeddings: Embeddings, threshold: float | None = None) -> D
 
 
 class Best:
-    """The pairs of highest cosine of all that are added: millions where many images are blank.
+    """The pairs of highest cosine among all that are added, which can be millions if many images are blank.
 
     Attributes:
-        kept: the best of them, best first.
-        count: how many were added.
+        kept: the best pairs, best first.
+        count: number of pairs that were added.
     """
 
     def __init__(self) -> None:
@@ -104,7 +103,7 @@ class Best:
         self.count = 0
 
     def add(self, first: Tensor, second: Tensor, cosine: Tensor) -> None:
-        """Add pairs, each a row of the three (P,)."""
+        """Add pairs: their rows and cosines, three tensors (P,)."""
         self.count += len(first)
         best = cosine.argsort(descending=True, stable=True)[:MOST_PAIRS]
         new = zip(*(part[best].tolist() for part in (first, second, cosine)), strict=True)

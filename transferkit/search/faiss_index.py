@@ -1,7 +1,7 @@
 """Approximate search with faiss (Douze et al. 2024, arXiv:2401.08281), by inner product of unit rows.
 
-faiss only proposes: what it finds is ranked again by exact cosine, so the figures shown are exact and a coarse
-code (PQ) costs no order among the rows it proposed.
+faiss only proposes candidates, which are ranked again by exact cosine. So the cosines shown are exact, and a coarse
+code (PQ) does not change the order of the candidates.
 """
 
 import math
@@ -19,15 +19,15 @@ from transferkit.runtime.files import file_sha256
 from transferkit.similarity import top_k
 
 INSTALL = "pip install 'transferkit[faiss]'"
-EXACT_ROWS = 50_000  # below it an exact search takes about as long as reading the files
-HNSW_ROWS = 500_000  # above it HNSW's build (0.1 ms a row and more) and memory weigh more than its recall
+EXACT_ROWS = 50_000  # below, an exact search takes about as long as reading the files
+HNSW_ROWS = 500_000  # above, the build time (0.1 ms per row and more) and memory of HNSW outweigh its recall
 TARGET = 0.95
-SAMPLE = 500  # recall varies by about 0.17 from query to query in an IVF-PQ: 0.008 is left of that in the mean
-ENDS_FAISS = re.compile(r"(HNSW[01]|IVF0|x0)(?!\d)")  # in a factory string: with the whole process, no exception
+SAMPLE = 500  # recall per query has a standard deviation of about 0.17 in an IVF-PQ: 0.008 for the mean
+ENDS_FAISS = re.compile(r"(HNSW[01]|IVF0|x0)(?!\d)")  # in a factory string: faiss aborts the process
 
 
 class Tuned(NamedTuple):
-    """How well an index finds what exact search finds, with standard error, and the setting that does it."""
+    """Recall of an index against exact search, its standard error, the sample size, and the search settings."""
 
     recall: float
     error: float
@@ -36,25 +36,25 @@ class Tuned(NamedTuple):
 
 
 def library() -> Any:
-    """The faiss module.
+    """Import faiss.
 
     Raises:
-        UserError: it is not installed, with the command that installs it.
+        UserError: it is not installed.
     """
     try:
         import faiss
     except ImportError as error:
-        raise UserError(f"an approximate index needs faiss: {INSTALL}, or use --index exact") from error
+        raise UserError(f"an approximate index needs faiss: {INSTALL}; exact search does not") from error
     return faiss
 
 
 def is_installed() -> bool:
-    """Whether there is a faiss to import."""
+    """Return whether faiss can be imported."""
     return find_spec("faiss") is not None
 
 
 def choose(rows: int, width: int) -> str:
-    """The kind of index for a table: exact, HNSW, or IVF-PQ, by size; exact where faiss is not installed.
+    """Choose the kind of index by the size of a table: exact, HNSW, or IVF-PQ; exact if faiss is not installed.
 
     Args:
         rows: N.
@@ -65,12 +65,12 @@ def choose(rows: int, width: int) -> str:
     if rows < HNSW_ROWS:
         return "HNSW32"
     lists = 2 ** round(math.log2(2 * rows**0.5))
-    parts = max(part for part in range(1, max(1, width // 8) + 1) if width % part == 0)  # bytes a row
+    parts = max(part for part in range(1, max(1, width // 8) + 1) if width % part == 0)  # bytes per row
     return f"IVF{lists},PQ{parts}"
 
 
 def make(factory: str, rows: int, width: int) -> Any:
-    """An index with nothing in it, to train on rows of a width: what is wrong with a kind is said before any work.
+    """Make an empty, untrained index; it fails early if faiss does not support the kind.
 
     Args:
         factory: faiss's factory string, such as ``Flat``, ``HNSW32`` or ``IVF1024,PQ64``.
@@ -83,23 +83,23 @@ def make(factory: str, rows: int, width: int) -> Any:
     faiss = library()
     if (least := least_rows(factory)) > rows:
         raise UserError(
-            f"faiss makes no index {factory!r} of {rows:,} images: it learns from {least:,} at least; "
-            "give --index auto or exact"
+            f"index {factory!r} needs at least {least:,} training images, got {rows:,}; "
+            'give `index="auto"` or `index="exact"`'
         )
     try:
         if ENDS_FAISS.search(factory):
-            raise RuntimeError("too small a number in it")
+            raise RuntimeError("a number in it is too small")
         return faiss.index_factory(width, factory, faiss.METRIC_INNER_PRODUCT)
     except (RuntimeError, MemoryError) as error:
-        parts = " (the number after PQ has to divide it)" if "PQ" in factory else ""
+        parts = " (the number after PQ must divide it)" if "PQ" in factory else ""
         raise UserError(
-            f"faiss makes no index {factory!r} of embeddings of width {width}{parts}; "
-            "give --index auto, exact, Flat or HNSW32"
+            f"faiss cannot make an index {factory!r} for embeddings of width {width}{parts}; "
+            "give `index` auto, exact, Flat or HNSW32"
         ) from error
 
 
 def least_rows(factory: str) -> int:
-    """How many rows the k-means in an index need: one a list, and one a code word."""
+    """Return how many rows the k-means of an index need: one per list, and one per code word."""
     lists = [int(number) * (1024 if kilo else 1) for number, kilo in re.findall(r"IVF(\d{1,9})(k?)", factory)]
     bits = [int(number or 8) for number in re.findall(r"[PR]Q\d+(?:x(\d{1,2}))?", factory)]
     return max([1, *lists, *(1 << number for number in bits)])
@@ -110,10 +110,10 @@ def build(unit: Tensor, factory: str) -> Any:
 
     Args:
         unit: float32 (N, D), unit rows.
-        factory: as of :func:`make`.
+        factory: as for :func:`make`.
 
     Raises:
-        UserError: as of :func:`make`, or faiss does not train such an index on these rows.
+        UserError: as for :func:`make`, or faiss cannot train such an index on these rows.
     """
     index = make(factory, len(unit), unit.shape[1])
     try:
@@ -121,16 +121,16 @@ def build(unit: Tensor, factory: str) -> Any:
         index.add(unit.numpy())
     except (RuntimeError, MemoryError) as error:
         raise UserError(
-            f"faiss makes no index {factory!r} of {len(unit)} x {unit.shape[1]} numbers ({reason(error)}); "
-            "give --index auto or exact"
+            f"faiss cannot make an index {factory!r} of {len(unit)} x {unit.shape[1]} numbers ({reason(error)}); "
+            'give `index="auto"` or `index="exact"`'
         ) from error
     return index
 
 
 def training_rows(index: Any, unit: Tensor) -> Tensor:
-    """Rows to train an index on: all, or where they are many a sample of 100,000 and 50 a list.
+    """Return the rows to train an index on: all, or a random sample of 100,000, or 50 per list if that is more.
 
-    faiss advises 39 a list at least; more cost k-means time in proportion and hardly change the recall.
+    faiss recommends at least 39 per list; more take proportionally longer and hardly change the recall.
     """
     lists = getattr(library().try_extract_index_ivf(index), "nlist", 0)
     most = max(100_000, 50 * lists)
@@ -140,16 +140,16 @@ def training_rows(index: Any, unit: Tensor) -> Tensor:
 
 
 def tune(index: Any, unit: Tensor, row_of_place: Tensor, k: int = 10) -> Tuned:
-    """Search a sample of the rows, widening the search (``nprobe`` or ``efSearch``) until recall@k reaches 0.95.
+    """Widen the search of an index (``nprobe`` or ``efSearch``) until recall@k on a sample of rows reaches 0.95.
 
-    Recall@k: the share of the k nearest by exact cosine, the row itself left out, that are found. The setting
-    stays in the index.
+    Recall@k is the share of the k nearest rows by exact cosine, without the row itself, that are found. The index
+    keeps the setting.
 
     Args:
-        index: of faiss.
+        index: faiss's index.
         unit: float32 (N, D), unit rows.
-        row_of_place: row of each vector in the index, -1 for one that is no longer a row.
-        k: neighbours.
+        row_of_place: row of each vector in the index, -1 for a removed one.
+        k: number of neighbors.
     """
     sample = torch.randperm(len(unit), generator=torch.Generator().manual_seed(0))[:SAMPLE].sort().values
     k = min(k, len(unit) - 1)
@@ -174,7 +174,7 @@ def tune(index: Any, unit: Tensor, row_of_place: Tensor, k: int = 10) -> Tuned:
 
 
 def widest(index: Any, rows: int) -> tuple[str, int]:
-    """The parameter that widens an index's search, and its largest sensible value; an empty name if it has none."""
+    """Return the parameter that widens an index's search, and its largest useful value; an empty name if none."""
     space = library().ParameterSpace()
     space.initialize(index)
     ranges = [space.parameter_ranges.at(number) for number in range(space.parameter_ranges.size())]
@@ -182,34 +182,34 @@ def widest(index: Any, rows: int) -> tuple[str, int]:
         for found in ranges:
             if found.name == name:
                 values = [found.values.at(number) for number in range(found.values.size())]
-                if not values:  # one list: all of it is searched
+                if not values:  # one list, which is always searched
                     return "", 0
                 return name, int(2 * max(values)) if name == "nprobe" else min(1024, rows)  # all lists; 1024 candidates
     return "", 0
 
 
 def without(rows: Tensor, found: Tensor, k: int) -> Tensor:
-    """What was found for each row without the row itself: (Q, k + 1) -> (Q, k)."""
+    """Remove each row from what was found for it: (Q, k + 1) -> (Q, k)."""
     other = found != rows[:, None]
-    other[other.all(1), -1] = False  # equal rows may crowd out the row itself
+    other[other.all(1), -1] = False  # equal rows may have displaced the row itself
     return found[other].view(len(rows), k)
 
 
 def candidates(k: int) -> int:
-    """How many rows faiss proposes where k are wanted."""
+    """Return how many candidates faiss proposes for k results."""
     return max(100, 10 * k)
 
 
 def nearest(index: Any, query: Tensor, row_of_place: Tensor, wanted: int) -> Tensor:
-    """Rows that faiss proposes, ascending; fewer than wanted where its search reaches no more.
+    """Return the rows that faiss proposes, ascending; fewer than wanted if its search finds no more.
 
-    Vectors of removed images are passed over: the search is widened until enough others are found.
+    Vectors of removed images are skipped: the search is widened until enough others are found.
 
     Args:
-        index: of faiss.
+        index: faiss's index.
         query: float32 (D,), unit length.
-        row_of_place: as in :func:`tune`.
-        wanted: how many.
+        row_of_place: as for :func:`tune`.
+        wanted: number of rows.
     """
     fetch = min(wanted, index.ntotal)
     while True:
@@ -222,13 +222,13 @@ def nearest(index: Any, query: Tensor, row_of_place: Tensor, wanted: int) -> Ten
 
 
 def rerank(query: Tensor, rows: Tensor, unit: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k of some rows nearest to a query: cosine (k,) and rows (k,), as exact search orders them.
+    """Return the k of some rows nearest to a query: cosine (k,) and rows (k,), in the order of exact search.
 
     Args:
         query: (D,), unit length.
         rows: (C,), ascending.
         unit: (C, D), their unit rows.
-        k: how many at most.
+        k: number of rows at most.
     """
     if not len(rows):
         return query.new_empty(0), rows
@@ -237,7 +237,11 @@ def rerank(query: Tensor, rows: Tensor, unit: Tensor, k: int) -> tuple[Tensor, T
 
 
 def write(index: Any, path: Path) -> str:
-    """Write an index file; its SHA-256."""
+    """Write an index file and return its SHA-256.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
     try:
         library().write_index(index, str(path))
     except RuntimeError as error:
@@ -249,14 +253,14 @@ def read(path: Path, expected: str) -> Any:
     """Read an index file whose SHA-256 is known.
 
     Raises:
-        UserError: faiss is not installed, the file is not there, or is another one.
+        UserError: faiss is not installed; the file is missing, is another one, or cannot be read by this faiss.
     """
     faiss = library()
-    remedy = "search with --exact, or index anew with --overwrite"
+    remedy = "search with `exact=True`, or index the images again with `overwrite=True`"
     if not path.is_file():
         raise UserError(f"{path} is missing; {remedy}")
     if file_sha256(path) != expected:
-        raise UserError(f"{path} is not the file that index.json names by its SHA-256; {remedy}")
+        raise UserError(f"{path} does not have the SHA-256 in index.json; {remedy}")
     try:
         return faiss.read_index(str(path))
     except RuntimeError as error:
@@ -264,5 +268,5 @@ def read(path: Path, expected: str) -> Any:
 
 
 def reason(error: RuntimeError | MemoryError) -> str:
-    """faiss's message without the place in its source."""
+    """Return faiss's message without the location in its source code."""
     return str(error).strip().splitlines()[-1].rpartition("failed: ")[2][:200]

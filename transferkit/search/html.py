@@ -1,4 +1,4 @@
-"""Search results as one HTML page that holds its thumbnails: no script, no network, opens from disk."""
+"""Search results as one self-contained HTML page with thumbnails: no scripts, no network access."""
 
 import base64
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from transferkit.runtime.files import atomic_path
 from transferkit.runtime.text import for_html
 from transferkit.search.query import Hit
 
-SIDE = 320  # pixels of a thumbnail's longer side: sharp on a dense screen at half the size
+SIDE = 320  # pixels of a thumbnail's longer side: sharp at half the size on a high-resolution screen
 
 STYLE = """
 :root { color-scheme: light dark; --line: light-dark(#d8dade, #3a3d44); --soft: light-dark(#5c6270, #a3a9b5);
@@ -45,17 +45,17 @@ def write_page(
     queries: Sequence[tuple[str, Callable[[], Tensor]]],
     hits: Sequence[tuple[Hit, Callable[[], Tensor]]],
 ) -> None:
-    """Write the page, whole or not at all.
+    """Write the page atomically.
 
     Args:
         path: the HTML file.
         title: its heading.
-        summary: a line below it.
+        summary: a line below the heading.
         queries: name and reader (-> uint8 (3, H, W)) of each query.
-        hits: what was found, and a reader for each.
+        hits: each result and its reader.
 
     Raises:
-        UserError: the place cannot be written.
+        UserError: the file cannot be written.
     """
     with ThreadPoolExecutor() as pool:
         asked = list(pool.map(lambda query: picture(query[1], query[0]), queries))
@@ -85,7 +85,7 @@ def write_page(
 
 
 def card(image: str, hit: Hit) -> str:
-    """One result: picture, rank, cosine, label and path."""
+    """Return one result as HTML: image, rank, cosine, label and path."""
     label = f'<div><span class="soft">label</span> {for_html(hit.label)}</div>' if hit.label is not None else ""
     return (
         f'<li>{image}<div class="words"><div class="first"><b>{hit.rank}</b><span>cosine {hit.cosine:.4f}</span></div>'
@@ -94,7 +94,7 @@ def card(image: str, hit: Hit) -> str:
 
 
 def picture(read: Callable[[], Tensor], name: str) -> str:
-    """A thumbnail with its alternative text, or the reason why there is none."""
+    """Return a thumbnail with its alternative text, or the reason why the image cannot be read."""
     try:
         source = thumbnail(read())
     except ImageError as error:
@@ -103,7 +103,7 @@ def picture(read: Callable[[], Tensor], name: str) -> str:
 
 
 def thumbnail(image: Tensor) -> str:
-    """A picture, uint8 (3, H, W), as a JPEG of at most 320 pixels a side in a ``data:`` URI."""
+    """Return an image, uint8 (3, H, W), as a ``data:`` URI of a JPEG of at most 320 pixels per side."""
     small = Image.fromarray(image.movedim(0, -1).contiguous().numpy())
     small.thumbnail((SIDE, SIDE))
     buffer = BytesIO()
@@ -112,5 +112,5 @@ def thumbnail(image: Tensor) -> str:
 
 
 def breakable(path: str) -> str:
-    """A path as HTML, its lines broken behind slashes first."""
+    """Return a path as HTML that breaks lines after slashes."""
     return for_html(path).replace("/", "/<wbr>")

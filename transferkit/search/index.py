@@ -1,8 +1,8 @@
 """The index directory: ``index.json``, ``embeddings.parquet`` and, for an approximate index, ``index.faiss``.
 
-The embeddings are an embeddings table like any other, with four more columns: ``stamp``, what told the file from
-others when it was embedded, its ``size`` and ``mtime_ns`` (all that earlier versions knew of it), and ``place``, the
-number of its vector in ``index.faiss``.
+The embeddings are an embeddings table with four more columns: ``stamp``, which identifies the content of the file when
+it was embedded, its ``size`` and ``mtime_ns`` (the only columns that earlier versions wrote), and ``place``, the number
+of its vector in ``index.faiss``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,18 +33,18 @@ RECORD = "index.json"
 TABLE = "embeddings.parquet"
 FAISS = "index.faiss"
 FORMAT = 1
-GROUP_ROWS = 256  # a few rows are read without the rest: half a MB a group of 512-d embeddings
+GROUP_ROWS = 256  # so that single rows can be read: half a MB per group of 512-d embeddings
 
 
 @dataclass(frozen=True)
 class ImageIndex:
-    """An index as it lies on disk; its embeddings are read when they are needed.
+    """An index on disk; its embeddings are read when they are needed.
 
     Attributes:
         folder: the directory.
         record: content of ``index.json``: extractor, root of the images, kind of index.
         images: the indexed images, rows in path order.
-        stamps: of each file when it was embedded, see :func:`transferkit.data.fingerprint.stamp`.
+        stamps: stamp of each file when it was embedded, see :func:`transferkit.data.fingerprint.stamp`.
         places: int64 (N,), number of each row's vector in ``index.faiss``.
     """
 
@@ -63,7 +63,7 @@ class ImageIndex:
         return str(self.record["index"])
 
     def embedding(self, rows: Tensor | None = None) -> Tensor:
-        """Embeddings as the extractor gave them, float32 (N, D); or those of some rows, in that order."""
+        """Return the embeddings of all rows, or of some in the given order: float32 (N, D), not normalized."""
         path = self.folder / TABLE
         if rows is None:
             return Embeddings.load(path).embedding
@@ -76,81 +76,80 @@ class ImageIndex:
 
     @cached_property
     def unit(self) -> Tensor:
-        """All embeddings at unit length, float32 (N, D), kept once read."""
+        """All embeddings at unit length, float32 (N, D), read once."""
         return unit_rows(self.embedding())
 
     @cached_property
     def faiss(self) -> Any:
-        """The approximate index, kept once read; only the file that ``index.json`` names by its SHA-256 is read.
+        """The approximate index, read once, and only if the SHA-256 of its file is that in ``index.json``.
 
-        faiss trusts the files it reads. The hash finds a file that was damaged or exchanged; it is no signature:
-        of a directory from somebody else only the Parquet and JSON are safe to read (exact search).
+        faiss trusts the files it reads. The hash detects a damaged or exchanged file, but it is not a signature: of a
+        directory that you do not trust, only the Parquet and JSON files are safe to read (exact search).
         """
         return faiss_index.read(self.folder / FAISS, self.record["faiss"]["sha256"])
 
     def source(self) -> tuple[str, str]:
-        """Extractor and weights, by the names that open the extractor again.
+        """Return the names of extractor and weights, which open the extractor again.
 
         Raises:
-            UserError: they were files, and have been moved or deleted.
+            UserError: a file of them has been moved or deleted.
         """
         recorded = self.record["extractor"]
         source, weights = str(recorded["source"]), str(recorded["weights"])
-        for what, path, remedy in (
-            ("extractor", source, "--extractor PLACE"),
-            ("weights file", weights, f"--extractor {source} --weights PLACE"),
+        for what, path, named in (
+            ("extractor", source, '`extractor="NEW_PATH"`'),
+            ("weights file", weights, f'`extractor="{source}"`, `weights="NEW_PATH"`'),
         ):
             if Path(path).is_absolute() and not Path(path).exists():
                 raise UserError(
-                    f"{self.folder} was made with the {what} {path}, which is no longer there; put it back, or name "
-                    f"its new place: transferkit index IMAGES {remedy} --pooling {recorded['pooling']} "
-                    f"--out {self.folder}"
+                    f"{self.folder} was made with the {what} {path}, which no longer exists; restore it, or index the "
+                    f'images again with {named}, `pooling="{recorded["pooling"]}"`, `out="{self.folder}"`'
                 )
         return source, weights
 
     def check_extractor(self, extractor: Extractor) -> None:
-        """Refuse an extractor that would give other embeddings than those indexed.
+        """Raise if an extractor's embeddings cannot be compared with those indexed.
 
         Raises:
-            UserError: naming what differs.
+            UserError: the spaces differ; the message names the difference.
         """
         recorded = self.record["extractor"]
         for what in EmbeddingSpace.from_metadata(recorded).differences(space_of(extractor)):
             raise UserError(
                 f"{self.folder} was built with {recorded['source']} ({recorded['pooling']}); {extractor.name} "
                 f"({extractor.pooling}) has other {'weights' if what == 'weights_sha256' else what}; use the former, "
-                "or index anew with --overwrite"
+                "or index the images again with `overwrite=True`"
             )
 
 
 def identity(extractor: Extractor) -> dict[str, Any]:
-    """The space of an extractor's embeddings, and their width, in plain types."""
+    """Return the space of an extractor's embeddings and their width, in plain types."""
     return {**space_of(extractor).to_metadata(), "embed_dim": extractor.embed_dim}
 
 
 def open_index(folder: str | Path) -> ImageIndex:
-    """Open an index directory; embeddings and ``index.faiss`` are left for later.
+    """Open an index directory; embeddings and ``index.faiss`` are read when they are needed.
 
     Raises:
-        UserError: no index, an incomplete or damaged one, of a newer format, or without images.
+        UserError: the directory is not an index, or is incomplete, damaged, of a newer format, or without images.
     """
     folder = Path(folder)
     if not (folder / RECORD).is_file():
-        raise UserError(f"{folder} is no index; make one with: transferkit index IMAGES --out {folder}")
-    again = f"make it again with transferkit index IMAGES --out {folder} --overwrite"
+        raise UserError(f'{folder} is not an index; index images with `out="{folder}"` to make one')
+    again = "index the images again with `overwrite=True`"
     try:
         record = read_json(folder / RECORD)
         if record["format"] != FORMAT:
             raise UserError(f"{folder} has format {record['format']}, this version reads {FORMAT}; update transferkit")
         there = pq.read_schema(folder / TABLE).names
-        stamped = ["stamp"] if "stamp" in there else ["size", "mtime_ns"]  # all that earlier versions kept
+        stamped = ["stamp"] if "stamp" in there else ["size", "mtime_ns"]  # what earlier versions wrote
         columns = ["path", "label", "split", "place", *stamped]
         table = pq.read_table(folder / TABLE, columns=columns).to_pydict()
         paths, labels, splits = (tuple(table[name]) for name in ("path", "label", "split"))
         images = table_class(record["images"])(record["images"], paths, labels, splits, source=record["images"])
         width = pq.read_schema(folder / TABLE).field("embedding").type.list_size
         if len(images) != record["rows"] or width != record["extractor"]["embed_dim"]:
-            raise ValueError(f"{TABLE} is {len(images)} x {width}, {RECORD} says otherwise")
+            raise ValueError(f"{TABLE} is {len(images)} x {width}, unlike {RECORD}")
         if record["index"] != "exact" and not record["faiss"]["sha256"]:
             raise ValueError(f"no hash of {FAISS}")
         stamps = [" ".join(map(str, parts)) for parts in zip(*(table[name] for name in stamped), strict=True)]
@@ -171,10 +170,18 @@ def write_index(
     places: Tensor,
     ann_index: Any = None,
 ) -> None:
-    """Write the directory, in one step in the place of the one before; ``record`` gains the hash of ``index.faiss``.
+    """Write the directory and replace an earlier one in a single step; the hash of ``index.faiss`` is recorded.
+
+    Args:
+        folder: the directory.
+        record: content of ``index.json``.
+        embeddings: float32 (N, D) with paths, labels and splits.
+        stamps: stamp of each file.
+        places: int64 (N,), number of each row's vector in the approximate index.
+        ann_index: faiss's index, or ``None`` for exact search.
 
     Raises:
-        UserError: the place cannot be written.
+        UserError: the directory cannot be written.
     """
     table = to_arrow(embeddings).append_column("stamp", pa.array(stamps, pa.string()))
     sizes, times = zip(*map(size_and_time, stamps), strict=True)
@@ -182,7 +189,7 @@ def write_index(
         table = table.append_column(name, pa.array(values, pa.int64()))
     content = dict(record)
     with atomic_path(folder, folder=True) as temporary:
-        texts = ["path", "label", "split"]  # floats gain nothing from either
+        texts = ["path", "label", "split"]  # neither makes floats smaller
         options = {"use_dictionary": texts, "compression": "none", "row_group_size": GROUP_ROWS}
         pq.write_table(table, temporary / TABLE, **options)
         if ann_index is not None:

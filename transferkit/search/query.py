@@ -1,4 +1,4 @@
-"""Asking an index: the nearest images to a direction."""
+"""Querying an index: the images nearest to a direction."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from transferkit.similarity import top_k, unit_rows
 
 
 class Hit(NamedTuple):
-    """One image found: rank from 1, row in the index, cosine in [-1, 1], path relative to the root, label."""
+    """An image that was found: rank from 1, row in the index, cosine in [-1, 1], path relative to the root, label."""
 
     rank: int
     row: int
@@ -23,20 +23,20 @@ class Hit(NamedTuple):
 
 
 def find(index: ImageIndex, query: Tensor, k: int, exact: bool = False, leave_out: int | None = None) -> list[Hit]:
-    """The k images nearest to a direction by cosine, equal ones in path order.
+    """Find the k images nearest to a direction by cosine; equal ones are in path order.
 
     Args:
         index: the index.
-        query: float32 (D,), a unit row such as :func:`mean_direction` gives.
-        k: how many; clamped to what there is.
-        exact: compare with every image, whatever the kind of the index.
-        leave_out: row that is not to be found, such as the query's own.
+        query: float32 (D,), a unit row, such as :func:`mean_direction` returns.
+        k: number of images; fewer are returned if the index has fewer.
+        exact: compare with every image, for any kind of index.
+        leave_out: row that is left out, such as the query's own.
 
     Raises:
-        UserError: k < 1, or what :meth:`ImageIndex.faiss` raises.
+        UserError: ``k`` is below 1, or ``index.faiss`` cannot be read.
     """
     if k < 1:
-        raise UserError(f"k = {k}: ask for at least 1 image")
+        raise UserError(f"`k` is {k}; give 1 or more")
     wanted = min(k, len(index)) + (leave_out is not None)
     if exact or index.kind == "exact":
         cosine, rows = (part[0] for part in top_k(query[None], index.unit, wanted, normalize=False))
@@ -53,7 +53,7 @@ def find(index: ImageIndex, query: Tensor, k: int, exact: bool = False, leave_ou
 
 
 def mean_direction(embeddings: Tensor) -> Tensor:
-    """The direction of several images: the mean of their unit rows, at unit length.
+    """Return the direction of several images: the mean of their unit rows, at unit length.
 
     Args:
         embeddings: (N, D).
@@ -62,19 +62,19 @@ def mean_direction(embeddings: Tensor) -> Tensor:
         float32 (D,).
 
     Raises:
-        UserError: it has no direction (all zeros, or opposite rows), so nothing is near it.
+        UserError: the mean is zero (all zeros, or opposite rows).
     """
     mean = unit_rows(unit_rows(embeddings, "query").mean(0, keepdim=True), "query")[0]
     if not mean.any():
-        raise UserError("the query's embedding is all zeros, so its cosine with every image is 0; ask with another")
+        raise UserError("the query's embedding is all zeros, so its cosine with every image is 0; give another query")
     return mean
 
 
 def find_row(index: ImageIndex, name: str) -> int:
-    """The row of an indexed image, by its path (as indexed, or as it lies on disk) or its number from 0.
+    """Return the row of an indexed image, given its path (as indexed, or on disk) or its number from 0.
 
     Raises:
-        UserError: there is none.
+        UserError: the index has no such image.
     """
     inside = Path(name).absolute()
     root = Path(index.images.root)
@@ -83,4 +83,4 @@ def find_row(index: ImageIndex, name: str) -> int:
             return index.images.row_of[candidate]
     if name.isdecimal() and int(name) < len(index):
         return int(name)
-    raise UserError(f"--row {name!r}: {index.folder} has the rows 0 to {len(index) - 1}, and no image of that path")
+    raise UserError(f"`row` is {name!r}; {index.folder} has rows 0 to {len(index) - 1}, and no image with that path")

@@ -52,7 +52,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
     "a report over a manifest": (
         lambda root: (root / "list.csv").write_text("path,label\n"),
         ["scan", "photos", "--out", "list.csv"],
-        "--out list.csv is not the report of a scan",
+        "list.csv holds something else than the report of a scan",
     ),
     "a quickstart over pictures": (picture, ["quickstart", "--out", "out"], "out holds 'mine.jpg'"),
     "a quickstart of nothing": (lambda root: 0, ["quickstart", "--seeds", "0"], "--seeds is 0; give 1 or more"),

@@ -79,7 +79,7 @@ def refused(*arguments: str) -> str:
 
 def test_an_existing_directory(run: Path) -> None:
     assert transferkit("export", "best", "--out", "export").status == 0
-    assert "export exists; choose another directory or add --overwrite" in refused("last", "--out", "export")
+    assert "export exists; choose another place or add --overwrite" in refused("last", "--out", "export")
     assert Extractor.from_pretrained("export").pooling == "cls"
     assert transferkit("export", "last", "--out", "export", "--overwrite").status == 0
     assert Extractor.from_pretrained("export").pooling == "mean"
@@ -87,8 +87,8 @@ def test_an_existing_directory(run: Path) -> None:
     Path("photos").mkdir()
     Path("photos/holiday.jpg").touch()
     line = refused("best", "--out", "photos", "--overwrite")
-    assert "photos exists and is no export, so it is not overwritten" in line
-    assert "exists and is no export" in refused("best", "--out", str(run / "best.ckpt"), "--overwrite")
+    assert "photos holds something else than an export (no transferkit.json)" in line
+    assert "holds something else than an export" in refused("best", "--out", str(run / "best.ckpt"), "--overwrite")
 
 
 def test_what_cannot_be_exported(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ def test_regions(photo_folder: Path, monkeypatch: pytest.MonkeyPatch, method: st
 
     again = ["regions", "photos", "--boxes", "boxes.csv", "--extractor", "one", "--method", method]
     stopped = transferkit(*again)
-    assert stopped.status == 2 and "regions.parquet exists; choose another file or add --overwrite" in stopped.err
+    assert stopped.status == 2 and "regions.parquet exists; choose another place or add --overwrite" in stopped.err
     done = transferkit(*again, "--overwrite", "--json")
     assert json.loads(done.out) == {
         "boxes": 3, "clipped": 1, "embed_dim": 32, "images": 2, "left_out": 0, "method": method,
@@ -58,7 +58,5 @@ def test_only_regions_are_overwritten(photo_folder: Path, monkeypatch: pytest.Mo
     before = Path(out).read_bytes() if Path(out).is_file() else b""
     done = transferkit("regions", "photos", "--extractor", "none", "--out", out, "--overwrite", "true")
     under = out == "boxes.csv/r.parquet"
-    assert refused(
-        done, "boxes.csv is not a folder" if under else f"--out {out} holds something else than regions; give"
-    )
+    assert refused(done, "boxes.csv is not a folder" if under else f"{out} holds something else than regions (")
     assert not before or Path(out).read_bytes() == before

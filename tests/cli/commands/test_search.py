@@ -73,14 +73,14 @@ def test_html(here: Path) -> None:
 def test_k_is_clamped_and_said(here: Path) -> None:
     done = transferkit("search", "index", "photos/val/limes/2.jpg", "-k", "99", "--json")
     assert len(found(done)) == 24 and "-k is 99, but the index has 24 images to find; showing 24" in done.err
-    assert "k = 0" in refused("search", "index", "photos/val/limes/2.jpg", "-k", "0")
+    assert "k is 0; give 1 or more" in refused("search", "index", "photos/val/limes/2.jpg", "-k", "0")
 
 
 def test_bad_queries(here: Path, extractors: Path) -> None:
     Path("bad.jpg").write_bytes(b"no picture")
     assert "bad.jpg cannot be read as an image" in refused("search", "index", "bad.jpg")
     assert "gone.jpg cannot be read as an image" in refused("search", "index", "gone.jpg")
-    assert "photos is no index" in refused("search", "photos", "photos/val/limes/2.jpg")
+    assert "photos is not an index" in refused("search", "photos", "photos/val/limes/2.jpg")
     assert "give images to search for, or --row" in refused("search", "index")
     assert "give images to search for, or --row" in refused("search", "index", "bad.jpg", "--row", "1")
     assert "rows 0 to 23" in refused("search", "index", "--row", "24")
@@ -92,9 +92,10 @@ def test_the_index_is_kept_up_to_date(here: Path, extractors: Path) -> None:
     counts = json.loads(done.out)
     assert [counts[name] for name in ("images", "added", "removed", "refreshed")] == [23, 0, 1, 0]
     other = ["--extractor", str(extractors / "other")]
-    assert "has other pooling; use the former, or index anew with --overwrite" in refused("index", "photos", *other)
+    line = refused("index", "photos", *other)
+    assert "has other pooling; use the former, or index the images again with --overwrite" in line
     assert json.loads(transferkit("index", "photos", *other, "--overwrite", "--json").out)["added"] == 23
-    assert "is no index, so it is not overwritten" in refused("index", "photos", *other, "--out", "photos/train")
+    assert "holds something else than an index" in refused("index", "photos", *other, "--out", "photos/train")
 
 
 def test_an_extractor_that_has_changed(here: Path, extractors: Path) -> None:
@@ -111,7 +112,7 @@ def test_an_extractor_that_has_moved(here: Path, extractors: Path) -> None:
     Extractor.from_pretrained(extractors / "one").save_pretrained(here / "mine")
     assert transferkit("index", "photos", "--extractor", "mine", "--out", "second").status == 0
     (here / "mine").rename(here / "elsewhere")
-    gone = f"second was made with the extractor {here / 'mine'}, which is no longer there; put it back, or name its new"
+    gone = f"second was made with the extractor {here / 'mine'}, which no longer exists; restore it, or index"
     assert gone in refused("search", "second", "photos/val/limes/2.jpg")
     assert gone in refused("index", "photos", "--out", "second")
     named = ["--extractor", "elsewhere", "--pooling", "cls"]
@@ -125,8 +126,8 @@ def test_weights_that_have_moved(here: Path) -> None:
     record["extractor"] |= {"source": "resnet18", "weights": str(here / "gone.safetensors")}
     Path("index/index.json").write_text(json.dumps(record))
     line = refused("search", "index", "photos/val/limes/2.jpg")
-    assert f"made with the weights file {here / 'gone.safetensors'}, which is no longer there" in line
-    assert "transferkit index IMAGES --extractor resnet18 --weights PLACE --pooling cls --out index" in line
+    assert f"made with the weights file {here / 'gone.safetensors'}, which no longer exists" in line
+    assert 'extractor="resnet18", weights="NEW_PATH", pooling="cls", out="index"' in line
 
 
 def test_faiss(here: Path, extractors: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,11 +138,11 @@ def test_faiss(here: Path, extractors: Path, monkeypatch: pytest.MonkeyPatch) ->
     approximate = found(transferkit("search", "index", "photos/val/limes/2.jpg", "--json"))
     assert approximate == found(transferkit("search", "index", "photos/val/limes/2.jpg", "--exact", "--json"))
     assert "--index auto chose exact for 24 images" in transferkit("index", "photos", "--index", "auto").err
-    assert "faiss makes no index 'HNSV'" in refused("index", "photos", "--index", "HNSV")
+    assert "faiss cannot make an index 'HNSV'" in refused("index", "photos", "--index", "HNSV")
 
     transferkit("index", "photos", "--index", "Flat")
     Path("index/index.faiss").write_bytes(b"something else")
-    assert "is not the file that index.json names" in refused("search", "index", "photos/val/limes/2.jpg")
+    assert "does not have the SHA-256 in index.json" in refused("search", "index", "photos/val/limes/2.jpg")
     assert found(transferkit("search", "index", "photos/val/limes/2.jpg", "--exact", "--json")) == approximate
     monkeypatch.setitem(sys.modules, "faiss", None)
     assert "pip install 'transferkit[faiss]'" in refused("search", "index", "photos/val/limes/2.jpg")

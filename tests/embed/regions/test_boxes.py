@@ -108,7 +108,7 @@ def only_boxes_or_a_user_error(file: Path) -> None:
         ("a.png,1,x,5,9", "row 2: 1, x, 5, 9 are not four finite numbers"),
         ("a.png,1,2,3,inf", "row 2: 1, 2, 3, inf are not four finite numbers"),
         ("a.png,1,2,3", "row 2: 1, 2, 3, None are not four finite numbers"),
-        (",1,2,3,4", "row 2: it names no image"),
+        (",1,2,3,4", "row 2: no image is named"),
         ("a,b.png,1,2,3,4", "row 2: more cells than columns"),
     ],
 )
@@ -119,7 +119,7 @@ def test_faulty_rows_are_named(tmp_path: Path, row: str, says: str) -> None:
         read_boxes(file)
     assert says in str(error.value)
     file.write_text("path,x1,y1,x2,y2\na.png,0,0,1,1\n" + f"{row}\n" * 9)
-    with pytest.raises(UserError, match=r"row 2: .*; and 6 more rows; correct or remove them"):
+    with pytest.raises(UserError, match=r"row 2: .* and 6 more; correct or remove them"):
         read_boxes(file)
 
 
@@ -128,11 +128,11 @@ def test_faulty_rows_are_named(tmp_path: Path, row: str, says: str) -> None:
     [
         ("b.csv", "path,x1,x2\n", "no column y1, y2"),
         ("b.csv", "", "no column path"),
-        ("b.csv", "path,x1,y1,x2,y2\n", "holds no boxes"),
-        ("b.json", "[]", "no lists images and annotations"),
+        ("b.csv", "path,x1,y1,x2,y2\n", "has no boxes"),
+        ("b.json", "[]", "it needs the lists images and annotations"),
         ("b.json", "{", "cannot be read"),
         ("b.json", '{"images": [], "annotations": [{"id": 4, "bbox": [1, 2, 3]}]}', "row 4: bbox '\\[1, 2, 3\\]'"),
-        ("b.json", '{"images": [], "annotations": [{"id": 4, "bbox": [1, 2, 3, 4]}]}', "row 4: it names no image"),
+        ("b.json", '{"images": [], "annotations": [{"id": 4, "bbox": [1, 2, 3, 4]}]}', "row 4: no image is named"),
         ("b.txt", "", "give a .csv"),
     ],
 )
@@ -155,8 +155,8 @@ COCO = {
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"annotations": [ANNOTATION | {"id": 10**30}]}, "annotation at position 0: its id is beyond 64 bits"),
-        ({"annotations": [ANNOTATION, ANNOTATION]}, "row 4: annotation at position 1 has this id again"),
+        ({"annotations": [ANNOTATION | {"id": 10**30}]}, "annotation at position 0: its id exceeds 64 bits"),
+        ({"annotations": [ANNOTATION, ANNOTATION]}, "row 4: annotation at position 1 has the same id"),
         ({"annotations": [ANNOTATION | {"category_id": 9}]}, "row 4: category_id '9' is not among the categories"),
         ({"categories": []}, "row 4: category_id '7' is not among the categories with a name"),
         ({"categories": COCO["categories"] * 2}, "categories has the id 7 more than once"),
@@ -169,7 +169,7 @@ def test_faulty_coco_files(tmp_path: Path, change: dict[str, Any], says: str) ->
     file.write_text(json.dumps(COCO | change))
     with pytest.raises(UserError, match=says) as error:
         read_boxes(file)
-    assert str(error.value).startswith(f"--boxes {file}")
+    assert str(error.value).startswith((f"boxes {file}", f"`boxes` is {file}"))
 
 
 def test_coco_without_categories_has_no_labels(tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_rows_that_are_no_box_are_refused_or_skipped(tmp_path: Path, method: lis
     annotations = [{"id": number, "image_id": 1, "bbox": box} for number, box in enumerate(boxes)]
     file.write_text(json.dumps({"images": COCO["images"], "annotations": annotations}))
     if method is None:
-        with pytest.raises(UserError, match=r"row 1: the box .* is empty .*; row 2: .*; row 3: .*; and 1 more rows"):
+        with pytest.raises(UserError, match=r"row 1: the box .* is empty .*; row 2: .*; row 3: .* and 1 more"):
             read_boxes(file)
         return
     assert [box.number for box in read_boxes(file, method)] == [0, 5]

@@ -1,4 +1,4 @@
-"""Regions: boxes in images, one embedding each."""
+"""Regions: boxes in images, with one embedding per box."""
 
 from transferkit.embed.regions.boxes import Box, match_boxes, read_boxes
 from transferkit.embed.regions.output import Regions, check_regions_place, embed_regions, save_regions

@@ -1,7 +1,7 @@
-"""Method ``roi_align``: one forward pass an image, boxes pooled from its features (He et al. 2017, arXiv:1703.06870).
+"""Method ``roi_align``: one forward pass per image, boxes pooled from its features (He et al. 2017, arXiv:1703.06870).
 
-The image is resized as the scheme says but not cropped, so that its borders are seen, and to whole strides of
-the network, so that the features cover it exactly. A network made for one size gets that size.
+The image is resized by the preprocessing but not cropped, so that its borders are kept, and to whole strides of the
+network, so that the features cover it exactly. A network with a fixed size gets that size.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ from transferkit.extractor.forward import Forward
 from transferkit.images.error import Fault, ImageError
 from transferkit.images.preprocessing import Size
 
-BINS = 7  # roi_align averages samples in 7 x 7 bins, one a feature cell at least; we average the bins
+BINS = 7  # roi_align averages samples in 7 x 7 bins, at least one per feature cell; the bins are averaged
 
 
 def embed_aligned(
@@ -28,17 +28,17 @@ def embed_aligned(
 ) -> Iterator[Batch]:
     """Embed boxes from the last features of their images: the map before pooling, or the grid of patch tokens.
 
-    The embedding is the mean of the features inside the box, bilinear between cells, whatever the extractor's
-    pooling (there is no class token of a box).
+    The embedding is the mean of the features inside the box, bilinear between cells, for any pooling of the extractor,
+    since a box has no class token.
 
     Args:
         extractor: the extractor.
-        images: where the boxes lie.
+        images: the images of the boxes.
         boxes: sorted by path.
         sizes: filled with (height, width) of each image that is read.
 
     Yields:
-        A batch an image; a row is a position in ``boxes``.
+        One batch per image; a row is a position in ``boxes``.
     """
     spans = spans_of(boxes)
     unpooled = extractor.forward(features="unpooled")
@@ -63,7 +63,7 @@ def embed_aligned(
 
 
 def pool(features: Tensor, span: range, boxes: Sequence[Box], size: tuple[int, int]) -> Batch:
-    """Embeddings of one image's boxes from its features (1, C, h, w); ``size`` is (height, width) of the image."""
+    """Pool one image's boxes from its features (1, C, h, w); ``size`` is (height, width) of the image."""
     broken = {row: Fault("outside", fault) for row in span if (fault := boxes[row].fault(*size))}
     inside = {row: boxes[row].clip(*size) for row in span if row not in broken}
     rows = list(inside)
@@ -75,10 +75,10 @@ def pool(features: Tensor, span: range, boxes: Sequence[Box], size: tuple[int, i
 
 
 class Sizing:
-    """The size that an image is resized to: (height, width) -> (height, width).
+    """The size to which an image is resized: (height, width) -> (height, width).
 
     Args:
-        forward: the pass to the last features, before pooling.
+        forward: the forward pass with ``features="unpooled"``.
 
     Raises:
         UserError: the features do not lie in a grid.
@@ -96,11 +96,11 @@ class Sizing:
         self.stride = -(-height // rows), -(-width // columns)
         try:
             self.any_size = grid(height + self.stride[0], width + 2 * self.stride[1]) == (rows + 1, columns + 2)
-        except (TypeError, ValueError, RuntimeError, AssertionError, UserError):  # made for one size
+        except (TypeError, ValueError, RuntimeError, AssertionError, UserError):  # it takes only one size
             self.any_size = False
 
     def __call__(self, height: int, width: int) -> Size:
-        """The size for an image of this height and width."""
+        """Return the size for an image of this height and width."""
         if not self.any_size:
             return self.scheme.image_size
         resized = self.scheme.resized_size(height, width)
@@ -112,20 +112,20 @@ class Sizing:
 
 
 def as_map(features: Tensor, height: int, width: int) -> Tensor:
-    """Features as a map (B, C, h, w); patch tokens (B, T, C) are laid in the grid shaped most like the image.
+    """Return features as a map (B, C, h, w); tokens (B, T, C) become the grid nearest to the image's aspect ratio.
 
     Args:
-        features: a map, or tokens in row-major order.
+        features: a map, or patch tokens in row-major order.
         height: of the pixels.
         width: of the pixels.
 
     Raises:
-        UserError: neither.
+        UserError: the features are neither.
     """
     if features.ndim == 4:
         return features
     if features.ndim != 3:
-        raise UserError(f"features of shape {tuple(features.shape)} lie in no grid; use --method crop")
+        raise UserError(f'features of shape {tuple(features.shape)} do not form a grid; give `method="crop"`')
     tokens = features.shape[1]
     rows = min(
         (rows for rows in range(1, tokens + 1) if tokens % rows == 0),
@@ -135,6 +135,6 @@ def as_map(features: Tensor, height: int, width: int) -> Tensor:
 
 
 def spans_of(boxes: Sequence[Box]) -> list[range]:
-    """Positions of the boxes of each image, for boxes sorted by path."""
+    """Return the positions of the boxes of each image, for boxes sorted by path."""
     starts = [i for i, box in enumerate(boxes) if i == 0 or box.path != boxes[i - 1].path]
     return [range(a, b) for a, b in zip(starts, [*starts[1:], len(boxes)], strict=True)]

@@ -1,4 +1,4 @@
-"""Boxes from a CSV table or a COCO file, checked by row."""
+"""Boxes from a CSV table or a COCO file, validated by row."""
 
 import csv
 import json
@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from transferkit.data.image_table import ImageTable
-from transferkit.errors import UserError
+from transferkit.errors import UserError, listed
 
 CORNERS = ("x1", "y1", "x2", "y2")
 MAX_BYTES = 2**30
 
 
 class Box(NamedTuple):
-    """A rectangle in an upright image, in its pixels: x1 <= x < x2 from the left, y1 <= y < y2 from the top.
+    """A rectangle in an upright image, in pixels: x1 <= x < x2 from the left, y1 <= y < y2 from the top.
 
-    ``number`` is the row of a CSV (from 1, the header left out) or the ``id`` of a COCO annotation; ``size`` is what
-    the file says of its image, (height, width), if it does.
+    ``number`` is the row of a CSV (from 1, without the header) or the ``id`` of a COCO annotation; ``size`` is the
+    (height, width) of the image in the file, if given.
     """
 
     number: int
@@ -32,23 +32,23 @@ class Box(NamedTuple):
     size: tuple[int, int] | None = None
 
     def clip(self, height: int, width: int) -> "Box":
-        """The part inside an image of that size; empty (x2 <= x1 or y2 <= y1) where there is none."""
+        """Return the part inside an image of that size; it may be empty (x2 <= x1 or y2 <= y1)."""
         return self._replace(
             x1=max(self.x1, 0.0), y1=max(self.y1, 0.0), x2=min(self.x2, float(width)), y2=min(self.y2, float(height))
         )
 
     @property
     def is_empty(self) -> bool:
-        """Whether it has no area."""
+        """Whether the box has no area."""
         return not (self.x1 < self.x2 and self.y1 < self.y2)
 
     def fault(self, height: int, width: int) -> str | None:
-        """Why it cannot be a box in an upright image of that size; None if it can."""
+        """Return why the box does not fit an upright image of that size; None if it fits."""
         corners = ", ".join(f"{value:g}" for value in self[2:6])
         if self.size is not None and self.size != (height, width):
-            turned = ": of the image before its EXIF rotation?" if self.size == (width, height) else ""
+            turned = ": for the image before its EXIF rotation?" if self.size == (width, height) else ""
             said = f"{self.size[1]} x {self.size[0]}"
-            return f"the boxes are of an image of {said} pixels, it is upright {width} x {height}{turned}"
+            return f"the boxes are for an image of {said} pixels, it is upright {width} x {height}{turned}"
         in_unit = all(0 <= value <= 1 for value in self[2:6])
         if in_unit and not all(value.is_integer() for value in map(float, self[2:6])) and (height, width) != (1, 1):
             return f"the box {corners} looks like fractions of the image; give pixels"
@@ -64,18 +64,18 @@ def read_boxes(file: str | Path, skipped: list[str] | None = None) -> list[Box]:
         file: a ``.csv`` (UTF-8) with the columns ``path,x1,y1,x2,y2[,label]``, or a ``.json`` in COCO's layout
             (https://cocodataset.org/#format-data): ``images`` (``id``, ``file_name``), ``annotations``
             (``image_id``, ``bbox`` as x, y, width, height, and perhaps ``id`` and ``category_id``), and, for
-            labels, ``categories``. Where an image has ``width`` and ``height``, they are compared when it is read.
-        skipped: takes what is said of rows that are no box (empty ones, such as COCO itself has, or without four
-            numbers), so that the others are read.
+            labels, ``categories``. If an image has ``width`` and ``height``, they are compared when it is read.
+        skipped: if given, faults of rows that are not a box (empty ones, which COCO itself has, or without four
+            numbers) are added to it, and the other rows are read.
 
     Raises:
-        UserError: unreadable, without boxes, or with rows that are no box and not to be skipped: all of them are
-            counted, the first named.
+        UserError: the file cannot be read or has no boxes; rows are not boxes and ``skipped`` is None: they are
+            counted, and the first are named.
     """
     file = Path(file)
     readers = {".csv": csv_boxes, ".json": coco_boxes}
     if file.suffix.lower() not in readers:
-        raise UserError(f"--boxes {file}: give a .csv (path,x1,y1,x2,y2[,label]) or a COCO .json")
+        raise UserError(f"`boxes` is {file}; give a .csv (path,x1,y1,x2,y2[,label]) or a COCO .json")
     faults: list[str] = []
     boxes = []
     try:
@@ -86,11 +86,11 @@ def read_boxes(file: str | Path, skipped: list[str] | None = None) -> list[Box]:
             faults += [found] if isinstance(found, str) else []
     except (OSError, ValueError, OverflowError, csv.Error, RecursionError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
-        raise UserError(f"--boxes {file} cannot be read: {reason}") from error
+        raise UserError(f"boxes {file} cannot be read: {reason}") from error
     if not boxes or skipped is None:
         refuse(file, faults)
     if not boxes:
-        raise UserError(f"--boxes {file} holds no boxes")
+        raise UserError(f"{file} has no boxes")
     if skipped is not None:
         skipped += faults
     return boxes
@@ -99,16 +99,16 @@ def read_boxes(file: str | Path, skipped: list[str] | None = None) -> list[Box]:
 def match_boxes(
     file: str | Path, boxes: Sequence[Box], images: ImageTable, skipped: list[str] | None = None
 ) -> list[Box]:
-    """The boxes whose images are there.
+    """Return the boxes whose images exist.
 
     Args:
-        file: that they were read from, for messages.
-        boxes: of :func:`read_boxes`.
-        images: where the boxes should lie.
-        skipped: takes what is said of the other boxes.
+        file: the file of the boxes, for messages.
+        boxes: as :func:`read_boxes` returns them.
+        images: the images.
+        skipped: if given, faults of the other boxes are added to it.
 
     Raises:
-        UserError: no image for some of them, and they are not to be skipped, or for none: counted, the first named.
+        UserError: boxes have no image and ``skipped`` is None, or none has an image; the first are named.
     """
     known = set(images.paths)
     what = f"not among the {len(images)} images of {images.source or images.root}"
@@ -122,18 +122,18 @@ def match_boxes(
 
 
 def refuse(file: str | Path, faults: Sequence[str], most: int = 3) -> None:
-    """Stop if there are faulty rows, naming the first few.
+    """Raise if there are faulty rows.
 
     Raises:
-        UserError: there are.
+        UserError: there are; the first few are named.
     """
     if faults:
-        more = f"; and {len(faults) - most} more rows" if len(faults) > most else ""
-        raise UserError(f"--boxes {file}: {'; '.join(faults[:most])}{more}; correct or remove them")
+        named = listed(faults, most, quote=False, separator="; ")
+        raise UserError(f"boxes {file}: {named}; correct or remove them")
 
 
 def csv_boxes(file: Path) -> Iterator[Box | str]:
-    """A box or a fault for each row of a CSV."""
+    """Yield a box or a fault for each row of a CSV."""
     with file.open(newline="", encoding="utf-8-sig") as stream:
         reader = csv.DictReader(stream, strict=True)
         missing = [name for name in ("path", *CORNERS) if name not in (reader.fieldnames or [])]
@@ -148,25 +148,25 @@ def csv_boxes(file: Path) -> Iterator[Box | str]:
 
 
 def coco_boxes(file: Path) -> Iterator[Box | str]:
-    """A box or a fault for each annotation of a COCO file."""
+    """Yield a box or a fault for each annotation of a COCO file."""
     content = json.loads(file.read_text(encoding="utf-8"))
     content = content if isinstance(content, dict) else {}
     images, annotations = content.get("images"), content.get("annotations")
     if not isinstance(images, list) or not isinstance(annotations, list):
-        raise ValueError("no lists images and annotations, as COCO files have them")
+        raise ValueError("it needs the lists images and annotations of COCO files")
     names, sizes = by_id("images", images, "file_name"), sizes_by_id(images)
     classes = by_id("categories", content["categories"], "name") if content.get("categories") is not None else None
     seen: set[int] = set()
     for position, record in enumerate(annotations):
         number = record.get("id", position) if isinstance(record, dict) else position
         if not isinstance(record, dict) or type(number) is not int:
-            yield f"annotation at position {position}: no record with a whole number as its id"
+            yield f"annotation at position {position}: not an object with an integer id"
             continue
         if not -(2**63) <= number < 2**63:
-            yield f"annotation at position {position}: its id is beyond 64 bits"
+            yield f"annotation at position {position}: its id exceeds 64 bits"
             continue
         if number in seen:
-            yield f"row {number}: annotation at position {position} has this id again"
+            yield f"row {number}: annotation at position {position} has the same id"
             continue
         seen.add(number)
         corners = record.get("bbox")
@@ -184,7 +184,7 @@ def coco_boxes(file: Path) -> Iterator[Box | str]:
 
 
 def sizes_by_id(images: list[Any]) -> dict[str, tuple[int, int]]:
-    """(height, width) of COCO's images by their id, where both are given as positive whole numbers."""
+    """Return (height, width) of COCO's images by id, if both are given as positive numbers."""
     sizes: dict[str, tuple[int, int]] = {}
     for record in images:
         height, width = (record.get(side) for side in ("height", "width")) if isinstance(record, Mapping) else (0, 0)
@@ -196,10 +196,10 @@ def sizes_by_id(images: list[Any]) -> dict[str, tuple[int, int]]:
 
 
 def by_id(what: str, records: Any, field: str) -> dict[str, str]:
-    """A text field of COCO records by their id; ``what`` they are is for messages.
+    """Return a text field of COCO records by id; ``what`` names them in messages.
 
     Raises:
-        ValueError: an id stands there twice.
+        ValueError: two records have the same id.
     """
     found = [record for record in records if isinstance(record, Mapping)] if isinstance(records, list) else []
     named = [(str(record["id"]), record.get(field)) for record in found if record.get("id") is not None]
@@ -211,20 +211,20 @@ def by_id(what: str, records: Any, field: str) -> dict[str, str]:
 def box(
     number: int, path: Any, corners: Sequence[Any], label: str | None, size: tuple[int, int] | None = None
 ) -> Box | str:
-    """A box, or why these values make none."""
+    """Return a box, or why the values are not one."""
     path = path.removeprefix("./") if isinstance(path, str) else path
     if not path:
-        return f"row {number}: it names no image"
+        return f"row {number}: no image is named"
     found = [value for corner in corners if (value := as_number(corner)) is not None]
     shown = ", ".join(str(corner)[:20] for corner in corners)
     if len(found) < 4:
         return f"row {number}: {shown} are not four finite numbers"
     made = Box(number, path, found[0], found[1], found[2], found[3], label, size)
-    return f"row {number}: the box {shown} is empty (x1 < x2 and y1 < y2 are wanted)" if made.is_empty else made
+    return f"row {number}: the box {shown} is empty (it needs x1 < x2 and y1 < y2)" if made.is_empty else made
 
 
 def as_number(value: Any) -> float | None:
-    """A finite float, or None."""
+    """Return a value as a finite float, or None."""
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):

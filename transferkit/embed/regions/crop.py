@@ -1,4 +1,4 @@
-"""Method ``crop``: each box is cut out and embedded as an image of its own."""
+"""Method ``crop``: each box is cut out and embedded as its own image."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -16,20 +16,20 @@ from transferkit.images.decoding import ImageError
 def embed_crops(
     extractor: Extractor, images: ImageTable, boxes: Sequence[Box], sizes: dict[str, tuple[int, int]]
 ) -> Iterator[Batch]:
-    """Embed boxes, each through the extractor's own preprocessing, its centre crop included.
+    """Embed boxes, each through the extractor's preprocessing, including the center crop.
 
-    Corners between pixels are moved outward to whole ones.
+    Corners between pixels are rounded outward.
 
     Args:
         extractor: the extractor.
-        images: where the boxes lie.
+        images: the images of the boxes.
         boxes: sorted by path.
         sizes: filled with (height, width) of each image that is read.
 
     Yields:
         Batches; a row is a position in ``boxes``.
     """
-    decoded = lru_cache(maxsize=4)(images.read)  # boxes of one image follow each other
+    decoded = lru_cache(maxsize=4)(images.read)  # boxes of one image are consecutive
 
     def read(position: int) -> Tensor:
         box = boxes[position]
@@ -41,10 +41,10 @@ def embed_crops(
 
 
 def cut(image: Tensor, box: Box) -> Tensor:
-    """The pixels of a box, clipped: uint8 (3, H, W) -> (3, h, w).
+    """Return the pixels of a box, clipped to the image: uint8 (3, H, W) -> (3, h, w).
 
     Raises:
-        ImageError: it cannot be a box in this image, see :meth:`Box.fault`.
+        ImageError: the box does not fit the image, see :meth:`Box.fault`.
     """
     height, width = image.shape[1:]
     if fault := box.fault(height, width):

@@ -1,4 +1,4 @@
-"""Boxes to a Parquet table: one row a box, its corners beside its embedding."""
+"""Embedding boxes into a Parquet table: one row per box, with its corners."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from transferkit.embed import describe
 from transferkit.embed.regions.align import embed_aligned
 from transferkit.embed.regions.boxes import Box
 from transferkit.embed.regions.crop import embed_crops
-from transferkit.errors import UserError
+from transferkit.errors import UserError, listed
 from transferkit.extractor import Extractor
 from transferkit.runtime.files import atomic_path, check_folder, check_place
 from transferkit.runtime.progress import progress_bar
@@ -29,10 +29,10 @@ class Regions:
     """Embeddings of boxes.
 
     Attributes:
-        embeddings: one row a box, sorted by path, then by number; labels are the boxes' own.
+        embeddings: one row per box, sorted by path, then by number; labels are those of the boxes.
         boxes: the box of each row, clipped to its image.
-        clipped: the boxes that reached out of their image, as they were given.
-        broken: number of a box that has no embedding -> the reason.
+        clipped: the boxes that extended beyond their image, before clipping.
+        broken: number of a box without an embedding -> the reason.
     """
 
     embeddings: Embeddings
@@ -44,19 +44,19 @@ class Regions:
 def embed_regions(
     extractor: Extractor, images: ImageTable, boxes: Sequence[Box], method: Method = "crop", on_error: str = "fail"
 ) -> Regions:
-    """Embed boxes; only the images that have some are read.
+    """Embed boxes; only images with boxes are read.
 
     Args:
         extractor: the extractor, on the device to use.
-        images: where the boxes lie, see :func:`~transferkit.embed.regions.match_boxes`.
+        images: the images of the boxes, see :func:`~transferkit.embed.regions.match_boxes`.
         boxes: in any order.
-        method: ``crop`` puts each box through the preprocessing as an image; ``roi_align`` runs each image once,
-            without a crop, and pools its features in each box.
-        on_error: ``fail`` names boxes outside of their image and unreadable images after the pass, ``skip``
-            leaves their boxes out.
+        method: ``crop`` preprocesses each box as an image; ``roi_align`` embeds each image once, without a crop, and
+            pools its features in each box.
+        on_error: ``fail`` names boxes outside of their image and unreadable images after the pass, ``skip`` leaves
+            these boxes out.
 
     Raises:
-        UserError: with ``fail``; or no box is left.
+        UserError: a box has no pixels, with ``fail``; or no box is left.
     """
     boxes = sorted(boxes, key=lambda box: (box.path, box.number))
     sizes: dict[str, tuple[int, int]] = {}
@@ -71,9 +71,8 @@ def embed_regions(
             broken |= {boxes[row].number: f"{boxes[row].path!r}: {why}" for row, why in batch.broken.items()}
             advance(len(batch.rows) + len(batch.broken))
     if broken and (on_error == "fail" or not rows):
-        named = "; ".join(f"row {number}: {reason}" for number, reason in list(broken.items())[:5])
-        more = f"; and {len(broken) - 5} more" if len(broken) > 5 else ""
-        raise UserError(f"{len(broken)} boxes have no pixels: {named}{more}; correct them, or --on_error skip")
+        named = listed([f"row {number}: {reason}" for number, reason in broken.items()], quote=False, separator="; ")
+        raise UserError(f'{len(broken)} boxes have no pixels: {named}; correct them, or give `on_error="skip"`')
     given = [boxes[row] for row in rows]
     inside = [box.clip(*sizes[box.path]) for box in given]
     used = {box.path for box in given}
@@ -92,7 +91,7 @@ def embed_regions(
 
 
 def metadata_of(extractor: Extractor, images: ImageTable, method: Method) -> dict[str, Any]:
-    """What the values depend on; ``roi_align`` stands for the pooling where that is what pools."""
+    """Return what the values depend on; with the method ``roi_align`` it is also the pooling."""
     metadata = describe(extractor, images) | {"method": method}
     return metadata | ({"pooling": "roi_align"} if method == "roi_align" else {})
 
@@ -117,10 +116,10 @@ def foreign_to_regions(path: Path) -> str | None:
 
 
 def save_regions(regions: Regions, path: str | Path) -> None:
-    """Write an embeddings table with the columns ``box`` (its number), ``x1``, ``y1``, ``x2`` and ``y2``, too.
+    """Write an embeddings table with the additional columns ``box`` (its number), ``x1``, ``y1``, ``x2`` and ``y2``.
 
     Raises:
-        UserError: the place cannot be written.
+        UserError: the file cannot be written.
     """
     table = to_arrow(regions.embeddings)
     table = table.append_column("box", pa.array([box.number for box in regions.boxes], pa.int64()))

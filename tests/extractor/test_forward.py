@@ -140,10 +140,10 @@ def test_tokens_of_a_torchvision_transformer_leave_the_class_token_out() -> None
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"features": "tokens"}, r"resnet18 has a map of \(512, 2, 2\), no tokens; use --features map"),
+        ({"features": "tokens"}, r'resnet18 has a map of \(512, 2, 2\), not tokens; give `features="map"`'),
         ({"layer": "layer9"}, r"resnet18 has no stage 'layer9'; its stages: stem, layer1"),
         ({"layer": "9"}, r"resnet18 has no stage '9'"),
-        ({"features": "map", "normalize": True}, r"--normalize is for one embedding an image"),
+        ({"features": "map", "normalize": True}, r'`normalize` applies to pooled embeddings, not to `features="'),
     ],
 )
 def test_what_a_resnet_has_not(options: dict[str, str], message: str) -> None:
@@ -152,7 +152,7 @@ def test_what_a_resnet_has_not(options: dict[str, str], message: str) -> None:
 
 
 def test_a_vit_has_no_map() -> None:
-    with pytest.raises(UserError, match=r"has tokens of \(16, 32\), no map; use --features tokens"):
+    with pytest.raises(UserError, match=r'has tokens of \(16, 32\), not map; give `features="tokens"`'):
         transformer("vit", "cls").forward(features="map")
 
 
