@@ -91,7 +91,7 @@ def notice(it: Consumers, **changed: Any) -> dict[str, bool]:
         "evaluate": raises(check_same_space, it.embeddings, foreign, ("one", "other")),
         "compare": any("differ in" in line for line in comparison_caveats((it.embeddings, foreign), figures, 3)),
         "benchmark": cell_key(mine, it.images, {}) != cell_key(others, it.images, {}),
-        "probe": raises(replace(it.classifier, metadata=others).on, it.extractor),
+        "probe": raises(replace(it.classifier, metadata=others).as_head_of, it.extractor),
     }
 
 
@@ -140,7 +140,7 @@ def test_networks_with_equal_tensors_do_not_share(
         theirs = other.backbone.model(pixel_values=pixels).last_hidden_state[:, 0]
     torch.testing.assert_close(found.embedding, theirs, atol=1e-5, rtol=1e-5)
     assert raises(check_same_space, consumers.embeddings, found, ("one", "other")) is not same
-    assert raises(consumers.classifier.on, other) is not same
+    assert raises(consumers.classifier.as_head_of, other) is not same
     assert raises(open_index(consumers.index).check_extractor, other) is not same
 
 
@@ -178,7 +178,7 @@ def test_what_earlier_versions_wrote_is_still_opened(consumers: Consumers, tmp_p
     check_same_space(old, consumers.embeddings, ("old", "new"))
     old_classifier = replace(consumers.classifier, metadata=without(dict(consumers.classifier.metadata)))
     assert old_classifier.as_head_of(consumers.extractor).head
-    assert raises(old_classifier.on, vit(hidden_size=64))
+    assert raises(old_classifier.as_head_of, vit(hidden_size=64))
     record = json.loads((consumers.index / RECORD).read_text())
     kept = ("weights_sha256", "pooling", "preprocessing", "embed_dim", "source", "weights")
     record["extractor"] = {name: record["extractor"][name] for name in kept}
