@@ -23,7 +23,7 @@ from transferkit.embed import fill_features
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 from transferkit.extractor.full_float32 import full_float32
-from transferkit.freezing import Regime, first_trainable, freeze, set_mode
+from transferkit.freezing import Regime, check_unfreezing, first_trainable, freeze, set_mode
 from transferkit.metrics import RunningMean, classification_metrics
 from transferkit.module_record import RecordedModule, run_validation
 from transferkit.optimizers import (
@@ -157,9 +157,10 @@ class TransferModule(RecordedModule):
         """Where data and model meet: before callbacks are set up, since some then copy the module, head and all.
 
         Raises:
-            UserError: the data does not suit the classes of a trained head.
+            UserError: the data does not suit the classes of a trained head; a callback that unfreezes.
         """
         stage = self.trainer.state.fn
+        check_unfreezing(self.trainer.callbacks)  # type: ignore[attr-defined]  # set in its constructor
         self.meet(self.data, stage.value if stage else "fit")
         return []
 

@@ -61,7 +61,8 @@ class RecordedModule(LightningModule):
 
     def as_extractor(self) -> Extractor:
         """The extractor as it stands, in eval mode, sharing its weights with this module, which keeps its mode."""
-        tensors = {id(tensor): tensor for tensor in (*self.parameters(), *self.buffers())}
+        computed = [value for module in self.modules() for value in vars(module).values() if isinstance(value, Tensor)]
+        tensors = {id(tensor): tensor for tensor in (*self.parameters(), *self.buffers(), *computed)}
         backbone, head = copy.deepcopy((self.backbone, self.head), tensors)  # the modules alone: tensors are known
         record = self.describe()
         return Extractor(backbone, self.preprocessing, head, self.class_names, self.l2_normalize, record)

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import BaseFinetuning, BatchSizeFinder, LearningRateFinder, LearningRateMonitor
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder, LearningRateMonitor
 
 from transferkit.embed.processes import check_devices
 from transferkit.errors import UserError
 from transferkit.files import disk_fault
+from transferkit.freezing import check_unfreezing
 
 # What libraries raise for want of something that the user can give: pattern of the message -> what to say.
 REMEDIES = {
@@ -60,13 +61,9 @@ def check_callbacks(callbacks: Collection[Callback], logged: Collection[str]) ->
     Raises:
         UserError: naming the callback.
     """
+    check_unfreezing(callbacks)
     for callback in callbacks:
         name = type(callback).__name__
-        if isinstance(callback, BaseFinetuning):
-            raise UserError(
-                f"the callback {name} unfreezes within a fit; fit twice instead, the second time with "
-                "--model.backbone CKPT --model.regime partial or full"
-            )
         if isinstance(callback, LearningRateFinder | BatchSizeFinder):
             raise UserError(
                 f"the callback {name} looks for one learning rate or batch size; compare short fits "
