@@ -38,8 +38,11 @@ def outcome(work):
     except Exception as error:
         return f"{type(error).__name__}: {error}"
 
+Path(f"begun-{rank}").touch()
+while not Path(f"begun-{1 - rank}").exists():  # the time below is for what follows, not for their start
+    time.sleep(0.02)
 distributed.init_process_group("gloo", init_method=f"file://{Path.cwd()}/meet-{scenario}", rank=rank, world_size=2,
-                               timeout=timedelta(seconds=1))
+                               timeout=timedelta(seconds=3))
 if scenario == "dies":
     def work():
         with joined() as ranks:
@@ -51,21 +54,21 @@ if scenario == "results":
     from transferkit.training.prediction_writer import Results
     results = Results(Path("run"))
     results.outputs = [{"row": torch.tensor([rank])}]
-    results.write_merged = lambda trainer, module, split, merged: (time.sleep(2), print(merged["row"].tolist()))
-    time.sleep(0 if rank else 2)
+    results.write_merged = lambda trainer, module, split, merged: (time.sleep(4), print(merged["row"].tolist()))
+    time.sleep(0 if rank else 4)
     results.write(None, None, "test")
     print("written")
     sys.exit()
 if scenario == "told":
-    ranks_module.HEARING = 2.0
     for message, late in (("same", 0), ("same later", 1), (f"own {rank}", 0)):
+        ranks_module.HEARING = 1.0 if "own" in message else 30.0
         time.sleep(late * rank)
         error = told_once(UserError(message))
         print(f"{type(error).__name__}: {error}")
     sys.exit()
 verify = integrity.verify
-integrity.verify = lambda *arguments: (time.sleep(0 if rank else 2), verify(*arguments))[1]  # longer than groups wait
-time.sleep(0 if rank else 2)  # also before they meet
+integrity.verify = lambda *arguments: (time.sleep(0 if rank else 4), verify(*arguments))[1]  # longer than groups wait
+time.sleep(0 if rank else 4)  # also before they meet
 with joined() as ranks:
     print(integrity.verify_together(open_images("photos"), ranks))
     print(ranks.run_on_all(lambda: rank))
@@ -97,7 +100,7 @@ def run(scenario: str) -> list[tuple[int, str]]:
         for rank in range(2)
     ]
     try:
-        said = [process.communicate(timeout=100)[0] for process in both]
+        said = [process.communicate(timeout=240)[0] for process in both]
     finally:
         for process in both:
             process.kill()

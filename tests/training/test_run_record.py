@@ -10,6 +10,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import (
+    BackboneFinetuning,
     EMAWeightAveraging,
     ModelCheckpoint,
     ModelPruning,
@@ -164,6 +165,12 @@ def test_other_optimizers_and_regimes_are_refused(
         fit(tmp_path / "run", photo_folder, {**RESNET, **now}, begun)
 
 
+def test_a_callback_that_unfreezes_is_refused(tmp_path: Path, photo_folder: Path) -> None:
+    """From Python as from the command line: the schedule knows the groups that the fit begins with."""
+    with pytest.raises(UserError, match="the callback BackboneFinetuning unfreezes within a fit"):
+        fit(tmp_path / "run", photo_folder, FULL, callbacks=[BackboneFinetuning(1)])
+
+
 def test_weights_alone_are_no_fit_to_go_on_with(tmp_path: Path, photo_folder: Path) -> None:
     keep = ModelCheckpoint(tmp_path, filename="weights", save_weights_only=True)
     fit(tmp_path / "run", photo_folder, RESNET, max_epochs=1, callbacks=[keep])
@@ -179,6 +186,7 @@ def test_a_weight_that_is_pruned_for_now_is_opened_as_it_computes(tmp_path: Path
     opened = Extractor.from_pretrained(last)
     assert opened.head is not None and torch.equal(opened.head.weight, module.head.weight)
     assert (opened.head.weight == 0).any()
+    assert torch.equal(module.as_extractor().head.weight, module.head.weight)
     fit(tmp_path / "run", photo_folder, FULL, last)
 
 

@@ -23,7 +23,7 @@ from transferkit.training.fit_progress import leave_ended_epoch, run_validation
 from transferkit.training.metrics import EvaluationMetrics, TrainingEpoch
 from transferkit.training.network import TransferNetwork
 from transferkit.training.optimizers import CosineWithWarmup, check_length, check_ranges, gradient_descent
-from transferkit.training.regimes import Regime
+from transferkit.training.regimes import Regime, check_unfreezing
 from transferkit.training.regularization_path import RegularizationPath, is_solvable, path_length
 from transferkit.training.resume import check_processes, resumed_solver
 from transferkit.training.start import open_start
@@ -158,8 +158,9 @@ class TransferModule(TransferNetwork):
         """Connect with the data if the caller has not: some callbacks copy the module with its head in their setup.
 
         Raises:
-            UserError: see :meth:`connect`.
+            UserError: see :meth:`connect` and :func:`~transferkit.training.regimes.check_unfreezing`.
         """
+        check_unfreezing(self.trainer.callbacks)  # type: ignore[attr-defined]  # set in its constructor
         function = self.trainer.state.fn
         stage = function.value if function else "fit"
         if self.connected != (self.data, stage):

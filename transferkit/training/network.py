@@ -115,7 +115,8 @@ class TransferNetwork(LightningModule):
 
     def as_extractor(self) -> Extractor:
         """Return the extractor in eval mode; it shares its tensors with this module, whose mode stays."""
-        tensors = {id(tensor): tensor for tensor in (*self.parameters(), *self.buffers())}
+        computed = [value for module in self.modules() for value in vars(module).values() if isinstance(value, Tensor)]
+        tensors = {id(tensor): tensor for tensor in (*self.parameters(), *self.buffers(), *computed)}
         backbone, head = copy.deepcopy((self.backbone, self.head), tensors)  # copies modules, not their tensors
         return Extractor(backbone, self.preprocessing, head, self.class_names, self.l2_normalize, self.describe())
 

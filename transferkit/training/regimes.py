@@ -1,8 +1,11 @@
 """Regimes: which parts of a backbone learn, and which do not change by a bit."""
 
+from collections.abc import Collection
 from typing import Literal
 
 import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import BaseFinetuning
 from torch import nn
 
 from transferkit.backbones import Backbone
@@ -86,3 +89,17 @@ def count_parameters(module: nn.Module) -> tuple[int, int]:
     """Return the number of parameters, and how many of them learn."""
     parameters = list(module.parameters())
     return sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)
+
+
+def check_unfreezing(callbacks: Collection[Callback]) -> None:
+    """Raise for callbacks that unfreeze parameters within a fit.
+
+    Raises:
+        UserError: naming the callback.
+    """
+    for callback in callbacks:
+        if isinstance(callback, BaseFinetuning):
+            raise UserError(
+                f"the callback {type(callback).__name__} unfreezes within a fit; fit twice instead, the second time "
+                'with `backbone="CKPT"` and `regime="partial"` or `regime="full"`'
+            )

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import BaseFinetuning, BatchSizeFinder, LearningRateFinder, LearningRateMonitor
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder, LearningRateMonitor
 
 from transferkit.errors import UserError
 from transferkit.runtime.files import disk_fault
 from transferkit.runtime.processes import check_devices
+from transferkit.training.regimes import check_unfreezing
 
 # Errors of libraries that the user can remedy: pattern of the message -> message of the UserError.
 REMEDIES = {
@@ -63,13 +64,9 @@ def check_callbacks(callbacks: Collection[Callback], logged: Collection[str]) ->
     Raises:
         UserError: naming the callback.
     """
+    check_unfreezing(callbacks)
     for callback in callbacks:
         name = type(callback).__name__
-        if isinstance(callback, BaseFinetuning):
-            raise UserError(
-                f"the callback {name} unfreezes within a fit; fit twice instead, the second time with "
-                '`backbone="CKPT"` and `regime="partial"` or `regime="full"`'
-            )
         if isinstance(callback, LearningRateFinder | BatchSizeFinder):
             raise UserError(
                 f"the callback {name} searches for one learning rate or batch size; compare short fits "
