@@ -8,8 +8,8 @@ from scipy.stats import binomtest
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from transferkit.probe.calibration import TEMPERATURES, expected_calibration_error, fit_temperature
-from transferkit.probe.statistics import compare_paired, mcnemar
 from transferkit.similarity.intervals import wilson
+from transferkit.similarity.paired import compare_paired, mcnemar
 
 
 @pytest.mark.parametrize(("right", "total"), [(0, 10), (3, 10), (10, 10), (146, 153), (9_311, 10_000)])

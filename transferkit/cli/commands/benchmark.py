@@ -47,7 +47,7 @@ def benchmark(
             (cifar10, cifar100, country211, dtd, eurosat, fashionmnist, fgvcaircraft, flowers102, food101, mnist,
             oxfordiiitpet, stl10, svhn), which is downloaded; or {images, image_root}, where a manifest's paths are
             relative to another folder than its own.
-        out: directory for cells, benchmark.md, benchmark.csv and benchmark.png.
+        out: directory for cells, benchmark.md, benchmark.csv, benchmark.png and report.html.
         resume: keep the cells that are there and still valid; false measures all of them again.
         fast: sweep C coarse to fine.
         seed: of the parts that are drawn.
@@ -58,6 +58,7 @@ def benchmark(
         json: print the cells as one JSON object.
     """
     from transferkit.probe.benchmark import benchmark_table, grid
+    from transferkit.reports.report import report_of
 
     if not extractors or not datasets:
         missing = "extractors" if not extractors else "datasets"
@@ -80,7 +81,8 @@ def benchmark(
             f"their reasons are in {out}/{benchmark_table.MARKDOWN}"
         )
     files = (benchmark_table.MARKDOWN, benchmark_table.CSV, benchmark_table.PICTURE)
-    console.written(*(place / name for name in files if (place / name).is_file()))
+    there = [place / name for name in files if (place / name).is_file()]
+    console.written(*there, report_of(place))
     if failed and len(failed) == len(cells):
         raise UserError(f"{failed[0].error} ({failed[0].approach} on {failed[0].dataset}; no cell could be measured)")
     return 0

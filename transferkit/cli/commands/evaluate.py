@@ -22,12 +22,14 @@ def evaluate(
     pictures: bool = True,
     tsne: bool = False,
     seed: int = 0,
+    images: str | None = None,
+    image_root: str | None = None,
     json: bool = False,
 ) -> int:
     """Measure how good embeddings are: retrieval, kNN, clusters, and how classes lie.
 
     Each row is a query among the others, or among the references. Labels are needed only where a metric compares
-    them. Writes similarity.json, per_class.csv and pictures.
+    them. Writes similarity.json, per_class.csv, pictures and report.html.
 
     Args:
         file: Parquet file of `transferkit embed`, or a directory of its shards.
@@ -40,9 +42,12 @@ def evaluate(
         pictures: whether to draw: cosines of class means, spread of cosines, map of two principal axes.
         tsne: also draw a t-SNE map, of 2,000 rows at most.
         seed: of whatever is drawn by chance where there are many rows.
+        images: the images of FILE, for thumbnails in report.html: folder, manifest or dataset.
+        image_root: the folder that a manifest's paths are relative to or lie in, where it is not its own.
         json: print one JSON object instead of a table.
     """
     from transferkit import evaluation
+    from transferkit.reports.report import report_of
     from transferkit.runtime.files import check_folder
 
     folder = Path(out) if out else default_folder(Path(file), split, reference_split)
@@ -60,6 +65,7 @@ def evaluate(
         evaluation.save_per_class(found, paths[1])
     if pictures:
         paths += evaluation.draw(table, other, folder, tsne=tsne, seed=seed)
+    paths.append(report_of(folder, embeddings=table, images=images, image_root=image_root))
     if json:
         console.as_json(found.overall)
     else:

@@ -25,6 +25,7 @@ from transferkit.cli.parsing import check_seed, explain
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.data.splits import save_splits
 from transferkit.errors import UserError
+from transferkit.reports.report import report_of
 from transferkit.runtime.files import atomic_path
 from transferkit.training.checkpoints import epoch_number
 from transferkit.training.epoch_lines import progress_callbacks
@@ -281,6 +282,7 @@ class TransferCLI(LightningCLI):
             note(f"best.ckpt: epoch {epoch} of {epoch_number(self.trainer)}, the first of the highest {MONITOR}")
         elif name:
             note("no validation ran, so there is no best.ckpt; test and export take last.ckpt")
+        report_of(self.run)
         self.tell(values)
         if name:
             next_command("test", "--ckpt_path", self.run / "checkpoints" / name)
@@ -310,6 +312,7 @@ class TransferCLI(LightningCLI):
             values["test/epoch" if self.subcommand == "test" else "val/epoch"] = self.model.epoch
         if not self.scratch:
             write_metrics(self.run, read_metrics(self.run) | values)
+            report_of(self.run)
         chosen = self.subcommand == "test" and split == "val"
         remark = " (there is no test split; the best checkpoint was chosen on these)" if chosen else ""
         note(f"{len(self.datamodule.tables[split])} images of split {split}{remark}")
