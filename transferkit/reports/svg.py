@@ -78,19 +78,13 @@ def axes(frame: Frame) -> list[str]:
     for value in frame.y.ticks():
         x, y = frame.at((frame.x.low, value))
         parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
-        parts.append(
-            f'<text class="tick" x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{frame.y.text(value)}</text>'
-        )
+        parts.append(text_at("tick", LEFT - 8, y + 4, frame.y.text(value), "end"))
     for value in frame.x.ticks():
         x, _ = frame.at((value, frame.y.low))
-        parts.append(
-            f'<text class="tick" x="{x:.1f}" y="{base + 18}" text-anchor="middle">{frame.x.text(value)}</text>'
-        )
+        parts.append(text_at("tick", x, HEIGHT - BOTTOM + 18, frame.x.text(value)))
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(f'<path class="base" d="M{LEFT} {HEIGHT - BOTTOM}H{WIDTH - RIGHT}"/>')
-    parts.append(
-        f'<text class="axis" x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">{escape(frame.x.title)}</text>'
-    )
+    parts.append(text_at("axis", middle, HEIGHT - 6, frame.x.title))
     side = (TOP + HEIGHT - BOTTOM) / 2
     turned = f'transform="rotate(-90 12 {side})" text-anchor="middle"'
     parts.append(f'<text class="axis" x="12" y="{side}" {turned}>{escape(frame.y.title)}</text>')
@@ -222,9 +216,7 @@ def interval_plot(rows: Sequence[tuple[str, float, float, float]], zero: bool = 
     parts = []
     for tick in axis.ticks():
         parts.append(f'<path class="grid" d="M{at(tick):.1f} {top}V{height - 30}"/>')
-        parts.append(
-            f'<text class="tick" x="{at(tick):.1f}" y="{height - 12}" text-anchor="middle">{axis.text(tick)}</text>'
-        )
+        parts.append(text_at("tick", at(tick), height - 12, axis.text(tick)))
     if zero:
         parts.append(f'<path class="ideal" d="M{at(0):.1f} {top}V{height - 30}"/>')
     for number, (label, value, start, end) in enumerate(rows):
