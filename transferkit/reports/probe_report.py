@@ -61,7 +61,8 @@ def headline(linear: Mapping[str, Any]) -> Headline:
     low, high = linear["top1_interval"]
     sentence = (
         f"A linear classifier on frozen embeddings names {linear['correct']:,} of {linear['rows']:,} test images "
-        f"correctly. With 95% confidence, between {100 * low:.1f}% and {100 * high:.1f}% of further images like these."
+        f"correctly. With 95% confidence, between {100 * low:.1f}% and {100 * high:.1f}% of further images like these "
+        "would be."
     )
     wanted = {"mean_per_class": "mean per class", "top5": "top-5 accuracy", "ece_calibrated": "calibration error"}
     stats = [(title, share(linear, key)) for key, title in wanted.items() if linear.get(key) is not None]
