@@ -23,6 +23,7 @@ T = TypeVar("T")
 Kind = Literal["run", "probe", "benchmark", "evaluation", "audit"]
 SIGNS: dict[str, Kind] = {  # a file -> what a folder that holds it is; the first that is there decides
     "config.yaml": "run",
+    "metrics.json": "run",  # of what was not trained here
     "probe.json": "probe",
     "benchmark.csv": "benchmark",
     "similarity.json": "evaluation",

@@ -169,8 +169,8 @@ def versions_of(embeddings: Embeddings | None) -> dict[str, str]:
 def repeat(run: Path, config: Mapping[str, Any], embeddings: Embeddings | None) -> Section:
     """Return the commands, the main options and the versions."""
     file = str(run / "config.yaml")
-    commands = [shlex.join(["transferkit", "fit", "--config", file])]
-    if embeddings is not None:
+    commands = [shlex.join(["transferkit", "fit", "--config", file])] if config else []
+    if commands and embeddings is not None:
         best = str(run / "checkpoints" / "best.ckpt")
         commands.append(shlex.join(["transferkit", "test", "--config", file, "--ckpt_path", best]))
     model, data = config.get("model") or {}, config.get("data") or {}

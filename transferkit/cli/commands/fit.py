@@ -282,7 +282,7 @@ class TransferCLI(LightningCLI):
             note(f"best.ckpt: epoch {epoch} of {epoch_number(self.trainer)}, the first of the highest {MONITOR}")
         elif name:
             note("no validation ran, so there is no best.ckpt; test and export take last.ckpt")
-        report_of(self.run)
+        self.write_report()
         self.tell(values)
         if name:
             next_command("test", "--ckpt_path", self.run / "checkpoints" / name)
@@ -292,6 +292,11 @@ class TransferCLI(LightningCLI):
         assert self.run is not None and self.subcommand is not None
         place, as_json = None if self.scratch else self.run, self.config[self.subcommand].json
         report.results(place, self.begin, values, as_json, {} if predicted is None else {"predictions": predicted})
+
+    def write_report(self) -> None:
+        """Write ``report.html`` of what the run holds by now."""
+        assert self.run is not None
+        report_of(self.run, images=self.datamodule.root, image_root=self.datamodule.image_root)
 
     def after_validate(self) -> None:
         """Write and print the metrics."""
@@ -312,7 +317,7 @@ class TransferCLI(LightningCLI):
             values["test/epoch" if self.subcommand == "test" else "val/epoch"] = self.model.epoch
         if not self.scratch:
             write_metrics(self.run, read_metrics(self.run) | values)
-            report_of(self.run)
+            self.write_report()
         chosen = self.subcommand == "test" and split == "val"
         remark = " (there is no test split; the best checkpoint was chosen on these)" if chosen else ""
         note(f"{len(self.datamodule.tables[split])} images of split {split}{remark}")
