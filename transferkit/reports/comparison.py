@@ -124,7 +124,7 @@ def names_of(first: ResultFolder, second: ResultFolder) -> tuple[str, str]:
 
 def images_of(first: ResultFolder, second: ResultFolder, images: str | None, image_root: str | None) -> ImageSource:
     """Return where the images are, by whichever directory knows."""
-    found = ImageSource(None, "the results do not say where their images are; give `images`")
+    found = ImageSource(None, "the results do not say where their images are; make the report again and give their place")
     for folder in (first, second):
         data = folder.yaml("config.yaml").get("data") or folder.json("probe.json").get("images") or {}
         place = images or data.get("root") or data.get("source")

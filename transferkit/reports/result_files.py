@@ -137,7 +137,7 @@ def find_images(source: str | None, image_root: str | None, beside: Path) -> Ima
         beside: the directory of the results.
     """
     if not source:
-        return ImageSource(None, "the results do not say where their images are; give `images`")
+        return ImageSource(None, "the results do not say where their images are; make the report again and give their place")
     reason = ""
     for folder in (Path(), *beside.absolute().parents[:4]):
         given = Path(source).expanduser()
@@ -153,5 +153,5 @@ def find_images(source: str | None, image_root: str | None, beside: Path) -> Ima
 def reason_of(error: Exception, source: str) -> str:
     """Return why images cannot be shown, in one line."""
     if "no such folder or file" in str(error):
-        return f"the images are no longer at {source!r}; give `images`"
+        return f"the images are no longer at {source!r}; make the report again and give their place"
     return first_line(error)

@@ -41,7 +41,7 @@ def run_report(
     predictions, embeddings = folder.predictions(), folder.embeddings()
     splits = folder.columns("splits.parquet")
     if predictions is None:
-        folder.missing.append("predictions, mistakes and calibration: nothing was tested yet (transferkit test)")
+        folder.missing.append("predictions, mistakes and calibration: nothing was tested yet")
     if source.table is None:
         folder.missing.append(f"thumbnails: {source.reason}")
     sections: list[Section | None] = []

@@ -39,7 +39,7 @@ def test_bad_input_is_one_line(run: Path) -> None:
 def test_moved_images_are_named_by_option(run: Path) -> None:
     Path("images").rename("moved")
     transferkit("report", str(run))
-    assert "give images" in (run / "report.html").read_text(encoding="utf-8")
+    assert "make the report again and give their place" in (run / "report.html").read_text(encoding="utf-8")
     assert transferkit("report", str(run), "--images", "moved/labels.csv").status == 0
     assert "<image " in (run / "report.html").read_text(encoding="utf-8")
 
