@@ -43,6 +43,7 @@ VERBS = {
     "regions": ("regions", "one embedding a box, from boxes in a CSV or COCO file"),
     "duplicates": ("duplicates", "near-duplicates, and those that leak between splits"),
     "scan": ("scan", "what is wrong with a set of images"),
+    "audit": ("audit", "what to mend in labeled images: likely label errors, outliers, bursts, bad pictures"),
     "report": ("report", "one HTML file of a run, probe or benchmark, or of two side by side"),
     "cache": ("cache", "list or clear the cached features of images"),
     "quickstart": ("quickstart", "transfer learning on built-in digits, start to end, no network"),

@@ -24,7 +24,7 @@ from transferkit.reports.content import (
 )
 from transferkit.reports.mistakes import PredictionTable
 from transferkit.reports.numbers import Number, count, decimal, p_value, percent
-from transferkit.reports.result_files import ImageSource, ResultFolder, find_images
+from transferkit.reports.result_files import NO_PLACE, ImageSource, ResultFolder, find_images
 from transferkit.similarity.paired import PairedComparison, compare_paired
 
 SHOWN = 24
@@ -124,7 +124,7 @@ def names_of(first: ResultFolder, second: ResultFolder) -> tuple[str, str]:
 
 def images_of(first: ResultFolder, second: ResultFolder, images: str | None, image_root: str | None) -> ImageSource:
     """Return where the images are, by whichever directory knows."""
-    found = ImageSource(None, "the results do not say where their images are; make the report again and give their place")
+    found = ImageSource(None, NO_PLACE)
     for folder in (first, second):
         data = folder.yaml("config.yaml").get("data") or folder.json("probe.json").get("images") or {}
         place = images or data.get("root") or data.get("source")

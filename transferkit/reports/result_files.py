@@ -31,6 +31,9 @@ SIGNS: dict[str, Kind] = {  # a file -> what a folder that holds it is; the firs
 }
 
 
+NO_PLACE = "the results do not say where their images are; make the report again and give their place"
+
+
 @dataclass
 class ResultFolder:
     """A directory of results.
@@ -137,7 +140,7 @@ def find_images(source: str | None, image_root: str | None, beside: Path) -> Ima
         beside: the directory of the results.
     """
     if not source:
-        return ImageSource(None, "the results do not say where their images are; make the report again and give their place")
+        return ImageSource(None, NO_PLACE)
     reason = ""
     for folder in (Path(), *beside.absolute().parents[:4]):
         given = Path(source).expanduser()

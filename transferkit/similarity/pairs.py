@@ -135,6 +135,17 @@ def linked_rows(embeddings: Tensor, threshold: float) -> list[list[int]]:
     return [group.tolist() for group in torch.split(order, sizes.tolist()) if len(group) > 1]
 
 
+def joined_rows(count: int, first: Tensor, second: Tensor) -> Tensor:
+    """Return `(count,)` int64: for each row the smallest row that pairs link it with, however long the chain is.
+
+    Args:
+        count: rows.
+        first: `(P,)` int64, one row of each pair.
+        second: `(P,)` int64, the other.
+    """
+    return _join(torch.arange(count, device=first.device), first, second)
+
+
 def _complete(embeddings: Tensor, rows: Sequence[int], threshold: float, linked_at: float) -> list[list[int]]:
     """Parts, of two rows and more, of some linked rows: in each any two reach the threshold."""
     if len(rows) == 2:

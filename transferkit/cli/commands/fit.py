@@ -25,6 +25,7 @@ from transferkit.cli.parsing import check_seed, explain
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.data.splits import save_splits
 from transferkit.errors import UserError
+from transferkit.probe.audit_files import audit_run
 from transferkit.reports.report import report_of
 from transferkit.runtime.files import atomic_path
 from transferkit.training.checkpoints import epoch_number
@@ -294,8 +295,10 @@ class TransferCLI(LightningCLI):
         report.results(place, self.begin, values, as_json, {} if predicted is None else {"predictions": predicted})
 
     def write_report(self) -> None:
-        """Write ``report.html`` of what the run holds by now."""
+        """Write ``report.html`` of what the run holds by now; after a test with likely label errors and outliers."""
         assert self.run is not None
+        if self.subcommand == "test":
+            audit_run(self.run)
         report_of(self.run, images=self.datamodule.root, image_root=self.datamodule.image_root)
 
     def after_validate(self) -> None:
