@@ -14,8 +14,12 @@ from transferkit.probe.out_of_fold import FOLDS, out_of_fold
 from transferkit.similarity.label_quality import confident_classes, neighbor_share, robust_z, self_confidence
 
 NEIGHBORS = 20
+MEASURED = 2_000
+"""Rows at most on which the usual distance of two images is measured."""
 VOTE = 0.25
 """Weight of the neighbors' vote beside the probe's probability."""
+DOUBTFUL, HARDLY = 0.5, 0.1
+"""Quality below which a label is a likely error where confident learning says so, and where nobody has to."""
 FAR = 4.0
 """Robust standard deviations from which an image is an outlier."""
 OWN = 5
@@ -144,7 +148,7 @@ class Neighbors(NamedTuple):
 
 def nearest(unit: Tensor) -> Neighbors:
     """Return the neighbors of unit rows `(N, D)`, and which of them are near-duplicates."""
-    threshold = similarity.usual_threshold(unit)
+    threshold = similarity.usual_threshold(unit[similarity.drawn_rows(len(unit), MEASURED, 0)])
     cosine, row = similarity.top_k(unit, unit, NEIGHBORS, exclude_self=True, normalize=False)
     first, place = (cosine >= threshold).nonzero(as_tuple=True)
     group = similarity.joined_rows(len(unit), first, row[first, place])
@@ -164,15 +168,16 @@ def label_issues(
         remarks.append("labels were not judged: that takes two classes of two images each")
         return {}, []
     classes, target = code[judged].unique(return_inverse=True)
-    probability, c = out_of_fold(
-        table.embedding[judged].float(), target, len(classes), neighbors.group[judged], folds=folds, seed=seed
-    )
+    rows = unit if len(judged) == len(unit) else unit[judged]
+    probability, c = out_of_fold(rows, target, len(classes), neighbors.group[judged], folds=folds, seed=seed)
     remarks.append(f"labels: linear probe of {folds} folds at C = {c:g}, and a vote of {NEIGHBORS} neighbors")
     share = neighbor_share(neighbors.cosine, neighbors.row, code, neighbors.group)[judged]
     own = self_confidence(probability, target).double()
     quality = torch.where(share.isnan(), own, (1 - VOTE) * own + VOTE * share)
     other = confident_classes(probability, target)
-    wrong = (other >= 0) & (other != target) & (quality < 0.5)
+    wrong = ((other >= 0) & (other != target) & (quality < DOUBTFUL)) | (quality < HARDLY)
+    rival = probability.scatter(1, target[:, None], -1).argmax(1)
+    other = torch.where((other >= 0) & (other != target), other, rival)
 
     def name(row: int) -> str:
         return str(names[int(classes[row])])
@@ -198,7 +203,7 @@ def label_issues(
 def judgeable(code: Tensor, group: Tensor, classes: int) -> Tensor:
     """Return the rows whose class has an image of another group, `(J,)` int64: others cannot be learned."""
     pairs = torch.stack([code, group], 1)[code >= 0].unique(dim=0)
-    groups = pairs[:, 0].bincount(minlength=classes)
+    groups = pairs[:, 0].bincount(minlength=max(1, classes))
     return ((code >= 0) & (groups[code.clamp(min=0)] > 1)).nonzero().flatten()
 
 
@@ -246,14 +251,12 @@ def bursts(table: Embeddings, unit: Tensor, neighbors: Neighbors) -> list[Issue]
     """Return every image of a group of near-duplicates but its first."""
     order = neighbors.group.argsort(stable=True)
     _, sizes = neighbors.group[order].unique_consecutive(return_counts=True)
+    linked = [rows.tolist() for rows in torch.split(order, sizes.tolist()) if len(rows) > 1]
     issues = []
-    for rows in torch.split(order, sizes.tolist()):
-        if len(rows) < 2:
-            continue
-        first = int(rows[0])
-        cosine = unit[rows[1:]] @ unit[first]
-        for row, value in zip(rows[1:].tolist(), cosine.tolist(), strict=True):
-            detail = f"one of {len(rows)} near-duplicates, as {table.paths[first]}"
+    for first, *others in similarity.groups_within(unit, linked, neighbors.threshold):
+        cosine = unit[others] @ unit[first]
+        for row, value in zip(others, cosine.tolist(), strict=True):
+            detail = f"one of {len(others) + 1} near-duplicates, as {table.paths[first]}"
             issues.append(issue_of("burst", value, table, row, None, detail))
     return issues
 

@@ -6,12 +6,10 @@ import torch
 from torch import Tensor
 
 from transferkit.probe.linear import fit_linear, logits_of, sweep
-from transferkit.probe.standardize import Kind
 
 FOLDS = 5
 C_TRIED = (0.1, 1.0, 10.0, 100.0)
 """From strong to weak regularization; wrong labels want more of it than right ones."""
-KIND: Kind = "l2"
 CHOSEN_ON = 10_000
 """Rows at most on which C is chosen."""
 TOLERANCE = 1e-4
@@ -48,41 +46,37 @@ def out_of_fold(
     folds: int = FOLDS,
     seed: int = 0,
     c_grid: Sequence[float] = C_TRIED,
-    kind: Kind = KIND,
 ) -> tuple[Tensor, float]:
     """Return class probabilities of every row by a probe fitted on the other folds, and the C that was chosen.
 
     C is chosen once, by accuracy on the first fold, on 10,000 rows at most.
 
     Args:
-        features: `(N, D)` float32.
+        features: `(N, D)` float32, of length 1 as the probe takes them.
         target: `(N,)` int64.
         classes: K.
         group: `(N,)` int64; near-duplicates have equal numbers.
         folds: how many.
         seed: of the folds.
         c_grid: ascending.
-        kind: standardization.
 
     Returns:
         `(N, K)` float32, and C.
     """
     fold = assign_folds(target, group, folds, seed)
-    c = chosen_c(features, target, classes, fold, c_grid, kind, seed)
+    c = chosen_c(features, target, classes, fold, c_grid, seed)
     probability = torch.zeros(len(target), classes)
     for number in range(folds):
         inside = (fold == number).nonzero().flatten()
         rest = (fold != number).nonzero().flatten()
         if len(inside) and len(rest):
-            fitted = fit_linear(features[rest], target[rest], classes, standardisation=kind, c=c, tolerance=TOLERANCE)
-            logits = logits_of(features[inside], fitted.weight, fitted.bias, kind)
+            fitted = fit_linear(features[rest], target[rest], classes, standardisation="none", c=c, tolerance=TOLERANCE)
+            logits = logits_of(features[inside], fitted.weight, fitted.bias, "none")
             probability[inside] = logits.softmax(1)
     return probability, c
 
 
-def chosen_c(
-    features: Tensor, target: Tensor, classes: int, fold: Tensor, c_grid: Sequence[float], kind: Kind, seed: int
-) -> float:
+def chosen_c(features: Tensor, target: Tensor, classes: int, fold: Tensor, c_grid: Sequence[float], seed: int) -> float:
     """Return the C of highest accuracy on the first fold; arguments as :func:`out_of_fold`."""
     drawn = torch.randperm(len(target), generator=torch.Generator().manual_seed(seed))[:CHOSEN_ON]
     held = drawn[fold[drawn] == 0]
@@ -91,6 +85,6 @@ def chosen_c(
         return float(c_grid[-1])
     swept = sweep(
         features[rest], target[rest], features[held], target[held], classes,
-        kinds=(kind,), c_grid=c_grid, tolerance=TOLERANCE,
+        kinds=("none",), c_grid=c_grid, tolerance=TOLERANCE,
     )  # fmt: skip
     return swept.best.c

@@ -118,9 +118,7 @@ def apply_decisions(table: "ImageTable | None", images: str, reviewed: str, mani
     from transferkit.probe.audit_files import apply_review, write_manifest
 
     if table is None or table.root == DIGITS:
-        raise UserError(
-            f"{images} are no image files, which a manifest lists; give the folder or manifest of the images"
-        )
+        raise UserError(f"{images} has no image files to list in a manifest; give their folder or manifest")
     if Path(manifest).exists():
         raise UserError(f"--manifest {manifest} exists; choose another name")
     labels, stays = apply_review(Path(reviewed), list(table.paths), list(table.labels))
