@@ -47,8 +47,8 @@ def test_flipped_labels_are_ranked_as_well_as_by_cleanlab(rate: float, similar: 
         assert wrong[worst].mean() >= 0.8  # precision at the number of flips
         named = {int(issue.path[:5]): issue.suggested for issue in found.issues if issue.issue == "label"}
         caught = [number for number in named if wrong[number]]
-        assert len(caught) > 0.5 * wrong.sum()
-        assert np.mean([named[number] == str(target[number]) for number in caught]) > 0.9
+        assert len(caught) > 0.7 * wrong.sum()
+        assert np.mean([named[number] == str(target[number]) for number in caught]) > 0.8
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import time
 from collections import Counter
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 from scipy.stats import binomtest
 
 from tests.reports.example_results import NASTY, Example, write_json, write_run
@@ -315,3 +317,23 @@ def test_numbers_of_a_benchmark_are_those_of_its_table(tmp_path: Path) -> None:
     check_numbers(page, tmp_path)
     assert page.of("benchmark.csv top1") == [0.9, 0.9, 0.8] and page.of("benchmark.csv difference") == [0.1]
     assert "<c> on photos: out of memory" in page.text
+
+
+@pytest.mark.slow
+def test_two_thousand_photographs_of_fifty_classes_stay_small(tmp_path: Path) -> None:
+    names = [f"class {number:02d}" for number in range(50)]
+    example = write_run(tmp_path, names, per_class=40, images=False)
+    rng = np.random.default_rng(0)
+    for path in example.paths:  # as hard to compress as a photograph: noise on all scales
+        pixels = sum(
+            np.kron(rng.normal(0, 12, (300 // size + 1, 400 // size + 1, 3)), np.ones((size, size, 1)))[:300, :400]
+            for size in (2, 8, 32, 128)
+        )
+        Image.fromarray(np.clip(128 + 2 * pixels, 0, 255).astype(np.uint8)).save(tmp_path / "images" / path, quality=85)
+    start = time.process_time()
+    file = report_of(example.run)
+    assert file.stat().st_size <= 8 * 2**20
+    assert time.process_time() - start <= 20  # of processor time: 10 s on two cores
+    page = Page(file)
+    check_numbers(page, example.run)
+    assert page.tags["image"] > 1000

@@ -77,16 +77,18 @@ class Audit:
         rows: images that were looked at.
         quality: path -> quality of the label in [0, 1], of the images whose label could be judged.
         remarks: how it was measured, and what could not be.
+        kinds: of issues that were looked for.
     """
 
     issues: list[Issue]
     rows: int
     quality: dict[str, float]
     remarks: list[str]
+    kinds: tuple[str, ...] = KINDS
 
     def counts(self) -> dict[str, int]:
         """How many issues of each kind there are."""
-        return {kind: sum(issue.issue == kind for issue in self.issues) for kind in KINDS}
+        return {kind: sum(issue.issue == kind for issue in self.issues) for kind in self.kinds}
 
 
 def audit_embeddings(
@@ -120,7 +122,10 @@ def audit_embeddings(
     found += picture_issues(table, pictures or {})
     order = {kind: number for number, kind in enumerate(KINDS)}
     found.sort(key=lambda issue: (order[issue.issue], -issue.score, issue.path))
-    return Audit(found, len(table), quality, remarks)
+    if pictures is None:
+        remarks.append("the pictures themselves were not looked at: a table of embeddings has none")
+    kinds = KINDS if pictures is not None else KINDS[: KINDS.index("blurred")]
+    return Audit(found, len(table), quality, remarks, kinds)
 
 
 class Neighbors(NamedTuple):
@@ -164,10 +169,10 @@ def label_issues(
     left_out = int((code >= 0).sum()) - len(judged)
     if left_out:
         remarks.append(f"labels of {left_out:,} images were not judged: their class has no other image to learn from")
-    if len(judged) == 0 or len(code[judged].unique()) < 2:
+    if len(judged) == 0 or len(torch.unique(code[judged])) < 2:
         remarks.append("labels were not judged: that takes two classes of two images each")
         return {}, []
-    classes, target = code[judged].unique(return_inverse=True)
+    classes, target = torch.unique(code[judged], return_inverse=True)
     rows = unit if len(judged) == len(unit) else unit[judged]
     probability, c = out_of_fold(rows, target, len(classes), neighbors.group[judged], folds=folds, seed=seed)
     remarks.append(f"labels: linear probe of {folds} folds at C = {c:g}, and a vote of {NEIGHBORS} neighbors")
@@ -202,9 +207,10 @@ def label_issues(
 
 def judgeable(code: Tensor, group: Tensor, classes: int) -> Tensor:
     """Return the rows whose class has an image of another group, `(J,)` int64: others cannot be learned."""
-    pairs = torch.stack([code, group], 1)[code >= 0].unique(dim=0)
+    pairs = torch.unique(torch.stack([code, group], 1)[code >= 0], dim=0)
     groups = pairs[:, 0].bincount(minlength=max(1, classes))
-    return ((code >= 0) & (groups[code.clamp(min=0)] > 1)).nonzero().flatten()
+    learned: Tensor = (code >= 0) & (groups[code.clamp(min=0)] > 1)
+    return learned.nonzero().flatten()
 
 
 def issue_of(
@@ -231,7 +237,7 @@ def off_class(table: Embeddings, unit: Tensor, neighbors: Neighbors, seed: int =
     """Return images that are far from the nearest others of their own class, in deviations of that class."""
     _, (code,) = similarity.class_codes(table.labels)
     issues = []
-    for number in code[code >= 0].unique().tolist():
+    for number in torch.unique(code[code >= 0]).tolist():
         rows = (code == number).nonzero().flatten()
         if len(rows) < 2 * OWN:
             continue
@@ -250,7 +256,7 @@ def off_class(table: Embeddings, unit: Tensor, neighbors: Neighbors, seed: int =
 def bursts(table: Embeddings, unit: Tensor, neighbors: Neighbors) -> list[Issue]:
     """Return every image of a group of near-duplicates but its first."""
     order = neighbors.group.argsort(stable=True)
-    _, sizes = neighbors.group[order].unique_consecutive(return_counts=True)
+    _, sizes = torch.unique_consecutive(neighbors.group[order], return_counts=True)
     linked = [rows.tolist() for rows in torch.split(order, sizes.tolist()) if len(rows) > 1]
     issues = []
     for first, *others in similarity.groups_within(unit, linked, neighbors.threshold):

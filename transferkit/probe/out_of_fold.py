@@ -27,7 +27,7 @@ def assign_folds(target: Tensor, group: Tensor, folds: int = FOLDS, seed: int = 
     Returns:
         `(N,)` int64 from 0.
     """
-    _, unit = group.unique(return_inverse=True)
+    _, unit = torch.unique(group, return_inverse=True)
     units = int(unit.max()) + 1
     first = torch.full((units,), len(target)).scatter_reduce_(0, unit, torch.arange(len(target)), "amin")
     order = torch.randperm(units, generator=torch.Generator().manual_seed(seed))
