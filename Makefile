@@ -60,7 +60,7 @@ clean: ## remove caches and builds; environments and runs stay
 # Each line of pyproject.toml with a `>=` requirement becomes a `==` constraint.
 .venv-floor/floors.txt: pyproject.toml
 	@mkdir -p $(@D)
-	@sed -nE 's/^.*"([a-z-]+)(\[[a-z]+\])?>=([0-9.]+).*/\1==\3/p' $< > $@
+	@sed -nE 's/^.*"([a-z0-9-]+)(\[[a-z]+\])?>=([0-9.]+).*/\1==\3/p' $< > $@
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("transferkit needs Python 3.11 or newer, $(PYTHON) is %d.%d: try make PYTHON=python3.12" % v[:2])'

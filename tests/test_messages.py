@@ -17,7 +17,12 @@ CONVERTED = {room_of(module) for module in MODULES} - {"backbones"}  # rooms who
 RAISED = {"UserError", "ToldByFirst"}
 LEVELS = {f"log.{level.lower()}" for level in logging.getLevelNamesMapping()}
 OPTION = re.compile(r"(?<![\w-])--[a-z]")
-PAGE = {"search/html.py"}  # CSS has names that begin with two dashes
+PAGE = {
+    "search/html.py",  # CSS has names that begin with two dashes
+    "reports/other_reports.py",  # a report gives the command that repeats it
+    "reports/probe_report.py",
+    "reports/run_report.py",
+}
 
 
 @cache

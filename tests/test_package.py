@@ -38,7 +38,8 @@ def test_wheel_holds_package_and_configs_and_nothing_else(wheel: zipfile.ZipFile
     names = {name for name in wheel.namelist() if ".dist-info/" not in name}
     sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "transferkit").rglob("*.py")}
     configs = {f"transferkit/configs/{path.name}" for path in (ROOT / "configs").iterdir()}
-    assert names == sources | configs | {"transferkit/py.typed"}
+    templates = {path.relative_to(ROOT).as_posix() for path in (ROOT / "transferkit/reports/templates").iterdir()}
+    assert len(templates) > 2 and names == sources | configs | templates | {"transferkit/py.typed"}
 
 
 def test_wheel_holds_the_licence_and_the_command(wheel: zipfile.ZipFile, metadata: Message) -> None:

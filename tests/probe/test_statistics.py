@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
-from transferkit.probe.statistics import compare_paired, mcnemar
 from transferkit.similarity.intervals import wilson
+from transferkit.similarity.paired import compare_paired, mcnemar
 
 
 @pytest.mark.parametrize(("right", "total"), [(0, 10), (3, 10), (10, 10), (146, 153), (9_311, 10_000)])

@@ -44,6 +44,8 @@ VERBS = {
     "regions": ("regions", "one embedding per box, from boxes in a CSV or COCO file"),
     "duplicates": ("duplicates", "near-duplicates, and those that leak between splits"),
     "scan": ("scan", "find problems in a set of images"),
+    "audit": ("audit", "likely label errors, outliers, bursts and bad pictures in labeled images"),
+    "report": ("report", "one HTML file of a run, probe or benchmark, or of two side by side"),
     "cache": ("cache", "list or clear the cached features of images"),
     "quickstart": ("quickstart", "transfer learning on built-in digits, start to end, no network"),
 }

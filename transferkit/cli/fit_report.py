@@ -36,7 +36,8 @@ def results(run: Path | None, begin: float, values: Mapping[str, float], json: b
         more: further entries of that object.
     """
     files = [path for path in run.rglob("*") if path.is_file() and path.stat().st_mtime >= begin] if run else []
-    written = sorted({str(path.relative_to(run)) for path in files}) if run else []
+    names = {str(path.relative_to(run)) for path in files} if run else set()
+    written = sorted(names, key=lambda name: (name == "report.html", name))  # what to look at comes last
     if json:
         as_json({"run": str(run) if run else None, "metrics": dict(values), "written": written, **more})
     else:

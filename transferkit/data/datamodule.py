@@ -18,6 +18,7 @@ from transferkit.data.batches import (
     ImageBatchDataset,
     leave_signals_to_main,
 )
+from transferkit.data.exclusion import leave_out
 from transferkit.data.image_table import ImageTable, check_trainable, one_form, open_images
 from transferkit.data.integrity import MOST_NAMED, raise_broken, verify_together
 from transferkit.data.splits import HELD_OUT, assign_splits, few_shot, load_splits, select_classes
@@ -51,6 +52,8 @@ class ImageDataModule(LightningDataModule):
         class_weights: ``balanced`` (inverse class frequency) or one weight per class, for the loss.
         batch_size: images per step and process.
         num_workers: loading processes; by default one per core but one, at most 8.
+        exclude: a CSV or Parquet file with a column ``path`` of images to leave out; in an audit's reviewed table,
+            the rows whose ``decision`` is ``drop``.
     """
 
     def __init__(
@@ -70,12 +73,13 @@ class ImageDataModule(LightningDataModule):
         batch_size: int = 32,
         num_workers: int | None = None,
         image_root: str | None = None,
+        exclude: str | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
         check_counts(batch_size=batch_size, num_workers=num_workers, views=views, n_per_class=n_per_class)
         check_fractions(val_fraction=val_fraction, test_fraction=test_fraction)
-        self.image_root = image_root
+        self.image_root, self.exclude = image_root, exclude
         self.root, self.splits, self.classes, self.n_per_class = root, splits, classes, n_per_class
         self.val_fraction, self.test_fraction, self.split_seed = val_fraction, test_fraction, split_seed
         self.augmentation, self.views, self.cache = augmentation, views, cache
@@ -143,6 +147,7 @@ class ImageDataModule(LightningDataModule):
         table = open_images(self.root, self.image_root)
         if self.splits:
             table = load_splits(table, self.splits)
+        table = leave_out(table, self.exclude)
         if self.classes:
             table = select_classes(table, self.classes)
         if self.splits:
@@ -157,7 +162,7 @@ class ImageDataModule(LightningDataModule):
 
     def read_all(self, stage: str) -> ImageTable:
         """Return images that were not trained on, with their own splits, or all in the split of the stage."""
-        table = open_images(self.root, self.image_root)
+        table = leave_out(open_images(self.root, self.image_root), self.exclude)
         if self.classes:
             table = select_classes(table, self.classes)
         if not any(table.splits):

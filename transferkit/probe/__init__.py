@@ -3,7 +3,7 @@
 from transferkit.probe.classifier import LinearClassifier
 from transferkit.probe.protocol import PROTOCOL, Predictions, ProbeResult, compare_predictions, probe_embeddings
 from transferkit.probe.saved_probe import load_predictions, save_probe
-from transferkit.probe.statistics import PairedComparison
+from transferkit.similarity.paired import PairedComparison
 
 __all__ = [
     "PROTOCOL",

@@ -20,9 +20,9 @@ from transferkit.probe.linear import Fitted, Sweep, fit_linear, logits_of, sweep
 from transferkit.probe.row_splits import RowSplits, split_rows
 from transferkit.probe.scores import scores, top1
 from transferkit.probe.standardize import Kind
-from transferkit.probe.statistics import PairedComparison, compare_paired
 from transferkit.runtime.versions import versions
 from transferkit.similarity import unit_rows
+from transferkit.similarity.paired import PairedComparison, compare_paired
 
 PROTOCOL = 1
 """Increased when the same embeddings would give other numbers."""

@@ -8,6 +8,7 @@ from transferkit.similarity.geometry import uniformity
 from transferkit.similarity.neighbours import top_k
 from transferkit.similarity.pairs import (
     groups_within,
+    joined_rows,
     linked_rows,
     near_duplicates,
     similar_pairs,
@@ -27,6 +28,7 @@ __all__ = [
     "evaluate",
     "finite_rows",
     "groups_within",
+    "joined_rows",
     "k_means",
     "knn_overlap",
     "linear_cka",

@@ -141,6 +141,17 @@ def linked_rows(embeddings: Tensor, threshold: float) -> list[list[int]]:
     return [group.tolist() for group in torch.split(order, sizes.tolist()) if len(group) > 1]
 
 
+def joined_rows(count: int, first: Tensor, second: Tensor) -> Tensor:
+    """Return for each row the smallest row that pairs link it with, through any number of links: int64 (count,).
+
+    Args:
+        count: number of rows.
+        first: int64 (P,), one row of each pair.
+        second: int64 (P,), the other row.
+    """
+    return join(torch.arange(count, device=first.device), first, second)
+
+
 def complete_groups(embeddings: Tensor, rows: Sequence[int], threshold: float, linked_at: float) -> list[list[int]]:
     """Split linked rows into groups, of at least two rows, in which every pair reaches the threshold."""
     if len(rows) == 2:

@@ -85,6 +85,7 @@ def test_run_directory(trained: tuple[Path, Done]) -> None:
         "metrics.json",
         "metrics.csv",
         "splits.parquet",
+        "report.html",
         "checkpoints/last.ckpt",
         "checkpoints/best.ckpt",
     }
@@ -125,6 +126,10 @@ def test_test_writes_into_the_run(work: Path) -> None:
     assert done.status == 0, done.err
     run = work / "runs/tiny/0"
     assert {"predictions.parquet", "embeddings.parquet", "similarity.json"} <= {path.name for path in run.iterdir()}
+    assert re.search(r"^written into it: .*, report\.html$", done.err, re.MULTILINE)
+    html = (run / "report.html").read_text(encoding="utf-8")
+    assert f'value="{metrics_of(run)["test/f1_macro"]}" data-source="metrics.json test/f1_macro"' in html
+    assert html.count("<image ") == 15
     merged = metrics_of(run)
     assert set(merged) == LOGGED | TESTED and set(printed(done)) == TESTED
     assert {name: merged[name] for name in LOGGED} == before

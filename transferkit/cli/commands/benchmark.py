@@ -47,7 +47,7 @@ def benchmark(
             (cifar10, cifar100, country211, dtd, eurosat, fashionmnist, fgvcaircraft, flowers102, food101, mnist,
             oxfordiiitpet, stl10, svhn), which is downloaded; or {images, image_root}, if a manifest's paths are
             relative to another folder than its own.
-        out: directory for cells, benchmark.md, benchmark.csv and benchmark.png.
+        out: directory for cells, benchmark.md, benchmark.csv, benchmark.png and report.html.
         resume: keep the cells that are still valid; false measures all of them again.
         fast: sweep C coarse to fine.
         seed: seed of the drawn splits.
@@ -58,6 +58,7 @@ def benchmark(
         json: print the cells as one JSON object.
     """
     from transferkit.probe.benchmark import benchmark_table, grid
+    from transferkit.reports.report import report_of
 
     if not extractors or not datasets:
         missing = "extractors" if not extractors else "datasets"
@@ -80,7 +81,8 @@ def benchmark(
             f"the reasons are in {out}/{benchmark_table.MARKDOWN}"
         )
     files = (benchmark_table.MARKDOWN, benchmark_table.CSV, benchmark_table.FIGURE)
-    console.written(*(folder / name for name in files if (folder / name).is_file()))
+    written = [folder / name for name in files if (folder / name).is_file()]
+    console.written(*written, report_of(folder))
     if failed and len(failed) == len(cells):
         raise UserError(f"{failed[0].error} ({failed[0].approach} on {failed[0].dataset}; no cell could be measured)")
     return 0

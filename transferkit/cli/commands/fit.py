@@ -25,6 +25,8 @@ from transferkit.cli.parsing import check_seed, rephrase
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.data.splits import save_splits
 from transferkit.errors import UserError
+from transferkit.probe.audit_files import audit_run
+from transferkit.reports.report import report_of
 from transferkit.runtime.files import atomic_path
 from transferkit.runtime.ranks import told_once
 from transferkit.training import resume
@@ -288,6 +290,7 @@ class TransferCLI(LightningCLI):
             note(f"best.ckpt: epoch {epoch} of {epoch_number(self.trainer)}, {chosen}")
         elif name:
             note("no validation ran, so there is no best.ckpt; test and export take last.ckpt")
+        self.write_report()
         self.tell(values)
         if name:
             next_command("test", "--ckpt_path", self.run / "checkpoints" / name)
@@ -297,6 +300,13 @@ class TransferCLI(LightningCLI):
         assert self.run is not None and self.subcommand is not None
         run, as_json = None if self.scratch else self.run, self.config[self.subcommand].json
         report.results(run, self.begin, values, as_json, {} if predicted is None else {"predictions": predicted})
+
+    def write_report(self) -> None:
+        """Write ``report.html`` of what the run holds by now; after a test with likely label errors and outliers."""
+        assert self.run is not None
+        if self.subcommand == "test":
+            audit_run(self.run)
+        report_of(self.run, images=self.datamodule.root, image_root=self.datamodule.image_root)
 
     def after_validate(self) -> None:
         """Write and print the metrics."""
@@ -317,6 +327,7 @@ class TransferCLI(LightningCLI):
             values["test/epoch" if self.subcommand == "test" else "val/epoch"] = self.model.epoch
         if not self.scratch:
             write_metrics(self.run, read_metrics(self.run) | values)
+            self.write_report()
         chosen = self.subcommand == "test" and split == "val"
         remark = " (there is no test split; the best checkpoint was chosen on these)" if chosen else ""
         note(f"{len(self.datamodule.tables[split])} images of split {split}{remark}")

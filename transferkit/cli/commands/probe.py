@@ -63,6 +63,7 @@ def probe(
     from transferkit.data.image_table import open_images
     from transferkit.data.splits import load_splits, recorded_splits
     from transferkit.probe import compare_predictions, load_predictions, probe_embeddings, save_probe
+    from transferkit.reports.report import report_of
     from transferkit.runtime.files import check_folder
 
     check_folder(out)
@@ -82,6 +83,9 @@ def probe(
         embeddings, coarse_to_fine=fast, seed=seed, val_fraction=val_fraction, test_fraction=test_fraction
     )
     more: dict[str, Any] = {}
+    if table is not None:
+        given = {"source": images, "image_root": image_root, "extractor": network.extractor, "weights": network.weights}
+        more["images"] = {**given, "pooling": network.pooling, "on_error": on_error, "splits": splits}
     if other:
         more["comparison"] = {"with": compare, **asdict(compare_predictions(other, result.predictions))}
     content = {**result.report, **more}
@@ -91,6 +95,7 @@ def probe(
         head.record["metrics"] = {"test/acc": content["linear"]["top1"]}
         head.save_pretrained(export)
         files.append(Path(export))
+    files.append(report_of(out))
     console.as_json(content) if json else print_table(content)
     for line in content["warnings"]:
         console.note(f"warning: {line}")

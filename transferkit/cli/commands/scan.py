@@ -25,7 +25,13 @@ def main(arguments: list[str]) -> int:
     return call(scan, arguments)
 
 
-def scan(images: str, out: str | None = None, image_root: str | None = None, json: bool = False) -> int:
+def scan(
+    images: str,
+    out: str | None = None,
+    report: str | None = None,
+    image_root: str | None = None,
+    json: bool = False,
+) -> int:
     """Find problems in a set of images, in one pass.
 
     An error would stop or spoil training: images that cannot be read or are truncated, the same bytes under two
@@ -36,6 +42,7 @@ def scan(images: str, out: str | None = None, image_root: str | None = None, jso
     Args:
         images: class folders, a folder with train/val[/test], a flat folder, a CSV or Parquet manifest, or one image.
         out: a CSV file, one line per finding: path, finding, severity, detail.
+        report: an HTML file with the same findings and the images that can be shown.
         image_root: the folder that a manifest's paths are relative to or lie in, if it is not the manifest's own.
         json: print everything as one JSON object.
     """
@@ -43,20 +50,33 @@ def scan(images: str, out: str | None = None, image_root: str | None = None, jso
 
     if out is not None:
         check_report_place(Path(out))
-    report = scan_images(images, image_root=image_root)
+    if report is not None:
+        check_folder(Path(report).parent)
+    found = scan_images(images, image_root=image_root)
     if out is not None:
-        write_csv(report, Path(out))
+        write_csv(found, Path(out))
+    if report is not None:
+        write_report(found, report, images, image_root)
     if json:
-        as_json(as_dict(report, images))
+        as_json(as_dict(found, images))
     else:
-        print_report(report)
-    if out is not None:
-        written(Path(out))
-    if report.errors:
-        note(f"findings that would stop or spoil training: {report.errors} of {len(report.findings)}")
-    elif len(report.table.class_names) > 1:
+        print_report(found)
+    files = [Path(file) for file in (out, report) if file is not None]
+    if files:
+        written(*files)
+    if found.errors:
+        note(f"findings that would stop or spoil training: {found.errors} of {len(found.findings)}")
+    elif len(found.table.class_names) > 1:
         next_command("fit", "--data.root", images, *(["--data.image_root", image_root] if image_root else []))
-    return 2 if report.errors else 0
+    return 2 if found.errors else 0
+
+
+def write_report(found: "Report", place: str, images: str, image_root: str | None) -> None:
+    """Write the HTML file."""
+    from transferkit.reports.report import report_of_scan
+
+    root = ["--image_root", image_root] if image_root else []
+    report_of_scan(found, place, ["transferkit", "scan", images, *root, "--report", place])
 
 
 def print_report(report: "Report") -> None:

@@ -1,0 +1,97 @@
+"""``transferkit audit``: from images to a reviewed manifest and a fit on it."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.running import Done, refused, transferkit
+
+RANDOM = ("--extractor", "resnet18", "--weights", "none")
+
+
+@pytest.fixture
+def place(photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (photo_folder / "train/limes/apple.jpg").write_bytes((photo_folder / "train/apples/0.jpg").read_bytes())
+    return photo_folder
+
+
+def audit(*arguments: str) -> Done:
+    done = transferkit("audit", *arguments)
+    assert done.status == 0, done.err
+    return done
+
+
+def test_from_images_to_a_fit(place: Path) -> None:
+    before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    done = audit("photos", *RANDOM, "--json")
+    found = json.loads(done.out)
+    assert found["rows"] == 25
+    copies = [issue["detail"] for issue in found["issues"] if issue["path"] == "train/limes/apple.jpg"]
+    assert any("near-duplicates" in detail for detail in copies)
+    assert done.err.splitlines()[-2].endswith("audit/report.html")
+    assert "next: transferkit audit photos --apply audit/audit.csv" in done.err
+    html = Path("audit/report.html").read_text(encoding="utf-8")
+    assert 'data-source="audit.json counts.label"' in html and html.count("<image ") >= 1
+    with Path("audit/audit.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["issue"] for row in rows] == [issue["issue"] for issue in found["issues"]]
+    assert {row["decision"] for row in rows} == {""}
+    decisions = [{"path": "train/limes/apple.jpg", "decision": "relabel", "suggested": "apples"},
+                 {"path": "train/apples/0.jpg", "decision": "drop", "suggested": ""}]  # fmt: skip
+    with Path("reviewed.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["path", "decision", "suggested"])
+        writer.writeheader()
+        writer.writerows(decisions)
+    done = audit("photos", "--apply", "reviewed.csv", "--json")
+    assert json.loads(done.out) == {"dropped": 1, "images": 24, "manifest": "corrected.csv", "relabeled": 1}
+    with Path("corrected.csv").open(newline="") as file:
+        corrected = {row["path"]: row for row in csv.DictReader(file)}
+    assert corrected["train/limes/apple.jpg"] == {"path": "train/limes/apple.jpg", "label": "apples", "split": "train"}
+    assert "train/apples/0.jpg" not in corrected and len(corrected) == 24
+    assert before == {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    done = transferkit(
+        "fit", "--data.root", "corrected.csv", "--data.image_root", "photos", "--model.weights", "none",
+        "--data.exclude", "reviewed.csv", "--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false",
+    )  # fmt: skip
+    assert done.status == 0, done.err
+
+
+def test_a_table_of_embeddings(place: Path) -> None:
+    assert transferkit("embed", "photos", *RANDOM, "--out", "photos.parquet").status == 0
+    done = audit("photos.parquet", "--out", "found")
+    assert "photos.parquet: 25 images; " in done.out and "next:" not in done.err
+    assert "the results do not say where their images are" in Path("found/report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ("path,suggested\n", r"no column 'decision'"),
+        ("path,decision,suggested\nx.jpg,drop,\n", r"row 1: 'x\.jpg' is not among the images"),
+        (
+            "path,decision,suggested\ntrain/apples/0.jpg,delete,\n",
+            "unknown decision 'delete'; use keep",
+        ),
+        ("path,decision,suggested\ntrain/apples/0.jpg,relabel,\n", "row 1: no class to relabel"),
+        (
+            "path,decision,suggested\ntrain/apples/0.jpg,drop,\ntrain/apples/0.jpg,keep,\n",
+            "row 2: .* has two decisions",
+        ),
+    ],
+)
+def test_decisions_that_cannot_be_applied(place: Path, rows: str, said: str) -> None:
+    Path("reviewed.csv").write_text(rows)
+    assert refused(transferkit("audit", "photos", "--apply", "reviewed.csv"), said)
+    assert not Path("corrected.csv").exists()
+
+
+def test_bad_input_is_one_line(place: Path) -> None:
+    assert refused(transferkit("audit", "photos", "--folds", "1"), "--folds is 1; give 2 or more")
+    assert refused(transferkit("audit", "photos", "--apply", "nowhere.csv"), "cannot read nowhere.csv")
+    assert refused(transferkit("audit", "digits", "--apply", "x.csv"), "has no image files")
+    Path("corrected.csv").write_text("mine")
+    Path("reviewed.csv").write_text("path,decision,suggested\n")
+    assert refused(transferkit("audit", "photos", "--apply", "reviewed.csv"), "--manifest corrected.csv exists")

@@ -1,0 +1,135 @@
+"""``audit``: what to mend in labeled images, and the manifest that a review of it leads to."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from transferkit.cli import console
+from transferkit.cli.commands.probe import extract, is_embeddings
+from transferkit.cli.open_extractor import Accelerator, open_extractor
+from transferkit.cli.parsing import resumable
+from transferkit.errors import UserError
+from transferkit.runtime.text import for_terminal
+
+if TYPE_CHECKING:
+    from transferkit.data.image_table import ImageTable
+    from transferkit.probe.audit import Audit
+
+SHOWN = 30  # rows of the table
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command; the exit status."""
+    return resumable(audit, arguments)
+
+
+def audit(
+    images: str,
+    extractor: str = "resnet18",
+    weights: str = "DEFAULT",
+    pooling: str | None = None,
+    out: str = "audit",
+    folds: int = 5,
+    seed: int = 0,
+    on_error: Literal["fail", "skip"] = "skip",
+    apply: str | None = None,
+    manifest: str = "corrected.csv",
+    image_root: str | None = None,
+    accelerator: Accelerator = "auto",
+    json: bool = False,
+) -> int:
+    """List what should be mended in labeled images, ranked by how sure it is. The images are never changed.
+
+    Likely label errors, by a linear probe that did not see the image or its near-duplicates and by a vote of the
+    nearest images; outliers; images unlike their class; ambiguous ones; bursts; blurred, dark, bright, nearly empty
+    and very long pictures. Review audit.csv: write keep, relabel or drop into its column decision, and apply it.
+
+    Args:
+        images: folder, manifest, ``digits``, a dataset of torchvision's by name, or an embeddings table (.parquet).
+        extractor: torchvision name, Hugging Face id or directory, exported directory, or checkpoint; not used
+            for an embeddings table.
+        weights: ``DEFAULT``, ``none`` (random) or a file of weights.
+        pooling: how features become one embedding; by default the extractor's own.
+        out: directory for audit.csv, audit.parquet, audit.json, label_quality.parquet and report.html.
+        folds: of the probe; each image is judged by the one that did not see it.
+        seed: of the folds.
+        on_error: unreadable images: ``skip`` leaves them out, ``fail`` names them all.
+        apply: audit.csv with decisions; writes the manifest they lead to, and nothing else.
+        manifest: the manifest that ``--apply`` writes.
+        image_root: the folder that a manifest's paths are relative to or lie in, where it is not its own.
+        accelerator: auto takes a GPU if there is one.
+        json: print one JSON object instead of a table.
+    """
+    from transferkit.data.embeddings import Embeddings
+    from transferkit.data.image_table import open_images
+    from transferkit.probe.audit import audit_embeddings
+    from transferkit.probe.audit_files import save_audit
+    from transferkit.probe.picture_looks import look_at_pictures
+    from transferkit.reports.report import report_of
+    from transferkit.runtime.files import check_folder
+
+    if folds < 2:
+        raise UserError(f"--folds is {folds}; give 2 or more")
+    table = None if is_embeddings(images) else open_images(images, image_root)
+    if apply is not None:
+        return apply_decisions(table, images, apply, manifest, json)
+    check_folder(out)
+    if table is None:
+        embeddings, pictures = Embeddings.load(images), None
+    else:
+        embeddings = extract(open_extractor(extractor, weights, pooling, accelerator), table, on_error)
+        pictures = look_at_pictures(table)
+    found = audit_embeddings(embeddings, pictures, folds=folds, seed=seed)
+    given = {"source": images, "image_root": image_root} if table is not None else {}
+    files = [*save_audit(found, Path(out), given), report_of(out)]
+    if json:
+        console.as_json({"rows": found.rows, "counts": found.counts(), "issues": [i._asdict() for i in found.issues]})
+    else:
+        print_issues(found, images)
+    for line in found.remarks:
+        console.note(line)
+    console.written(*files)
+    root = ["--image_root", image_root] if image_root else []
+    if found.issues and table is not None:
+        console.next_command("audit", images, *root, "--apply", f"{out}/audit.csv")
+    return 0
+
+
+def print_issues(found: "Audit", images: str) -> None:
+    """How many issues of each kind, and the surest."""
+    counts = {kind: number for kind, number in found.counts().items() if number}
+    title = f"{images}: {found.rows:,} images; " + (
+        ", ".join(f"{number:,} {kind}" for kind, number in counts.items()) or "nothing found"
+    )
+    rows = [(i.issue, i.score, i.path, i.label, i.suggested, i.detail) for i in found.issues[:SHOWN]]
+    if not rows:
+        print(for_terminal(title))
+        return
+    console.table(("issue", "score", "path", "label", "suggested", "detail"), rows, title)
+    if len(found.issues) > SHOWN:
+        console.note(f"{len(found.issues) - SHOWN:,} more; audit.csv lists all")
+
+
+def apply_decisions(table: "ImageTable | None", images: str, reviewed: str, manifest: str, json: bool) -> int:
+    """Write the manifest that the decisions lead to.
+
+    Raises:
+        UserError: images without files, or decisions that cannot be applied.
+    """
+    from transferkit.data.image_table import DIGITS
+    from transferkit.probe.audit_files import apply_review, write_manifest
+
+    if table is None or table.root == DIGITS:
+        raise UserError(f"{images} has no image files to list in a manifest; give their folder or manifest")
+    if Path(manifest).exists():
+        raise UserError(f"--manifest {manifest} exists; choose another name")
+    labels, stays = apply_review(Path(reviewed), list(table.paths), list(table.labels))
+    changed = sum(new != old for new, old in zip(labels, table.labels, strict=True))
+    kept = write_manifest(table, labels, stays, Path(manifest))
+    done: dict[str, Any] = {"images": kept, "relabeled": changed, "dropped": len(table) - kept, "manifest": manifest}
+    if json:
+        console.as_json(done)
+    else:
+        console.table(("images", "relabeled", "dropped"), [(kept, changed, len(table) - kept)])
+    console.written(Path(manifest))
+    console.next_command("fit", "--data.root", manifest, "--data.image_root", table.root)
+    return 0

@@ -1,0 +1,137 @@
+"""The files of an audit: a table as Parquet and CSV, a summary, and the manifest that a review of it leads to."""
+
+import csv
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from transferkit.data.embeddings import Embeddings
+from transferkit.data.image_table import ImageTable
+from transferkit.errors import UserError, listed
+from transferkit.probe.audit import Audit, Issue, audit_embeddings
+from transferkit.runtime.files import atomic_path
+from transferkit.runtime.versions import versions
+from transferkit.similarity import drawn_rows
+
+PARQUET, CSV, SUMMARY, QUALITY = "audit.parquet", "audit.csv", "audit.json", "label_quality.parquet"
+MOST_ROWS = 20_000
+"""Of a tested run: an audit of its own looks at all."""
+DECISIONS = ("", "keep", "relabel", "drop")
+
+
+def save_audit(audit: Audit, folder: Path, images: Mapping[str, Any] | None = None) -> list[Path]:
+    """Write the issues as ``audit.parquet`` and ``audit.csv``, a summary, and the quality of each label.
+
+    The CSV has an empty column ``decision`` for :func:`apply_review`.
+
+    Args:
+        audit: what was found.
+        folder: to write into.
+        images: where the images are, for the report.
+    """
+    files = [folder / name for name in (PARQUET, CSV, SUMMARY, QUALITY)]
+    columns = columns_of(audit)
+    with atomic_path(files[0]) as temporary:
+        pq.write_table(columns, temporary)
+    decisions = columns.append_column("decision", pa.array([""] * len(audit.issues), pa.string()))
+    with atomic_path(files[1]) as temporary:
+        pyarrow.csv.write_csv(decisions, temporary)
+    summary = {
+        "rows": audit.rows, "counts": audit.counts(), "remarks": audit.remarks,
+        "images": dict(images or {}), "versions": versions(),
+    }  # fmt: skip
+    with atomic_path(files[2]) as temporary:
+        temporary.write_text(json.dumps(summary, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    quality = {"path": pa.array(audit.quality, pa.string()), "quality": pa.array(audit.quality.values(), pa.float64())}
+    with atomic_path(files[3]) as temporary:
+        pq.write_table(pa.table(quality), temporary)
+    return files
+
+
+def audit_run(run: Path) -> None:
+    """Write ``audit.parquet`` of the tested images into a run; of more than 20,000 drawn by chance.
+
+    Args:
+        run: directory with the ``embeddings.parquet`` of a test.
+    """
+    table = Embeddings.load(run / "embeddings.parquet")
+    rows = drawn_rows(len(table), MOST_ROWS, 0).tolist()
+    audit = audit_embeddings(table.select(rows) if len(rows) < len(table) else table)
+    with atomic_path(run / PARQUET) as temporary:
+        pq.write_table(columns_of(audit), temporary)
+
+
+def columns_of(audit: Audit) -> pa.Table:
+    """Return the issues as a table, the surest of each kind first."""
+    columns: dict[str, Any] = {}
+    for number, name in enumerate(Issue._fields):
+        kind = pa.float64() if name == "score" else pa.string()
+        columns[name] = pa.array([issue[number] for issue in audit.issues], kind)
+    return pa.table(columns)
+
+
+def apply_review(reviewed: Path, paths: list[str], labels: list[str | None]) -> tuple[list[str | None], list[bool]]:
+    """Return the labels after a review, and which images stay.
+
+    Args:
+        reviewed: ``audit.csv`` with ``keep``, ``relabel`` or ``drop`` in its column ``decision``; a relabeled image
+            gets the class in the column ``suggested``, which may be edited.
+        paths: of all images.
+        labels: of the same.
+
+    Raises:
+        UserError: not such a file, an unknown decision or path, a relabeling without a class, or two decisions on one
+            image that contradict each other.
+    """
+    row_of = {path: row for row, path in enumerate(paths)}
+    new, stays = list(labels), [True] * len(paths)
+    decided: dict[str, tuple[str, str]] = {}
+    for number, (path, decision, suggested) in enumerate(read_review(reviewed), 1):
+        where = f"{reviewed}, row {number}"
+        if decision not in DECISIONS:
+            raise UserError(f"{where}: unknown decision {decision!r}; use keep, relabel or drop, or leave it empty")
+        if not decision:
+            continue
+        if path not in row_of:
+            raise UserError(f"{where}: {path!r} is not among the images; give the images that were audited")
+        if decision == "relabel" and not suggested:
+            raise UserError(f"{where}: no class to relabel {path!r} as; write it into the column suggested")
+        what = (decision, suggested if decision == "relabel" else "")
+        if decided.setdefault(path, what) != what:
+            raise UserError(f"{where}: {path!r} has two decisions, {decided[path][0]} and {decision}; leave one")
+        if decision == "relabel":
+            new[row_of[path]] = suggested
+        stays[row_of[path]] = decision != "drop"
+    return new, stays
+
+
+def read_review(reviewed: Path) -> list[tuple[str, str, str]]:
+    """Return path, decision and suggested class of each row.
+
+    Raises:
+        UserError: the file cannot be read or lacks a column.
+    """
+    try:
+        with reviewed.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            missing = {"path", "decision", "suggested"} - set(reader.fieldnames or ())
+            if missing:
+                raise UserError(f"{reviewed} has no column {listed(sorted(missing))}; give the audit.csv of an audit")
+            return [tuple((row[n] or "").strip() for n in ("path", "decision", "suggested")) for row in reader]  # type: ignore[misc]
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"cannot read {reviewed} as CSV ({' '.join(str(error).split())[:200]})") from error
+
+
+def write_manifest(table: ImageTable, labels: list[str | None], stays: list[bool], out: Path) -> int:
+    """Write a manifest with the columns path, label and split; how many images are in it."""
+    kept = [row for row in range(len(table)) if stays[row]]
+    with atomic_path(out) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("path", "label", "split"))
+        writer.writerows((table.paths[row], labels[row] or "", table.splits[row] or "") for row in kept)
+    return len(kept)

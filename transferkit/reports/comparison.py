@@ -1,0 +1,255 @@
+"""Two runs or probes side by side: what changed, and whether it is more than chance."""
+
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from transferkit.errors import UserError
+from transferkit.reports import data_sections, svg
+from transferkit.reports.content import (
+    Block,
+    Card,
+    Cell,
+    Chart,
+    Charts,
+    Gallery,
+    Headline,
+    Remark,
+    Report,
+    Section,
+    Table,
+)
+from transferkit.reports.mistakes import PredictionTable
+from transferkit.reports.numbers import Number, count, decimal, p_value, percent
+from transferkit.reports.result_files import NO_PLACE, ImageSource, ResultFolder, find_images
+from transferkit.similarity.paired import PairedComparison, compare_paired
+
+SHOWN = 24
+CLASSES = 12
+LEVEL = 0.05
+
+
+def comparison_report(
+    first: ResultFolder, second: ResultFolder, images: str | None = None, image_root: str | None = None
+) -> tuple[Report, ImageSource]:
+    """Return the report of two directories with predictions of the same images, and where the images are.
+
+    Args:
+        first: the one compared with.
+        second: the other.
+        images: where the images are now.
+        image_root: of a manifest.
+
+    Raises:
+        UserError: a directory without predictions, or no image in common.
+    """
+    one, other = (predictions_of(folder) for folder in (first, second))
+    a, b, alone = shared(one, other, (str(first.path), str(second.path)))
+    compared = compare_paired(torch.from_numpy(a.correct), torch.from_numpy(b.correct))
+    missing = []
+    if any(alone):
+        missing.append(
+            f"{alone[0]:,} images of {first.path} and {alone[1]:,} of {second.path}, which the other did not judge"
+        )
+    source = images_of(first, second, images, image_root)
+    if source.table is None:
+        missing.append(f"thumbnails: {source.reason}")
+    names = names_of(first, second)
+    sections = [
+        differences(compared, len(a)),
+        class_changes(a, b, names),
+        changed("lost", f"Right in {names[0]}, wrong in {names[1]}", a, b, a.correct & ~b.correct),
+        changed("gained", f"Wrong in {names[0]}, right in {names[1]}", a, b, b.correct & ~a.correct),
+        metrics_side_by_side(first, second, names),
+        options_side_by_side(first, second, names),
+    ]
+    command = shlex.join(["transferkit", "report", str(first.path), str(second.path)])
+    sections.append(
+        data_sections.provenance([command], [(names[0], str(first.path)), (names[1], str(second.path))], {}, {})
+    )
+    report = Report(f"{names[0]} and {names[1]}", "Comparison", headline(compared, a, b, names),
+                    [section for section in sections if section], missing)  # fmt: skip
+    return report, source
+
+
+def predictions_of(folder: ResultFolder) -> PredictionTable:
+    """Return the predictions of a directory.
+
+    Raises:
+        UserError: there are none.
+    """
+    found = folder.predictions()
+    if found is None:
+        raise UserError(
+            f"{folder.path} holds no predictions to compare; test the run first, or give a probe's directory"
+        )
+    return found
+
+
+def shared(
+    one: PredictionTable, other: PredictionTable, names: tuple[str, str]
+) -> tuple[PredictionTable, PredictionTable, tuple[int, int]]:
+    """Return the rows of two tables that are of the same image and label, and how many of each are not.
+
+    Raises:
+        UserError: there are none.
+    """
+    row_of = {(path, label): row for row, (path, label) in enumerate(zip(other.paths, other.labels, strict=True))}
+    pairs = [(row, row_of[key]) for row, key in enumerate(zip(one.paths, one.labels, strict=True)) if key in row_of]
+    if not pairs:
+        raise UserError(
+            f"{names[0]} and {names[1]} judged no image in common ({one.paths[0]!r}, {other.paths[0]!r}); "
+            "test both on the same images"
+        )
+    tables = [take(table, [pair[side] for pair in pairs]) for side, table in enumerate((one, other))]
+    return tables[0], tables[1], (len(one) - len(pairs), len(other) - len(pairs))
+
+
+def take(table: PredictionTable, rows: Sequence[int]) -> PredictionTable:
+    """Return some rows of a table."""
+    paths, labels, preds = ([column[row] for row in rows] for column in (table.paths, table.labels, table.preds))
+    return PredictionTable(paths, labels, preds, table.probability[list(rows)])
+
+
+def names_of(first: ResultFolder, second: ResultFolder) -> tuple[str, str]:
+    """Return short names of two directories that differ."""
+    one, other = first.path.absolute().parts, second.path.absolute().parts
+    depth = next((depth for depth in range(1, max(len(one), len(other))) if one[-depth:] != other[-depth:]), 1)
+    depth = max(depth, 2) if first.kind == second.kind == "run" else depth
+    return "/".join(one[-depth:]), "/".join(other[-depth:])
+
+
+def images_of(first: ResultFolder, second: ResultFolder, images: str | None, image_root: str | None) -> ImageSource:
+    """Return where the images are, by whichever directory knows."""
+    found = ImageSource(None, NO_PLACE)
+    for folder in (first, second):
+        data = folder.yaml("config.yaml").get("data") or folder.json("probe.json").get("images") or {}
+        place = images or data.get("root") or data.get("source")
+        if place:
+            found = find_images(place, image_root or data.get("image_root"), folder.path)
+        if found.table is not None:
+            break
+    return found
+
+
+def verdict(compared: PairedComparison, names: tuple[str, str]) -> str:
+    """Return what the difference means."""
+    if compared.mcnemar_p >= LEVEL:
+        return "The difference could well be chance."
+    better = names[1] if compared.difference > 0 else names[0]
+    return f"{better} is better, and by more than chance."
+
+
+def headline(compared: PairedComparison, a: PredictionTable, b: PredictionTable, names: tuple[str, str]) -> Headline:
+    """Return the difference, its interval and the verdict."""
+    low, high = compared.interval
+    sentence = (
+        f"{verdict(compared, names)} On the same {len(a):,} images {names[1]} is right on "
+        f"{compared.only_second:,} that {names[0]} gets wrong, and wrong on {compared.only_first:,} that it gets right."
+    )
+    stats = [
+        (names[0], percent(float(a.correct.mean()), "first")),
+        (names[1], percent(float(b.correct.mean()), "second")),
+        ("McNemar's p", p_value(compared.mcnemar_p, "mcnemar_p")),
+    ]
+    ends = percent(low, "interval low", signed=True), percent(high, "interval high", signed=True)
+    return Headline(
+        percent(compared.difference, "difference", signed=True), "difference in accuracy", sentence, ends, stats
+    )
+
+
+def differences(compared: PairedComparison, total: int) -> Section:
+    """Return how the difference was tested."""
+    low, high = compared.interval
+    figure = svg.interval_plot([("difference", compared.difference, low, high)], zero=True)
+    lead = (
+        f"Paired bootstrap over {total:,} images, 95% interval; McNemar's exact test of the "
+        f"{compared.only_first + compared.only_second:,} images on which they differ."
+    )
+    return Section("test", "Is it more than chance?", lead, [Charts([Chart("Second minus first", figure)])])
+
+
+def class_changes(a: PredictionTable, b: PredictionTable, names: tuple[str, str]) -> Section:
+    """Return the classes whose accuracy changed most."""
+    totals = Counter(a.labels)
+    right = [Counter(label for label, ok in zip(t.labels, t.correct, strict=True) if ok) for t in (a, b)]
+    change = {name: (right[1][name] - right[0][name]) / totals[name] for name in totals}
+    order = sorted((name for name in totals if change[name]), key=lambda name: (-abs(change[name]), name))
+    rows: list[list[Cell]] = [
+        [
+            name,
+            percent(right[0][name] / totals[name], "class first"),
+            percent(right[1][name] / totals[name], "class second"),
+            percent(change[name], "class change", signed=True),
+            count(totals[name], "class images"),
+        ]
+        for name in order[:CLASSES]
+    ]
+    if not rows:
+        return Section("classes", "Classes that changed", "No class changed.", [])
+    lead = f"{len(order):,} of {len(totals):,} classes changed; the largest changes first."
+    return Section("classes", "Classes that changed", lead, [Table(("class", *names, "change", "images"), rows)])
+
+
+def changed(anchor: str, title: str, a: PredictionTable, b: PredictionTable, which: Any) -> Section:
+    """Return the images that one gets right and the other does not."""
+    rows = which.nonzero()[0].tolist()
+    cards = []
+    for row in rows[:SHOWN]:
+        path, label = a.paths[row], a.labels[row]
+        lines: list[tuple[str, str | Number]] = [("", label), ("first", a.preds[row]), ("second", b.preds[row])]
+        cards.append(Card(path, f"{path}: {label}, {a.preds[row]}, then {b.preds[row]}", lines))
+    lead = f"{len(rows):,} images." if rows else "No image."
+    return Section(anchor, title, lead, [Gallery(cards, "", max(0, len(rows) - SHOWN))] if cards else [])
+
+
+def metrics_side_by_side(first: ResultFolder, second: ResultFolder, names: tuple[str, str]) -> Section | None:
+    """Return the metrics that both have."""
+    one, other = (measured(folder) for folder in (first, second))
+    keys = [key for key in one if key in other]
+    if not keys:
+        return None
+    rows: list[list[Cell]] = [
+        [key, decimal(one[key], "first"), decimal(other[key], "second"), decimal(other[key] - one[key], "change")]
+        for key in keys
+    ]
+    return Section("metrics", "Metrics", "", [Table(("metric", *names, "change"), rows)])
+
+
+def measured(folder: ResultFolder) -> dict[str, float]:
+    """Return the test metrics of a run, or those of a probe's classifier."""
+    found = folder.json("metrics.json")
+    linear = folder.json("probe.json").get("linear") or {}
+    values = {name: value for name, value in found.items() if name.startswith("test/")}
+    values |= {name: linear.get(name) for name in ("top1", "top5", "mean_per_class", "ece", "ece_calibrated")}
+    return {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
+
+
+def options_side_by_side(first: ResultFolder, second: ResultFolder, names: tuple[str, str]) -> Section:
+    """Return the options in which the two differ."""
+    one, other = (flat(options_of(folder)) for folder in (first, second))
+    keys = [key for key in dict.fromkeys([*one, *other]) if one.get(key) != other.get(key)]
+    rows: list[list[Cell]] = [[key, str(one.get(key, "–")), str(other.get(key, "–"))] for key in keys]
+    lead = "Where their configurations differ." if rows else "Their configurations are the same."
+    blocks: list[Block] = [Table(("option", *names), rows)] if rows else [Remark("No option differs.")]
+    return Section("options", "Options", lead, blocks)
+
+
+def options_of(folder: ResultFolder) -> dict[str, Any]:
+    """Return the configuration of a run or probe."""
+    probe = folder.json("probe.json")
+    made = probe.get("embeddings") or {}
+    kept = {key: made.get(key) for key in ("extractor", "pooling", "precision", "weights_sha256") if key in made}
+    return folder.yaml("config.yaml") or {**kept, **(probe.get("options") or {})}
+
+
+def flat(content: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Return nested options with dotted names."""
+    values: dict[str, Any] = {}
+    for key, value in content.items():
+        name = f"{before}{key}"
+        values |= flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return values

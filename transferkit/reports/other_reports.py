@@ -1,0 +1,219 @@
+"""The reports of a benchmark, an evaluation and an audit: directories without predictions of a classifier."""
+
+import math
+import shlex
+from collections.abc import Mapping
+
+from markupsafe import Markup
+
+from transferkit.data.embeddings import Embeddings
+from transferkit.reports import audit_sections, data_sections, svg
+from transferkit.reports.content import Block, Cell, Chart, Charts, Headline, Remark, Report, Section, Table
+from transferkit.reports.data_sections import Splits
+from transferkit.reports.numbers import Number, count, decimal, p_value, percent
+from transferkit.reports.result_files import ImageSource, ResultFolder, find_images
+from transferkit.reports.thumbnails import picture_uri
+
+BENCHMARK, SIMILARITY = "benchmark.csv", "similarity.json"
+PICTURE_BYTES = 2**20  # of one picture that is taken into a page
+
+
+def benchmark_report(folder: ResultFolder) -> Report:
+    """Return the report of a benchmark's directory."""
+    rows = folder.rows(BENCHMARK)
+    measured = [row for row in rows if row.get("top1")]
+    failed = [row for row in rows if row.get("error")]
+    folder.missing += [f"{row['approach']} on {row['dataset']}: {row['error']}" for row in failed]
+    datasets = list(dict.fromkeys(row["dataset"] for row in measured))
+    sections = [dataset_section(name, [row for row in measured if row["dataset"] == name]) for name in datasets]
+    parts = ["transferkit", "benchmark", "--config", "CONFIG.yaml", "--out", str(folder.path)]
+    sections.append(data_sections.provenance([shlex.join(parts)], [], {}, {}))
+    return Report(folder.path.name, "Benchmark", benchmark_headline(measured, datasets), sections, folder.missing)
+
+
+def benchmark_headline(rows: list[dict[str, str]], datasets: list[str]) -> Headline:
+    """Return which approach is the best on most datasets."""
+    if not rows:
+        return Headline(None, "nothing measured", "No cell of this benchmark could be measured.")
+    best = [
+        max((row for row in rows if row["dataset"] == name), key=lambda row: float(row["top1"])) for name in datasets
+    ]
+    names = [row["approach"] for row in best]
+    winner = max(dict.fromkeys(names), key=names.count)
+    stats = [("datasets", count(len(datasets), BENCHMARK)), ("cells", count(len(rows), BENCHMARK))]
+    first = best[0]
+    sentence = f"{winner} has the highest linear probe accuracy on {names.count(winner)} of {len(datasets)} datasets."
+    sentence += " Whether a difference is more than chance is below."
+    return Headline(
+        number(first, "top1"), f"best on {first['dataset']}: {first['approach']}", sentence, ends(first), stats
+    )
+
+
+def number(row: Mapping[str, str], name: str) -> Number:
+    """Return a share of a cell."""
+    return percent(float(row[name]), f"{BENCHMARK} {name}")
+
+
+def ends(row: Mapping[str, str]) -> tuple[Number, Number]:
+    """Return the interval of a cell."""
+    return number(row, "top1_low"), number(row, "top1_high")
+
+
+def dataset_section(name: str, rows: list[dict[str, str]]) -> Section:
+    """Return the approaches on one dataset."""
+    ordered = sorted(rows, key=lambda row: -float(row["top1"]))
+    points = [(row["approach"], float(row["top1"]), float(row["top1_low"]), float(row["top1_high"])) for row in ordered]
+    figure = svg.interval_plot(points)
+    cells: list[list[Cell]] = []
+    for row in ordered:
+        low, high = ends(row)
+        against: list[Cell] = [None, None]
+        if row.get("difference"):
+            against = [
+                percent(float(row["difference"]), f"{BENCHMARK} difference", signed=True),
+                p_value(float(row["mcnemar_p"]), f"{BENCHMARK} mcnemar_p"),
+            ]
+        cells.append([row["approach"], number(row, "top1"), low, high, number(row, "knn_top1"), *against])
+    columns = ("approach", "linear probe", "from", "to", "kNN", "difference to the first", "p")
+    lead = f"{int(float(ordered[0]['test'])):,} test images. The difference is measured on the same images."
+    chart = Chart("Linear probe", figure, "Accuracy on test with its 95% interval.")
+    return Section(f"dataset-{name}", name, lead, [Charts([chart]), Table(columns, cells)])
+
+
+def evaluation_report(
+    folder: ResultFolder, embeddings: Embeddings | None, images: str | None = None, image_root: str | None = None
+) -> tuple[Report, ImageSource]:
+    """Return the report of a directory that ``evaluate`` wrote.
+
+    Args:
+        folder: the directory.
+        embeddings: the table that was evaluated, where it is at hand.
+        images: where its images are; None where nobody says.
+        image_root: of a manifest.
+    """
+    values = folder.json(SIMILARITY)
+    source = find_images(images, image_root, folder.path)
+    per_class = folder.rows("per_class.csv")
+    sections: list[Section] = []
+    if per_class:
+        sections.append(class_metrics(per_class))
+    if embeddings is None:
+        folder.missing.append(
+            "near-duplicates and the map: the embeddings are not at hand (transferkit evaluate has them)"
+        )
+    elif source.table is None:
+        folder.missing.append(f"thumbnails: {source.reason}")
+    if embeddings is not None:
+        sections.append(data_sections.near_duplicates(embeddings))
+        sections.append(data_sections.embedding_map(embeddings, None))
+        splits: Splits = {
+            "label": list(embeddings.labels),
+            "split": [split or "no split" for split in embeddings.splits],
+        }
+        counted = data_sections.data_counts(splits, "embeddings")
+        sections += [counted] if counted else []
+    sections.append(Section("metrics", "All metrics", "", [data_sections.metric_table(values, SIMILARITY)]))
+    pictures = picture_charts(folder)
+    if pictures:
+        sections.append(Section("pictures", "Pictures", "", [Charts(pictures)]))
+    made = dict(embeddings.metadata) if embeddings is not None else {}
+    facts: list[tuple[str, Cell]] = [
+        (name, str(made[key]))
+        for key, name in {"extractor": "extractor", "pooling": "pooling", "weights_sha256": "weights SHA-256"}.items()
+        if made.get(key)
+    ]
+    versions = made.get("versions") or {}
+    commands = [shlex.join(["transferkit", "evaluate", "FILE.parquet", "--out", str(folder.path)])]
+    sections.append(data_sections.provenance(commands, facts, {}, versions))
+    version = versions.get("transferkit", "")
+    return Report(
+        folder.path.name, "Evaluation", evaluation_headline(values), sections, folder.missing, version
+    ), source
+
+
+def evaluation_headline(values: Mapping[str, float]) -> Headline:
+    """Return how often the nearest image has the same label."""
+    wanted = {"map_at_r": "MAP@R", "r_precision": "R-precision", "nmi": "NMI", "cosine_gap": "cosine gap"}
+    stats = [
+        (title, decimal(values[key], f"{SIMILARITY} {key}")) for key, title in wanted.items() if is_number(values, key)
+    ]
+    if not is_number(values, "precision_at_1"):
+        return Headline(
+            None, "no labels", "Without labels, only how evenly the embeddings spread was measured.", None, stats
+        )
+    share = percent(values["precision_at_1"], f"{SIMILARITY} precision_at_1")
+    sentence = "The share of images whose nearest neighbor is of their class."
+    return Headline(share, "nearest image has the same label", sentence, None, stats)
+
+
+def is_number(values: Mapping[str, float], name: str) -> bool:
+    """Whether a metric was measured."""
+    value = values.get(name)
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def class_metrics(rows: list[dict[str, str]]) -> Section:
+    """Return the metrics of each class, the worst first by the first of them."""
+    names = [name for name in rows[0] if name not in ("class", "label")]
+    key = next((name for name in ("precision_at_1", "map_at_r") if name in names), names[0])
+    title = next(name for name in rows[0] if name in ("class", "label"))
+    wanted = ("rows", "queries", "precision_at_1", "map_at_r", "intra_class_cosine")
+    chosen = [name for name in wanted if name in names] or names[:5]
+    ordered = sorted(rows, key=lambda row: (float(row[key] or math.inf), row[title]))
+    cells: list[list[Cell]] = [
+        [row[title], *(decimal(float(row[name]), f"per_class.csv {name}") if row[name] else None for name in chosen)]
+        for row in ordered[:20]
+    ]
+    lead = f"By {key}, the lowest first." + (f" 20 of {len(rows):,} classes." if len(rows) > 20 else "")
+    return Section("classes", "Worst classes", lead, [Table(("class", *chosen), cells)])
+
+
+def picture_charts(folder: ResultFolder) -> list[Chart]:
+    """Return the pictures that lie in the directory."""
+    charts = []
+    for path in sorted(folder.path.glob("*.png")):
+        if path.stat().st_size <= PICTURE_BYTES:
+            words = path.stem.replace("_", " ").replace("-", " ")
+            image = Markup('<img class="picture" alt="{}" src="{}">').format(words, picture_uri(path))
+            charts.append(Chart(words, image))
+    return charts
+
+
+def audit_report(
+    folder: ResultFolder, images: str | None = None, image_root: str | None = None
+) -> tuple[Report, ImageSource]:
+    """Return the report of an audit's directory.
+
+    Args:
+        folder: the directory.
+        images: where its images are; by default where they were audited.
+        image_root: of a manifest.
+    """
+    content = folder.json("audit.json")
+    given = content.get("images") or {}
+    source = find_images(images or given.get("source"), image_root or given.get("image_root"), folder.path)
+    if source.table is None:
+        folder.missing.append(f"thumbnails: {source.reason}")
+    folder.missing += content.get("skipped", [])
+    found = content.get("counts", {})
+    stats = [(audit_sections.TITLES[kind][1].lower(), count(found[kind], f"audit.json counts.{kind}"))
+             for kind in audit_sections.TITLES if found.get(kind)]  # fmt: skip
+    images_count = content.get("rows", 0)
+    sentence = f"{images_count:,} images were looked at. Nothing was changed: review audit.csv, then apply it."
+    labels = count(found["label"], "audit.json counts.label") if "label" in found else None
+    headline = Headline(labels, "likely label errors", sentence, None, stats)
+    kinds = [kind for kind in audit_sections.TITLES if kind in found]
+    sections = [each for each in audit_sections.from_folder(folder, kinds) if each]
+    ambiguous: list[Block] = [Remark(line) for line in content.get("remarks", [])]
+    if ambiguous:
+        sections.append(Section("remarks", "How it was measured", "", ambiguous))
+    out = str(folder.path)
+    commands = [
+        shlex.join(["transferkit", "audit", str(given.get("source") or "IMAGES"), "--out", out]),
+        shlex.join(["transferkit", "audit", str(given.get("source") or "IMAGES"), "--apply", f"{out}/audit.csv"]),
+    ]
+    versions = content.get("versions") or {}
+    sections.append(data_sections.provenance(commands, [], {}, versions))
+    return Report(
+        folder.path.name, "Audit", headline, sections, folder.missing, versions.get("transferkit", "")
+    ), source

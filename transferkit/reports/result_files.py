@@ -1,0 +1,160 @@
+"""The files of a run, probe, benchmark or evaluation, read as far as they are there; what is missing is noted."""
+
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import yaml
+from torch import Tensor
+
+from transferkit.data.embeddings import Embeddings
+from transferkit.data.image_table import ImageTable, open_images
+from transferkit.errors import UserError, first_line
+from transferkit.images.decoding import ImageError
+from transferkit.reports.mistakes import PredictionTable
+from transferkit.runtime.parquet import read_table
+
+T = TypeVar("T")
+Kind = Literal["run", "probe", "benchmark", "evaluation", "audit"]
+SIGNS: dict[str, Kind] = {  # a file -> what a folder that holds it is; the first that is there decides
+    "config.yaml": "run",
+    "metrics.json": "run",  # of what was not trained here
+    "probe.json": "probe",
+    "benchmark.csv": "benchmark",
+    "similarity.json": "evaluation",
+    "audit.parquet": "audit",
+}
+
+
+NO_PLACE = "the results do not say where their images are; make the report again and give their place"
+
+
+@dataclass
+class ResultFolder:
+    """A directory of results.
+
+    Attributes:
+        path: the directory.
+        missing: what a report of it cannot show, and why; grows as files are read.
+    """
+
+    path: Path
+    missing: list[str] = field(default_factory=list)
+
+    @property
+    def kind(self) -> Kind:
+        """What it is, by the files in it.
+
+        Raises:
+            UserError: it holds none of them.
+        """
+        for name, kind in SIGNS.items():
+            if (self.path / name).is_file():
+                return kind
+        what = "does not exist" if not self.path.exists() else f"holds none of {', '.join(SIGNS)}"
+        raise UserError(f"{self.path} {what}; give the directory of a run, probe, benchmark, evaluation or audit")
+
+    def json(self, name: str) -> dict[str, Any]:
+        """Return a JSON object; empty where the file is missing or damaged."""
+        return self.read(name, lambda path: dict(json.loads(path.read_text(encoding="utf-8")))) or {}
+
+    def yaml(self, name: str) -> dict[str, Any]:
+        """Return a YAML mapping; empty where the file is missing or damaged."""
+        return self.read(name, lambda path: dict(yaml.safe_load(path.read_text(encoding="utf-8")) or {})) or {}
+
+    def rows(self, name: str) -> list[dict[str, str]]:
+        """Return the rows of a CSV file; none where it is missing or damaged."""
+
+        def read(path: Path) -> list[dict[str, str]]:
+            with path.open(encoding="utf-8", newline="") as file:
+                return list(csv.DictReader(file, strict=True))
+
+        return self.read(name, read) or []
+
+    def columns(self, name: str) -> dict[str, list[Any]]:
+        """Return the columns of a Parquet file; none where it is missing or damaged."""
+        return self.read(name, lambda path: dict(read_table(path).to_pydict())) or {}
+
+    def predictions(self) -> PredictionTable | None:
+        """Return the labeled rows of ``predictions.parquet``."""
+        columns = self.columns("predictions.parquet")
+        if not {"path", "label", "prediction", "probability"} <= columns.keys():
+            return None
+        kept = [row for row, label in enumerate(columns["label"]) if label is not None]
+        paths, labels, preds = ([columns[name][row] for row in kept] for name in ("path", "label", "prediction"))
+        probability = np.array([columns["probability"][row] for row in kept], dtype=np.float64)
+        return PredictionTable(paths, labels, preds, probability) if kept else None
+
+    def embeddings(self) -> Embeddings | None:
+        """Return the table of ``embeddings.parquet``."""
+        return self.read("embeddings.parquet", Embeddings.load)
+
+    def read(self, name: str, reader: Callable[[Path], T]) -> T | None:
+        """Return what a reader makes of a file; None where it is missing or damaged, and a damaged one is noted."""
+        path = self.path / name
+        if not path.is_file():
+            return None
+        try:
+            return reader(path)
+        except (OSError, ValueError, TypeError, csv.Error, yaml.YAMLError, pa.ArrowException, UserError) as error:
+            self.missing.append(f"{name} cannot be read ({first_line(error)})")
+            return None
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """Where the images of a report are read from.
+
+    Attributes:
+        table: the images; None where they are not there.
+        reason: why they are not.
+    """
+
+    table: ImageTable | None
+    reason: str = ""
+
+    def reader(self) -> Callable[[str], Tensor]:
+        """Return a function from a path to pixels, which raises ImageError."""
+        table = self.table
+        row_of = table.row_of if table else {}
+
+        def read(path: str) -> Tensor:
+            if table is None or path not in row_of:
+                raise ImageError("missing", self.reason or "no longer there")
+            return table.read(row_of[path])
+
+        return read
+
+
+def find_images(source: str | None, image_root: str | None, beside: Path) -> ImageSource:
+    """Open the images that results were computed from; a relative path may be relative to a folder above the results.
+
+    Args:
+        source: folder, manifest or name of a dataset, as it was given; None where nobody wrote it down.
+        image_root: of a manifest.
+        beside: the directory of the results.
+    """
+    if not source:
+        return ImageSource(None, NO_PLACE)
+    reason = ""
+    for folder in (Path(), *beside.absolute().parents[:4]):
+        given = Path(source).expanduser()
+        place = str(source) if folder == Path() or given.is_absolute() else str(folder / given)
+        root = image_root if image_root is None or folder == Path() else str(folder / image_root)
+        try:
+            return ImageSource(open_images(place, root))
+        except (UserError, OSError) as error:
+            reason = reason or reason_of(error, source)
+    return ImageSource(None, reason)
+
+
+def reason_of(error: Exception, source: str) -> str:
+    """Return why images cannot be shown, in one line."""
+    if "no such folder or file" in str(error):
+        return f"the images are no longer at {source!r}; make the report again and give their place"
+    return first_line(error)

@@ -1,0 +1,192 @@
+"""The report of a run directory: of ``fit`` what it learned, of ``test`` what that is worth."""
+
+import hashlib
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from transferkit.data.embeddings import Embeddings
+from transferkit.data.image_table import DIGITS
+from transferkit.reports import audit_sections, data_sections, prediction_sections
+from transferkit.reports.content import Block, Headline, Remark, Report, Section
+from transferkit.reports.mistakes import PredictionTable
+from transferkit.reports.numbers import Number, count, decimal, percent
+from transferkit.reports.result_files import ImageSource, ResultFolder, find_images
+from transferkit.similarity.intervals import wilson
+
+NAMES = {
+    "acc_top5": "top-5 accuracy",
+    "f1_macro": "macro F1",
+    "ece": "calibration error",
+    "loss": "loss",
+}
+METRICS = "metrics.json"
+MOST_BYTES = 2**31  # of files that are hashed to find leaks
+
+
+def run_report(
+    folder: ResultFolder, images: str | None = None, image_root: str | None = None
+) -> tuple[Report, ImageSource]:
+    """Return the report of a run, and where its images are.
+
+    Args:
+        folder: the run directory.
+        images: where the images are now; by default where the run's configuration says.
+        image_root: of a manifest.
+    """
+    config, metrics = folder.yaml("config.yaml"), folder.json(METRICS)
+    data = config.get("data") or {}
+    source = find_images(images or data.get("root"), image_root or data.get("image_root"), folder.path)
+    predictions, embeddings = folder.predictions(), folder.embeddings()
+    splits = folder.columns("splits.parquet")
+    if predictions is None:
+        folder.missing.append("predictions, mistakes and calibration: nothing was tested yet")
+    if source.table is None:
+        folder.missing.append(f"thumbnails: {source.reason}")
+    sections: list[Section | None] = []
+    tested = tested_split(predictions, splits)
+    if predictions is not None:
+        sections += judged(predictions, number(metrics, "test/ece"))
+    sections += audit_sections.from_folder(folder)
+    if embeddings is not None:
+        duplicates = data_sections.near_duplicates(embeddings)
+        sections.append(with_leaks(duplicates, leaks(splits, source)))
+    if predictions is not None:
+        sections.append(prediction_sections.calibration(predictions, number(metrics, "test/ece")))
+    measured = metrics.get("test/epoch", metrics.get("val/epoch"))
+    sections.append(data_sections.learning_curves(folder.rows("metrics.csv"), measured))
+    if embeddings is not None:
+        sections.append(data_sections.embedding_map(embeddings, predictions))
+    sections.append(data_sections.data_counts(splits, "splits.parquet"))
+    sections.append(repeat(folder.path, config, embeddings))
+    name = "/".join(folder.path.absolute().parts[-2:])
+    report = Report(
+        name,
+        "Run",
+        headline(predictions, metrics, splits, tested),
+        [section for section in sections if section],
+        folder.missing,
+        versions_of(embeddings).get("transferkit", ""),
+    )
+    return report, source
+
+
+def judged(predictions: PredictionTable, error: Number | None) -> list[Section | None]:
+    """Return the sections of mistakes, in order."""
+    return [
+        prediction_sections.worst_classes(predictions),
+        prediction_sections.confusions(predictions),
+        prediction_sections.mistakes_section(predictions),
+    ]
+
+
+def number(metrics: Mapping[str, Any], name: str) -> Number | None:
+    """Return a metric, if it was measured."""
+    value = metrics.get(name)
+    if not isinstance(value, int | float):
+        return None
+    share = name.endswith(("acc", "acc_top5", "f1_macro", "ece"))
+    return percent(value, f"{METRICS} {name}") if share else decimal(value, f"{METRICS} {name}")
+
+
+def headline(
+    predictions: PredictionTable | None, metrics: Mapping[str, Any], splits: Mapping[str, Sequence[Any]], tested: str
+) -> Headline:
+    """Return the accuracy on test; before a test that on val; without either, that there is none."""
+    part = "test" if predictions is not None else "val"
+    found = {title: number(metrics, f"{part}/{name}") for name, title in NAMES.items()}
+    stats = [(title, value) for title, value in found.items() if value]
+    if predictions is not None:
+        stats.append(("images", count(len(predictions), "predictions.parquet")))
+        stats.append(("classes", count(len(set(predictions.labels)), "predictions.parquet")))
+        done = prediction_sections.accuracy_headline(predictions, tested, stats)
+        if tested == "validation":
+            more = " There is no test split: the best checkpoint was chosen on these images, so expect less elsewhere."
+            return Headline(done.value, done.name, done.sentence + more, done.interval, done.stats)
+        return done
+    accuracy = number(metrics, "val/acc")
+    if accuracy is None:
+        return Headline(None, "nothing measured yet", "This run was neither validated nor tested.")
+    rows = list(splits.get("split", ())).count("val")
+    interval = None
+    sentence = "Measured on the validation images, on which the best checkpoint was chosen. Test it for a fair number."
+    if rows:
+        low, high = wilson(round(accuracy.value * rows), rows)
+        interval = percent(low, "wilson low"), percent(high, "wilson high")
+        sentence = f"{round(accuracy.value * rows):,} of {rows:,} images are classified correctly. {sentence}"
+    return Headline(accuracy, "accuracy on validation", sentence, interval, stats)
+
+
+def tested_split(predictions: PredictionTable | None, splits: Mapping[str, Sequence[Any]]) -> str:
+    """Return the word for what was tested: ``test``, or ``validation`` where there is no test split."""
+    if predictions is None or not splits.get("path"):
+        return "test"
+    split_of = dict(zip(splits["path"], splits["split"], strict=True))
+    return "validation" if split_of.get(predictions.paths[0]) == "val" else "test"
+
+
+def leaks(splits: Mapping[str, Sequence[Any]], source: ImageSource) -> str:
+    """Say whether files of different splits have the same bytes; only files of equal size are read."""
+    if source.table is None or source.table.root == DIGITS or not splits.get("path"):
+        return ""
+    by_size: dict[int, list[tuple[str, str]]] = {}
+    root = Path(source.table.root)
+    for path, split in zip(splits["path"], splits["split"], strict=True):
+        try:
+            by_size.setdefault((root / path).stat().st_size, []).append((path, split))
+        except OSError:
+            continue
+    suspects = {size: files for size, files in by_size.items() if len({split for _, split in files}) > 1}
+    if sum(size * len(files) for size, files in suspects.items()) > MOST_BYTES:
+        return "Whether splits share files was not checked, since too many have the same size."
+    found = []
+    for files in suspects.values():
+        by_hash: dict[str, list[tuple[str, str]]] = {}
+        for path, split in files:
+            digest = hashlib.sha256((root / path).read_bytes()).hexdigest()
+            by_hash.setdefault(digest, []).append((path, split))
+        found += [same for same in by_hash.values() if len({split for _, split in same}) > 1]
+    if not found:
+        return "No file of one split is a byte-for-byte copy of a file in another."
+    shown = ", ".join(f"{one[0][0]} ({one[0][1]}) = {one[-1][0]} ({one[-1][1]})" for one in found[:5])
+    more = f" and {len(found) - 5:,} more" if len(found) > 5 else ""
+    return f"Leaks: files with the same bytes lie in different splits: {shown}{more}."
+
+
+def with_leaks(section: Section, sentence: str) -> Section:
+    """Return the section of near-duplicates with what is known of exact copies across splits."""
+    blocks: list[Block] = [Remark(sentence)] if sentence else []
+    return Section(section.id, section.title, section.lead, [*blocks, *section.blocks])
+
+
+def versions_of(embeddings: Embeddings | None) -> dict[str, str]:
+    """Return the versions that embeddings were computed with."""
+    found = embeddings.metadata.get("versions") if embeddings is not None else None
+    return dict(found) if isinstance(found, dict) else {}
+
+
+def repeat(run: Path, config: Mapping[str, Any], embeddings: Embeddings | None) -> Section:
+    """Return the commands, the main options and the versions."""
+    file = str(run / "config.yaml")
+    commands = [shlex.join(["transferkit", "fit", "--config", file])] if config else []
+    if commands and embeddings is not None:
+        best = str(run / "checkpoints" / "best.ckpt")
+        commands.append(shlex.join(["transferkit", "test", "--config", file, "--ckpt_path", best]))
+    model, data = config.get("model") or {}, config.get("data") or {}
+    facts: list[tuple[str, Any]] = [
+        (name, str(section[key]))
+        for name, section, key in (
+            ("data", data, "root"),
+            ("backbone", model, "backbone"),
+            ("weights", model, "weights"),
+            ("pooling", model, "pooling"),
+            ("regime", model, "regime"),
+            ("augmentation", data, "augmentation"),
+            ("seed", config, "seed_everything"),
+        )
+        if section.get(key) is not None
+    ]
+    if embeddings is not None and (sha := embeddings.metadata.get("weights_sha256")):
+        facts.append(("weights SHA-256", str(sha)))
+    return data_sections.provenance(commands, facts, config, versions_of(embeddings))
