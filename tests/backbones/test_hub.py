@@ -49,10 +49,10 @@ def test_fields_that_make_no_sense_where_nothing_else_is_known(tmp_path: Path) -
             backbones.build(str(tmp_path), preprocessing=given)
 
 
-def test_given_fields_take_the_place_of_a_file_that_cannot_be_honoured(tmp_path: Path) -> None:
+def test_given_fields_take_the_place_of_a_file_that_cannot_be_honored(tmp_path: Path) -> None:
     make("vit").save_pretrained(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text('{"image_processor_type": "OwlImageProcessor"}')
-    with pytest.raises(UserError, match="image_processor_type 'OwlImageProcessor' cannot be honoured"):
+    with pytest.raises(UserError, match="image_processor_type 'OwlImageProcessor' cannot be honored"):
         backbones.build(str(tmp_path))
     told = backbones.build(str(tmp_path), preprocessing=FIELDS | {"image_size": 32})
     assert told.preprocessing.mean == tuple(FIELDS["mean"])

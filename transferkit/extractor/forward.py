@@ -71,6 +71,7 @@ class Forward:
         self.backbone = for_inference(backbone, DTYPES[precision])
         self.device = next(backbone.parameters()).device
         mean, std = torch.tensor([preprocessing.mean, preprocessing.std], dtype=torch.float64)[:, :, None, None]
+        self.ordered = preprocessing.ordered
         self.scale, self.shift = (1 / (255 * std)).float().to(self.device), (-mean / std).float().to(self.device)
         self.local = threading.local()
         ends = self.layer is None and features == "pooled"
@@ -95,7 +96,7 @@ class Forward:
         self.local.stopped = stopped
         if self.device.type == "cuda":
             pixels = pixels.pin_memory().to(self.device, non_blocking=True)
-        normalised = pixels.to(self.device).float().mul_(self.scale).add_(self.shift)
+        normalised = self.ordered(pixels.to(self.device)).float() * self.scale + self.shift
         with full_float32() if self.precision == "32" else nullcontext():
             if self.layer or self.features != "pooled":
                 kept = self.pool(self.stage_output(backbone, normalised))

@@ -1,12 +1,13 @@
 """Preprocessing: the deterministic way from decoded pixels to a model's input; it travels with the weights.
 
-One frozen value describes it, and training, evaluation, embedding, prediction and export all call it. The two
+One frozen value describes it, and training, evaluation, embedding, prediction and export all call it. The
 libraries whose weights we load differ in their arithmetic, so that is a field too:
 
-- ``"torchvision"`` (``weights.transforms()``): interpolates in float32 and rounds once; the crop's offset is
+- ``"torchvision"`` (``weights.transforms()``, timm): interpolates in float32 and rounds once; the crop's offset is
   ``round((side - crop) / 2)``, halves to even.
 - ``"transformers"`` (image processors, torchvision backend): torch's native uint8 kernel, which rounds after
   each axis; the crop's offset is ``(side - crop) // 2``.
+- ``"transformers-float"`` (DINOv3): scales to 0..1 first and resizes in float32 without rounding.
 
 Each is reproduced to 1e-6 on the same decoded pixels.
 """
@@ -19,44 +20,51 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as F_v1
 from torchvision.transforms._presets import ImageClassification
-from torchvision.transforms.v2 import functional as F_v2
 
 from transferkit.errors import UserError
+from transferkit.images.image_processor import check_processor, open_processor
 from transferkit.images.processor_config import from_config, from_pretrained_cfg, to_config
+from transferkit.images.resize import (
+    MODES,
+    Arithmetic,
+    Interpolation,
+    Size,
+    crop_offset,
+    crop_or_pad,
+    fitted,
+    resize,
+    shorten,
+)
 
-Interpolation = Literal["nearest", "bilinear", "bicubic"]
-Arithmetic = Literal["torchvision", "transformers"]
-Size = tuple[int, int]
+Fit = Literal["exact", "cover", "contain"]
+Channels = Literal["rgb", "bgr"]
 
-# A picture so elongated that more pixels than this would be made only to be cropped loses its ends first.
+# Fields that earlier versions did not have.
+LATER = {"fit", "fill", "channels"}
+# An image so elongated that more pixels than this would be made only to be cropped loses its ends first.
 MAX_RESIZED_PIXELS = 2**24
-# Above this torchvision's float32 resize takes one channel after another, to bound memory.
-LARGE_PIXELS = 2**24
-
-_MODES = {
-    "nearest": InterpolationMode.NEAREST_EXACT,  # as Pillow; torch's own "nearest" is half a pixel off
-    "bilinear": InterpolationMode.BILINEAR,
-    "bicubic": InterpolationMode.BICUBIC,
-}
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Resize, centre crop, scale to 0..1, normalise.
+    """Resize, center crop, scale to 0..1, normalize.
 
     Args:
-        resize: the length of the shorter side in pixels, or the exact ``(height, width)``.
-        crop: ``(height, width)`` of the centre crop; None keeps the whole resized picture.
+        resize: length of the shorter side in pixels, or ``(height, width)``, see ``fit``.
+        crop: ``(height, width)`` of the center crop; None keeps the whole resized image. Where it is larger
+            than the resized image, the border gets the color ``fill``.
         interpolation: ``bilinear`` and ``bicubic`` are antialiased.
-        mean: per channel (R, G, B), of pixels scaled to 0..1.
-        std: per channel, likewise.
+        mean: mean per channel of pixels scaled to 0..1, in the order of ``channels``.
+        std: standard deviation per channel of pixels scaled to 0..1, in the order of ``channels``.
         arithmetic: whose rounding is followed, see the module's text.
+        fit: what a ``resize`` of two numbers means: the exact size, or a box that the image covers or is
+            contained in at its own aspect ratio.
+        fill: red, green and blue (0..255) of what a crop adds.
+        channels: order in which the model takes the channels.
 
     Raises:
-        UserError: a field that makes no sense, named.
+        UserError: a field is invalid; the message names it.
     """
 
     resize: int | Size
@@ -65,21 +73,25 @@ class Preprocessing:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     arithmetic: Arithmetic
+    fit: Fit = "exact"
+    fill: tuple[int, int, int] = (0, 0, 0)
+    channels: Channels = "rgb"
 
     def __post_init__(self) -> None:
         """Check every field; lists become tuples."""
         for name, plain in (
-            ("resize", self.resize if isinstance(self.resize, int) else _size("resize", self.resize)),
-            ("crop", None if self.crop is None else _size("crop", self.crop)),
-            ("mean", _triple("mean", self.mean)),
-            ("std", _triple("std", self.std)),
+            ("resize", self.resize if isinstance(self.resize, int) else whole_size("resize", self.resize)),
+            ("crop", None if self.crop is None else whole_size("crop", self.crop)),
+            ("mean", triple("mean", self.mean)),
+            ("std", triple("std", self.std)),
+            ("fill", tuple(int(value) for value in triple("fill", self.fill))),
         ):
             object.__setattr__(self, name, plain)
-        _check(self)
+        check(self)
 
     @classmethod
     def imagenet(cls) -> "Preprocessing":
-        """Shorter side 256, centre crop 224, as ``ResNet18_Weights.IMAGENET1K_V1.transforms()``."""
+        """Shorter side 256, center crop 224, as ``ResNet18_Weights.IMAGENET1K_V1.transforms()``."""
         mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
         return cls(256, (224, 224), "bilinear", mean, std, "torchvision")
 
@@ -100,40 +112,48 @@ class Preprocessing:
                 f"transforms: {type(transforms).__name__} is not torchvision's ImageClassification preset;"
                 " state resize, crop, interpolation, mean and std instead"
             )
-        names = {mode: name for name, mode in _MODES.items()}
+        names = {mode: name for name, mode in MODES.items()}
         if transforms.interpolation not in names or not transforms.antialias:
             raise UserError(
                 f"transforms: interpolation {transforms.interpolation.value!r} with antialias"
-                f" {transforms.antialias} is not supported; choose one of {', '.join(_MODES)}"
+                f" {transforms.antialias} is not supported; choose one of {', '.join(MODES)}"
             )
         resize, crop = list(transforms.resize_size), list(transforms.crop_size)
         return cls(
             resize=resize[0] if len(resize) == 1 else (resize[0], resize[1]),
             crop=(crop[0], crop[-1]),
-            interpolation=names[transforms.interpolation],  # type: ignore[arg-type]  # keys of _MODES
+            interpolation=names[transforms.interpolation],  # type: ignore[arg-type]  # keys of MODES
             mean=tuple(transforms.mean),
             std=tuple(transforms.std),
             arithmetic="torchvision",
         )
 
     @classmethod
-    def from_hf(cls, config: Mapping[str, Any]) -> "Preprocessing":
+    def from_hf(cls, config: Mapping[str, Any], model_type: str | None = None) -> "Preprocessing":
         """Read a Hugging Face ``preprocessor_config.json``.
 
+        The class that it names reads it and fills in its own defaults; what it then does to an image is compared
+        with what the fields say.
+
         Args:
-            config: its content; fields left out take the defaults of the class it names.
+            config: content of the file.
+            model_type: type of the model, whose image processor is taken where the file names none.
 
         Raises:
-            UserError: a field that cannot be honoured, named.
+            UserError: a field cannot be honored, or the class does more than its fields say.
         """
-        return cls(**from_config(config))
+        processor = open_processor(config, model_type)
+        scheme = cls(**from_config(config, processor))
+        if scheme.arithmetic != "torchvision":
+            check_processor(processor, scheme)
+        return scheme
 
     def to_hf(self) -> dict[str, Any]:
         """The content of a ``preprocessor_config.json`` that transformers' ``AutoImageProcessor`` loads.
 
         transformers then gives the same pixels where ``arithmetic`` is its own. Where it is torchvision's,
-        they are within one grey level, and one pixel off along an axis whose resized length less the crop
-        is 3 modulo 4. ``from_hf`` gives back this very object in either case.
+        they are within one gray level, one pixel off along an axis whose resized length less the crop
+        is 3 modulo 4, and cropped instead of padded. ``from_hf`` returns this very object in either case.
         """
         return to_config(self.to_dict())
 
@@ -142,7 +162,7 @@ class Preprocessing:
         """Read the ``pretrained_cfg`` in the ``config.json`` of timm's weights.
 
         Raises:
-            UserError: a field that cannot be honoured, named.
+            UserError: a field cannot be honored; the message names it.
         """
         return cls(**from_pretrained_cfg(config))
 
@@ -165,14 +185,16 @@ class Preprocessing:
             UserError: a key is missing or unknown, or its value makes no sense.
         """
         names = {field.name for field in fields(cls)}
-        for key in sorted(names.symmetric_difference(plain)):
+        for key in sorted(names.symmetric_difference(plain) - (LATER - set(plain))):
             problem = "missing from" if key in names else "unknown to"
             raise UserError(f"{key}: {problem} the preprocessing; it takes {', '.join(sorted(names))}")
         return cls(**plain)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types, as JSON and YAML hold them."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        """Return plain types, as JSON and YAML hold them; fields that came later are left out at their defaults."""
+        defaults = {field.name: field.default for field in fields(self) if field.name in LATER}
+        given = {key: value for key, value in asdict(self).items() if value != defaults.get(key, ...)}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
 
     def replace(
         self,
@@ -203,17 +225,21 @@ class Preprocessing:
         if image_size is not None:
             if resize is not None or crop is not None:
                 raise UserError("image_size: contradicts resize and crop; give either it or them")
-            changed |= _sized(self, (image_size, image_size) if isinstance(image_size, int) else image_size)
-        return Preprocessing(**{**vars(self), **{k: v for k, v in changed.items() if v is not None}})
+            changed |= sized(self, (image_size, image_size) if isinstance(image_size, int) else image_size)
+        copy = Preprocessing(**{**vars(self), **{k: v for k, v in changed.items() if v is not None}})
+        if changed["resize"] is not None or changed["crop"] is not None:
+            check_crop(copy)
+        return copy
 
     def in_words(self) -> str:
-        """All that it does, in a few words for a message."""
+        """Return all that it does in a few words, for a message."""
         size = "resized to" if self.crop is None else "cropped to"
         resize = self.resize if isinstance(self.resize, int) else " x ".join(map(str, self.resize))
-        start = "" if self.crop is None else f"resized to {resize}, "
+        start = "" if self.crop is None else f"resized to {'' if self.fit == 'exact' else f'{self.fit} '}{resize}, "
         mean, std = ("/".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
         sides = " x ".join(map(str, self.image_size))
-        return f"{start}{size} {sides}, {self.interpolation}, mean {mean}, std {std}"
+        order = "" if self.channels == "rgb" else f", channels in the order {self.channels.upper()}"
+        return f"{start}{size} {sides}, {self.interpolation}, mean {mean}, std {std}{order}"
 
     def override(self, given: Mapping[str, Any]) -> "Preprocessing":
         """:meth:`replace` with fields as a user gives them.
@@ -235,62 +261,59 @@ class Preprocessing:
         return self.resize
 
     def resized_size(self, height: int, width: int) -> Size:
-        """(height, width) of a picture of this size after the resize, rounded as in both libraries."""
+        """Return (height, width) of an image of this size after the resize, rounded as in the libraries."""
         if not isinstance(self.resize, int):
-            return self.resize
+            return self.resize if self.fit == "exact" else fitted(height, width, self.resize, self.fit == "cover")
         longer = int(self.resize * max(height, width) / min(height, width))
         return (longer, self.resize) if width <= height else (self.resize, longer)
 
     def crop_offset(self, height: int, width: int) -> Size:
-        """(top, left) of the crop in a resized picture of this size."""
-        crop = self.crop or (height, width)
-        if self.arithmetic == "torchvision":
-            return round((height - crop[0]) / 2), round((width - crop[1]) / 2)
-        return (height - crop[0]) // 2, (width - crop[1]) // 2
+        """Return (top, left) of the crop in a resized image of this size; negative where the crop is larger."""
+        return crop_offset((height, width), self.crop or (height, width), self.arithmetic)
 
     def resize_crop(self, image: Tensor, exact: bool = True) -> Tensor:
-        """Resize and crop one picture.
+        """Resize and crop one image.
 
         Args:
             image: uint8 (3, H, W), RGB, 0..255.
-            exact: resize in the library's own arithmetic; else always in integers, within a grey level of it and in
+            exact: resize in the library's own arithmetic; else always in integers, within a gray level of it and in
                 a third of the time: for bfloat16, which holds no finer differences.
 
         Returns:
-            uint8 (3, *image_size).
+            uint8 (3, *image_size), RGB; float32, 0..255, where ``arithmetic`` does not round.
         """
         if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 or not image.numel():
             raise ValueError(f"expected uint8 (3, H, W), got {image.dtype} {tuple(image.shape)}")
-        if isinstance(self.resize, int):
-            image = _shorten(image, limit=MAX_RESIZED_PIXELS // self.resize**2)
+        if isinstance(self.resize, int) or self.fit == "cover":
+            shorter = self.resize if isinstance(self.resize, int) else max(self.resize)
+            image = shorten(image, limit=MAX_RESIZED_PIXELS // shorter**2)
         size = self.resized_size(*image.shape[-2:])
-        (top, left), (height, width) = self.crop_offset(*size), self.image_size
-        mode = _MODES[self.interpolation]
-        if self.arithmetic == "transformers" or not exact:
-            resized: Tensor = F_v2.resize(image, list(size), interpolation=mode, antialias=True)
-        else:
-            parts = torch.split(image, 1 if image[0].numel() > LARGE_PIXELS else 3)
-            resized = torch.cat([F_v1.resize(part, list(size), interpolation=mode, antialias=True) for part in parts])
-        return resized[:, top : top + height, left : left + width].contiguous()  # (3, h, w)
+        resized = resize(image, size, self.interpolation, self.arithmetic if exact else "transformers")
+        return crop_or_pad(resized, self.crop_offset(*size), self.image_size, self.fill)
 
     def normalize(self, pixels: Tensor) -> Tensor:
-        """Scale to 0..1, subtract the mean, divide by the standard deviation.
+        """Scale to 0..1, put the channels in the model's order, subtract the mean, divide by the standard deviation.
 
         Args:
-            pixels: uint8 (..., 3, h, w) on any device.
+            pixels: uint8 (..., 3, h, w), RGB, 0..255, on any device, or what :meth:`resize_crop` returns.
 
         Returns:
             float32 (..., 3, h, w) on the same device.
         """
-        if pixels.dtype != torch.uint8 or pixels.ndim < 3 or pixels.shape[-3] != 3:
+        floats = pixels.dtype == torch.float32 and self.arithmetic == "transformers-float"
+        if not (floats or pixels.dtype == torch.uint8) or pixels.ndim < 3 or pixels.shape[-3] != 3:
             raise ValueError(f"expected uint8 (..., 3, h, w), got {pixels.dtype} {tuple(pixels.shape)}")
         # whatever torch's default dtype is at the moment
         mean = torch.tensor(self.mean, dtype=torch.float32, device=pixels.device)[:, None, None]
         std = torch.tensor(self.std, dtype=torch.float32, device=pixels.device)[:, None, None]
-        return (pixels.to(torch.float32) / 255).sub_(mean).div_(std)
+        return (self.ordered(pixels).to(torch.float32) / 255).sub_(mean).div_(std)
+
+    def ordered(self, pixels: Tensor) -> Tensor:
+        """Return RGB pixels (..., 3, h, w) with the channels in the order that the model takes them."""
+        return pixels.flip(-3) if self.channels == "bgr" else pixels
 
     def __call__(self, image: Tensor) -> Tensor:
-        """``normalize(resize_crop(image))``: uint8 (3, H, W) to float32 (3, *image_size)."""
+        """Return ``normalize(resize_crop(image))``: uint8 (3, H, W) to float32 (3, *image_size)."""
         return self.normalize(self.resize_crop(image))
 
 
@@ -300,16 +323,8 @@ def is_complete(given: Mapping[str, Any]) -> bool:
     return sized and given.get("mean") is not None and given.get("std") is not None
 
 
-def _shorten(image: Tensor, limit: int) -> Tensor:
-    """The centre of a picture whose longer side exceeds ``limit`` times the shorter, else the picture."""
-    height, width = image.shape[-2:]
-    longest = max(1, limit) * min(height, width)
-    top, left = max(0, height - longest) // 2, max(0, width - longest) // 2
-    return image[:, top : top + longest, left : left + longest]
-
-
-def _sized(preprocessing: Preprocessing, image_size: Size) -> dict[str, Any]:
-    image_size = _size("image_size", image_size)
+def sized(preprocessing: Preprocessing, image_size: Size) -> dict[str, Any]:
+    image_size = whole_size("image_size", image_size)
     if preprocessing.crop is None:
         return {"resize": image_size}
     if isinstance(preprocessing.resize, int):
@@ -322,14 +337,14 @@ def _sized(preprocessing: Preprocessing, image_size: Size) -> dict[str, Any]:
     return {"resize": (height, width), "crop": image_size}
 
 
-def _size(name: str, value: Any) -> Size:
+def whole_size(name: str, value: Any) -> Size:
     numbers = tuple(value) if isinstance(value, list | tuple) else ()
     if len(numbers) != 2 or not all(type(side) is int and side >= 1 for side in numbers):
         raise UserError(f"{name}: {value!r} is not a size; give (height, width) in whole pixels, 1 or more each")
     return numbers
 
 
-def _triple(name: str, value: Any) -> tuple[float, float, float]:
+def triple(name: str, value: Any) -> tuple[float, float, float]:
     numbers = tuple(value) if isinstance(value, list | tuple) else ()
     if len(numbers) != 3 or not all(type(x) in (int, float) and math.isfinite(x) for x in numbers):
         raise UserError(f"{name}: {value!r} is not three finite numbers; give one each for red, green and blue")
@@ -337,7 +352,7 @@ def _triple(name: str, value: Any) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def _check(it: Preprocessing) -> None:
+def check(it: Preprocessing) -> None:
     if it.interpolation not in get_args(Interpolation):
         known = ", ".join(get_args(Interpolation))
         raise UserError(f"interpolation: {it.interpolation!r} is not supported; choose one of {known}")
@@ -350,7 +365,20 @@ def _check(it: Preprocessing) -> None:
         if type(it.resize) is not int or it.resize < 1:
             raise UserError(f"resize: {it.resize!r} is not a side; give 1 or more whole pixels")
         if it.crop is None:
-            raise UserError(f"crop: needed with resize {it.resize}, or pictures would differ in size; give one")
+            raise UserError(f"crop: needed with resize {it.resize}, or images would differ in size; give one")
+    for field, value, known in (("fit", it.fit, Fit), ("channels", it.channels, Channels)):
+        if value not in get_args(known):
+            raise UserError(f"{field}: {value!r} is not known; choose one of {', '.join(get_args(known))}")
+    if it.fit == "contain" and it.crop is None:
+        raise UserError("crop: needed with fit 'contain', or images would differ in size; give one")
+
+
+def check_crop(it: Preprocessing) -> None:
+    """Refuse a crop that is larger than the resized image.
+
+    Raises:
+        UserError: it is. Weights may bring such a crop, which pads; nobody gives it on purpose.
+    """
     height, width = (it.resize, it.resize) if isinstance(it.resize, int) else it.resize
     if it.crop is not None and (it.crop[0] > height or it.crop[1] > width):
-        raise UserError(f"crop: {it.crop} is larger than the resized picture, resize {it.resize}; make it smaller")
+        raise UserError(f"crop: {it.crop} is larger than the resized image, resize {it.resize}; make it smaller")
