@@ -103,10 +103,10 @@ def read_preprocessing(name: str, config: "PreTrainedConfig", weights: str, give
         given: fields that differ; where they are complete, the weights need not bring any.
 
     Raises:
-        UserError: see :func:`read_local_or_hub`; nothing is known of it, or it cannot be honoured.
+        UserError: see :func:`read_local_or_hub`; nothing is known of it, or it cannot be honored.
     """
     if weights == "none":
-        size = getattr(config, "image_size", None) or 224
+        size = getattr(getattr(config, "vision_config", config), "image_size", None) or 224
         size = size if isinstance(size, int) else tuple(size)
         return Preprocessing.vit().replace(image_size=size).override(given)
     try:
@@ -121,7 +121,7 @@ def recorded_preprocessing(name: str, config: "PreTrainedConfig", may_ask_hub: b
     """What ``preprocessor_config.json``, ``processor_config.json`` or timm's ``pretrained_cfg`` say.
 
     Raises:
-        UserError: there is none of them, or one that cannot be read or honoured.
+        UserError: there is none of them, or one that cannot be read or honored.
     """
     from transformers.image_processing_base import ImageProcessingMixin
 
@@ -129,7 +129,7 @@ def recorded_preprocessing(name: str, config: "PreTrainedConfig", may_ask_hub: b
         return ImageProcessingMixin.get_image_processor_dict(name, local_files_only=local)[0]
 
     try:
-        return Preprocessing.from_hf(read(True))
+        return Preprocessing.from_hf(read(True), config.model_type)
     except OSError as error:
         file = Path(name, PREPROCESSOR)
         if file.exists():
@@ -137,7 +137,7 @@ def recorded_preprocessing(name: str, config: "PreTrainedConfig", may_ask_hub: b
     if isinstance(timm := getattr(config, "pretrained_cfg", None), Mapping):
         return Preprocessing.from_timm(timm)
     if may_ask_hub and not Path(name).is_dir():
-        return Preprocessing.from_hf(read_local_or_hub(name, PREPROCESSOR, read))
+        return Preprocessing.from_hf(read_local_or_hub(name, PREPROCESSOR, read), config.model_type)
     raise UserError(
         f"{name} has no {PREPROCESSOR}, so nobody knows what its weights were trained on; put it there, or give "
         '--model.preprocessing "{image_size: 224, interpolation: bicubic, mean: [R, G, B], std: [R, G, B]}"'
@@ -145,7 +145,12 @@ def recorded_preprocessing(name: str, config: "PreTrainedConfig", may_ask_hub: b
 
 
 def load_model(
-    kind: "type[PreTrainedModel]", name: str, weights: str, config: "PreTrainedConfig", options: dict[str, Any]
+    kind: "type[PreTrainedModel]",
+    name: str,
+    weights: str,
+    config: "PreTrainedConfig",
+    options: dict[str, Any],
+    needs_pooler: bool = True,
 ) -> "PreTrainedModel":
     """A model in float32 with its weights; a head that the backbone leaves out is dropped.
 
@@ -155,6 +160,7 @@ def load_model(
         weights: ``DEFAULT`` or a path.
         config: the configuration.
         options: further arguments of the class.
+        needs_pooler: whether weights without the pooling layer are refused; else it is left out.
 
     Raises:
         UserError: see :func:`read_local_or_hub`; a tensor of the backbone is missing or of another shape, or
@@ -183,9 +189,12 @@ def load_model(
     dropped = sorted(key for key in report["unexpected_keys"] if is_head(key))
     if not own and dropped:
         log.warning("dropped %s of %s: not part of the backbone", ", ".join(dropped), weights)
+    missing = set(report["missing_keys"])
+    if not needs_pooler and missing and all(key.startswith("pooler.") for key in missing):  # of pretraining alone
+        model.pooler, missing = None, set()
     check_keys(
         origin,
-        missing=report["missing_keys"],
+        missing=missing,
         unexpected=() if own else set(report["unexpected_keys"]) - set(dropped),
         misshapen=[key for key, *_ in report["mismatched_keys"]],
     )

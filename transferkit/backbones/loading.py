@@ -133,9 +133,13 @@ def without_heads(state: Mapping[str, Tensor], own: Collection[str], origin: str
     return {key: tensor for key, tensor in state.items() if key not in dropped}
 
 
+# What a model of images and texts has besides its vision tower.
+TEXT = ("text_model", "text_encoder", "text_projection", "visual_projection", "logit_scale", "logit_bias", "temperature")
+
+
 def is_head(key: str) -> bool:
-    """Whether a tensor belongs to a head, a pooler or a mask token, which a backbone leaves out."""
-    heads = ("classifier", "cls_classifier", "distillation_classifier", "pooler", "head", "lm_head", "decoder")
+    """Return whether a tensor belongs to a head, a pooler, a text tower or a mask token, which a backbone leaves out."""
+    heads = ("classifier", "cls_classifier", "distillation_classifier", "pooler", "head", "lm_head", "decoder", *TEXT)
     return any(part in (*heads, "fc", "mask_token") for part in key.split("."))
 
 

@@ -139,7 +139,8 @@ class ExtractorCore:
             UserError: unknown fields, or a size that the backbone does not take.
         """
         self.preprocessing = self.backbone.preprocessing = self.preprocessing.override(preprocessing)
-        self.backbone.try_blank(self.backbone)
+        self.backbone.fit_to(self.preprocessing.image_size)
+        self.backbone.dry_run(self.backbone)
 
 
 def open_image(image: str | Path | Tensor) -> Tensor:

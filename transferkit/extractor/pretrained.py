@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from transferkit import backbones
+from transferkit.backbones.from_timm import TimmBackbone
 from transferkit.backbones.from_torchvision import TorchvisionBackbone
-from transferkit.backbones.from_transformers import TransformersBackbone
 from transferkit.backbones.hub import quiet
 from transferkit.backbones.loading import check_finite, load_state
 from transferkit.backbones.weights import read_state_dict
@@ -21,6 +21,7 @@ from transferkit.errors import UserError, first_line
 from transferkit.extractor import model_card
 from transferkit.extractor.checkpoint_reader import BROKEN, TRAINING, check_training, linear
 from transferkit.extractor.core import ExtractorCore
+from transferkit.extractor.timm_layout import timm_layout
 from transferkit.images.preprocessing import Preprocessing
 from transferkit.runtime.files import atomic_path
 from transferkit.runtime.versions import versions
@@ -96,6 +97,10 @@ def write_model(extractor: ExtractorCore, path: Path) -> str:
     backbone, head = extractor.backbone, extractor.head
     if isinstance(backbone, TorchvisionBackbone):
         holds_head = write_torchvision(extractor, backbone, path)
+    elif isinstance(backbone, TimmBackbone):
+        config, state, holds_head = timm_layout(extractor, backbone)
+        write_json(path / "config.json", config)
+        save_file(state, path / "model.safetensors", {"format": "pt"})
     else:
         classifier = as_classifier(extractor) if head else None
         model: Any = classifier or backbone.model
@@ -212,11 +217,11 @@ def read_model(path: Path, record: dict[str, Any]) -> tuple[backbones.Backbone, 
         ValueError: a head for something else.
     """
     spec, classifier = record["backbone"], record["layout"] == "classifier"
-    backbone: TorchvisionBackbone | TransformersBackbone
+    backbone: Any  # of any library
     weights = path / "model.safetensors"
-    if spec["source"] == "torchvision":
-        backbone = backbones.from_torchvision.rebuild(spec)
-        place = backbone.last_layer
+    if spec["source"] in ("torchvision", "timm"):
+        backbone = backbones.rebuild(spec)
+        place = str(backbone.last_layer if isinstance(backbone, TorchvisionBackbone) else backbone.classifier)
         state = read_state_dict(weights)
         inner = {k: v for k, v in state.items() if not (classifier and k.startswith(f"{place}."))}
         load_state(backbone.model, inner, weights)
