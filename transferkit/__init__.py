@@ -6,6 +6,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "check_backbone": "transferkit.training.check_backbone",
     "Embeddings": "transferkit.data.embeddings",
     "Extractor": "transferkit.extractor",
     "ImageDataModule": "transferkit.data.datamodule",

@@ -15,8 +15,15 @@ MAPS = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
 SWIN = {"image_size": 32, "patch_size": 2, "embed_dim": 8, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4}
 PYRAMID = {**MAPS, "num_attention_heads": [1, 2, 2, 2]}
 HIERA = {
-    **{"image_size": [64, 64], "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "patch_stride": [4, 4]},
-    **{"query_stride": [2, 2], "masked_unit_size": [4, 4], "masked_unit_attention": [True, False], "num_query_pool": 1},
+    "image_size": [64, 64],
+    "embed_dim": 8,
+    "depths": [1, 1],
+    "num_heads": [1, 2],
+    "patch_stride": [4, 4],
+    "query_stride": [2, 2],
+    "masked_unit_size": [4, 4],
+    "masked_unit_attention": [True, False],
+    "num_query_pool": 1,
 }
 FOCAL = {"image_size": 32, "embed_dim": 8, "hidden_sizes": [8, 16], "depths": [1, 1]}
 NECK = [8, 8, 8, 8, 8, 8, 16]
@@ -34,7 +41,7 @@ CONFIGS: dict[str, PreTrainedConfig] = {
         image_size=28, patch_size=14, num_register_tokens=4, **BLOCKS
     ),
     "dinov3_vit": transformers.DINOv3ViTConfig(num_register_tokens=4, **VIT),
-    "dinov3_convnext": transformers.DINOv3ConvNextConfig(**MAPS),
+    "dinov3_convnext": transformers.DINOv3ConvNextConfig(image_size=64, **MAPS),
     "deit": transformers.DeiTConfig(**VIT),
     "beit": transformers.BeitConfig(**VIT, use_relative_position_bias=True),
     "data2vec_vision": transformers.Data2VecVisionConfig(**VIT),
@@ -52,8 +59,8 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "bit": transformers.BitConfig(embedding_size=8, num_groups=4, **MAPS),
     "focalnet": transformers.FocalNetConfig(**FOCAL, focal_levels=[2, 2], focal_windows=[3, 3]),
     "efficientnet": transformers.EfficientNetConfig(**EFFICIENT),
-    "mobilenet_v1": transformers.MobileNetV1Config(depth_multiplier=0.25),
-    "mobilenet_v2": transformers.MobileNetV2Config(depth_multiplier=0.25),
+    "mobilenet_v1": transformers.MobileNetV1Config(image_size=64, depth_multiplier=0.25),
+    "mobilenet_v2": transformers.MobileNetV2Config(image_size=64, depth_multiplier=0.25),
     "mobilevit": transformers.MobileViTConfig(
         image_size=64, hidden_sizes=[16, 16, 16], neck_hidden_sizes=NECK, num_attention_heads=2
     ),
@@ -93,14 +100,25 @@ FIELDS: dict[str, dict[str, Any]] = {
 def make(family: str) -> PreTrainedModel:
     """The family's plain transformers model, with random weights that the family's name alone decides.
 
-    Weights are spread wide: as initialised, many a small model gives every image the same embedding.
+    Weights are spread wide, and BatchNorm follows what it sees: as initialized, many a small model gives every image
+    the same embedding.
     """
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(sum(family.encode()))
         model: PreTrainedModel = transformers.AutoModel.from_config({**CONFIGS, **DUALS}[family]).eval()
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    return model
+        norms = [
+            module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d | torch.nn.BatchNorm1d)
+        ]
+        if norms:
+            momenta = [norm.momentum for norm in norms]
+            for norm in norms:
+                norm.momentum = None  # the average of what it sees
+            model.train()(torch.randn(8, 3, *2 * [getattr(model.config, "image_size", 32)]))
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
+    return model.eval()
 
 
 def processor(model: PreTrainedModel, family: str) -> Any:

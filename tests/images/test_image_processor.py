@@ -22,9 +22,43 @@ def first(names: Any) -> str:
 
 CLASSES = sorted({first(names) for names in IMAGE_PROCESSOR_MAPPING_NAMES.values()})
 PHOTOS = [torch.from_numpy(photo(*size)).movedim(-1, 0).contiguous() for size in [(150, 225), (187, 141), (61, 43)]]
-OPENS = """Beit Bit Blip CLIP ChineseCLIP ConvNext DINOv3ViT DPT DeiT EfficientNet Flava Gemma3 GotOcr2 Levit Llava
-MobileNetV1 MobileNetV2 MobileViT Ovis2 OwlViT PPChart2Table PoolFormer PromptDepthAnything Pvt RTDetr Sam2 Sam3
-Sapiens2 SegGpt Segformer Siglip SuperPoint Tipsv2 Tipsv2Dpt ViT""".split()
+OPENS = [
+    "Beit",
+    "Bit",
+    "Blip",
+    "CLIP",
+    "ChineseCLIP",
+    "ConvNext",
+    "DINOv3ViT",
+    "DPT",
+    "DeiT",
+    "EfficientNet",
+    "Flava",
+    "Gemma3",
+    "GotOcr2",
+    "Levit",
+    "Llava",
+    "MobileNetV1",
+    "MobileNetV2",
+    "MobileViT",
+    "Ovis2",
+    "OwlViT",
+    "PPChart2Table",
+    "PoolFormer",
+    "PromptDepthAnything",
+    "Pvt",
+    "RTDetr",
+    "Sam2",
+    "Sam3",
+    "Sapiens2",
+    "SegGpt",
+    "Segformer",
+    "Siglip",
+    "SuperPoint",
+    "Tipsv2",
+    "Tipsv2Dpt",
+    "ViT",
+]
 REFUSED = {  # reason -> classes
     # the size depends on the image: bounds on the longer side, on the number of pixels or patches; or none at all
     "size": """Apertus1p5 CohereCompass ConditionalDetr Cosmos3Edge DeformableDetr Detr Emu3 Eomt Ernie4_5_VLMoe

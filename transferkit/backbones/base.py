@@ -106,12 +106,14 @@ class Backbone(nn.Module, ABC):
         height, width = self.preprocessing.image_size
         try:
             with torch.no_grad():
-                return run(torch.zeros(1, 3, height, width))
+                output = run(torch.zeros(1, 3, height, width))
         except Exception as error:  # whatever a network makes of a size or of arguments that it does not take
             raise UserError(
                 f"{self.name} cannot embed an image of {height} x {width} pixels ({first_line(error)}); "
                 "give another size, or a model that takes pixel_values alone"
             ) from error
+        self.train().eval()  # LeViT forgets what it computed from weights that may be replaced yet
+        return output
 
 
 def choose_pooling(name: str, pooling: str | None, poolings: tuple[str, ...]) -> str:

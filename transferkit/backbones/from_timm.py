@@ -51,6 +51,7 @@ class TimmBackbone(Backbone):
         self.model = model
         self.preprocessing = preprocessing
         self.architecture = dict(architecture or {})
+        self.made_for = preprocessing.image_size  # (height, width)
         self.prefix = int(getattr(model, "num_prefix_tokens", 0))
         self.channels_last = getattr(model, "output_fmt", None) == "NHWC"
         library: Any = model
@@ -96,6 +97,14 @@ class TimmBackbone(Backbone):
         inner = stage != self.stage_names[-1]
         return output.movedim(-1, 1) if inner and output.ndim == 4 and self.channels_last else output
 
+    def fit_to(self, image_size: tuple[int, int]) -> None:
+        """Resample the model's table of positions to another image size, where timm's class can."""
+        library_model: Any = self.model
+        if image_size != self.made_for and hasattr(self.model, "set_input_size"):
+            library_model.set_input_size(img_size=image_size)
+            self.architecture["img_size"] = list(image_size)
+        self.made_for = image_size
+
     def spec(self) -> dict[str, Any]:
         """Return a plain-typed description, for :func:`rebuild`."""
         return {
@@ -132,8 +141,10 @@ def known() -> set[str]:
 
 def is_config(config: Mapping[str, Any]) -> bool:
     """Return whether a ``config.json`` is of timm's own layout, as TimmWrapper repositories have it, too."""
-    return isinstance(config.get("architecture"), str) and config.get("library") != "torchvision" and (
-        "pretrained_cfg" in config or "num_classes" in config
+    return (
+        isinstance(config.get("architecture"), str)
+        and config.get("library") != "torchvision"
+        and ("pretrained_cfg" in config or "num_classes" in config)
     )
 
 
@@ -171,14 +182,16 @@ def build(
     arguments, cfg = describe(name, weights)
     arguments |= architecture or {}
     scheme = Preprocessing.from_timm(cfg | sized(arguments)).override(preprocessing or {})
-    if scheme.image_size != tuple(cfg.get("input_size", (3, 224, 224))[1:]):
+    if scheme.image_size != default_size(arguments):
         arguments |= sizes(arguments, scheme.image_size)
     file = weights_file(name, weights)
     model = make_model(name, arguments, weights == "DEFAULT" and file is None, cfg)
     if file is not None:
         load_file(model, file)
     if weights not in ("none", "DEFAULT") and not is_complete(preprocessing or {}):
-        log.warning("images for %s are prepared as for %s: %s; `preprocessing` changes it", weights, name, scheme.in_words())
+        log.warning(
+            "images for %s are prepared as for %s: %s; `preprocessing` changes it", weights, name, scheme.in_words()
+        )
     nn.Module.float(model)
     check_finite(name if weights == "DEFAULT" else weights, model.state_dict())
     return TimmBackbone(name, model, scheme, pooling, arguments)
@@ -188,9 +201,7 @@ def rebuild(spec: dict[str, Any]) -> TimmBackbone:
     """Build the architecture that a :meth:`TimmBackbone.spec` describes, with random weights."""
     arguments = dict(spec["architecture"])
     model = make_model(spec["name"], arguments, False, {})
-    return TimmBackbone(
-        spec["name"], model, Preprocessing.from_dict(spec["preprocessing"]), spec["pooling"], arguments
-    )
+    return TimmBackbone(spec["name"], model, Preprocessing.from_dict(spec["preprocessing"]), spec["pooling"], arguments)
 
 
 def describe(name: str, weights: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -343,12 +354,18 @@ def classifier_name(model: nn.Module) -> str | None:
     return next((name for name, module in model.named_modules() if module is layer and name), None)
 
 
-def sizes(arguments: Mapping[str, Any], image_size: tuple[int, int]) -> dict[str, Any]:
+def default_size(arguments: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the (height, width) for which timm builds a model where it is not told otherwise."""
+    found = library().models.get_pretrained_cfg(str(arguments["model_name"]).partition(".")[0])
+    return tuple(found.input_size[1:]) if found else (224, 224)
+
+
+def sizes(arguments: dict[str, Any], image_size: tuple[int, int]) -> dict[str, Any]:
     """Return the option that builds a model for another image size, where its class takes one."""
     timm = library()
     with torch.device("meta"):
         try:
-            timm.create_model(**arguments, img_size=image_size)
+            timm.create_model(**arguments | {"img_size": image_size})
         except Exception:  # a convolutional network takes any size
             return {}
     return {"img_size": list(image_size)}

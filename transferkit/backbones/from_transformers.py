@@ -229,7 +229,9 @@ def at_size(model: Any, image_size: tuple[int, int]) -> Any:
         return model
     if not copy_resampled(inner, other):
         return model
-    return Projected(other.eval(), model.visual_projection, model.dual_config) if isinstance(model, Projected) else other
+    return (
+        Projected(other.eval(), model.visual_projection, model.dual_config) if isinstance(model, Projected) else other
+    )
 
 
 def pooled_output(output: Any) -> Tensor:
@@ -248,8 +250,11 @@ def poolings_of(model: nn.Module, output: Any, prefix: int, dual: bool) -> tuple
     optional = takes_pooler(type(model)) and hasattr(output, "pooler_output")  # CvT takes the option for nothing
     tokens = ("cls", "mean", "cls+mean") if prefix else ("mean",)
     if optional:
-        read = pooled is not None and classifier_reads_pooler(type(model), config)
-        return ("pooler", *tokens) if read else (*tokens, "pooler")
+        if not classifier_reads_pooler(type(model), config):
+            return (*tokens, "pooler")
+        if pooled is not None:
+            return ("pooler", *tokens)
+        return ("mean", *(token for token in tokens if token != "mean"), "pooler")  # its weights are not there
     if pooled is None:
         return tokens
     is_token = prefix > 0 and torch.equal(pooled.flatten(1), output.last_hidden_state[:, 0])

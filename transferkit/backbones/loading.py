@@ -134,7 +134,15 @@ def without_heads(state: Mapping[str, Tensor], own: Collection[str], origin: str
 
 
 # What a model of images and texts has besides its vision tower.
-TEXT = ("text_model", "text_encoder", "text_projection", "visual_projection", "logit_scale", "logit_bias", "temperature")
+TEXT = (
+    "text_model",
+    "text_encoder",
+    "text_projection",
+    "visual_projection",
+    "logit_scale",
+    "logit_bias",
+    "temperature",
+)
 
 
 def is_head(key: str) -> bool:

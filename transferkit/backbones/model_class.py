@@ -1,5 +1,6 @@
 """Which class of transformers is the backbone of a configuration, and what cannot be one."""
 
+import copy
 import inspect
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -71,8 +72,8 @@ def model_class(name: str, config: "PreTrainedConfig", pooling: str | None) -> M
         return ModelClass(vision, config.vision_config, dual=kind, dual_config=config)
     if kind.main_input_name != "pixel_values":
         raise UserError(f"{what}: it takes {kind.main_input_name}, not images; give an image model")
-    if hasattr(config, "num_detection_tokens"):
-        raise UserError(f"{what}, which mixes detection tokens with the patches; give a classification model")
+    if hasattr(config, "num_queries"):
+        raise UserError(f"{what}, which detects objects; the nearest is microsoft/resnet-50")
     if config.model_type == "vit_mae":
         kind, config = transformers.ViTModel, encoder_of_mae(config)
     pools = pooling == "pooler" or (pooling is None and classifier_reads_pooler(kind, config))
@@ -115,8 +116,11 @@ def classifier_reads_pooler(kind: type[nn.Module], config: "PreTrainedConfig") -
     if not takes_pooler(kind) or type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
         return False
     found: Any = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING[type(config)]
+    small = copy.deepcopy(config)
+    if hasattr(small, "num_hidden_layers"):  # the other layers are the same
+        small.num_hidden_layers = 1
     with torch.device("meta"):
-        model: Any = (found[0] if isinstance(found, list | tuple) else found)(config)
+        model: Any = (found[0] if isinstance(found, list | tuple) else found)(small)
     pooler = getattr(model.base_model, "pooler", None)
     return pooler is not None and next(pooler.parameters(), None) is not None
 

@@ -24,9 +24,15 @@ def timm_layout(extractor: ExtractorCore, backbone: TimmBackbone) -> tuple[dict[
     can_hold = backbone.pooling == "pooler" and "logits" in backbone.poolings and not extractor.l2_normalize
     holds = head is not None and can_hold
     if head is not None and holds:
-        state |= {f"{backbone.classifier}.weight": head.weight.detach(), f"{backbone.classifier}.bias": head.bias.detach()}
+        state |= {
+            f"{backbone.classifier}.weight": head.weight.detach(),
+            f"{backbone.classifier}.bias": head.bias.detach(),
+        }
         classes = head.out_features
+    library: Any = backbone.model
     cfg = pretrained_cfg(extractor.preprocessing) | {"num_classes": classes, "classifier": backbone.classifier}
+    if library.pretrained_cfg.get("fixed_input_size"):  # timm builds it for the size that is in the file
+        cfg["fixed_input_size"] = True
     config = {
         "architecture": name,
         "num_classes": classes,

@@ -31,7 +31,7 @@ def from_config(config: Mapping[str, Any], processor: Any) -> dict[str, Any]:
     Raises:
         UserError: a field cannot be honored; the message names it.
     """
-    given = {name: None for name in ("size", "crop_size", "resample")} | processor.to_dict()
+    given = dict.fromkeys(("size", "crop_size", "resample")) | processor.to_dict()
     name = type(processor).__name__
     if not given.get("do_resize"):
         raise unsupported("do_resize", given.get("do_resize"), "images of one size are needed")
@@ -47,7 +47,9 @@ def from_config(config: Mapping[str, Any], processor: Any) -> dict[str, Any]:
         "resize": resize,
         "crop": crop,
         "interpolation": RESAMPLE[given["resample"]],
-        **STATISTICS.get(name, statistics)(given, positive("rescale_factor", given["rescale_factor"]) if rescaled else 1),
+        **STATISTICS.get(name, statistics)(
+            given, positive("rescale_factor", given["rescale_factor"]) if rescaled else 1
+        ),
         "arithmetic": config.get("transferkit_arithmetic", "transformers-float" if floats else "transformers"),
         "channels": "bgr" if name in FLIPPING and given.get("do_flip_channel_order") else "rgb",
         **{key: own[key] for key in NOT_THEIRS if key in own},
@@ -97,7 +99,7 @@ def statistics(given: Mapping[str, Any], factor: float) -> dict[str, list[float]
 
 
 def efficientnet(given: Mapping[str, Any], factor: float) -> dict[str, list[float]]:
-    """Return EfficientNet's: 1 less after the scaling with ``rescale_offset``, std divided by twice with ``include_top``."""
+    """Return EfficientNet's: ``rescale_offset`` subtracts 1 after scaling, ``include_top`` divides by std once more."""
     plain = statistics(given, factor)
     twice = channels("image_std", given["image_std"]) if given.get("include_top") else [1.0] * 3
     offset = 1 / (255 * factor) if given.get("rescale_offset") and given.get("do_rescale") else 0.0
