@@ -22,42 +22,11 @@ def first(names: Any) -> str:
 
 CLASSES = sorted({first(names) for names in IMAGE_PROCESSOR_MAPPING_NAMES.values()})
 PHOTOS = [torch.from_numpy(photo(*size)).movedim(-1, 0).contiguous() for size in [(150, 225), (187, 141), (61, 43)]]
-OPENS = [
-    "Beit",
-    "Bit",
-    "Blip",
-    "CLIP",
-    "ChineseCLIP",
-    "ConvNext",
-    "DINOv3ViT",
-    "DPT",
-    "DeiT",
-    "EfficientNet",
-    "Flava",
-    "Gemma3",
-    "GotOcr2",
-    "Levit",
-    "Llava",
-    "MobileNetV1",
-    "MobileNetV2",
-    "MobileViT",
-    "Ovis2",
-    "OwlViT",
-    "PPChart2Table",
-    "PoolFormer",
-    "PromptDepthAnything",
-    "Pvt",
-    "RTDetr",
-    "Sam2",
-    "Sam3",
-    "Sapiens2",
-    "SegGpt",
-    "Segformer",
-    "Siglip",
-    "SuperPoint",
-    "Tipsv2",
-    "Tipsv2Dpt",
-    "ViT",
+OPENS = [  # of the classes' names, without ImageProcessor
+    *("Beit", "Bit", "Blip", "CLIP", "ChineseCLIP", "ConvNext", "DINOv3ViT", "DPT", "DeiT", "EfficientNet", "Flava"),
+    *("Gemma3", "GotOcr2", "Levit", "Llava", "MobileNetV1", "MobileNetV2", "MobileViT", "Ovis2", "OwlViT"),
+    *("PPChart2Table", "PoolFormer", "PromptDepthAnything", "Pvt", "RTDetr", "Sam2", "Sam3", "Sapiens2", "SegGpt"),
+    *("Segformer", "Siglip", "SuperPoint", "Tipsv2", "Tipsv2Dpt", "ViT"),
 ]
 REFUSED = {  # reason -> classes
     # the size depends on the image: bounds on the longer side, on the number of pixels or patches; or none at all
@@ -74,7 +43,8 @@ REFUSED = {  # reason -> classes
     "it gives": """GraniteDocling Lfm2Vl LlavaNext LlavaOnevision Mllama Molmo2 PPOCRV5ServerDet
     Perceiver PerceptionLM VideoMAE Vivit ZoeDepth""",
     # pads to a square, cuts margins, or computes otherwise
-    "it does more than its fields say": """Cohere2Vision DeepseekOcr2 DeepseekVL DeepseekVLHybrid DepthPro Donut Janus Llama4 Nougat
+    "it does more than its fields say": """Cohere2Vision DeepseekOcr2
+    DeepseekVL DeepseekVLHybrid DepthPro Donut Janus Llama4 Nougat
     Owlv2 PPDocLayoutV2 PPDocLayoutV3 PPDocLayoutV4 PPFormulaNet PPLCNet PPOCRV5ServerRec PPOCRV6SmallRec SLANeXt
     UVDoc UnlimitedOcr""",
     "image_processor_type": """EfficientLoFTR Fuyu Idefics ImageGPT LayoutLMv2 LayoutLMv3 LightGlue SuperGlue

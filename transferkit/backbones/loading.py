@@ -146,7 +146,7 @@ TEXT = (
 
 
 def is_head(key: str) -> bool:
-    """Return whether a tensor belongs to a head, a pooler, a text tower or a mask token, which a backbone leaves out."""
+    """Return whether a tensor belongs to what a backbone leaves out: heads, poolers, text towers, mask tokens."""
     heads = ("classifier", "cls_classifier", "distillation_classifier", "pooler", "head", "lm_head", "decoder", *TEXT)
     return any(part in (*heads, "fc", "mask_token") for part in key.split("."))
 

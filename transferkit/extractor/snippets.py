@@ -237,6 +237,12 @@ def with_onnxruntime(extractor: ExtractorCore) -> str:
     size = f"[int({it.resize} * side / min(image.size)) for side in image.size]"
     if not isinstance(it.resize, int):
         size = str((it.resize[1], it.resize[0]))
+        if it.fit != "exact":  # an image keeps its aspect ratio
+            ratio = (
+                f"{'min' if it.fit == 'cover' else 'max'}(image.width / {it.resize[1]}, image.height / {it.resize[0]})"
+            )
+            size = f"[round(side / {ratio}) for side in image.size]"
+    order = "[..., ::-1]" if it.channels == "bgr" else ""
     offset = "round((side - part) / 2)" if it.arithmetic == "torchvision" else "(side - part) // 2"
     crop = f"""left, top = ({offset} for side, part in zip(image.size, ({width}, {height})))
 image = image.crop((left, top, left + {width}, top + {height}))"""
@@ -250,7 +256,7 @@ image = image.crop((left, top, left + {width}, top + {height}))"""
             crop if it.crop else "",
             f"mean = np.array({list(it.mean)}, np.float32)",
             f"std = np.array({list(it.std)}, np.float32)",
-            f"pixels = (np.asarray(image, np.float32){'[..., ::-1]' if it.channels == 'bgr' else ''} / 255 - mean) / std",
+            f"pixels = (np.asarray(image, np.float32){order} / 255 - mean) / std",
             f"pixels = pixels.transpose(2, 0, 1)[None]  # (1, 3, {height}, {width})",
             'session = onnxruntime.InferenceSession("model.onnx")',
             f'{outputs} = session.run(None, {{"pixel_values": pixels}})',

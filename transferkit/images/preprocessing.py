@@ -324,6 +324,7 @@ def is_complete(given: Mapping[str, Any]) -> bool:
 
 
 def sized(preprocessing: Preprocessing, image_size: Size) -> dict[str, Any]:
+    """Return ``resize`` and ``crop`` for another size of what the model sees; see :meth:`Preprocessing.replace`."""
     image_size = whole_size("image_size", image_size)
     if preprocessing.crop is None:
         return {"resize": image_size}
@@ -338,6 +339,7 @@ def sized(preprocessing: Preprocessing, image_size: Size) -> dict[str, Any]:
 
 
 def whole_size(name: str, value: Any) -> Size:
+    """Return (height, width), or raise a UserError that names the field."""
     numbers = tuple(value) if isinstance(value, list | tuple) else ()
     if len(numbers) != 2 or not all(type(side) is int and side >= 1 for side in numbers):
         raise UserError(f"{name}: {value!r} is not a size; give (height, width) in whole pixels, 1 or more each")
@@ -345,6 +347,7 @@ def whole_size(name: str, value: Any) -> Size:
 
 
 def triple(name: str, value: Any) -> tuple[float, float, float]:
+    """Return three finite numbers, or raise a UserError that names the field."""
     numbers = tuple(value) if isinstance(value, list | tuple) else ()
     if len(numbers) != 3 or not all(type(x) in (int, float) and math.isfinite(x) for x in numbers):
         raise UserError(f"{name}: {value!r} is not three finite numbers; give one each for red, green and blue")
@@ -353,6 +356,7 @@ def triple(name: str, value: Any) -> tuple[float, float, float]:
 
 
 def check(it: Preprocessing) -> None:
+    """Raise a UserError if a field is invalid; the message names it."""
     if it.interpolation not in get_args(Interpolation):
         known = ", ".join(get_args(Interpolation))
         raise UserError(f"interpolation: {it.interpolation!r} is not supported; choose one of {known}")
