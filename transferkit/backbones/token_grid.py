@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# A table of positions, one row per patch, with rows for class tokens before them.
+# Tables of positions: one row per patch, with rows for class tokens before them.
 POSITIONS = ("position_embeddings", "position_embedding", "pos_embed")
+# Tables of relative positions (BEiT): one row per distance of two patches, and three rows for the class token's.
+DISTANCES = "relative_position_bias_table"
 
 
 def count_prefix(tokens: int, height: int, width: int, patch: int | None) -> int:
@@ -58,38 +60,49 @@ def check_channels(shape: Sequence[int], height: int, width: int, config: Mappin
 def copy_resampled(source: nn.Module, target: nn.Module) -> bool:
     """Copy the weights of a model into the same model made for another image size.
 
-    Tables of positions are resampled as the libraries do on each forward pass (bicubic).
+    Tables are resampled as transformers does on each forward pass: positions bicubic, distances bilinear.
 
     Returns:
         Whether everything fitted; else ``target`` is of no use.
     """
     state, own = source.state_dict(), target.state_dict()
     for name, tensor in state.items():
-        if tensor.shape != own[name].shape:
-            if not any(part in POSITIONS for part in name.split(".")):
-                return False
-            resampled = resample(tensor, own[name].shape)
-            if resampled is None:
-                return False
-            state[name] = resampled
+        if tensor.shape == own[name].shape:
+            continue
+        resampled = None
+        if any(part in POSITIONS for part in name.split(".")):
+            resampled = resample(tensor, own[name].shape, "bicubic", before=(0, 1, 2), after=0)
+        elif name.endswith(DISTANCES):
+            resampled = resample(tensor, own[name].shape, "bilinear", before=(0,), after=3)
+        if resampled is None:
+            return False
+        state[name] = resampled
     target.load_state_dict(state)
     return True
 
 
-def resample(table: Tensor, shape: torch.Size) -> Tensor | None:
-    """Resample a table of positions of square grids: (P + n * n, D), or the same with a batch of 1 before it.
+def resample(table: Tensor, shape: torch.Size, mode: str, before: tuple[int, ...], after: int) -> Tensor | None:
+    """Resample a table of square grids, (P + n * n + Q, D), or the same with a batch of 1 before it.
+
+    Args:
+        table: the table.
+        shape: shape of the result.
+        mode: kind of interpolation.
+        before: how many rows P may precede the grid; they stay.
+        after: number of rows Q that follow the grid; they stay.
 
     Returns:
-        A table of the given shape; None where one of them is not a square grid with the same rows before it.
+        A table of that shape; None where one of them is not a square grid with the same rows around it.
     """
-    before, after = table.shape[-2], shape[-2]
-    for prefix in (0, 1, 2):
-        old, new = math.isqrt(max(0, before - prefix)), math.isqrt(max(0, after - prefix))
-        if old and new and (old * old, new * new) == (before - prefix, after - prefix):
+    count, wanted = table.shape[-2] - after, shape[-2] - after
+    for prefix in before:
+        old, new = math.isqrt(max(0, count - prefix)), math.isqrt(max(0, wanted - prefix))
+        if old and new and (old * old, new * new) == (count - prefix, wanted - prefix):
             break
     else:
         return None
-    rows = table.reshape(before, -1)
-    grid = rows[prefix:].reshape(1, old, old, -1).permute(0, 3, 1, 2)  # (1, D, n, n)
-    grid = F.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)
-    return torch.cat([rows[:prefix], grid.permute(0, 2, 3, 1).reshape(new * new, -1)]).reshape(shape)
+    rows = table.reshape(count + after, -1)
+    grid = rows[prefix:count].reshape(1, old, old, -1).permute(0, 3, 1, 2)  # (1, D, n, n)
+    grid = F.interpolate(grid, size=(new, new), mode=mode, align_corners=False)
+    patches = grid.permute(0, 2, 3, 1).reshape(new * new, -1)
+    return torch.cat([rows[:prefix], patches, rows[count:]]).reshape(shape)

@@ -20,7 +20,8 @@ def timm_layout(extractor: ExtractorCore, backbone: TimmBackbone) -> tuple[dict[
     state = {key: tensor.contiguous() for key, tensor in backbone.model.state_dict().items()}
     arguments = dict(backbone.architecture)
     name = str(arguments.pop("model_name")).partition(".")[0]
-    classes = int(arguments.pop("num_classes", 1000)) if backbone.pooling == "logits" else 0
+    own_classes = int(arguments.pop("num_classes", 1000))
+    classes = own_classes if backbone.pooling == "logits" else 0
     can_hold = backbone.pooling == "pooler" and "logits" in backbone.poolings and not extractor.l2_normalize
     holds = head is not None and can_hold
     if head is not None and holds:
