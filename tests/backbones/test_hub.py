@@ -25,7 +25,7 @@ def test_a_directory_without_a_preprocessor_is_refused_unless_told(tmp_path: Pat
     weights = str(tmp_path / "model.safetensors")
     for source in ("DEFAULT", weights):
         for given in (None, {}, {"image_size": size}, FIELDS):
-            with pytest.raises(UserError, match=r"no preprocessor_config\.json.*--model\.preprocessing") as caught:
+            with pytest.raises(UserError, match=r"no preprocessor_config\.json.*`preprocessing=") as caught:
                 backbones.build(str(tmp_path), source, preprocessing=given)
             assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
         told = backbones.build(str(tmp_path), source, preprocessing=FIELDS | {"image_size": size})

@@ -1,6 +1,6 @@
 """What a Hugging Face directory or repository holds: configuration, preprocessing, weights.
 
-The local cache is asked first, so that a cached model needs no network, and a missing network is said at once.
+The local cache is read first, so that a cached model needs no network; a missing network is reported at once.
 """
 
 import difflib
@@ -28,7 +28,7 @@ Content = TypeVar("Content")
 
 
 def read_local_or_hub(name: str, what: str, read: Callable[[bool], Content]) -> Content:
-    """``read(True)`` in a directory or the local cache, or else ``read(False)`` on the hub.
+    """Return ``read(True)`` from a directory or the local cache, or else ``read(False)`` from the hub.
 
     Args:
         name: directory or hub id.
@@ -36,7 +36,7 @@ def read_local_or_hub(name: str, what: str, read: Callable[[bool], Content]) -> 
         read: takes transformers' ``local_files_only``.
 
     Raises:
-        UserError: it is not there or broken, or there is no network.
+        UserError: it is missing or broken, or the hub cannot be reached.
     """
     try:
         return read(True)
@@ -47,29 +47,28 @@ def read_local_or_hub(name: str, what: str, read: Callable[[bool], Content]) -> 
         raise UserError(f"the {what} of {name} cannot be used: {first_line(error)}") from error
     from huggingface_hub import constants
 
-    remedy = (
-        "give a local directory (--model.backbone DIR), a filled HF_HOME, "
-        "or --model.weights none for random weights" + ("" if name == VIT else f" of {VIT}")
+    remedy = 'give a local directory as `backbone`, a filled HF_HOME, or `weights="none"` for random weights' + (
+        "" if name == VIT else f" of {VIT}"
     )
     require_network(constants.ENDPOINT, f"{name} ({what})", remedy)
     try:
         return read(False)
     except Exception as error:
-        raise UserError(f"the {what} of {name} cannot be had from the hub: {first_line(error)}") from error
+        raise UserError(f"the {what} of {name} could not be downloaded from the hub: {first_line(error)}") from error
 
 
 def read_config(name: str, weights: str, architecture: dict[str, Any] | None) -> "PreTrainedConfig":
-    """The configuration, with changes to the architecture.
+    """Read the configuration, with changes to the architecture.
 
     Raises:
-        UserError: see :func:`read_local_or_hub`; an option that the architecture does not have.
+        UserError: it is missing or broken, or the architecture does not have an option.
     """
     from transformers import AutoConfig, ViTConfig
 
     if architecture and weights != "none":
-        raise UserError(f"architecture changes of {name} need --model.weights none; its weights fit only as it is")
+        raise UserError(f'architecture changes of {name} need `weights="none"`; its weights fit only as it is')
     if Path(name).is_dir() and not Path(name, "config.json").is_file():
-        raise UserError(f"{name} is no model directory (it has no config.json); give one that has")
+        raise UserError(f"{name} is not a model directory (it has no config.json); give one that has")
     config: PreTrainedConfig
     if weights == "none" and name == VIT:  # transformers' defaults are this very model's: no hub needed
         config = ViTConfig()
@@ -94,7 +93,7 @@ def read_config(name: str, weights: str, architecture: dict[str, Any] | None) ->
 
 
 def read_preprocessing(name: str, config: "PreTrainedConfig", weights: str, given: Mapping[str, Any]) -> Preprocessing:
-    """The preprocessing that the weights were trained with; for random ones the ``vit`` scheme at the model's size.
+    """Return the preprocessing that the weights were trained with; for random ones ``vit`` at the model's size.
 
     Args:
         name: directory or hub id.
@@ -103,7 +102,7 @@ def read_preprocessing(name: str, config: "PreTrainedConfig", weights: str, give
         given: fields that differ; where they are complete, the weights need not bring any.
 
     Raises:
-        UserError: see :func:`read_local_or_hub`; nothing is known of it, or it cannot be honored.
+        UserError: it is missing, broken, or cannot be honored.
     """
     if weights == "none":
         size = getattr(getattr(config, "vision_config", config), "image_size", None) or 224
@@ -118,10 +117,10 @@ def read_preprocessing(name: str, config: "PreTrainedConfig", weights: str, give
 
 
 def recorded_preprocessing(name: str, config: "PreTrainedConfig", may_ask_hub: bool) -> Preprocessing:
-    """What ``preprocessor_config.json``, ``processor_config.json`` or timm's ``pretrained_cfg`` say.
+    """Read ``preprocessor_config.json``, ``processor_config.json`` or timm's ``pretrained_cfg``.
 
     Raises:
-        UserError: there is none of them, or one that cannot be read or honored.
+        UserError: all are missing, or one cannot be read or honored.
     """
     from transformers.image_processing_base import ImageProcessingMixin
 
@@ -139,8 +138,8 @@ def recorded_preprocessing(name: str, config: "PreTrainedConfig", may_ask_hub: b
     if may_ask_hub and not Path(name).is_dir():
         return Preprocessing.from_hf(read_local_or_hub(name, PREPROCESSOR, read), config.model_type)
     raise UserError(
-        f"{name} has no {PREPROCESSOR}, so nobody knows what its weights were trained on; put it there, or give "
-        '--model.preprocessing "{image_size: 224, interpolation: bicubic, mean: [R, G, B], std: [R, G, B]}"'
+        f"{name} has no {PREPROCESSOR}, which says how images are prepared for its weights; put it there, or give "
+        "`preprocessing={image_size: 224, interpolation: bicubic, mean: [R, G, B], std: [R, G, B]}`"
     )
 
 
@@ -152,7 +151,7 @@ def load_model(
     options: dict[str, Any],
     needs_pooler: bool = True,
 ) -> "PreTrainedModel":
-    """A model in float32 with its weights; a head that the backbone leaves out is dropped.
+    """Load a model in float32 with its weights; heads are dropped.
 
     Args:
         kind: transformers' class.
@@ -163,8 +162,7 @@ def load_model(
         needs_pooler: whether weights without the pooling layer are refused; else it is left out.
 
     Raises:
-        UserError: see :func:`read_local_or_hub`; a tensor of the backbone is missing or of another shape, or
-            a file holds one that has no place in it; one that is not finite.
+        UserError: the weights are missing or broken; a tensor is missing, unexpected, of another shape, or not finite.
     """
     own = weights == "DEFAULT"
     origin = name if own else weights
@@ -203,7 +201,7 @@ def load_model(
 
 
 def names_in_files(kind: "type[PreTrainedModel]", config: "PreTrainedConfig", options: dict[str, Any]) -> set[str]:
-    """Names of a model's tensors, and those under which transformers saves them, which differ for some families.
+    """Return the names of a model's tensors, and those under which transformers saves them, which may differ.
 
     Raises:
         UserError: the configuration contradicts itself.
@@ -216,12 +214,12 @@ def names_in_files(kind: "type[PreTrainedModel]", config: "PreTrainedConfig", op
             own = model.state_dict()
             return {*own, *revert_weight_conversion(model, own)}
     except Exception as error:  # whatever a configuration makes a model raise
-        raise UserError(f"a {config.model_type} model cannot be built so: {first_line(error)}") from error
+        raise UserError(f"a {config.model_type} model cannot be built: {first_line(error)}") from error
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """transformers without its own messages below errors, and without progress bars."""
+    """Silence transformers' messages below errors, and its progress bars."""
     from transformers.utils import logging as theirs
 
     settings: Any = theirs  # its switches have no annotations

@@ -1,6 +1,7 @@
 """The extractor directory: a layout that transformers and torchvision load without transferkit."""
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -159,6 +160,7 @@ def as_classifier(extractor: ExtractorCore) -> Any:
         return None
     model = (kind[0] if isinstance(kind, list | tuple) else kind)(config).eval().to(extractor.device)
     layer = getattr(model, "classifier", None)
+    layer = layer[-1] if isinstance(layer, nn.Sequential) else layer  # ResNet's flattens first
     inner = getattr(model, model.base_model_prefix, None)
     if not isinstance(layer, nn.Linear) or layer.weight.shape != head.weight.shape or inner is None:
         return None
@@ -231,8 +233,10 @@ def read_model(path: Path, record: dict[str, Any]) -> tuple[backbones.Backbone, 
         if not weights.is_file():  # transformers would look for others, and follow an index out of the directory
             raise UserError(f"{weights} does not exist; export the extractor again")
         backbone = backbones.from_transformers.build(str(path), pooling=spec["pooling"])
-        backbone.name, place = str(spec["name"]), "classifier"
+        backbone.name = str(spec["name"])
         state = read_state_dict(weights) if classifier else {}
+        own = [key for key in state if re.fullmatch(r"classifier(\.\d+)?\.weight", key)]
+        place = own[0].removesuffix(".weight") if own else "classifier"
     if not classifier:
         if not (path / "head.safetensors").is_file():
             return backbone, None
