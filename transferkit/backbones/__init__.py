@@ -50,5 +50,5 @@ def build(
 def rebuild(spec: dict[str, Any]) -> Backbone:
     """Build the architecture of a :meth:`Backbone.spec`, with random weights."""
     sources = {"torchvision": from_torchvision, "timm": from_timm}
-    rebuilt: Backbone = sources.get(spec["source"], from_transformers).rebuild(spec)  # type: ignore[attr-defined]
+    rebuilt: Backbone = sources.get(spec["source"], from_transformers).rebuild(spec)
     return rebuilt

@@ -40,7 +40,7 @@ class Projected(nn.Module):
         self.vision_model = vision_model
         self.visual_projection = visual_projection
         self.dual_config = copy.deepcopy(dual_config)
-        self.dual_config.vision_config = vision_model.config  # type: ignore[attr-defined]
+        self.dual_config.vision_config = vision_model.config
 
     @classmethod
     def of(cls, whole: Any) -> "Projected":

@@ -73,7 +73,7 @@ class TimmBackbone(Backbone):
             output: Tensor = library(pixels)
             return output.flatten(1)  # (B, D)
         features = library.forward_features(pixels)
-        cls = features[:, 0]
+        cls: Tensor = features[:, 0]
         if self.pooling == "cls":
             return cls  # (B, D)
         patches = self.without_prefix(features)

@@ -49,7 +49,7 @@ class TransformersBackbone(Backbone):
         dual: whether it is the vision tower of a model of images and texts.
     """
 
-    model: "PreTrainedModel | Projected"  # type: ignore[assignment]
+    model: "PreTrainedModel | Projected"
 
     def __init__(
         self,
@@ -219,7 +219,7 @@ def at_size(model: Any, image_size: tuple[int, int]) -> Any:
             return model
         except Exception:  # made for one size
             pass
-    inner = model.vision_model if isinstance(model, Projected) else model
+    inner: Any = model.vision_model if isinstance(model, Projected) else model
     config = copy.deepcopy(inner.config)
     config.image_size = image_size[0] if isinstance(config.image_size, int) else list(image_size)
     pools = {"add_pooling_layer": inner.pooler is not None} if takes_pooler(type(inner)) else {}

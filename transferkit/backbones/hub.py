@@ -189,7 +189,8 @@ def load_model(
         log.warning("dropped %s of %s: not part of the backbone", ", ".join(dropped), weights)
     missing = set(report["missing_keys"])
     if not needs_pooler and missing and all(key.startswith("pooler.") for key in missing):  # of pretraining alone
-        model.pooler, missing = None, set()
+        model.add_module("pooler", None)
+        missing = set()
     check_keys(
         origin,
         missing=missing,

@@ -40,11 +40,11 @@ def open_processor(config: Mapping[str, Any], model_type: str | None = None) -> 
 def processor_class(config: Mapping[str, Any], model_type: str | None) -> Any:
     """Return transformers' class, which older files name otherwise (``…FeatureExtractor``, ``…Fast``)."""
     import transformers
-    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+    from transformers.models.auto import image_processing_auto
 
     named = config.get("image_processor_type") or config.get("feature_extractor_type")
-    names: Any = IMAGE_PROCESSOR_MAPPING_NAMES
-    own = names.get(model_type) or DEFAULT
+    auto: Any = image_processing_auto
+    own = auto.IMAGE_PROCESSOR_MAPPING_NAMES.get(model_type) or DEFAULT
     name = str(named or (own if isinstance(own, str) else own.get("torchvision") or DEFAULT))
     name = name.removesuffix("Fast").replace("FeatureExtractor", "ImageProcessor")
     kind = getattr(transformers, name, None) if name.endswith("ImageProcessor") else None

@@ -29,12 +29,14 @@ from transferkit.images.resize import (
     MODES,
     Arithmetic,
     Interpolation,
-    Size,
     crop_offset,
     crop_or_pad,
     fitted,
     resize,
     shorten,
+)
+from transferkit.images.resize import (
+    Size as Size,  # for others, too
 )
 
 Fit = Literal["exact", "cover", "contain"]
@@ -370,9 +372,9 @@ def check(it: Preprocessing) -> None:
             raise UserError(f"resize: {it.resize!r} is not a side; give 1 or more whole pixels")
         if it.crop is None:
             raise UserError(f"crop: needed with resize {it.resize}, or images would differ in size; give one")
-    for field, value, known in (("fit", it.fit, Fit), ("channels", it.channels, Channels)):
-        if value not in get_args(known):
-            raise UserError(f"{field}: {value!r} is not known; choose one of {', '.join(get_args(known))}")
+    for field, value, choices in (("fit", it.fit, get_args(Fit)), ("channels", it.channels, get_args(Channels))):
+        if value not in choices:
+            raise UserError(f"{field}: {value!r} is not known; choose one of {', '.join(choices)}")
     if it.fit == "contain" and it.crop is None:
         raise UserError("crop: needed with fit 'contain', or images would differ in size; give one")
 

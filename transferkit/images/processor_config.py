@@ -42,7 +42,8 @@ def from_config(config: Mapping[str, Any], processor: Any) -> dict[str, Any]:
         raise unsupported("do_center_crop", False, "images would differ in size; give height and width")
     rescaled = bool(given.get("do_rescale"))
     floats = name == "DINOv3ViTImageProcessor" and rescaled
-    own = config.get(OWN) if isinstance(config.get(OWN), Mapping) else {}
+    own: Any = config.get(OWN)
+    own = own if isinstance(own, Mapping) else {}
     return {
         "resize": resize,
         "crop": crop,

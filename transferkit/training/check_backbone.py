@@ -5,6 +5,7 @@ that transferkit opens.
 """
 
 import copy
+import importlib
 import json
 import logging
 import tempfile
@@ -191,10 +192,8 @@ def library_preprocessing(backbone: Backbone) -> Callable[[Tensor], Tensor]:
 
         return processed
     if isinstance(backbone, TimmBackbone):
-        import timm
-
-        config = timm.data.resolve_model_data_config(backbone.model)
-        transform: Any = timm.data.create_transform(**config)
+        data: Any = importlib.import_module("timm.data")
+        transform = data.create_transform(**data.resolve_model_data_config(backbone.model))
         resize_and_crop, normalize = transform.transforms[:-2], transform.transforms[-1]
 
         def transformed(image: Tensor) -> Tensor:
@@ -243,7 +242,8 @@ def in_library(backbone: Backbone, path: Path, layout: str) -> Callable[[Tensor]
         import timm
 
         model: Any = timm.create_model(f"local-dir:{path}", pretrained=True).eval()
-        return model if layout == "classifier" or backbone.pooling in ("pooler", "logits") else None
+        whole: Callable[[Tensor], Tensor] = model
+        return whole if layout == "classifier" or backbone.pooling in ("pooler", "logits") else None
     if isinstance(backbone, TorchvisionBackbone):
         from safetensors.torch import load_file
         from torchvision import models
@@ -253,7 +253,8 @@ def in_library(backbone: Backbone, path: Path, layout: str) -> Callable[[Tensor]
         if layout == "base":
             return None
         model.load_state_dict(load_file(path / "model.safetensors"))
-        return model
+        classifier: Callable[[Tensor], Tensor] = model
+        return classifier
     if not isinstance(backbone, TransformersBackbone) or isinstance(backbone.model, Projected):
         return None
     from transformers import AutoModelForImageClassification
