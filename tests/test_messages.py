@@ -13,7 +13,7 @@ from tests.test_layers import MODULES, room_of
 from transferkit.cli import dispatch, fit_help
 from transferkit.cli.dialect import ARGUMENT, options_of
 
-CONVERTED = {room_of(module) for module in MODULES} - {"backbones"}  # rooms whose messages follow the rule
+CONVERTED = {room_of(module) for module in MODULES}  # rooms whose messages follow the rule
 RAISED = {"UserError", "ToldByFirst"}
 LEVELS = {f"log.{level.lower()}" for level in logging.getLevelNamesMapping()}
 OPTION = re.compile(r"(?<![\w-])--[a-z]")

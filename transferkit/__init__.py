@@ -9,10 +9,20 @@ if TYPE_CHECKING:
     from transferkit.data.embeddings import Embeddings
     from transferkit.errors import UserError
     from transferkit.extractor import Extractor
+    from transferkit.training.check_backbone import check_backbone
     from transferkit.training.module import TransferModule
 
 __version__ = "0.1.0"
-__all__ = ["Embeddings", "Extractor", "ImageDataModule", "TransferModule", "UserError", "embed", "similarity"]
+__all__ = [
+    "Embeddings",
+    "Extractor",
+    "ImageDataModule",
+    "TransferModule",
+    "UserError",
+    "check_backbone",
+    "embed",
+    "similarity",
+]
 
 if not TYPE_CHECKING:  # a type checker takes the imports above
     MODULES = {
@@ -21,6 +31,7 @@ if not TYPE_CHECKING:  # a type checker takes the imports above
         "ImageDataModule": "transferkit.data.datamodule",
         "TransferModule": "transferkit.training.module",
         "UserError": "transferkit.errors",
+        "check_backbone": "transferkit.training.check_backbone",
     }
 
     def __getattr__(name: str) -> object:

@@ -1,6 +1,5 @@
 """Backbones from transformers against plain transformers code with the same weights."""
 
-import json
 import logging
 import time
 from pathlib import Path
@@ -13,39 +12,82 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tests.backbones.families import BLOCKS, CONFIGS, PATCHES, save
+from tests.backbones.families import VIT as VIT_SIZES
 from transferkit import backbones
-from transferkit.backbones.from_transformers import VIT, TransformersBackbone, check_channels, count_prefix
+from transferkit.backbones.from_transformers import VIT
+from transferkit.backbones.token_grid import check_channels, count_prefix
 from transferkit.errors import UserError
 
 GIVEN = {"image_size": 32, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}  # of a directory without a preprocessor
+BLOCK = "embeddings, block 0, block 1"
+FOUR = "block 0, block 1, block 2, block 3"
+
+
+def blocks(count: int) -> str:
+    """Names of the stages of a network of that many blocks."""
+    return ", ".join(["embeddings", *(f"block {index}" for index in range(count))])
+
+
 # Tokens before the patches (None: a map), the poolings (default first), and the stages.
 EXPECTED = {
-    "vit": (1, "cls mean cls+mean pooler", "embeddings, block 0, block 1"),
-    "dinov2": (1, "cls mean cls+mean pooler", "embeddings, block 0, block 1"),
-    "dinov2_with_registers": (5, "cls mean cls+mean pooler", "embeddings, block 0, block 1"),
-    "dinov3_vit": (5, "cls mean cls+mean pooler", "embeddings, block 0, block 1"),
-    "dinov3_convnext": (1, "cls mean cls+mean pooler", "block 0, block 1, block 2, block 3"),
-    "deit": (2, "cls mean cls+mean pooler", "embeddings, block 0, block 1"),
-    "beit": (1, "cls mean cls+mean pooler", "embeddings, block 0, block 1"),
-    "convnext": (None, "pooler mean", "embeddings, block 0, block 1, block 2, block 3"),
-    "swin": (0, "mean pooler", "embeddings, block 0, block 1"),
-    "resnet": (None, "pooler mean", "embeddings, block 0, block 1, block 2, block 3"),
-    "clip_vision": (1, "cls mean cls+mean pooler", "embeddings, block 0, block 1"),
-    "siglip_vision": (0, "pooler mean", "embeddings, block 0, block 1"),
-    "aimv2_vision": (0, "pooler mean", "embeddings, block 0, block 1"),
-    "pvt": (1, "cls mean cls+mean", "block 0, block 1, block 2, block 3"),
-    "poolformer": (None, "mean", "block 0, block 1, block 2, block 3"),
-    "segformer": (None, "mean", "block 0, block 1, block 2, block 3"),
+    "vit": (1, "cls mean cls+mean pooler", BLOCK),
+    "dinov2": (1, "cls mean cls+mean pooler", BLOCK),
+    "dinov2_with_registers": (5, "cls mean cls+mean pooler", BLOCK),
+    "dinov3_vit": (5, "cls mean cls+mean pooler", BLOCK),
+    "dinov3_convnext": (1, "cls mean cls+mean pooler", FOUR),
+    "deit": (2, "cls mean cls+mean pooler", BLOCK),
+    "beit": (1, "pooler cls mean cls+mean", BLOCK),
+    "data2vec_vision": (1, "mean cls cls+mean pooler", BLOCK),  # saved without its pooling layer
+    "ijepa": (0, "mean pooler", BLOCK),
+    "vit_msn": (1, "cls mean cls+mean", BLOCK),
+    "pixio": (8, "pooler cls mean cls+mean", BLOCK),
+    "radio": (10, "pooler cls mean cls+mean", BLOCK),
+    "hiera": (0, "pooler mean", BLOCK),
+    "swin": (0, "mean pooler", BLOCK),
+    "swinv2": (0, "mean pooler", BLOCK),
+    "convnext": (None, "pooler mean", blocks(4)),
+    "convnextv2": (None, "pooler mean", blocks(4)),
+    "resnet": (None, "pooler mean", blocks(4)),
+    "regnet": (None, "pooler mean", blocks(4)),
+    "bit": (None, "pooler mean", blocks(4)),
+    "focalnet": (0, "mean pooler", BLOCK),
+    "efficientnet": (None, "pooler mean", blocks(7)),
+    "mobilenet_v1": (None, "mean pooler", blocks(26)),
+    "mobilenet_v2": (None, "mean pooler", blocks(16)),
+    "mobilevit": (None, "pooler mean", blocks(5)),
+    "mobilevitv2": (None, "pooler mean", blocks(5)),
+    "levit": (0, "pooler mean", blocks(3)),
+    "pvt": (1, "cls mean cls+mean", FOUR),
+    "pvt_v2": (None, "mean", FOUR),
+    "poolformer": (None, "mean", FOUR),
+    "segformer": (None, "mean", FOUR),
+    "cvt": (None, "mean", "block 0, block 1, block 2"),
+    "swiftformer": (None, "mean", blocks(7)),
+    "mlcd": (1, "pooler cls mean cls+mean", BLOCK),
+    "sapiens2": (9, "cls mean cls+mean pooler", BLOCK),
+    "clip_vision": (1, "pooler cls mean cls+mean", BLOCK),
+    "siglip_vision": (0, "pooler mean", BLOCK),
+    "aimv2_vision": (0, "pooler mean", BLOCK),
 }
+SLOW = {"cvt", "efficientnet", "levit", "mobilenet_v1", "mobilenet_v2", "mobilevit", "mobilevitv2", "regnet"}
+FAMILIES = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in EXPECTED]
+
+
+class Saved:
+    """A folder with one directory per family, saved when first asked for."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def __truediv__(self, family: str) -> Path:
+        if not (self.root / family).exists():
+            save(family, self.root / family)
+        return self.root / family
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one directory a family."""
-    root = tmp_path_factory.mktemp("families")
-    for family in CONFIGS:
-        save(family, root / family)
-    return root
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Saved:
+    return Saved(tmp_path_factory.mktemp("families"))
 
 
 def images(size: int = 32) -> Tensor:
@@ -53,53 +95,100 @@ def images(size: int = 32) -> Tensor:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", EXPECTED)
-def test_embeddings_and_features_equal_plain_transformers(saved: Path, family: str) -> None:
-    prefix, poolings, _ = EXPECTED[family]
+@pytest.mark.parametrize("family", FAMILIES)
+def test_embeddings_and_features_equal_plain_transformers(saved: Saved, family: str) -> None:
+    prefix, poolings, stages = EXPECTED[family]
     plain = transformers.AutoModel.from_pretrained(saved / family).eval()
-    size = getattr(plain.config, "image_size", 32)
-    output = plain(pixel_values=images(size))
-    hidden = output.last_hidden_state
-    patches = hidden.flatten(2).mT if prefix is None else hidden[:, prefix:]
-    oracle = {"cls": hidden[:, 0], "mean": patches.mean(1), "pooler": output.get("pooler_output")}
-    oracle["cls+mean"] = torch.cat((oracle["cls"].flatten(1), oracle["mean"]), 1)
     built = backbones.build(str(saved / family))
     assert built.pooling == poolings.split()[0]
-    features = built.forward_features(images(size))
-    torch.testing.assert_close(features, hidden if prefix is None else patches, atol=1e-5, rtol=0)
+    assert ", ".join(built.stages) == stages
+    pixels = images(built.preprocessing.image_size[0])
+    output = plain(pixel_values=pixels)
+    hidden = output.last_hidden_state
+    patches = hidden.flatten(2).mT if prefix is None else hidden[:, prefix:]
+    oracle = {
+        "cls": hidden[:, 0],
+        "mean": patches.mean(1),
+        "pooler": output.get("pooler_output", output.get("summary")),
+    }
+    oracle["cls+mean"] = torch.cat((oracle["cls"].flatten(1), oracle["mean"]), 1)
+    features = built.forward_features(pixels)
+    if family == "hiera":  # transformers gives its tokens in the order of its windows, and in that of the image
+        whole = plain(pixel_values=pixels, output_hidden_states=True)
+        patches = whole.reshaped_hidden_states[-1].flatten(1, 2)
+        torch.testing.assert_close(patches.sort(1)[0], hidden.sort(1)[0])
+    torch.testing.assert_close(features, hidden if prefix is None else patches, atol=1e-5, rtol=1e-5)
     for pooling in poolings.split():
-        backbone = TransformersBackbone(family, plain, built.preprocessing, pooling)
-        if pooling in (built.pooling, "pooler"):  # a pooler is built only when asked for
-            backbone = backbones.build(str(saved / family), pooling=pooling)
-        assert backbone.poolings == tuple(poolings.split())
-        embedding = backbone(images(size))
-        torch.testing.assert_close(embedding, oracle[pooling].flatten(1), atol=1e-5, rtol=0)
+        if oracle[pooling] is None:  # AutoModel leaves the pooling layer out
+            continue
+        backbone = backbones.build(str(saved / family), pooling=pooling)
+        assert set(backbone.poolings) == set(poolings.split())
+        embedding = backbone(pixels)
+        torch.testing.assert_close(embedding, oracle[pooling].flatten(1), atol=1e-5, rtol=1e-5)
         assert backbone.embed_dim == embedding.shape[1]
         assert (embedding[0] - embedding[1]).abs().max() > 1e-3, "a model that says the same of all images"
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", EXPECTED)
-def test_every_parameter_has_one_stage_and_the_spec_rebuilds(saved: Path, family: str) -> None:
-    backbone = backbones.build(str(saved / family))
-    assert ", ".join(backbone.stages) == EXPECTED[family][2]
-    for name, _ in backbone.model.named_parameters():
-        owners = [
-            index
-            for index, modules in enumerate(backbone.stages.values())
-            if any(name.startswith(f"{module}.") for module in modules)
-        ]
-        assert owners == [backbone.stage_of(name)], name
-    again = backbones.rebuild(json.loads(json.dumps(backbone.spec())))
-    again.load_state_dict(backbone.state_dict())
-    pixels = images(backbone.preprocessing.image_size[0])
-    assert torch.equal(again(pixels), backbone(pixels))
-    for stage in backbone.stages:
-        assert backbone.forward_stage(pixels, stage).shape[0] == 2
+@pytest.mark.parametrize(
+    "family", ["vit", "deit", "beit", "data2vec_vision", "ijepa", "vit_msn", "hiera", "swin", "pvt"]
+)
+def test_the_default_is_what_transformers_classifier_reads(family: str, tmp_path: Path) -> None:
+    found: Any = transformers.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING[type(CONFIGS[family])]
+    plain = (found[0] if isinstance(found, tuple) else found)(CONFIGS[family]).eval()
+    plain.save_pretrained(tmp_path)
+    size = CONFIGS[family].image_size
+    backbone = backbones.build(str(tmp_path), preprocessing=GIVEN | {"image_size": size})
+    read: list[Tensor] = []
+    plain.classifier.register_forward_pre_hook(lambda module, inputs: read.append(inputs[0]))
+    plain(pixel_values=images(backbone.preprocessing.image_size[0]))
+    torch.testing.assert_close(backbone(images(backbone.preprocessing.image_size[0])), read[0], atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
-def test_stages_of_a_vit_put_out_all_tokens_of_each_block(saved: Path) -> None:
+@pytest.mark.parametrize("family", ["clip", "siglip", "metaclip_2", "chinese_clip", "altclip", "aimv2", "tipsv2"])
+def test_a_model_of_images_and_texts_opens_as_its_vision_tower(saved: Saved, family: str, tmp_path: Path) -> None:
+    plain: Any = transformers.AutoModel.from_pretrained(saved / family).eval()
+    output = plain.vision_model(pixel_values=images())
+    tower = backbones.build(str(saved / family))
+    assert (tower.pooling, tower.poolings) == ("pooler", ("pooler", "projection", "mean"))
+    torch.testing.assert_close(tower(images()), output.pooler_output, atol=1e-5, rtol=1e-5)
+    shared = plain.get_image_features(images())
+    shared = getattr(shared, "pooler_output", shared)
+    projected = backbones.build(str(saved / family), pooling="projection")
+    torch.testing.assert_close(projected(images()), shared / shared.norm(dim=-1, keepdim=True), atol=1e-5, rtol=1e-5)
+    torch.save(plain.state_dict(), tmp_path / "whole.pt")
+    for pooling, oracle in ((None, tower), ("projection", projected)):
+        given = backbones.build(str(saved / family), str(tmp_path / "whole.pt"), pooling)
+        assert torch.equal(given(images()), oracle(images()))
+    with pytest.raises(UserError, match="has no pooling 'cls'; it offers pooler, projection, mean"):
+        backbones.build(str(saved / family), pooling="cls")
+
+
+@torch.no_grad()
+def test_a_masked_autoencoder_opens_as_its_encoder_with_nothing_masked(tmp_path: Path) -> None:
+    config = transformers.ViTMAEConfig(**VIT_SIZES, decoder_hidden_size=16, decoder_num_hidden_layers=1)
+    config.decoder_num_attention_heads = 2
+    plain = transformers.ViTMAEForPreTraining(config).eval()
+    plain.save_pretrained(tmp_path)
+    backbone = backbones.build(str(tmp_path), preprocessing=GIVEN)
+    plain.vit.config.mask_ratio = 0.0
+    hidden = plain.vit(pixel_values=images(), noise=torch.arange(16.0).expand(2, 16)).last_hidden_state
+    torch.testing.assert_close(backbone(images()), hidden[:, 0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(backbone.forward_features(images()), hidden[:, 1:], atol=1e-5, rtol=1e-5)
+
+
+def test_radio_normalizes_inside_and_so_never_twice(saved: Saved, tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((saved / "radio" / name).read_bytes())
+    transformers.CLIPImageProcessor(size={"height": 32, "width": 32}, crop_size=32).save_pretrained(tmp_path)
+    for source, weights in ((tmp_path, "DEFAULT"), (saved / "radio", "DEFAULT"), (tmp_path, "none")):
+        scheme = backbones.build(str(source), weights).preprocessing
+        assert (scheme.mean, scheme.std) == ((0.0,) * 3, (1.0,) * 3)
+
+
+@torch.no_grad()
+def test_stages_of_a_vit_put_out_all_tokens_of_each_block(saved: Saved) -> None:
     backbone = backbones.build(str(saved / "vit"))
     plain = transformers.AutoModel.from_pretrained(saved / "vit").eval()
     hidden = plain(pixel_values=images(), output_hidden_states=True).hidden_states
@@ -119,7 +208,7 @@ def test_the_default_vit_needs_no_hub_and_has_twelve_blocks() -> None:
 
 
 @torch.no_grad()
-def test_another_image_size_interpolates_the_positions(saved: Path) -> None:
+def test_another_image_size_interpolates_the_positions(saved: Saved) -> None:
     backbone = backbones.build(str(saved / "vit"))
     plain = transformers.AutoModel.from_pretrained(saved / "vit").eval()
     oracle = plain(pixel_values=images(48), interpolate_pos_encoding=True).last_hidden_state[:, 0]
@@ -136,6 +225,7 @@ def test_another_image_size_interpolates_the_positions(saved: Path) -> None:
         (16 * 32 + 1, 230, 460, 14, 1),  # an image that is no whole number of patches
         (49, 224, 224, 4, 0),  # Swin merges its patches
         (50, 224, 224, None, 1),
+        (101, 336, 336, None, 1),  # DINOv3's ConvNeXt cuts off half a patch
         (7 * 14, 224, 448, 4, 0),
     ],
 )
@@ -144,7 +234,7 @@ def test_count_prefix(tokens: int, height: int, width: int, patch: int | None, p
 
 
 def test_tokens_that_are_no_patches_are_refused() -> None:
-    with pytest.raises(ValueError, match="55 tokens of 224 x 224 pixels are no grid"):
+    with pytest.raises(ValueError, match="55 tokens of 224 x 224 pixels are not a grid"):
         count_prefix(55, 224, 224, None)
 
 
@@ -152,10 +242,12 @@ def test_tokens_that_are_no_patches_are_refused() -> None:
     ("config", "message"),
     [
         (transformers.BertConfig(**BLOCKS), "a bert model: it takes input_ids, not images"),
-        (transformers.CLIPConfig(), "a clip model of images and text; save its vision model"),
-        (transformers.ViTMAEConfig(**BLOCKS, **PATCHES), "a vit_mae model, which masks patches at random"),
+        (transformers.LlavaConfig(), "a llava model of images and text without a vision tower of its own"),
         (transformers.YolosConfig(**BLOCKS, image_size=[32, 32]), "mixes detection tokens"),
-        (transformers.VideoMAEConfig(**BLOCKS, **PATCHES), "cannot embed an image of 32 x 32 pixels"),
+        (transformers.VideoMAEConfig(**BLOCKS, **PATCHES), "takes videos; the nearest is facebook/vit-mae-base"),
+        (transformers.Siglip2Config(), "takes grids of patches .* the nearest is google/siglip2-base-patch16-224"),
+        (transformers.SamConfig(), "takes images with prompts; the nearest is"),
+        (transformers.DetrConfig(), "a detr model, which detects objects; the nearest is microsoft/resnet-50"),
         (transformers.BitConfig(embedding_size=8), "cannot be built from its configuration"),
     ],
 )
@@ -168,7 +260,7 @@ def test_models_that_are_no_image_backbones_get_one_line(
     assert "\n" not in str(caught.value)
 
 
-def test_architecture_changes(saved: Path) -> None:
+def test_architecture_changes(saved: Saved) -> None:
     small = {**BLOCKS, **PATCHES}
     backbone = backbones.build(VIT, "none", architecture=small)
     assert (backbone.embed_dim, len(backbone.stages), backbone.preprocessing.image_size) == (32, 3, (32, 32))
@@ -177,17 +269,17 @@ def test_architecture_changes(saved: Path) -> None:
     with pytest.raises(UserError, match=r"does not fit|cannot be built"):
         backbones.build(VIT, "none", architecture={"hidden_size": "wide"})
     for weights in ("DEFAULT", str(saved / "vit" / "model.safetensors")):
-        with pytest.raises(UserError, match=r"need --model.weights none"):
+        with pytest.raises(UserError, match=r"need .weights=.none."):
             backbones.build(str(saved / "vit"), weights, architecture=small)
 
 
-def test_unknown_pooling_names_those_there_are(saved: Path) -> None:
+def test_unknown_pooling_names_those_there_are(saved: Saved) -> None:
     with pytest.raises(UserError, match="no pooling 'avg'; it offers cls, mean, cls"):
         backbones.build(str(saved / "vit"), pooling="avg")
 
 
 @torch.no_grad()
-def test_half_precision_files_become_float32(saved: Path, tmp_path: Path) -> None:
+def test_half_precision_files_become_float32(saved: Saved, tmp_path: Path) -> None:
     plain = transformers.AutoModel.from_pretrained(saved / "vit").half()
     plain.save_pretrained(tmp_path / "half")
     backbone = backbones.build(str(tmp_path / "half"), preprocessing=GIVEN)
@@ -250,7 +342,7 @@ def test_the_spec_tells_apart_what_the_weights_do_not(change: dict[str, Any]) ->
 
 @torch.no_grad()
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_weights_from_a_file(saved: Path, tmp_path: Path, wrapped: bool, caplog: pytest.LogCaptureFixture) -> None:
+def test_weights_from_a_file(saved: Saved, tmp_path: Path, wrapped: bool, caplog: pytest.LogCaptureFixture) -> None:
     """A classifier's state dict: the base model is found in it, the rest dropped and said so."""
     whole = transformers.ViTForImageClassification(CONFIGS["vit"]).eval()
     state = {key: tensor.clone() for key, tensor in whole.state_dict().items()}
@@ -276,7 +368,7 @@ def test_weights_from_a_file(saved: Path, tmp_path: Path, wrapped: bool, caplog:
     ],
 )
 def test_weights_that_do_not_fit_are_named(
-    saved: Path, tmp_path: Path, change: dict[str, Tensor | None], message: str
+    saved: Saved, tmp_path: Path, change: dict[str, Tensor | None], message: str
 ) -> None:
     state = backbones.build(str(saved / "vit")).model.state_dict() | change
     path = tmp_path / "w.safetensors"
@@ -285,7 +377,7 @@ def test_weights_that_do_not_fit_are_named(
         backbones.build(str(saved / "vit"), str(path))
 
 
-def test_a_directory_that_lacks_tensors_is_refused(saved: Path, tmp_path: Path) -> None:
+def test_a_directory_that_lacks_tensors_is_refused(saved: Saved, tmp_path: Path) -> None:
     """transformers alone would make them up."""
     model = transformers.AutoModel.from_pretrained(saved / "vit")
     state = {key: value for key, value in model.state_dict().items() if "layers.1.mlp" not in key}
@@ -297,7 +389,7 @@ def test_a_directory_that_lacks_tensors_is_refused(saved: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("README.md", "nothing", "is no model directory .it has no config.json"),
+        ("README.md", "nothing", "is not a model directory .it has no config.json"),
         ("config.json", "{", "configuration"),
         ("config.json", '{"model_type": "hamster"}', "configuration"),
         (
@@ -318,7 +410,7 @@ def test_directories_that_hold_no_model(tmp_path: Path, name: str, content: str,
     assert not (tmp_path / "mark").exists()
 
 
-def test_a_pickled_model_that_would_run_code_is_refused(saved: Path, tmp_path: Path, hostile: type[object]) -> None:
+def test_a_pickled_model_that_would_run_code_is_refused(saved: Saved, tmp_path: Path, hostile: type[object]) -> None:
     (tmp_path / "config.json").write_text((saved / "vit" / "config.json").read_text())
     torch.save({"layernorm.weight": hostile()}, tmp_path / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"the weights of .* cannot be used|no usable weights"):
@@ -327,7 +419,7 @@ def test_a_pickled_model_that_would_run_code_is_refused(saved: Path, tmp_path: P
 
 
 @torch.no_grad()
-def test_a_filled_cache_needs_no_network(saved: Path, filled_cache: Path) -> None:
+def test_a_filled_cache_needs_no_network(saved: Saved, filled_cache: Path) -> None:
     """The layout of huggingface_hub: models--OWNER--NAME/refs/main and snapshots/REVISION."""
     backbone = backbones.build("someone/tiny-vit")
     plain = transformers.AutoModel.from_pretrained(filled_cache).eval()
@@ -341,7 +433,7 @@ def test_a_filled_cache_needs_no_network(saved: Path, filled_cache: Path) -> Non
 def test_no_network_is_said_at_once_whatever_lacks(filled_cache: Path, lost: str) -> None:
     (filled_cache / lost).unlink()
     start = time.perf_counter()
-    with pytest.raises(UserError, match=r"cannot be reached; give a local directory.*HF_HOME.*weights none"):
+    with pytest.raises(UserError, match=r"cannot be reached; give a local directory.*HF_HOME.*weights=.none."):
         backbones.build("someone/tiny-vit")
     assert time.perf_counter() - start < 3, "transformers' retries take 25 s"
 

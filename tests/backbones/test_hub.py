@@ -25,7 +25,7 @@ def test_a_directory_without_a_preprocessor_is_refused_unless_told(tmp_path: Pat
     weights = str(tmp_path / "model.safetensors")
     for source in ("DEFAULT", weights):
         for given in (None, {}, {"image_size": size}, FIELDS):
-            with pytest.raises(UserError, match=r"no preprocessor_config\.json.*--model\.preprocessing") as caught:
+            with pytest.raises(UserError, match=r"no preprocessor_config\.json.*`preprocessing=") as caught:
                 backbones.build(str(tmp_path), source, preprocessing=given)
             assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
         told = backbones.build(str(tmp_path), source, preprocessing=FIELDS | {"image_size": size})
@@ -49,10 +49,10 @@ def test_fields_that_make_no_sense_where_nothing_else_is_known(tmp_path: Path) -
             backbones.build(str(tmp_path), preprocessing=given)
 
 
-def test_given_fields_take_the_place_of_a_file_that_cannot_be_honoured(tmp_path: Path) -> None:
+def test_given_fields_take_the_place_of_a_file_that_cannot_be_honored(tmp_path: Path) -> None:
     make("vit").save_pretrained(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text('{"image_processor_type": "OwlImageProcessor"}')
-    with pytest.raises(UserError, match="image_processor_type 'OwlImageProcessor' is not supported"):
+    with pytest.raises(UserError, match="image_processor_type 'OwlImageProcessor' cannot be honored"):
         backbones.build(str(tmp_path))
     told = backbones.build(str(tmp_path), preprocessing=FIELDS | {"image_size": 32})
     assert told.preprocessing.mean == tuple(FIELDS["mean"])

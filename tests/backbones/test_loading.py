@@ -1,5 +1,6 @@
 """State dicts on their way into a module: names, versions of modules, values."""
 
+import json
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
@@ -33,7 +34,11 @@ def prefixed(state: State, prefix: str) -> State:
     return {f"{prefix}{key}": value for key, value in state.items()}
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+QUICK = ("vit", "beit", "dinov3_vit", "swin", "resnet", "clip_vision", "mlcd", "levit", "pvt", "segformer")
+FAMILIES = [pytest.param(family, marks=() if family in QUICK else pytest.mark.slow) for family in CONFIGS]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_the_file_of_a_directory_gives_what_the_directory_gives(family: str, tmp_path: Path) -> None:
     """Whatever transformers renames on the way; with a prefix as well."""
     save(family, tmp_path / "saved")
@@ -58,7 +63,7 @@ def test_prefixes_are_taken_off_and_said(
         backbone = backbones.build("resnet18", str(tmp_path / "w.pt"))
     own = backbone.model.state_dict()
     assert all(torch.equal(value, resnet18[key]) for key, value in own.items())
-    lines = [record.getMessage() for record in caplog.records if "off the names" in record.getMessage()]
+    lines = [record.getMessage() for record in caplog.records if "from the names" in record.getMessage()]
     assert len(lines) == 1
     assert all(f"{part}." in lines[0] for part in prefix.rstrip(".").split("."))
 
@@ -98,7 +103,7 @@ def test_prefixes_before_a_transformers_model(tmp_path: Path, prefix: str) -> No
         (lambda s: prefixed({k: v for k, v in s.items() if k != "bn1.bias"}, "net."), r"lacks tensors bn1\.bias"),
         (lambda s: {**prefixed(s, "q."), **prefixed(s, "k.")}, r"holds weights under k\., q\.; save those of one"),
         (lambda s: {**prefixed(s, "q."), "bn1.bias": s["bn1.bias"]}, r"unexpected tensors bn1\.bias"),
-        (lambda s: {"a": {"x": torch.zeros(1)}, "b": {"x": torch.zeros(1)}}, r"holds no state dict"),
+        (lambda s: {"a": {"x": torch.zeros(1)}, "b": {"x": torch.zeros(1)}}, r"does not hold a state dict"),
     ],
 )
 def test_what_is_left_over_is_named(
@@ -117,7 +122,7 @@ def test_names_that_fit_stay_as_they_are(caplog: pytest.LogCaptureFixture) -> No
     with caplog.at_level(logging.WARNING):
         assert own_names(state, state, "w.pt") == state
         assert own_names(prefixed(state, "net."), state, "w.pt") == state
-    assert [record.getMessage() for record in caplog.records] == ["took net. off the names in w.pt"]
+    assert [record.getMessage() for record in caplog.records] == ["removed net. from the names in w.pt"]
 
 
 @pytest.mark.parametrize("forget", [dict, OrderedDict])
@@ -191,3 +196,111 @@ def test_weights_of_a_training_that_went_wrong(
     weights = str(folder / "resnet18-f37072fd.pth") if where == "file" else "DEFAULT"
     with pytest.raises(UserError, match=r"f37072fd.pth: the tensor layer4.1.bn2.running_var holds NaN or infinity"):
         backbones.build("resnet18", weights)
+
+
+def other(state: State) -> State:
+    """Another network of the same shape."""
+    return {key: value + 1 for key, value in state.items()}
+
+
+def numbered(state: State, prefix: str) -> State:
+    """A ResNet as an ``nn.Sequential`` of its children, without the classifier: fastai's and lightly's way."""
+    with torch.random.fork_rng():
+        body = nn.Sequential(*list(models.resnet18().children())[:-1])
+    names = list(dict.fromkeys(key.split(".")[0] for key in state if not key.startswith("fc.")))
+    places = dict(zip(names, ["0", "1", "4", "5", "6", "7"], strict=True))
+    given = {f"{places[key.split('.')[0]]}.{key.partition('.')[2]}": state[key] for key in state if key[:3] != "fc."}
+    assert given.keys() == body.state_dict().keys()
+    return prefixed(given, prefix)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "lines"),
+    [
+        (
+            lambda s: {
+                "state_dict": {
+                    **prefixed(s, "module.encoder_q."),
+                    **prefixed(other(s), "module.encoder_k."),
+                    "module.queue": torch.zeros(3, 4),
+                    "module.queue_ptr": torch.zeros(1, dtype=torch.long),
+                }
+            },
+            ["removed module. and encoder_q. from the names", "left out encoder_k.", "dropped queue, queue_ptr"],
+        ),
+        (
+            lambda s: {
+                **prefixed(s, "base_encoder."),
+                **prefixed({k: v + 1 for k, v in s.items()}, "momentum_encoder."),
+            },
+            ["removed base_encoder.", "left out momentum_encoder."],
+        ),
+        (
+            lambda s: {
+                "student": prefixed(other(s), "module.backbone."),
+                "teacher": {**prefixed(s, "backbone."), "head.mlp.0.weight": torch.zeros(2, 2)},
+            },
+            ["took 'teacher'", "removed backbone.", "dropped head.mlp.0.weight"],
+        ),
+        (
+            lambda s: {
+                **prefixed(s, "backbone."),
+                **prefixed(other(s), "backbone_momentum."),
+                "projection_head.layers.0.weight": torch.zeros(2, 2),
+            },
+            ["removed backbone.", "left out backbone_momentum.", "dropped projection_head.layers.0.weight"],
+        ),
+        (  # a Lightning module's checkpoint
+            lambda s: {
+                "state_dict": prefixed(s, "model."),
+                "epoch": 3,
+                "hyper_parameters": {"lr": 0.1},
+                "callbacks": {},
+            },
+            ["removed model."],
+        ),
+        (
+            lambda s: {"model": {**numbered(s, "0."), "1.2.weight": torch.zeros(3), "1.8.weight": torch.zeros(3, 3)}},
+            ["took the numbers in the names", "dropped 1.2.weight, 1.8.weight"],
+        ),
+        (
+            lambda s: {
+                "state_dict": {**numbered(s, "backbone."), "projection_head.layers.0.weight": torch.zeros(2, 2)}
+            },
+            ["took the numbers in the names", "dropped projection_head.layers.0.weight"],
+        ),
+    ],
+    ids=["MoCo", "MoCo v3", "DINO", "lightly's momentum", "Lightning", "fastai", "lightly"],
+)
+def test_files_of_training_libraries(
+    resnet18: State, tmp_path: Path, wrap: Callable[[State], Any], lines: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.save(wrap(resnet18), tmp_path / "w.pt")
+    with caplog.at_level(logging.WARNING):
+        backbone = backbones.build("resnet18", str(tmp_path / "w.pt"))
+    assert all(torch.equal(value, resnet18[key]) for key, value in backbone.model.state_dict().items())
+    for line in lines:
+        assert line in caplog.text
+
+
+def test_weights_in_several_files(resnet18: State, tmp_path: Path) -> None:
+    halves = [dict(list(resnet18.items())[::2]), dict(list(resnet18.items())[1::2])]
+    index = {key: f"model-{number}.safetensors" for number, half in enumerate(halves) for key in half}
+    for number, half in enumerate(halves):
+        save_file(half, tmp_path / f"model-{number}.safetensors")
+    place = tmp_path / "model.safetensors.index.json"
+    place.write_text(json.dumps({"weight_map": index}))
+    for source in (place, tmp_path):
+        backbone = backbones.build("resnet18", str(source))
+        assert all(torch.equal(value, resnet18[key]) for key, value in backbone.model.state_dict().items())
+    for content, message in (
+        ("{", "is not an index of weights"),
+        (
+            json.dumps({"weight_map": index | {"fc.bias": "../w.safetensors"}}),
+            r"lists '\.\./w\.safetensors', which is not",
+        ),
+        (json.dumps({"weight_map": index | {"odd": "model-0.safetensors"}}), "in none of its files: 'odd'"),
+    ):
+        place.write_text(content)
+        with pytest.raises(UserError, match=message):
+            backbones.build("resnet18", str(place))

@@ -33,7 +33,7 @@ def test_truncated_files_get_one_line(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("content", [[torch.zeros(2)], {"a": 1}, {"state_dict": {"a": "b"}}, torch.zeros(1)])
 def test_saved_objects_that_are_no_state_dict(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "w.pt")
-    with pytest.raises(UserError, match="holds no state dict"):
+    with pytest.raises(UserError, match="does not hold a state dict"):
         read_state_dict(tmp_path / "w.pt")
 
 

@@ -322,5 +322,5 @@ def test_damaged_exports_get_one_line(tmp_path: Path, family: str, name: str, da
 
 
 def test_a_directory_that_is_no_export(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"is no model directory \(it has no config.json\)"):
+    with pytest.raises(UserError, match=r"is not a model directory \(it has no config.json\)"):
         Extractor.from_pretrained(tmp_path)

@@ -3,11 +3,10 @@
 from typing import Any
 
 import pytest
+import timm
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as F_v1
 
 from tests.images.test_preprocessing import PHOTOS, tensor
 from transferkit.errors import UserError
@@ -17,13 +16,10 @@ HALF = {"mean": [0.5] * 3, "std": [0.5] * 3}
 
 
 def timms_transform(config: dict[str, Any], image: Image.Image) -> Tensor:
-    """What timm's create_transform makes for evaluation (timm/data/transforms_factory.py), in torchvision's words."""
-    _, height, width = config["input_size"]
-    mode = InterpolationMode(config["interpolation"])
-    larger = [int(height / config["crop_pct"]), int(width / config["crop_pct"])]
-    size = larger if config.get("crop_mode") == "squash" else larger[:1]
-    cropped = F_v1.center_crop(F_v1.resize(image, size, mode), [height, width])
-    return F_v1.normalize(F_v1.to_tensor(cropped), config["mean"], config["std"])
+    """timm's own evaluation transform."""
+    transform = timm.data.create_transform(**timm.data.resolve_data_config(pretrained_cfg=config))
+    pixels: Tensor = transform(image)
+    return pixels
 
 
 @pytest.mark.parametrize(
@@ -56,10 +52,14 @@ def timms_transform(config: dict[str, Any], image: Image.Image) -> Tensor:
             "mean": [0.1, 0.2, 0.3],
             "std": [0.3, 0.2, 0.1],
         },
+        {"input_size": [3, 96, 128], "interpolation": "bilinear", "crop_pct": 0.9},
+        {"input_size": [3, 96, 128], "interpolation": "bilinear", "crop_mode": "border", "mean": [0.5] * 3},
+        {"input_size": [3, 128, 128], "crop_mode": "border", "crop_pct": 1.0},
     ],
 )
 def test_timms_pretrained_cfg(config: dict[str, Any]) -> None:
     scheme = Preprocessing.from_timm(config)
+    assert Preprocessing.from_hf(scheme.to_hf()) == scheme == Preprocessing.from_dict(scheme.to_dict())
     for pixels in PHOTOS:
         ours, theirs = scheme(tensor(pixels)), timms_transform(config, Image.fromarray(pixels))
         levels = (ours - theirs).abs() * 255 * torch.tensor(scheme.std)[:, None, None]
@@ -69,15 +69,15 @@ def test_timms_pretrained_cfg(config: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"interpolation": "random"}, "pretrained_cfg: interpolation 'random' is not supported"),
-        ({"crop_mode": "border"}, "pretrained_cfg: crop_mode 'border'"),
-        ({"input_size": [3, 224, 196]}, "pretrained_cfg: crop_mode 'center'"),
+        ({"interpolation": "random"}, "pretrained_cfg: interpolation 'random' cannot be honored"),
+        ({"crop_mode": "corner"}, "pretrained_cfg: crop_mode 'corner'"),
+        ({"input_size": [1, 224, 224]}, r"pretrained_cfg: input_size \[1, 224, 224\]"),
         ({"input_size": 224}, "pretrained_cfg: input_size 224"),
         ({"crop_pct": 0}, "pretrained_cfg: crop_pct 0"),
         ({"mean": "grey"}, "pretrained_cfg: mean 'grey'"),
     ],
 )
-def test_a_pretrained_cfg_that_is_not_supported(change: dict[str, Any], message: str) -> None:
+def test_a_pretrained_cfg_that_cannot_be_honored(change: dict[str, Any], message: str) -> None:
     assert Preprocessing.from_timm({}).resize == 256
     with pytest.raises(UserError, match=message):
         Preprocessing.from_timm(change)

@@ -1,11 +1,11 @@
-"""Backbones by name: torchvision's models, Hugging Face ids, local directories."""
+"""Backbones by name: torchvision's models, Hugging Face ids, timm's names, local directories."""
 
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transferkit.backbones import from_torchvision, from_transformers
+from transferkit.backbones import from_timm, from_torchvision, from_transformers
 from transferkit.backbones.base import Backbone
 from transferkit.errors import UserError
 
@@ -22,8 +22,10 @@ def build(
     """Build a backbone by its name.
 
     Args:
-        name: torchvision name, Hugging Face id (``owner/model``) or local Hugging Face directory.
-        weights: ``DEFAULT``, ``none`` (random) or a path to ``.safetensors`` or a state dict.
+        name: torchvision name, timm name (``resnet50.a1_in1k``), Hugging Face id (``owner/model``,
+            ``hf-hub:owner/model`` for timm) or local directory.
+        weights: ``DEFAULT``, ``none`` (random), an entry of torchvision's weights by its name (``IMAGENET1K_V1``), or
+            a path to ``.safetensors`` or a state dict.
         pooling: see :class:`Backbone`; ``None`` is the backbone's default.
         architecture: arguments that change the architecture, for random weights only.
         preprocessing: fields that differ from the weights' own, or all of them where the weights bring none.
@@ -35,16 +37,18 @@ def build(
     if name in known:  # a folder that happens to have this name is reached as ./NAME
         return from_torchvision.build(name, weights, pooling, architecture, preprocessing)
     if Path(name).is_file():
-        raise UserError(f"{name} is a file, but no checkpoint (.ckpt); give the folder that an extractor is in")
+        raise UserError(f"{name} is a file, but not a checkpoint (.ckpt); give the folder that an extractor is in")
+    if from_timm.is_timm(name):
+        return from_timm.build(name, weights, pooling, architecture, preprocessing)
     if Path(name).is_dir() or (name.count("/") == 1 and not name.startswith((".", "/", "~"))):
         return from_transformers.build(name, weights, pooling, architecture, preprocessing)
-    near = difflib.get_close_matches(name, [*known, from_transformers.VIT], n=3, cutoff=0.4)
+    near = difflib.get_close_matches(name, [*known, from_transformers.VIT, *from_timm.known()], n=3, cutoff=0.4)
     hint = f"nearest: {', '.join(near)}" if near else f"try resnet18 or {from_transformers.VIT}"
-    raise UserError(f"unknown backbone {name!r} (no such torchvision model, hub id or directory); {hint}")
+    raise UserError(f"unknown backbone {name!r} (no such torchvision or timm model, hub id or directory); {hint}")
 
 
 def rebuild(spec: dict[str, Any]) -> Backbone:
-    """The architecture of a :meth:`Backbone.spec`, with random weights."""
-    if spec["source"] == "torchvision":
-        return from_torchvision.rebuild(spec)
-    return from_transformers.rebuild(spec)
+    """Build the architecture of a :meth:`Backbone.spec`, with random weights."""
+    sources = {"torchvision": from_torchvision, "timm": from_timm}
+    rebuilt: Backbone = sources.get(spec["source"], from_transformers).rebuild(spec)
+    return rebuilt

@@ -14,12 +14,12 @@ Output = TypeVar("Output")
 
 
 class Backbone(nn.Module, ABC):
-    """A pretrained network without its classifier: normalised pixels in, embedding out.
+    """A pretrained network without its classifier: normalized pixels in, embedding out.
 
     Attributes:
         name: torchvision name, Hugging Face id or directory it was built from.
-        model: the library's own module, its classifier replaced or left away.
-        pooling: how features become one embedding an image.
+        model: the library's own module, with its classifier removed.
+        pooling: how features become one embedding per image.
         poolings: every pooling this network offers, its default first.
         preprocessing: what its weights expect (image -> pixels).
         stages: stage name -> names of the submodules in it, stem first. Parameters outside of
@@ -37,18 +37,18 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, pixels: Tensor) -> Tensor:
-        """Embed normalised pixels: float (B, 3, H, W) -> (B, D)."""
+        """Embed normalized pixels: float (B, 3, H, W) -> (B, D)."""
 
     @abstractmethod
     def forward_features(self, pixels: Tensor) -> Tensor:
-        """Features before pooling: a map (B, C, h, w), or patch tokens (B, T, C) in row-major order.
+        """Return the features before pooling: a map (B, C, h, w), or patch tokens (B, T, C) in row-major order.
 
         Prefix tokens (class, distillation, register) are left out.
         """
 
     @abstractmethod
     def spec(self) -> dict[str, Any]:
-        """Plain-typed description; :func:`~transferkit.backbones.rebuild` makes the architecture from it."""
+        """Return a plain-typed description; :func:`~transferkit.backbones.rebuild` builds the architecture from it."""
 
     @property
     def stage_names(self) -> list[str]:
@@ -56,21 +56,22 @@ class Backbone(nn.Module, ABC):
         return list(self.stages)
 
     def stage_modules(self, stage: str) -> list[nn.Module]:
-        """The submodules of one stage, in the order they run."""
-        return [self.model.get_submodule(name) for name in self.stages[stage]]
+        """Return the submodules of one stage, in the order they run."""
+        modules = dict(self.model.named_modules())
+        return [modules[name] for name in self.stages[stage] if name in modules]  # the rest are parameters
 
     def stage_of(self, parameter: str) -> int:
-        """Index of the stage that holds a parameter or buffer, by its name within ``model``."""
+        """Return the index of the stage that holds a parameter or buffer, by its name within ``model``."""
         for index, names in enumerate(self.stages.values()):
             if any(parameter == name or parameter.startswith(f"{name}.") for name in names):
                 return index
         return 0
 
     def forward_stage(self, pixels: Tensor, stage: str) -> Tensor:
-        """What an earlier stage puts out: a map (B, C, h, w) or all tokens (B, T, C).
+        """Return what a stage puts out: a map (B, C, h, w) or all tokens (B, T, C).
 
         Raises:
-            UserError: there is no stage of that name.
+            UserError: the backbone has no stage of that name.
         """
         if stage not in self.stages:
             raise UserError(f"{self.name} has no stage {stage!r}; its stages: {', '.join(self.stages)}")
@@ -79,7 +80,7 @@ class Backbone(nn.Module, ABC):
         kept: list[Tensor] = []
 
         def keep(module: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
-            kept.append(inputs[0] if inputs else options["hidden_states"])
+            kept.append(inputs[0] if inputs else next(iter(options.values())))
 
         after = self.stage_names[self.stage_names.index(stage) + 1]
         place = self.stage_modules(after)[0]  # what it takes is what this stage puts out
@@ -92,8 +93,11 @@ class Backbone(nn.Module, ABC):
             handle.remove()
         return kept[-1]
 
-    def try_blank(self, run: Callable[[Tensor], Output]) -> Output:
-        """What ``run`` makes of one blank image (1, 3, H, W) of the size that the preprocessing gives.
+    def fit_to(self, image_size: tuple[int, int]) -> None:
+        """Change what depends on the image size, before images of another size than the native one are embedded."""
+
+    def dry_run(self, run: Callable[[Tensor], Output]) -> Output:
+        """Return what ``run`` makes of one blank image (1, 3, H, W) of the size that the preprocessing gives.
 
         Raises:
             UserError: the network does not take it.
@@ -102,16 +106,18 @@ class Backbone(nn.Module, ABC):
         height, width = self.preprocessing.image_size
         try:
             with torch.no_grad():
-                return run(torch.zeros(1, 3, height, width))
+                output = run(torch.zeros(1, 3, height, width))
         except Exception as error:  # whatever a network makes of a size or of arguments that it does not take
             raise UserError(
                 f"{self.name} cannot embed an image of {height} x {width} pixels ({first_line(error)}); "
                 "give another size, or a model that takes pixel_values alone"
             ) from error
+        self.train().eval()  # LeViT forgets what it computed from weights that may be replaced yet
+        return output
 
 
 def choose_pooling(name: str, pooling: str | None, poolings: tuple[str, ...]) -> str:
-    """The pooling asked for, or the default (the first).
+    """Return the pooling asked for, or the default (the first).
 
     Raises:
         UserError: the backbone has no such pooling.
@@ -124,5 +130,5 @@ def choose_pooling(name: str, pooling: str | None, poolings: tuple[str, ...]) ->
 
 
 def leaf_types(module: nn.Module, kinds: type[nn.Module] | tuple[type[nn.Module], ...]) -> Iterable[str]:
-    """Names of the submodules of the given types, in registration order."""
+    """Return the names of the submodules of the given types, in registration order."""
     return (name for name, child in module.named_modules() if isinstance(child, kinds))

@@ -27,7 +27,7 @@ OLD_DENSENET = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..*)")
 
 
 def names() -> list[str]:
-    """torchvision's classification models by name."""
+    """Return the names of torchvision's classification models."""
     return list(models.list_models(module=models))
 
 
@@ -67,15 +67,15 @@ class TorchvisionBackbone(Backbone):
         self.stages = find_stages(model, self.last_layer)
         if self.pooling == "avg":
             model.set_submodule(self.last_layer, nn.Identity())
-        self.embed_dim = self.try_blank(self).shape[1]
+        self.embed_dim = self.dry_run(self).shape[1]
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Embed normalised pixels: float (B, 3, H, W) -> (B, D)."""
+        """Embed normalized pixels: float (B, 3, H, W) -> (B, D)."""
         output: Tensor = self.model(pixels)
         return output.flatten(1)  # (B, D)
 
     def forward_features(self, pixels: Tensor) -> Tensor:
-        """What enters the global pooling, or a transformer's last tokens without the class token."""
+        """Return what enters the global pooling, or a transformer's last tokens without the class token."""
         kept: list[Tensor] = []
         pool = [name for name in leaf_types(self.model, nn.AdaptiveAvgPool2d) if is_global_pool(name)]
         if pool:
@@ -95,13 +95,13 @@ class TorchvisionBackbone(Backbone):
         return features[:, 1:] if features.ndim == 3 else features  # ViT: the class token comes first
 
     def forward_stage(self, pixels: Tensor, stage: str) -> Tensor:
-        """What an earlier stage puts out: a map (B, C, h, w) or all tokens (B, T, C)."""
+        """Return what a stage puts out: a map (B, C, h, w) or all tokens (B, T, C)."""
         output = super().forward_stage(pixels, stage)
         inner = stage != self.stage_names[-1]
         return output.movedim(-1, 1) if inner and isinstance(self.model, models.SwinTransformer) else output
 
     def spec(self) -> dict[str, Any]:
-        """Plain-typed description, for :func:`rebuild`."""
+        """Return a plain-typed description, for :func:`rebuild`."""
         return {
             "source": "torchvision",
             "name": self.name,
@@ -129,12 +129,15 @@ def build(
         preprocessing: fields that differ from the weights' own.
 
     Raises:
-        UserError: unknown weights or arguments, a file that does not fit, no network for a download.
+        UserError: the weights or arguments are unknown, a file does not fit, or a download fails.
     """
     if architecture and weights != "none":
-        raise UserError(f"architecture changes of {name} need --model.weights none; its weights fit only as it is")
+        raise UserError(f'architecture changes of {name} need `weights="none"`; its weights fit only as it is')
     entries = models.get_model_weights(name)
     entry = entries.__members__.get(weights) or published(name, weights)
+    if entry is None and weights.isupper():  # no file is called so, and people type an entry of another model
+        known = ", ".join(["DEFAULT", *(member for member in entries.__members__ if member != "DEFAULT")])
+        raise UserError(f"{name} has no weights {weights!r}; it has {known}")
     scheme = Preprocessing.from_torchvision((entry or entries.DEFAULT).transforms())
     if weights == "none":
         arguments = dict(architecture or {})
@@ -150,20 +153,20 @@ def build(
     if weights != "none" and entry is None and not is_complete(preprocessing or {}):
         log.warning(
             "%s is not named as a file that torchvision published: images are prepared as for %s, %s%s; "
-            "fit and embed take another preprocessing",
+            "`preprocessing` changes it",
             *(weights, entries.DEFAULT, scheme.in_words(), ", transform_input off" if name in INCEPTIONS else ""),
         )
     return TorchvisionBackbone(name, model, scheme, pooling, arguments)
 
 
 def published(name: str, weights: str) -> models.WeightsEnum | None:
-    """The entry of a model's weights enum whose file this is, by the file's name."""
+    """Return the entry of a model's weights enum whose file this is, by the file's name."""
     entries = models.get_model_weights(name).__members__.values()
     return next((entry for entry in entries if Path(entry.url).name == Path(weights).name), None)
 
 
 def arguments_of(name: str, entry: models.WeightsEnum | None) -> dict[str, Any]:
-    """The arguments that torchvision builds a model with for published weights, besides their classes."""
+    """Return the arguments that torchvision builds a model with for published weights, besides their classes."""
     if entry is None:
         return {}
     if name in INCEPTIONS:
@@ -172,17 +175,17 @@ def arguments_of(name: str, entry: models.WeightsEnum | None) -> dict[str, Any]:
 
 
 def rebuild(spec: dict[str, Any]) -> TorchvisionBackbone:
-    """The architecture that a :meth:`TorchvisionBackbone.spec` describes, with random weights."""
+    """Build the architecture that a :meth:`TorchvisionBackbone.spec` describes, with random weights."""
     model = make_model(spec["name"], spec["architecture"])
     scheme = Preprocessing.from_dict(spec["preprocessing"])
     return TorchvisionBackbone(spec["name"], model, scheme, spec["pooling"], spec["architecture"])
 
 
 def make_model(name: str, arguments: dict[str, Any]) -> nn.Module:
-    """torchvision's model of that name with random weights; in float32.
+    """Build torchvision's model of that name with random weights, in float32.
 
     Raises:
-        UserError: an argument the model does not take.
+        UserError: the model does not take an argument.
     """
     extra = {"init_weights": True, "aux_logits": False} if name in INCEPTIONS else {}
     try:
@@ -193,18 +196,18 @@ def make_model(name: str, arguments: dict[str, Any]) -> nn.Module:
 
 
 def load_preset(name: str, entry: models.WeightsEnum) -> nn.Module:
-    """torchvision's model with its own weights.
+    """Build torchvision's model with its own weights.
 
     Raises:
-        UserError: the weights are neither in the cache nor can be downloaded, or are broken.
+        UserError: the weights are not in the cache and cannot be downloaded, or are broken.
     """
     cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
     if cached.is_file():
         read_state_dict(cached)  # refuses code, which torchvision would run
     else:
         remedy = (
-            f"put {cached.name} into TORCH_HOME's hub/checkpoints, give --model.weights FILE, "
-            "or --model.weights none for random weights"
+            f"put {cached.name} into TORCH_HOME's hub/checkpoints, or give `weights` with a file, "
+            'or `weights="none"` for random weights'
         )
         require_network(entry.url, f"{name}'s {entry.name} weights", remedy)
     try:
@@ -220,9 +223,9 @@ def load_preset(name: str, entry: models.WeightsEnum) -> nn.Module:
 def load_file(
     name: str, path: str, arguments: dict[str, Any], keep_classifier: bool
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """torchvision's model with the weights of a file, and the arguments that make it without them.
+    """Build torchvision's model with the weights of a file; return it and the arguments that build it without them.
 
-    A classifier of another size is dropped and said so, or the model made to fit it.
+    A classifier of another size is dropped and logged, or the model built to fit it.
 
     Raises:
         UserError: a tensor is missing, unexpected or of another shape.
@@ -247,7 +250,7 @@ def load_file(
 
 
 def without_auxiliary_heads(model: nn.Module) -> nn.Module:
-    """Inception and GoogLeNet without the heads they only train with."""
+    """Return Inception and GoogLeNet without the heads that only training uses."""
     for name in AUXILIARY:
         if isinstance(getattr(model, name, None), nn.Module):
             setattr(model, name, None)
@@ -257,12 +260,12 @@ def without_auxiliary_heads(model: nn.Module) -> nn.Module:
 
 
 def last_layer(model: nn.Module) -> str:
-    """Name of the layer that gives the class scores: the last linear layer or convolution."""
+    """Return the name of the layer that gives the class scores: the last linear layer or convolution."""
     return list(leaf_types(model, (nn.Linear, nn.Conv2d)))[-1]
 
 
 def is_global_pool(name: str) -> bool:
-    """Whether an AdaptiveAvgPool2d is the network's own, not one inside a squeeze-excitation block."""
+    """Return whether an AdaptiveAvgPool2d is the network's own, not one inside a squeeze-excitation block."""
     return name.startswith("classifier.") or "." not in name
 
 
@@ -291,7 +294,7 @@ def find_stages(model: nn.Module, last: str) -> dict[str, list[str]]:
 
 
 def open_container(name: str, module: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The blocks inside a container, or the module itself."""
+    """Return the blocks inside a container, or the module itself."""
     opened = name.rsplit(".", 1)[-1] in ("features", "blocks", "trunk_output", "encoder", "layers")
     if not opened:
         return [(name, module)]
@@ -299,5 +302,5 @@ def open_container(name: str, module: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def is_layer(module: nn.Module) -> bool:
-    """Whether a module is a single layer rather than a block of several."""
+    """Return whether a module is a single layer rather than a block of several."""
     return next(iter(module.children()), None) is None

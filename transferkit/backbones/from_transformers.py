@@ -1,15 +1,26 @@
 """Backbones from Hugging Face transformers (Dosovitskiy et al. 2020 for ViT, arXiv:2010.11929)."""
 
+import copy
 import inspect
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from transferkit.backbones.base import Backbone, choose_pooling
+from transferkit.backbones.block_stages import find_stages
+from transferkit.backbones.dual_model import Projected, load_tower
 from transferkit.backbones.hub import VIT, load_model, read_config, read_preprocessing
+from transferkit.backbones.model_class import (
+    PROJECTION,
+    ModelClass,
+    classifier_reads_pooler,
+    model_class,
+    normalizes_itself,
+    takes_pooler,
+)
+from transferkit.backbones.token_grid import check_channels, copy_resampled, count_prefix
 from transferkit.errors import UserError, first_line
 from transferkit.images.preprocessing import Preprocessing
 
@@ -25,44 +36,49 @@ __all__ = ["VIT", "TransformersBackbone", "build", "rebuild"]
 class TransformersBackbone(Backbone):
     """A transformers image model that takes ``pixel_values`` alone.
 
-    Poolings: ``cls`` (the first token of the last hidden state, first where there is a class token),
-    ``mean`` (of the patch tokens or over the map), ``cls+mean`` (both, 2 x width), ``pooler`` (the model's
-    own pooled output).
+    Poolings, the default first: ``cls`` (the first token of the last hidden state), ``mean`` (of the patch tokens or
+    over the map), ``cls+mean`` (both, 2 x width), ``pooler`` (the model's own pooled output; the default where the
+    model always pools or its classifier reads it), ``projection`` (the space that image and text share, L2-normalized;
+    of a model of images and texts).
 
     Args:
         name: hub id or directory it was built from.
-        model: the base model; built with its pooling layer only for pooling ``pooler``.
+        model: the base model, with its pooling layer only where that is read; a :class:`Projected` for ``projection``.
         preprocessing: what the weights expect.
         pooling: one of ``poolings``.
+        dual: whether it is the vision tower of a model of images and texts.
     """
 
-    model: "PreTrainedModel"
+    model: "PreTrainedModel | Projected"
 
     def __init__(
-        self, name: str, model: "PreTrainedModel", preprocessing: Preprocessing, pooling: str | None = None
+        self,
+        name: str,
+        model: "PreTrainedModel | Projected",
+        preprocessing: Preprocessing,
+        pooling: str | None = None,
+        dual: bool = False,
     ) -> None:
         super().__init__()
         self.name = name
         self.model = model
         self.preprocessing = preprocessing
-        self.takes_interpolation = "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
+        self.takes_interpolation = takes_interpolation(model)
         self.stages = find_stages(model)
-        output, self.prefix = self.try_blank(self.run_and_count)
-        self.gives_map = output.last_hidden_state.ndim == 4  # a map, else tokens
-        self.poolings = poolings_of(model, output, self.prefix)
+        output, self.prefix = self.dry_run(self.run_and_count)
+        self.gives_map = output.last_hidden_state.ndim == 4  # a map, otherwise tokens
+        self.poolings = poolings_of(model, output, self.prefix, dual)
         self.pooling = choose_pooling(name, pooling, self.poolings)
         self.embed_dim = self.pool(output).shape[1]
 
-    def run(self, pixels: Tensor) -> Any:
-        """The model's own output object for normalised pixels (B, 3, H, W)."""
-        if not self.takes_interpolation:
-            return self.model(pixel_values=pixels)
-        native = getattr(self.model.config, "image_size", None)
-        size = (native, native) if isinstance(native, int) else tuple(native or ())
-        return self.model(pixel_values=pixels, interpolate_pos_encoding=tuple(pixels.shape[-2:]) != size)
+    def run(self, pixels: Tensor, **options: Any) -> Any:
+        """Return the model's own output object for normalized pixels (B, 3, H, W)."""
+        if self.takes_interpolation:
+            options["interpolate_pos_encoding"] = tuple(pixels.shape[-2:]) != native_size(self.model.config)
+        return self.model(pixel_values=pixels, **options)
 
     def run_and_count(self, pixels: Tensor) -> tuple[Any, int]:
-        """The output, and how many tokens in it stand before the patches (0 for a map)."""
+        """Return the output, and how many tokens in it precede the patches (0 for a map)."""
         output = self.run(pixels)
         hidden: Tensor = output.last_hidden_state
         height, width = pixels.shape[-2:]
@@ -73,14 +89,16 @@ class TransformersBackbone(Backbone):
         return output, count_prefix(hidden.shape[1], height, width, patch if isinstance(patch, int) else None)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Embed normalised pixels: float (B, 3, H, W) -> (B, D)."""
+        """Embed normalized pixels: float (B, 3, H, W) -> (B, D)."""
         return self.pool(self.run(pixels))
 
     def pool(self, output: Any) -> Tensor:
-        """One embedding an image from the model's output object: (B, D)."""
+        """Return one embedding per image from the model's output object: (B, D)."""
+        if self.pooling == PROJECTION:
+            projected: Tensor = output.image_embeds
+            return projected  # (B, D)
         if self.pooling == "pooler":
-            pooled: Tensor = output.pooler_output
-            return pooled.flatten(1)  # (B, D)
+            return pooled_output(output).flatten(1)  # (B, D)
         hidden: Tensor = output.last_hidden_state
         if self.pooling == "cls":
             return hidden[:, 0]  # (B, D)
@@ -88,17 +106,24 @@ class TransformersBackbone(Backbone):
         return mean if self.pooling == "mean" else torch.cat((hidden[:, 0], mean), 1)  # (B, D) or (B, 2D)
 
     def forward_features(self, pixels: Tensor) -> Tensor:
-        """The last hidden state: a map (B, C, h, w), or patch tokens (B, T, C)."""
+        """Return the last hidden state: a map (B, C, h, w), or patch tokens (B, T, C)."""
+        if self.model.config.model_type == "hiera":  # its tokens are in the order of its windows
+            ordered: Tensor = self.run(pixels, output_hidden_states=True).reshaped_hidden_states[-1]
+            return ordered.flatten(1, 2)
         hidden: Tensor = self.run(pixels).last_hidden_state
         return hidden if hidden.ndim == 4 else hidden[:, self.prefix :]
 
+    def fit_to(self, image_size: tuple[int, int]) -> None:
+        """Resample the model's table of positions to another image size, where it has one."""
+        self.model = at_size(self.model, image_size)
+
     def spec(self) -> dict[str, Any]:
-        """Plain-typed description, for :func:`rebuild`."""
-        config = {key: value for key, value in self.model.config.to_diff_dict().items() if key not in NO_NUMBERS}
+        """Return a plain-typed description, for :func:`rebuild`."""
+        config = self.model.dual_config if isinstance(self.model, Projected) else self.model.config
         return {
             "source": "transformers",
             "name": self.name,
-            "architecture": config,
+            "architecture": {key: value for key, value in config.to_diff_dict().items() if key not in NO_NUMBERS},
             "pooling": self.pooling,
             "preprocessing": self.preprocessing.to_dict(),
         }
@@ -114,7 +139,8 @@ def build(
     """Build a transformers backbone with its weights, in float32 whatever the file stores.
 
     Args:
-        name: hub id (``google/vit-base-patch16-224-in21k``) or a local directory.
+        name: hub id (``google/vit-base-patch16-224-in21k``) or a local directory; of a model of images and texts
+            its vision tower is built.
         weights: ``DEFAULT`` (the directory's or hub's), ``none`` (random), or a path.
         pooling: one of the backbone's poolings.
         architecture: changes to the configuration, with ``none`` only.
@@ -124,145 +150,113 @@ def build(
         UserError: not an image model, weights that do not fit, no network for a hub model.
     """
     config = read_config(name, weights, architecture)
-    kind, options = model_class(name, config, pooling)
+    choice = model_class(name, config, pooling)
     scheme = read_preprocessing(name, config, weights, preprocessing or {})
+    if normalizes_itself(choice.config):
+        scheme = scheme.replace(mean=(0, 0, 0), std=(1, 1, 1))
+    model: PreTrainedModel | Projected
     if weights == "none":
-        model = make_model(kind, name, config, options)
+        model = make_model(choice, name, pooling)
+    elif choice.dual:
+        model = load_tower(choice, name, weights, pooling)
     else:
-        model = load_model(kind, name, weights, config, options)
-    return TransformersBackbone(name, model, scheme, pooling)
+        model = load_model(choice.kind, name, weights, choice.config, choice.options, needs_pooler=pooling == "pooler")
+    return TransformersBackbone(name, at_size(model, scheme.image_size), scheme, pooling, choice.dual is not None)
 
 
 def rebuild(spec: dict[str, Any]) -> TransformersBackbone:
-    """The architecture that a :meth:`TransformersBackbone.spec` describes, with random weights."""
+    """Build the architecture that a :meth:`TransformersBackbone.spec` describes, with random weights."""
     from transformers import AutoConfig
 
     config = AutoConfig.for_model(**spec["architecture"])
-    kind, options = model_class(spec["name"], config, spec["pooling"])
-    model = make_model(kind, spec["name"], config, options)
+    choice = model_class(spec["name"], config, spec["pooling"])
+    model = make_model(choice, spec["name"], spec["pooling"])
     scheme = Preprocessing.from_dict(spec["preprocessing"])
-    return TransformersBackbone(spec["name"], model, scheme, spec["pooling"])
+    return TransformersBackbone(spec["name"], model, scheme, spec["pooling"], choice.dual is not None)
 
 
-def model_class(
-    name: str, config: "PreTrainedConfig", pooling: str | None
-) -> tuple["type[PreTrainedModel]", dict[str, Any]]:
-    """transformers' base model class for a configuration, and its options for a pooling.
-
-    Raises:
-        UserError: it has none, or one that does not take pixels alone or whose tokens are no patches.
-    """
-    from transformers import MODEL_MAPPING
-
-    what = f"{name} is a {config.model_type} model"
-    if type(config) not in MODEL_MAPPING:
-        raise UserError(f"{what}, which transformers cannot open as a backbone; give an image model")
-    found: Any = MODEL_MAPPING[type(config)]
-    kind = found[0] if isinstance(found, list | tuple) else found
-    if hasattr(config, "vision_config"):
-        raise UserError(f"{what} of images and text; save its vision model alone and give that directory")
-    if kind.main_input_name != "pixel_values":
-        raise UserError(f"{what}: it takes {kind.main_input_name}, not images; give an image model")
-    if config.model_type == "vit_mae":
-        raise UserError(f"{what}, which masks patches at random; save its encoder as a plain ViTModel")
-    if hasattr(config, "num_detection_tokens"):
-        raise UserError(f"{what}, which mixes detection tokens with the patches; give a classification model")
-    return kind, {"add_pooling_layer": pooling == "pooler"} if takes_pooler(kind) else {}
-
-
-def make_model(
-    kind: "type[PreTrainedModel]", name: str, config: "PreTrainedConfig", options: dict[str, Any]
-) -> "PreTrainedModel":
-    """A model with random weights, in float32.
+def make_model(choice: ModelClass, name: str, pooling: str | None) -> "PreTrainedModel | Projected":
+    """Build a model with random weights, in float32.
 
     Raises:
         UserError: the configuration contradicts itself or needs a library that is not installed.
     """
+    model: PreTrainedModel | Projected
     try:
-        model = kind(config, **options)
+        if choice.dual and choice.dual_config and pooling == PROJECTION:
+            model = Projected.of(choice.dual(choice.dual_config))
+        else:
+            model = choice.kind(choice.config, **choice.options)
     except Exception as error:  # whatever a configuration makes a model raise
         raise UserError(f"{name} cannot be built from its configuration: {first_line(error)}") from error
     nn.Module.float(model)  # a configuration may ask for half precision
     return model
 
 
-def poolings_of(model: nn.Module, output: Any, prefix: int) -> tuple[str, ...]:
-    """The poolings a model offers, its default first, from one output of it."""
+def takes_interpolation(model: nn.Module) -> bool:
+    """Return whether a model resamples its table of positions on each forward pass, but only when asked."""
+    inner = model.vision_model if isinstance(model, Projected) else model
+    return "interpolate_pos_encoding" in inspect.signature(inner.forward).parameters
+
+
+def native_size(config: "PreTrainedConfig") -> tuple[int, ...]:
+    """Return the (height, width) that a model was made for; empty where it takes any."""
+    size: Any = getattr(config, "image_size", None)
+    return (size, size) if isinstance(size, int) else tuple(size or ())
+
+
+@torch.no_grad()
+def at_size(model: Any, image_size: tuple[int, int]) -> Any:
+    """Return the model made for another image size, its table of positions resampled; or the model where it has none.
+
+    A model that takes any size by itself stays as it is, and so does one whose table cannot be resampled.
+    """
+    native = native_size(model.config)
+    if not native or native == image_size or image_size[0] != image_size[1]:
+        return model
+    if not takes_interpolation(model):
+        try:
+            model.eval()(pixel_values=torch.zeros(1, 3, *image_size, device=model.device))
+            return model
+        except Exception:  # made for one size
+            pass
+    inner: Any = model.vision_model if isinstance(model, Projected) else model
+    config = copy.deepcopy(inner.config)
+    config.image_size = image_size[0] if isinstance(config.image_size, int) else list(image_size)
+    pools = {"add_pooling_layer": inner.pooler is not None} if takes_pooler(type(inner)) else {}
+    try:
+        other = type(inner)(config, **pools).to(inner.device)
+    except Exception:  # a configuration that does not allow it
+        return model
+    if not copy_resampled(inner, other):
+        return model
+    return (
+        Projected(other.eval(), model.visual_projection, model.dual_config) if isinstance(model, Projected) else other
+    )
+
+
+def pooled_output(output: Any) -> Tensor:
+    """Return the model's own embedding of the image: its pooled output, or RADIO's summary tokens."""
+    pooled = output.get("pooler_output")
+    summary: Tensor = output.get("summary") if pooled is None else pooled
+    return summary
+
+
+def poolings_of(model: nn.Module, output: Any, prefix: int, dual: bool) -> tuple[str, ...]:
+    """Return the poolings a model offers, its default first, from one output of it."""
+    pooled = pooled_output(output)
+    if dual:  # its tokens are not normalized, and nobody reads its class token before the last norm
+        return (*(() if pooled is None else ("pooler",)), PROJECTION, "mean")
+    config: Any = model.config
     optional = takes_pooler(type(model)) and hasattr(output, "pooler_output")  # CvT takes the option for nothing
-    pooler = ("pooler",) if optional or output.get("pooler_output") is not None else ()
-    if prefix:
-        return ("cls", "mean", "cls+mean", *pooler)
-    return ("mean", *pooler) if optional else (*pooler, "mean")
-
-
-def check_channels(shape: Sequence[int], height: int, width: int, config: Mapping[str, Any]) -> None:
-    """Refuse a map whose channels come last, as SAM 2's do: its mean would be over the wrong axes.
-
-    Args:
-        shape: of the map, without the batch.
-        height: of the image.
-        width: of the image.
-        config: of the model; its widths tell where the shape alone does not.
-
-    Raises:
-        ValueError: the channels come last.
-    """
-
-    def shrunk(rows: int, columns: int) -> bool:  # are these the axes of the image?
-        return abs(rows / height - columns / width) < 1 / min(height, width)
-
-    named = [value for key, value in config.items() if "hidden_size" in key or "dim" in key or "channel" in key]
-    widths = {side for value in named for side in (value if isinstance(value, list | tuple) else [value])}
-    told = shape[2] in widths and shape[0] not in widths
-    if shrunk(shape[0], shape[1]) and (told or not shrunk(shape[1], shape[2])):
-        raise ValueError(f"it puts out {' x '.join(map(str, shape))}, the channels last")
-
-
-def takes_pooler(kind: type[nn.Module]) -> bool:
-    """Whether a model class builds its pooling layer only when asked."""
-    return "add_pooling_layer" in inspect.signature(kind.__init__).parameters
-
-
-def count_prefix(tokens: int, height: int, width: int, patch: int | None) -> int:
-    """How many tokens stand before the patches: class, distillation and register tokens.
-
-    A transformer of one resolution has a token a patch; one that merges patches has a token for each
-    2, 4, 8 ... x as many pixels, and at most one before them.
-
-    Raises:
-        ValueError: the rest are not the patches of an image of this size.
-    """
-    if patch and tokens >= (grid := (height // patch) * (width // patch)):
-        return tokens - grid
-    for prefix in (0, 1):
-        for stride in (4, 8, 16, 32, 64):
-            if math.ceil(height / stride) * math.ceil(width / stride) == tokens - prefix:
-                return prefix
-    raise ValueError(f"{tokens} tokens of {height} x {width} pixels are no grid of patches")
-
-
-def find_stages(model: nn.Module) -> dict[str, list[str]]:
-    """Stages of a transformers model: all before its outermost list of blocks, then each block.
-
-    Lists of the same length beside it run in step with it (PVT: patch embeddings and blocks). What follows
-    the blocks (a last norm, a pooler) joins the last stage. ViT: embeddings, block 0 ... 11.
-    """
-    lists = {name: m for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m)}
-    if not lists:
-        return {"embeddings": [name for name, _ in model.named_children()]}
-    path = next(iter(lists)).split(".")
-    before: list[str] = []
-    after: list[str] = []
-    for depth, part in enumerate(path):  # down to the blocks, past what stands before and after them
-        parents = path[:depth]
-        children = [name for name, _ in model.get_submodule(".".join(parents)).named_children()]
-        place = children.index(part)
-        before += [".".join((*parents, name)) for name in children[:place]]
-        after += [".".join((*parents, name)) for name in children[place + 1 :]]
-    blocks = lists[".".join(path)]
-    parallel = [name for name in after if name in lists and len(lists[name]) == len(blocks)]
-    stages = {"embeddings": before} if before else {}
-    for index in range(len(blocks)):
-        stages[f"block {index}"] = [f"{name}.{index}" for name in (".".join(path), *parallel)]
-    stages[list(stages)[-1]] += [name for name in after if name not in parallel]
-    return stages
+    tokens = ("cls", "mean", "cls+mean") if prefix else ("mean",)
+    if optional:
+        if not classifier_reads_pooler(type(model), config):
+            return (*tokens, "pooler")
+        if pooled is not None:
+            return ("pooler", *tokens)
+        return ("mean", *(token for token in tokens if token != "mean"), "pooler")  # its weights are not there
+    if pooled is None:
+        return tokens
+    is_token = prefix > 0 and torch.equal(pooled.flatten(1), output.last_hidden_state[:, 0])
+    return (*tokens, "pooler") if is_token else ("pooler", *tokens)

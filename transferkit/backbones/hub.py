@@ -1,6 +1,6 @@
 """What a Hugging Face directory or repository holds: configuration, preprocessing, weights.
 
-The local cache is asked first, so that a cached model needs no network, and a missing network is said at once.
+The local cache is read first, so that a cached model needs no network; a missing network is reported at once.
 """
 
 import difflib
@@ -29,7 +29,7 @@ Content = TypeVar("Content")
 
 
 def read_local_or_hub(name: str, what: str, read: Callable[[bool], Content]) -> Content:
-    """``read(True)`` in a directory or the local cache, or else ``read(False)`` on the hub.
+    """Return ``read(True)`` from a directory or the local cache, or else ``read(False)`` from the hub.
 
     Args:
         name: directory or hub id.
@@ -37,7 +37,7 @@ def read_local_or_hub(name: str, what: str, read: Callable[[bool], Content]) -> 
         read: takes transformers' ``local_files_only``.
 
     Raises:
-        UserError: it is not there or broken, or there is no network.
+        UserError: it is missing or broken, or the hub cannot be reached.
     """
     try:
         return read(True)
@@ -48,29 +48,28 @@ def read_local_or_hub(name: str, what: str, read: Callable[[bool], Content]) -> 
         raise UserError(f"the {what} of {name} cannot be used: {first_line(error)}") from error
     from huggingface_hub import constants
 
-    remedy = (
-        "give a local directory (--model.backbone DIR), a filled HF_HOME, "
-        "or --model.weights none for random weights" + ("" if name == VIT else f" of {VIT}")
+    remedy = 'give a local directory as `backbone`, a filled HF_HOME, or `weights="none"` for random weights' + (
+        "" if name == VIT else f" of {VIT}"
     )
     require_network(constants.ENDPOINT, f"{name} ({what})", remedy)
     try:
         return read(False)
     except Exception as error:
-        raise UserError(f"the {what} of {name} cannot be had from the hub: {first_line(error)}") from error
+        raise UserError(f"the {what} of {name} could not be downloaded from the hub: {first_line(error)}") from error
 
 
 def read_config(name: str, weights: str, architecture: dict[str, Any] | None) -> "PreTrainedConfig":
-    """The configuration, with changes to the architecture.
+    """Read the configuration, with changes to the architecture.
 
     Raises:
-        UserError: see :func:`read_local_or_hub`; an option that the architecture does not have.
+        UserError: it is missing or broken, or the architecture does not have an option.
     """
     from transformers import AutoConfig, ViTConfig
 
     if architecture and weights != "none":
-        raise UserError(f"architecture changes of {name} need --model.weights none; its weights fit only as it is")
+        raise UserError(f'architecture changes of {name} need `weights="none"`; its weights fit only as it is')
     if Path(name).is_dir() and not Path(name, "config.json").is_file():
-        raise UserError(f"{name} is no model directory (it has no config.json); give one that has")
+        raise UserError(f"{name} is not a model directory (it has no config.json); give one that has")
     config: PreTrainedConfig
     if weights == "none" and name == VIT:  # transformers' defaults are this very model's: no hub needed
         config = ViTConfig()
@@ -95,7 +94,7 @@ def read_config(name: str, weights: str, architecture: dict[str, Any] | None) ->
 
 
 def read_preprocessing(name: str, config: "PreTrainedConfig", weights: str, given: Mapping[str, Any]) -> Preprocessing:
-    """The preprocessing that the weights were trained with; for random ones the ``vit`` scheme at the model's size.
+    """Return the preprocessing that the weights were trained with; for random ones ``vit`` at the model's size.
 
     Args:
         name: directory or hub id.
@@ -104,10 +103,10 @@ def read_preprocessing(name: str, config: "PreTrainedConfig", weights: str, give
         given: fields that differ; where they are complete, the weights need not bring any.
 
     Raises:
-        UserError: see :func:`read_local_or_hub`; nothing is known of it, or it cannot be honoured.
+        UserError: it is missing, broken, or cannot be honored.
     """
     if weights == "none":
-        size = getattr(config, "image_size", None) or 224
+        size = getattr(getattr(config, "vision_config", config), "image_size", None) or 224
         size = size if isinstance(size, int) else tuple(size)
         return Preprocessing.vit().replace(image_size=size).override(given)
     try:
@@ -119,10 +118,10 @@ def read_preprocessing(name: str, config: "PreTrainedConfig", weights: str, give
 
 
 def recorded_preprocessing(name: str, config: "PreTrainedConfig", may_ask_hub: bool) -> Preprocessing:
-    """What ``preprocessor_config.json``, ``processor_config.json`` or timm's ``pretrained_cfg`` say.
+    """Read ``preprocessor_config.json``, ``processor_config.json`` or timm's ``pretrained_cfg``.
 
     Raises:
-        UserError: there is none of them, or one that cannot be read or honoured.
+        UserError: all are missing, or one cannot be read or honored.
     """
     from transformers.image_processing_base import ImageProcessingMixin
 
@@ -130,7 +129,7 @@ def recorded_preprocessing(name: str, config: "PreTrainedConfig", may_ask_hub: b
         return ImageProcessingMixin.get_image_processor_dict(name, local_files_only=local)[0]
 
     try:
-        return Preprocessing.from_hf(read(True))
+        return Preprocessing.from_hf(read(True), config.model_type)
     except OSError as error:
         file = Path(name, PREPROCESSOR)
         if file.exists():
@@ -138,17 +137,22 @@ def recorded_preprocessing(name: str, config: "PreTrainedConfig", may_ask_hub: b
     if isinstance(timm := getattr(config, "pretrained_cfg", None), Mapping):
         return Preprocessing.from_timm(timm)
     if may_ask_hub and not Path(name).is_dir():
-        return Preprocessing.from_hf(read_local_or_hub(name, PREPROCESSOR, read))
+        return Preprocessing.from_hf(read_local_or_hub(name, PREPROCESSOR, read), config.model_type)
     raise UserError(
-        f"{name} has no {PREPROCESSOR}, so nobody knows what its weights were trained on; put it there, or give "
-        '--model.preprocessing "{image_size: 224, interpolation: bicubic, mean: [R, G, B], std: [R, G, B]}"'
+        f"{name} has no {PREPROCESSOR}, which says how images are prepared for its weights; put it there, or give "
+        "`preprocessing={image_size: 224, interpolation: bicubic, mean: [R, G, B], std: [R, G, B]}`"
     )
 
 
 def load_model(
-    kind: "type[PreTrainedModel]", name: str, weights: str, config: "PreTrainedConfig", options: dict[str, Any]
+    kind: "type[PreTrainedModel]",
+    name: str,
+    weights: str,
+    config: "PreTrainedConfig",
+    options: dict[str, Any],
+    needs_pooler: bool = True,
 ) -> "PreTrainedModel":
-    """A model in float32 with its weights; a head that the backbone leaves out is dropped.
+    """Load a model in float32 with its weights; heads are dropped.
 
     Args:
         kind: transformers' class.
@@ -156,10 +160,10 @@ def load_model(
         weights: ``DEFAULT`` or a path.
         config: the configuration.
         options: further arguments of the class.
+        needs_pooler: whether weights without the pooling layer are refused; else it is left out.
 
     Raises:
-        UserError: see :func:`read_local_or_hub`; a tensor of the backbone is missing or of another shape, or
-            a file holds one that has no place in it; one that is not finite.
+        UserError: the weights are missing or broken; a tensor is missing, unexpected, of another shape, or not finite.
     """
     own = weights == "DEFAULT"
     origin = name if own else weights
@@ -184,9 +188,13 @@ def load_model(
     dropped = sorted(key for key in report["unexpected_keys"] if is_head(key))
     if not own and dropped:
         log.warning("dropped %s of %s: not part of the backbone", ", ".join(dropped), weights)
+    missing = set(report["missing_keys"])
+    if not needs_pooler and missing and all(key.startswith("pooler.") for key in missing):  # of pretraining alone
+        model.add_module("pooler", None)
+        missing = set()
     check_keys(
         origin,
-        missing=report["missing_keys"],
+        missing=missing,
         unexpected=() if own else set(report["unexpected_keys"]) - set(dropped),
         misshapen=[key for key, *_ in report["mismatched_keys"]],
     )
@@ -195,7 +203,7 @@ def load_model(
 
 
 def names_in_files(kind: "type[PreTrainedModel]", config: "PreTrainedConfig", options: dict[str, Any]) -> set[str]:
-    """Names of a model's tensors, and those under which transformers saves them, which differ for some families.
+    """Return the names of a model's tensors, and those under which transformers saves them, which may differ.
 
     Raises:
         UserError: the configuration contradicts itself.
@@ -208,12 +216,12 @@ def names_in_files(kind: "type[PreTrainedModel]", config: "PreTrainedConfig", op
             own = model.state_dict()
             return {*own, *revert_weight_conversion(model, own)}
     except Exception as error:  # whatever a configuration makes a model raise
-        raise UserError(f"a {config.model_type} model cannot be built so: {first_line(error)}") from error
+        raise UserError(f"a {config.model_type} model cannot be built: {first_line(error)}") from error
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """transformers without its own messages below errors, and without progress bars."""
+    """Silence transformers' messages below errors, and its progress bars."""
     from transformers.utils import logging as theirs
 
     settings: Any = theirs  # its switches have no annotations

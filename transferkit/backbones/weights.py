@@ -1,6 +1,7 @@
 """Reading weights from files: tensors only."""
 
 import hashlib
+import json
 import logging
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
@@ -10,18 +11,21 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from transferkit.errors import UserError, first_line
+from transferkit.errors import UserError, first_line, listed
 
 log = logging.getLogger(__name__)
 
-WRAPPERS = ("state_dict", "model_state_dict", "model", "teacher")  # where training scripts keep it, best first
+INDEX = ".index.json"
+# What a folder of weights holds, the first that there is.
+FILES = ("model.safetensors", f"model.safetensors{INDEX}", "pytorch_model.bin", f"pytorch_model.bin{INDEX}")
+WRAPPERS = ("state_dict", "model_state_dict", "model", "teacher")  # where training scripts keep it, the best first
 
 
 def read_tensors(path: str | Path) -> Any:
     """Read a ``.safetensors`` file, or plain types and tensors that ``torch.save`` wrote, on the CPU.
 
     Raises:
-        UserError: it is no such file, or holds anything else; code in it is refused, never run.
+        UserError: it is another file, or holds anything else; code in it is refused, never run.
     """
     path = Path(path)
     try:
@@ -36,16 +40,17 @@ def read_tensors(path: str | Path) -> Any:
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Read a state dict from a file that :func:`read_tensors` takes.
+    """Read a state dict from a file that :func:`read_tensors` takes, from several by their index, or from a folder.
 
-    A state dict that lies in a dict, as training scripts save it, is unwrapped.
+    A state dict inside a dict, as training scripts save it, is unwrapped.
 
     Raises:
-        UserError: no such file, or a file that holds anything but tensors.
+        UserError: there is no such file, or it holds anything but tensors.
     """
-    if not Path(path).is_file():
+    path = file_in(Path(path)) if Path(path).is_dir() else Path(path)
+    if not path.is_file():
         raise UserError(f"weights file {path} does not exist; give a .safetensors file or a saved state dict")
-    content = read_tensors(path)
+    content = read_parts(path) if path.name.endswith(INDEX) else read_tensors(path)
     while isinstance(content, Mapping) and not is_state(content):
         inner = {key: value for key, value in content.items() if isinstance(value, Mapping) and value}
         states = [key for key, value in inner.items() if is_state(value)]
@@ -53,10 +58,11 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         if key is None:
             break
         if len(states) > 1:
-            log.warning("took %r of %s, which also holds %s", key, path, ", ".join(map(repr, set(states) - {key})))
+            others = listed(sorted(set(map(str, states)) - {key}))
+            log.warning("took %r of %s, which also holds %s", key, path, others)
         content = inner[key]
     if not is_state(content):
-        raise UserError(f"{path} holds no state dict (name -> tensor); save one with model.state_dict()")
+        raise UserError(f"{path} does not hold a state dict (name -> tensor); save one with model.state_dict()")
     return dict(content)
 
 
@@ -67,15 +73,50 @@ def apply_masks(state: MutableMapping[str, Tensor]) -> None:
         state[name] = state.pop(f"{name}_orig") * state.pop(masked)
 
 
+def file_in(folder: Path) -> Path:
+    """Return the weights file of a folder.
+
+    Raises:
+        UserError: it has none.
+    """
+    found = next((folder / name for name in FILES if (folder / name).is_file()), None)
+    if found is None:
+        raise UserError(f"{folder} has no weights file ({', '.join(FILES)}); give the file itself")
+    return found
+
+
+def read_parts(index: Path) -> dict[str, Tensor]:
+    """Read the files that an index (``model.safetensors.index.json``) lists, all of them beside it.
+
+    Raises:
+        UserError: the index is broken, lists a file elsewhere, or a tensor that is in none of them.
+    """
+    try:
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        names = sorted({str(name) for name in weight_map.values()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{index} is not an index of weights files ({first_line(error)}); save the model again"
+        ) from error
+    if away := [name for name in names if Path(name).name != name]:
+        raise UserError(f"{index} lists {away[0]!r}, which is not beside it; save the model again")
+    state: dict[str, Tensor] = {}
+    for name in names:
+        state |= read_tensors(index.with_name(name))
+    if lost := sorted(set(weight_map) - set(state)):
+        raise UserError(f"{index} lists tensors that are in none of its files: {listed(lost)}; save the model again")
+    return state
+
+
 def is_state(content: Any) -> bool:
-    """Whether something maps names to tensors alone."""
+    """Return whether something maps names to tensors alone."""
     return isinstance(content, Mapping) and all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
     )
 
 
 def state_sha256(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 over the tensors in the order of their names: name, dtype, shape and bytes of each."""
+    """Return the SHA-256 over the tensors in the order of their names: name, dtype, shape and bytes of each."""
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()

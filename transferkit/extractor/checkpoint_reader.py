@@ -87,7 +87,8 @@ def change_preprocessing(backbone: backbones.Backbone, fields: Mapping[str, Any]
     """
     if fields:
         backbone.preprocessing = backbone.preprocessing.override(fields)
-        backbone.try_blank(backbone)
+        backbone.fit_to(backbone.preprocessing.image_size)
+        backbone.dry_run(backbone)
 
 
 def epoch_of(content: Mapping[str, Any]) -> int:

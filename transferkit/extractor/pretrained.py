@@ -1,5 +1,6 @@
 """The extractor directory, which transformers or torchvision load without transferkit."""
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,8 +12,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from transferkit import backbones
+from transferkit.backbones.from_timm import TimmBackbone
 from transferkit.backbones.from_torchvision import TorchvisionBackbone
-from transferkit.backbones.from_transformers import TransformersBackbone
 from transferkit.backbones.hub import quiet
 from transferkit.backbones.loading import check_finite, load_state
 from transferkit.backbones.weights import read_state_dict
@@ -20,6 +21,7 @@ from transferkit.errors import UserError, first_line
 from transferkit.extractor import model_card
 from transferkit.extractor.checkpoint_reader import BROKEN, TRAINING, change_preprocessing, check_training, linear
 from transferkit.extractor.core import ExtractorCore
+from transferkit.extractor.timm_layout import timm_layout
 from transferkit.images.preprocessing import Preprocessing
 from transferkit.runtime import json_files
 from transferkit.runtime.files import atomic_path, check_place
@@ -93,6 +95,10 @@ def write_model(extractor: ExtractorCore, path: Path) -> str:
     backbone, head = extractor.backbone, extractor.head
     if isinstance(backbone, TorchvisionBackbone):
         holds_head = write_torchvision(extractor, backbone, path)
+    elif isinstance(backbone, TimmBackbone):
+        config, state, holds_head = timm_layout(extractor, backbone)
+        write_json(path / "config.json", config)
+        save_file(state, path / "model.safetensors", {"format": "pt"})
     else:
         classifier = as_classifier(extractor) if head else None
         model: Any = classifier or backbone.model
@@ -154,6 +160,7 @@ def as_classifier(extractor: ExtractorCore) -> Any:
         return None
     model = (kind[0] if isinstance(kind, list | tuple) else kind)(config).eval().to(extractor.device)
     layer = getattr(model, "classifier", None)
+    layer = layer[-1] if isinstance(layer, nn.Sequential) else layer  # ResNet's flattens first
     inner = getattr(model, model.base_model_prefix, None)
     if not isinstance(layer, nn.Linear) or layer.weight.shape != head.weight.shape or inner is None:
         return None
@@ -212,11 +219,11 @@ def read_model(path: Path, record: dict[str, Any]) -> tuple[backbones.Backbone, 
         ValueError: the head does not match the embedding and the classes.
     """
     spec, classifier = record["backbone"], record["layout"] == "classifier"
-    backbone: TorchvisionBackbone | TransformersBackbone
+    backbone: Any  # of any library
     weights = path / "model.safetensors"
-    if spec["source"] == "torchvision":
-        backbone = backbones.from_torchvision.rebuild(spec)
-        place = backbone.last_layer
+    if spec["source"] in ("torchvision", "timm"):
+        backbone = backbones.rebuild(spec)
+        place = str(backbone.last_layer if isinstance(backbone, TorchvisionBackbone) else backbone.classifier)
         state = read_state_dict(weights)
         inner = {k: v for k, v in state.items() if not (classifier and k.startswith(f"{place}."))}
         load_state(backbone.model, inner, weights)
@@ -226,8 +233,10 @@ def read_model(path: Path, record: dict[str, Any]) -> tuple[backbones.Backbone, 
         if not weights.is_file():  # transformers would look for others, even outside of the directory
             raise UserError(f"{weights} does not exist; export the extractor again")
         backbone = backbones.from_transformers.build(str(path), pooling=spec["pooling"])
-        backbone.name, place = str(spec["name"]), "classifier"
+        backbone.name = str(spec["name"])
         state = read_state_dict(weights) if classifier else {}
+        own = [key for key in state if re.fullmatch(r"classifier(\.\d+)?\.weight", key)]
+        place = own[0].removesuffix(".weight") if own else "classifier"
     if not classifier:
         if not (path / "head.safetensors").is_file():
             return backbone, None

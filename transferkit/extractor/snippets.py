@@ -7,10 +7,15 @@ code.
 
 from typing import Any
 
+import torch
+from torch import Tensor
 from torchvision import models
 
+from transferkit.backbones.dual_model import Projected
+from transferkit.backbones.from_timm import TimmBackbone
 from transferkit.backbones.from_torchvision import INCEPTIONS, TorchvisionBackbone
-from transferkit.backbones.from_transformers import TransformersBackbone, takes_pooler
+from transferkit.backbones.from_transformers import TransformersBackbone
+from transferkit.backbones.model_class import takes_pooler
 from transferkit.extractor.core import ExtractorCore
 
 NUMPY, PILLOW = "import numpy as np", "from PIL import Image, ImageOps"
@@ -42,6 +47,10 @@ def snippets(extractor: ExtractorCore, layout: str, onnx: bool) -> dict[str, str
     found = {}
     if isinstance(extractor.backbone, TorchvisionBackbone):
         found["torchvision"] = with_torchvision(extractor, extractor.backbone, layout)
+    elif isinstance(extractor.backbone, TimmBackbone):
+        found["timm"] = with_timm(extractor, extractor.backbone, layout)
+    elif isinstance(extractor.backbone.model, Projected):
+        found["transferkit"] = with_transferkit()
     elif isinstance(extractor.backbone, TransformersBackbone):
         if layout == "classifier":
             found["transformers: the classifier"] = with_their_classifier()
@@ -69,6 +78,51 @@ def with_their_classifier() -> str:
             "print(model.config.id2label[int(logits.argmax())])",
         ],
     )
+
+
+def with_transferkit() -> str:
+    """:class:`transferkit.Extractor`, where the library has no class for a vision tower with its projection."""
+    return program(
+        ["from transferkit import Extractor"],
+        ['extractor = Extractor.from_pretrained(".")', 'embedding = extractor.embed(["image.jpg"])'],
+    )
+
+
+def with_timm(extractor: ExtractorCore, backbone: TimmBackbone, layout: str) -> str:
+    """``timm.create_model`` on the directory, with timm's own transform."""
+    apart = extractor.head is not None and layout == "base"
+    classifier = extractor.head is not None and layout == "classifier"
+    patches = f"features[:, {backbone.prefix}:].mean(1)"
+    pooled = {"cls": "features[:, 0]", "cls+mean": f"torch.cat((features[:, 0], {patches}), 1)"}
+    whole = backbone.pooling in ("pooler", "logits")
+    return program(
+        [
+            *(TO_NAME if extractor.head and extractor.class_names else []),
+            *(NUMPY, "import timm", "import torch", PILLOW),
+            *(["from safetensors.torch import load_file"] if apart else []),
+        ],
+        [
+            READ,
+            'model = timm.create_model("local-dir:.", pretrained=True).eval()',
+            "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))",
+            "pixels = transform(image)[None]",
+            "with torch.inference_mode():",
+            "    logits = model(pixels)  # (1, classes)\n    model.reset_classifier(0)" if classifier else "",
+            "" if whole else "    features = model.forward_features(pixels)",
+            f"    embedding = {'model(pixels)' if whole else pooled.get(backbone.pooling, mean_of(backbone))}",
+            head_apart(extractor) if apart else "",
+            NAME if classifier and extractor.class_names else "",
+        ],
+    )
+
+
+@torch.inference_mode()
+def mean_of(backbone: TimmBackbone) -> str:
+    """The mean of timm's features as an expression: over a map, its channels where they are, or the patch tokens."""
+    features: Tensor = backbone.dry_run(backbone.forward_features)
+    if features.ndim == 3:
+        return f"features[:, {backbone.prefix}:].mean(1)"
+    return f"features.mean({(1, 2) if backbone.channels_last else (2, 3)})"
 
 
 def with_transformers(extractor: ExtractorCore, backbone: TransformersBackbone, layout: str) -> str:
@@ -180,6 +234,12 @@ def with_onnxruntime(extractor: ExtractorCore) -> str:
     size = f"[int({it.resize} * side / min(image.size)) for side in image.size]"
     if not isinstance(it.resize, int):
         size = str((it.resize[1], it.resize[0]))
+        if it.fit != "exact":  # an image keeps its aspect ratio
+            ratio = (
+                f"{'min' if it.fit == 'cover' else 'max'}(image.width / {it.resize[1]}, image.height / {it.resize[0]})"
+            )
+            size = f"[round(side / {ratio}) for side in image.size]"
+    order = "[..., ::-1]" if it.channels == "bgr" else ""
     offset = "round((side - part) / 2)" if it.arithmetic == "torchvision" else "(side - part) // 2"
     crop = f"""left, top = ({offset} for side, part in zip(image.size, ({width}, {height})))
 image = image.crop((left, top, left + {width}, top + {height}))"""
@@ -193,7 +253,7 @@ image = image.crop((left, top, left + {width}, top + {height}))"""
             crop if it.crop else "",
             f"mean = np.array({list(it.mean)}, np.float32)",
             f"std = np.array({list(it.std)}, np.float32)",
-            "pixels = (np.asarray(image, np.float32) / 255 - mean) / std",
+            f"pixels = (np.asarray(image, np.float32){order} / 255 - mean) / std",
             f"pixels = pixels.transpose(2, 0, 1)[None]  # (1, 3, {height}, {width})",
             'session = onnxruntime.InferenceSession("model.onnx")',
             f'{outputs} = session.run(None, {{"pixel_values": pixels}})',

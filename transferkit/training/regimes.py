@@ -48,10 +48,11 @@ def unreached(backbone: Backbone) -> list[nn.Parameter]:
     learning = [parameter for parameter in backbone.model.parameters() if parameter.requires_grad]
     if not learning:
         return []
-    backbone.eval()  # BatchNorm then accepts one image and keeps its statistics
+    set_mode(backbone, 0, True, batchnorm_moves=False)  # LeViT keeps its biases apart from its weights in eval mode
     pixels = torch.zeros(1, 3, *backbone.preprocessing.image_size, device=learning[0].device)
-    with torch.enable_grad():
+    with torch.enable_grad(), torch.random.fork_rng():
         gradients = torch.autograd.grad(backbone(pixels).sum(), learning, allow_unused=True)
+    backbone.eval()
     return [parameter for parameter, gradient in zip(learning, gradients, strict=True) if gradient is None]
 
 

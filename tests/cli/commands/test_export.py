@@ -96,7 +96,7 @@ def test_what_cannot_be_exported(run: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert "checkpoint no.ckpt does not exist" in refused("no.ckpt")
     assert "unknown backbone 'resnet81'" in refused("resnet81")
     Path("empty").mkdir()
-    assert "./empty is no model directory (it has no config.json)" in refused("./empty")
+    assert "./empty is not a model directory (it has no config.json)" in refused("./empty")
     content = checkpoint(transformer("vit", "cls"))
     content[KEY]["complete"] = False
     torch.save(content, run / "last.ckpt")

@@ -1,0 +1,280 @@
+"""``check_backbone``: whether a backbone keeps the contract that everything else builds on.
+
+In the spirit of scikit-learn's ``check_estimator``: for those who write a backbone of their own, and for every family
+that transferkit opens.
+"""
+
+import copy
+import importlib
+import json
+import logging
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from transferkit import backbones
+from transferkit.backbones import Backbone
+from transferkit.backbones.dual_model import Projected
+from transferkit.backbones.from_timm import TimmBackbone
+from transferkit.backbones.from_torchvision import TorchvisionBackbone
+from transferkit.backbones.from_transformers import TransformersBackbone
+from transferkit.extractor import Extractor
+from transferkit.extractor.pretrained import read_json
+from transferkit.training.optimizers import parameter_groups
+from transferkit.training.regimes import unreached
+
+log = logging.getLogger(__name__)
+
+CLASSES = 3
+ATOL = 1e-4  # times the largest value, or 1
+
+
+class Skipped(Exception):
+    """A check does not apply to a backbone; the text says why."""
+
+
+def check_backbone(backbone: Backbone) -> dict[str, str]:
+    """Check that a backbone keeps its contract.
+
+    Checked are shapes and types, batch invariance, that the stages hold every parameter once and in order, every
+    stage's output, gradients, the way through :meth:`Backbone.spec`, the preprocessing against the library's own,
+    groups of parameters, and the export in the library and in transferkit.
+
+    Args:
+        backbone: with weights; it is left as it is.
+
+    Returns:
+        Name of each check -> ``passed``, or ``skipped`` and why.
+
+    Raises:
+        AssertionError: a check failed; the message names the backbone, the check and what is wrong.
+    """
+    backbone = copy.deepcopy(backbone).cpu().eval()
+    noise = torch.Generator().manual_seed(0)
+    pixels = torch.randn(3, 3, *backbone.preprocessing.image_size, generator=noise)
+    results = {}
+    for check in CHECKS:
+        name = check.__name__.removeprefix("check_").replace("_", " ")
+        try:
+            check(backbone, pixels)
+            results[name] = "passed"
+        except Skipped as reason:
+            results[name] = f"skipped: {reason}"
+        except AssertionError as error:
+            raise AssertionError(f"{backbone.name}: {name}: {error}") from error
+    return results
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise an AssertionError with a message unless a condition holds."""
+    if not condition:
+        raise AssertionError(message)
+
+
+def require_close(one: Tensor, other: Tensor, what: str, atol: float = ATOL) -> None:
+    """Raise an AssertionError unless two tensors have one shape and nearly the same values."""
+    require(one.shape == other.shape, f"{what}: {tuple(one.shape)} and {tuple(other.shape)}")
+    difference = float((one - other).abs().max())
+    limit = atol * max(1.0, float(other.abs().max()))
+    require(difference <= limit, f"{what} differ by {difference:.1e}")
+
+
+@torch.no_grad()
+def check_shapes(backbone: Backbone, pixels: Tensor) -> None:
+    """Embeddings are finite float32 (B, D), features a map (B, C, h, w) or tokens (B, T, C)."""
+    embedding, features = backbone(pixels), backbone.forward_features(pixels)
+    require(tuple(embedding.shape) == (3, backbone.embed_dim), f"embedding {tuple(embedding.shape)}")
+    require(embedding.dtype == features.dtype == torch.float32, f"{embedding.dtype} and {features.dtype}")
+    require(features.ndim in (3, 4) and len(features) == 3, f"features {tuple(features.shape)}")
+    require(bool(embedding.isfinite().all() and features.isfinite().all()), "values that are not finite")
+    require(backbone.pooling in backbone.poolings, f"{backbone.pooling} is not in {backbone.poolings}")
+
+
+@torch.no_grad()
+def check_batch_invariance(backbone: Backbone, pixels: Tensor) -> None:
+    """An image has the same embedding alone and in a batch, and another image another one."""
+    together = backbone(pixels)
+    require_close(torch.cat([backbone(pixels[index : index + 1]) for index in range(3)]), together, "batches")
+    require(float((together[0] - together[1]).abs().max()) > 0, "two images have the same embedding")
+
+
+@torch.no_grad()
+def check_stages(backbone: Backbone, pixels: Tensor) -> None:
+    """Every parameter is in one stage, every stage has modules, and the stages run in their order."""
+    for name, _ in backbone.model.named_parameters():
+        owners = [
+            index
+            for index, parts in enumerate(backbone.stages.values())
+            if any(name == part or name.startswith(f"{part}.") for part in parts)
+        ]
+        require(owners in ([], [backbone.stage_of(name)]), f"{name} is in the stages {owners}")
+    called: list[str] = []
+    handles = []
+    for stage in backbone.stages:
+        modules = [m for m in backbone.stage_modules(stage) if not isinstance(m, nn.ModuleList)]
+        require(bool(backbone.stage_modules(stage)), f"{stage} has no module")
+        for module in modules[:1]:
+            handles.append(module.register_forward_pre_hook(lambda m, inputs, stage=stage: called.append(stage)))
+    backbone(pixels)
+    for handle in handles:
+        handle.remove()
+    order = [stage for stage in backbone.stages if stage in called]
+    require(list(dict.fromkeys(called)) == order, f"the stages run in the order {called}")
+
+
+@torch.no_grad()
+def check_forward_stage(backbone: Backbone, pixels: Tensor) -> None:
+    """Every stage puts out a map or tokens of the batch; the last one, the features."""
+    for stage in backbone.stages:
+        output = backbone.forward_stage(pixels, stage)
+        require(output.ndim in (3, 4) and len(output) == 3, f"{stage} puts out {tuple(output.shape)}")
+    require_close(output, backbone.forward_features(pixels), "the last stage and the features")
+
+
+def check_gradients(backbone: Backbone, pixels: Tensor) -> None:
+    """Every stage learns, and what no gradient reaches comes after the pooled token or masks the input."""
+    model = copy.deepcopy(backbone).requires_grad_(True)
+    names = {parameter: name for name, parameter in model.model.named_parameters()}
+    apart = {names[parameter] for parameter in unreached(model)}
+    last = len(model.stages) - 1
+    for name in apart:
+        ends = model.stage_of(name) == last or "mask_token" in name
+        require(ends, f"no gradient reaches {name}")
+    reached = {model.stage_of(name) for name in names.values() if name not in apart}
+    owning = {model.stage_of(name) for name in names.values()}
+    require(reached == owning, f"no gradient reaches stage {sorted(owning - reached)}")
+
+
+@torch.no_grad()
+def check_spec(backbone: Backbone, pixels: Tensor) -> None:
+    """The plain-typed description rebuilds the architecture, which with the weights gives the same numbers."""
+    spec = json.loads(json.dumps(backbone.spec()))
+    again = backbones.rebuild(spec)
+    again.load_state_dict(backbone.state_dict())
+    require(torch.equal(again.eval()(pixels), backbone(pixels)), "the rebuilt backbone gives other numbers")
+    require(again.stages == backbone.stages, "the rebuilt backbone has other stages")
+    require(json.loads(json.dumps(again.spec())) == spec, "the rebuilt backbone describes itself otherwise")
+
+
+def check_preprocessing(backbone: Backbone, pixels: Tensor) -> None:
+    """The preprocessing gives the pixels that the library's own gives."""
+    theirs = library_preprocessing(backbone)
+    for height, width in ((61, 43), (150, 225)):
+        noise = torch.Generator().manual_seed(height)
+        image = torch.randint(256, (3, height, width), dtype=torch.uint8, generator=noise)
+        require_close(backbone.preprocessing(image), theirs(image), "pixels", atol=2e-6)
+
+
+def library_preprocessing(backbone: Backbone) -> Callable[[Tensor], Tensor]:
+    """Return the library's own preprocessing: uint8 (3, H, W) -> float32 (3, h, w).
+
+    Raises:
+        Skipped: the library has none for this backbone.
+    """
+    if isinstance(backbone, TransformersBackbone):
+        if not any(
+            Path(backbone.name, file).is_file() for file in ("preprocessor_config.json", "processor_config.json")
+        ):
+            raise Skipped("there is no directory with an image processor")
+        from transformers import AutoImageProcessor
+
+        processor: Any = AutoImageProcessor.from_pretrained(backbone.name)  # type: ignore[no-untyped-call]
+
+        def processed(image: Tensor) -> Tensor:
+            output: Tensor = processor(images=image, return_tensors="pt", input_data_format="channels_first")[
+                "pixel_values"
+            ][0]
+            return output
+
+        return processed
+    if isinstance(backbone, TimmBackbone):
+        data: Any = importlib.import_module("timm.data")
+        transform = data.create_transform(**data.resolve_model_data_config(backbone.model))
+        resize_and_crop, normalize = transform.transforms[:-2], transform.transforms[-1]
+
+        def transformed(image: Tensor) -> Tensor:
+            for step in resize_and_crop:
+                image = step(image)
+            output: Tensor = normalize(image / 255)
+            return output
+
+        return transformed
+    raise Skipped("the library has no preprocessing without weights")
+
+
+def check_parameter_groups(backbone: Backbone, pixels: Tensor) -> None:
+    """Every learning parameter is in one group of the optimizer; only matrices are decayed."""
+    head = nn.Linear(backbone.embed_dim, CLASSES)
+    groups = parameter_groups(backbone, head, 1e-3, 1e-4, 0.5, 0.1)
+    grouped = [id(parameter) for group in groups for parameter in group["params"]]
+    learning = [*head.parameters(), *(p for p in backbone.model.parameters() if p.requires_grad)]
+    require(sorted(grouped) == sorted(map(id, learning)), "a parameter is in no group, or in two")
+    for group in groups:
+        flat = [tuple(p.shape) for p in group["params"] if p.ndim < 2] if group["weight_decay"] else []
+        require(not flat, f"{group['name']} decays vectors {flat}")
+
+
+@torch.inference_mode()
+def check_export(backbone: Backbone, pixels: Tensor) -> None:
+    """An export opens in transferkit and in the library with the same numbers."""
+    head = nn.Linear(backbone.embed_dim, CLASSES)
+    extractor = Extractor(copy.deepcopy(backbone), head=head, class_names=["a", "b", "c"])
+    with tempfile.TemporaryDirectory(prefix="check-backbone-") as folder:
+        path = Path(folder, "export")
+        extractor.save_pretrained(path)
+        again = Extractor.from_pretrained(path)
+        require_close(again.backbone(pixels), backbone(pixels), "embeddings of the export")
+        require(again.preprocessing == backbone.preprocessing, "the export has another preprocessing")
+        layout = read_json(path / "transferkit.json")["layout"]
+        expected = head(backbone(pixels)) if layout == "classifier" else backbone(pixels)
+        theirs = in_library(backbone, path, layout)
+        if theirs is not None:
+            require_close(theirs(pixels), expected, f"the library's numbers of the export ({layout})")
+
+
+def in_library(backbone: Backbone, path: Path, layout: str) -> Callable[[Tensor], Tensor] | None:
+    """Return what the library makes of an export: the logits, or the embedding where it has no classifier for them."""
+    if isinstance(backbone, TimmBackbone):
+        import timm
+
+        model: Any = timm.create_model(f"local-dir:{path}", pretrained=True).eval()
+        whole: Callable[[Tensor], Tensor] = model
+        return whole if layout == "classifier" or backbone.pooling in ("pooler", "logits") else None
+    if isinstance(backbone, TorchvisionBackbone):
+        from safetensors.torch import load_file
+        from torchvision import models
+
+        arguments = read_json(path / "config.json")["arguments"]
+        model = models.get_model(backbone.name, weights=None, **arguments).eval()
+        if layout == "base":
+            return None
+        model.load_state_dict(load_file(path / "model.safetensors"))
+        classifier: Callable[[Tensor], Tensor] = model
+        return classifier
+    if not isinstance(backbone, TransformersBackbone) or isinstance(backbone.model, Projected):
+        return None
+    from transformers import AutoModelForImageClassification
+
+    if layout == "classifier":
+        model = AutoModelForImageClassification.from_pretrained(path).eval()
+        return lambda pixels: model(pixel_values=pixels).logits
+    own: Any = type(backbone.model).from_pretrained(path)
+    again = TransformersBackbone(backbone.name, own.eval(), backbone.preprocessing, backbone.pooling)
+    return again
+
+
+CHECKS: tuple[Callable[[Backbone, Tensor], None], ...] = (
+    check_shapes,
+    check_batch_invariance,
+    check_stages,
+    check_forward_stage,
+    check_gradients,
+    check_spec,
+    check_preprocessing,
+    check_parameter_groups,
+    check_export,
+)
