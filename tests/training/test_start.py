@@ -96,7 +96,7 @@ def test_held_out_images_are_not_those_that_the_head_was_fitted_on(tmp_path: Pat
     result = probed("digits", tmp_path, VIT, test_fraction=0.2, val_fraction=0.2)
     both, alone = (str(tmp_path / f"{name}.safetensors") for name in ("classifier", "start"))
     splits = str(tmp_path / "splits.parquet")
-    with pytest.raises(UserError, match=r"359 of the 359 images of val were used to fit the head.*--data.splits FILE"):
+    with pytest.raises(UserError, match=r"359 of the 359 images of val were used to fit the head.*as `splits`"):
         start(tmp_path, "digits", {"head": both}, splits=splits)
     with pytest.raises(UserError, match=r"images of (val|test) were used"):
         start(tmp_path, "digits", {"head": alone}, split_seed=3, test_fraction=0.2)
@@ -111,7 +111,7 @@ def test_a_checkpoint_and_an_export_remember_as_well(tmp_path: Path) -> None:
     best = tmp_path / "run/checkpoints/best.ckpt"
     Extractor.from_pretrained(best).save_pretrained(tmp_path / "export")
     for place in (best, tmp_path / "export"):
-        with pytest.raises(UserError, match=r"images of val were used to fit the head.*--model.head none"):
+        with pytest.raises(UserError, match=r"images of val were used to fit the head.*`head=.none.`"):
             fit(tmp_path / "again", "digits", {"backbone": str(place)}, epochs=1, split_seed=1)
     module, _, _ = fit(tmp_path / "new", "digits", {"backbone": str(best), "head": "none"}, epochs=1, split_seed=1)
     assert not module.starts_trained

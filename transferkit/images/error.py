@@ -1,4 +1,4 @@
-"""Why an image cannot be used: a kind for programs and one line for people."""
+"""Reason why an image cannot be used: a kind for programs and one line for people."""
 
 import errno
 from typing import Literal, NamedTuple
@@ -7,7 +7,7 @@ Kind = Literal[
     "missing",
     "denied",
     "link_loop",
-    "system",  # whatever else the operating system reports
+    "system",  # any other error of the operating system
     "not_a_file",
     "empty",
     "truncated",
@@ -26,7 +26,7 @@ PASSING = {"missing", "denied", "link_loop", "system", "cancelled"}
 
 
 class Fault(NamedTuple):
-    """Why an image cannot be used.
+    """Reason why an image cannot be used.
 
     Attributes:
         kind: one of ``Kind``.

@@ -95,7 +95,7 @@ class Ranks:
 
 
 def attempt(work: Callable[[], Value]) -> tuple[Value | None, Exception | None]:
-    """Return the result or the exception of the work: of any type, since the other processes must be told first."""
+    """Return the result or the exception of the work: of any type, since the other processes must know first."""
     try:
         return work(), None
     except Exception as error:

@@ -72,7 +72,7 @@ def linear_cka(first: Tensor, second: Tensor, *, unbiased: bool = False) -> floa
         return torch.nan
     means = [table.mean(0, dtype=torch.float64) for table in (first, second)]
     products: list[Tensor] = []  # X'X, Y'Y, X'Y
-    s_t = torch.zeros(5, dtype=torch.float64)  # sums of ss, tt, st, s, t; s, t squared lengths of centred rows
+    s_t = torch.zeros(5, dtype=torch.float64)  # sums of ss, tt, st, s, t; s, t squared lengths of centered rows
     for x, y in zip(torch.split(first, 4096), torch.split(second, 4096), strict=True):
         x, y = x.double() - means[0], y.double() - means[1]
         s, t = x.square().sum(1), y.square().sum(1)

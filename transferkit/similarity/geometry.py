@@ -124,7 +124,7 @@ def uniformity(unit: Tensor) -> float:
             x, y = slice(top, top + height), slice(left, left + width)
             distance = torch.addmm(squares[x, None] + squares[y], unit[x], unit[y].T, alpha=-2)
             closeness = distance.clamp_(min=0).mul_(-2).exp_()
-            if left == top:  # holds the diagonal: keep what lies above it
+            if left == top:  # holds the diagonal: keep the pairs above it
                 closeness.triu_(1)
             total += closeness.sum(dtype=torch.float64)
     return float((total / (len(unit) * (len(unit) - 1) / 2)).log())

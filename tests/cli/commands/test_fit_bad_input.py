@@ -146,7 +146,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
     "negative weights of classes": (
         lambda root: 0,
         [*PHOTOS, *SMALL, "--data.class_weights", "[1, -1]"],
-        r"--data.class_weights \[1.*, -1.*\]: give numbers from 0 up",
+        r"--data.class_weights is \[1.*, -1.*\]; give numbers from 0 up",
     ),
     "a seed that NumPy refuses": (
         lambda root: 0,

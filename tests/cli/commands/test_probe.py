@@ -83,7 +83,7 @@ def test_the_splits_of_another_probe_or_run_are_used_exactly() -> None:
         assert second["splits"]["source"] == "given" and second["linear"]["top1"] == first["linear"]["top1"]
         assert [second["splits"][part] for part in ("train", "val", "test")] == [10, 2, 12]
     done = transferkit("probe", "digits", *RANDOM, "--splits", "first/splits.parquet")
-    assert done.status == 2 and "recorded in 'first/splits.parquet', is not in 'digits'" in done.err
+    assert done.status == 2 and "recorded in 'first/splits.parquet', is no longer in 'digits'" in done.err
 
 
 def test_saved_embeddings_need_no_images_and_no_weights() -> None:

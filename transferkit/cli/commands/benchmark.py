@@ -100,7 +100,11 @@ def open_approach(approach: Approach, accelerator: Accelerator = "auto") -> "Ext
             approach.extractor, approach.weights, approach.pooling, accelerator, approach.preprocessing
         )
     except UserError as error:
-        raise UserError(translate(str(error), {"source": "extractor:"} | {key: f"{key}:" for key in keys})) from error
+        raise UserError(
+            translate(
+                str(error), {"source": "extractor:", "accelerator": "--accelerator"} | {key: f"{key}:" for key in keys}
+            )
+        ) from error
 
 
 def read_approach(name: str, entry: str | dict[str, Any]) -> Approach:

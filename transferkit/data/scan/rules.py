@@ -17,7 +17,7 @@ def copies(table: ImageTable, sha256: Mapping[str, str]) -> Iterator[Finding]:
     """Yield images with the same bytes: with two labels, in two splits, or in one.
 
     Without a given split the copies of a labelled image may be drawn to both sides, and count as a leak. Copies with
-    two labels count as a label conflict only, in whatever splits: one of them must be removed in any case.
+    two labels count as a label conflict only, in any splits: one of them must be removed in any case.
 
     Args:
         table: the images.
