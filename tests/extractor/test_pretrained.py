@@ -295,7 +295,7 @@ def test_options_that_contradict_an_export(tmp_path: Path) -> None:
     ("name", "damage", "message"),
     [
         ("transferkit.json", "{", "transferkit.json cannot be read"),
-        ("transferkit.json", "[1]", "transferkit.json holds no JSON object"),
+        ("transferkit.json", "[1]", "transferkit.json is not a JSON object"),
         ("transferkit.json", '{"format": 99}', "has format 99, this version reads 1; update transferkit"),
         ("transferkit.json", '{"format": 1}', "is incomplete: no 'pooling'; export the extractor again"),
         ("model.safetensors", "nothing", "not a weights file|cannot be used"),
