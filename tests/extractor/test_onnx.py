@@ -181,7 +181,7 @@ def test_a_file_that_the_exporter_got_wrong_ends_in_one_line(fault: str, tmp_pat
         opsets = [onnx.helper.make_opsetid("nowhere", 1), onnx.helper.make_opsetid("", 18)]
         onnx.save(onnx.helper.make_model(graph, opset_imports=opsets), tmp_path / "model.onnx")
     with pytest.raises(
-        UserError, match=r"^someone/model as ONNX cannot be run: .*; export it without --onnx$"
+        UserError, match=r"^someone/model as ONNX cannot be run: .*; export it without `onnx`$"
     ) as caught:
         largest_difference(extractor, Graph(extractor), tmp_path / "model.onnx")
     assert "\n" not in str(caught.value)
@@ -190,7 +190,7 @@ def test_a_file_that_the_exporter_got_wrong_ends_in_one_line(fault: str, tmp_pat
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_without_the_extra(library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(UserError, match=rf"^--onnx needs {library}, .*: pip install 'transferkit\[onnx\]'$"):
+    with pytest.raises(UserError, match=rf"^`onnx` needs {library}, .*: pip install 'transferkit\[onnx\]'$"):
         export(transformer("vit", "cls"), tmp_path / "export", onnx=True)
     assert list(tmp_path.iterdir()) == []
 
@@ -238,7 +238,7 @@ def test_an_operation_that_onnx_does_not_have(tmp_path: Path, monkeypatch: pytes
         return self.backbone(pixel_values) + torch.linalg.svdvals(pixel_values).sum()
 
     monkeypatch.setattr(Graph, "forward", forward)
-    with pytest.raises(UserError, match=r"someone/model cannot become ONNX: .*; export it without --onnx$") as caught:
+    with pytest.raises(UserError, match=r"someone/model cannot become ONNX: .*; export it without `onnx`$") as caught:
         export(extractor, tmp_path / "export", onnx=True)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []

@@ -101,7 +101,7 @@ def test_what_cannot_be_exported(run: Path, monkeypatch: pytest.MonkeyPatch) -> 
     content[KEY]["complete"] = False
     torch.save(content, run / "last.ckpt")
     line = refused("last")
-    assert "runs/ants/0/checkpoints/last.ckpt was written by an earlier version, within a fit" in line
+    assert "runs/ants/0/checkpoints/last.ckpt was written by an earlier version during a fit" in line
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert "--onnx needs onnxruntime, which cannot be imported: pip install 'transferkit[onnx]'" in refused(
         "best", "--onnx", "--out", "export"

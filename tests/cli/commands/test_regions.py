@@ -58,5 +58,5 @@ def test_only_regions_are_overwritten(photo_folder: Path, monkeypatch: pytest.Mo
     before = Path(out).read_bytes() if Path(out).is_file() else b""
     done = transferkit("regions", "photos", "--extractor", "none", "--out", out, "--overwrite", "true")
     under = out == "boxes.csv/r.parquet"
-    assert refused(done, "boxes.csv is not a folder" if under else f"{out} holds something else than regions (")
+    assert refused(done, "boxes.csv is not a folder" if under else f"{out} holds something else than regions")
     assert not before or Path(out).read_bytes() == before

@@ -96,7 +96,7 @@ def test_sizes() -> None:
     fixed = Extractor(backbones.build("vit_b_16", "none", architecture={"image_size": 32}))
     assert sizing(fixed)(100, 200) == (32, 32)
     assert tuple(as_map(torch.zeros(2, 12, 5), 30, 40).shape) == (2, 5, 3, 4)
-    with pytest.raises(UserError, match="lie in no grid"):
+    with pytest.raises(UserError, match="do not form a grid"):
         as_map(torch.zeros(2, 5), 30, 40)
 
 

@@ -236,9 +236,9 @@ def test_boxes_without_an_image_are_skipped() -> None:
         (
             (5, 5, 25, 25),
             (60, 40),
-            "the boxes are of an image of 40 x 60 pixels, it is upright 60 x 40: of the image before",
+            "the boxes are for an image of 40 x 60 pixels, it is upright 60 x 40: for the image before",
         ),
-        ((5, 5, 25, 25), (80, 120), "the boxes are of an image of 120 x 80 pixels, it is upright 60 x 40"),
+        ((5, 5, 25, 25), (80, 120), "the boxes are for an image of 120 x 80 pixels, it is upright 60 x 40"),
         ((0.1, 0.2, 0.5, 0.6), None, "the box 0.1, 0.2, 0.5, 0.6 looks like fractions of the image; give pixels"),
         ((0, 0, 1, 0.5), None, "the box 0, 0, 1, 0.5 looks like fractions"),
         ((0, 0, 1, 1), None, None),  # the first pixel

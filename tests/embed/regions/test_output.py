@@ -70,7 +70,7 @@ def test_boxes_that_contradict_their_image_are_named_or_left_out(tmp_path: Path,
     images = open_images(tmp_path)
     good = Box(1, "a.png", 5, 5, 25, 25, size=(60, 40))
     bad = [Box(2, "a.png", 5, 5, 25, 25, size=(40, 60)), Box(3, "a.png", 0.1, 0.2, 0.5, 0.6)]
-    with pytest.raises(UserError, match=r"row 2: .* 60 x 40 pixels, it is upright 40 x 60: of the image before its EXIF") as error:  # fmt: skip  # noqa: E501
+    with pytest.raises(UserError, match=r"row 2: .* 60 x 40 pixels, it is upright 40 x 60: for the image before its EXIF") as error:  # fmt: skip  # noqa: E501
         embed_regions(Extractor(Colors()), images, [good, *bad], method)
     assert "row 3: 'a.png': the box 0.1, 0.2, 0.5, 0.6 looks like fractions" in str(error.value)
     rest = embed_regions(Extractor(Colors()), images, [good, *bad], method, on_error="skip")
