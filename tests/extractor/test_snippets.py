@@ -61,6 +61,9 @@ CASES: dict[str, Callable[[], Extractor]] = {
     "dinov2": lambda: transformer("dinov2", "cls"),
     "dinov2-other-size": lambda: at_another_size("dinov2"),
     "swin": lambda: transformer("swin", "mean"),
+    "timm": lambda: with_head(backbone := backbones.build("test_vit", "none"), backbone.preprocessing),
+    "timm-mean": lambda: with_head(backbone := backbones.build("test_vit", "none", "mean"), backbone.preprocessing),
+    "timm-convnext": lambda: without_head(Extractor(backbones.build("test_convnext", "none", "mean"))),
 }
 WITH_ONNX = ("resnet18", "vit-l2")
 
@@ -190,11 +193,11 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[st
 def test_every_snippet_gives_the_extractors_own_numbers(
     outcome: dict[str, tuple[dict[str, Tensor], dict[str, Tensor]]],
 ) -> None:
-    assert len(outcome) == len(CASES) + len(WITH_ONNX) + 2  # vit-cls and swin have a classifier
+    assert len(outcome) == len(CASES) + len(WITH_ONNX) + 3  # vit-cls, vit-other-size and swin have a classifier
     for name, (found, oracle) in outcome.items():
         assert found, name
         # Pillow's resize is within a grey level of torch's
-        tolerance = 2e-2 if name.endswith("ONNX Runtime") else 1e-5
+        tolerance = 2e-2 if name.endswith(("ONNX Runtime", ": timm")) else 1e-5
         for kind, value in found.items():
             torch.testing.assert_close(value, oracle[kind], atol=tolerance, rtol=0, msg=f"{name} {kind}")
     for case in CASES:  # one snippet or another gives each output

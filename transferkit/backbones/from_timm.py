@@ -297,7 +297,7 @@ def require_weights(name: str, cfg: Mapping[str, Any]) -> None:
     """
     from huggingface_hub import constants, try_to_load_from_cache
 
-    remedy = 'give `weights` with a file, or `weights="none"` for random weights'
+    remedy = 'give `weights=FILE`, or `weights="none"` for random weights'
     hub_id = cfg.get("hf_hub_id")
     if hub_id:
         files = (*WEIGHTS, *([cfg["hf_hub_filename"]] if cfg.get("hf_hub_filename") else []))

@@ -206,7 +206,7 @@ def load_preset(name: str, entry: models.WeightsEnum) -> nn.Module:
         read_state_dict(cached)  # refuses code, which torchvision would run
     else:
         remedy = (
-            f"put {cached.name} into TORCH_HOME's hub/checkpoints, or give `weights` with a file, "
+            f"put {cached.name} into TORCH_HOME's hub/checkpoints, give `weights=FILE`, "
             'or `weights="none"` for random weights'
         )
         require_network(entry.url, f"{name}'s {entry.name} weights", remedy)
