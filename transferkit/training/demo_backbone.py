@@ -36,7 +36,8 @@ BACKBONES: Mapping[str, dict[str, Any]] = {
     },
     "ViT": {"backbone": VIT, "weights": "none", "architecture": SMALL_VIT},
 }
-EVALUATION = 1_000  # cost of testing a module, in images that it is trained on for an epoch
+BATCH = {"ResNet18": 64, "ViT": 32}  # a larger network costs more per step
+EVALUATION = 800  # cost of testing a module, in images that it is trained on for an epoch
 
 
 @dataclass(frozen=True)
@@ -49,16 +50,16 @@ class Study:
         draws: number of draws of these images.
         drawings: images per symbol.
         pretraining: backbone -> epochs on the symbols.
-        epochs: regime -> epochs on the digits. One is enough for the frozen one: the head is solved for.
+        few_shot: backbone -> epochs on the digits of a backbone that learns; for a frozen one, the head is solved for.
         seed: of the drawings, the random weights and the draws.
     """
 
     out: Path
     n_per_class: int = 5
     draws: int = 5
-    drawings: int = 72
+    drawings: int = 60
     pretraining: Mapping[str, int] = field(default_factory=lambda: {"ResNet18": 3, "ViT": 9})
-    epochs: Mapping[str, int] = field(default_factory=lambda: {"frozen": 1, "full": 30, "scratch": 30})
+    few_shot: Mapping[str, int] = field(default_factory=lambda: {"ResNet18": 20, "ViT": 60})
     seed: int = 0
 
     @property
@@ -78,14 +79,19 @@ class Study:
         """Return how many images the training on the symbols takes."""
         return self.pretraining[backbone] * self.drawings * len(SYMBOLS) + EVALUATION
 
-    def draw_work(self, regime: str) -> int:
+    def epochs(self, backbone: str, regime: str) -> int:
+        """Return the number of epochs on the digits; the first solves for the head of a frozen backbone."""
+        return 1 if regime == "frozen" else self.few_shot[backbone]
+
+    def draw_work(self, backbone: str, regime: str) -> int:
         """Return how many images the training on one draw of digits takes."""
-        return (0 if regime == "frozen" else self.epochs[regime] * self.n_per_class * DIGITS) + EVALUATION
+        learned = 0 if regime == "frozen" else self.epochs(backbone, regime) * self.n_per_class * DIGITS
+        return learned + EVALUATION
 
     def work(self, backbone: str) -> int:
         """Return how many images a backbone's training takes."""
         return self.pretraining_work(backbone) + self.draws * sum(
-            self.draw_work(options["regime"]) for options in self.approaches(backbone).values()
+            self.draw_work(backbone, options["regime"]) for options in self.approaches(backbone).values()
         )
 
     def approaches(self, backbone: str) -> dict[str, dict[str, Any]]:
@@ -144,7 +150,9 @@ def pretrain(study: Study, backbone: str, report: Report) -> Row:
     """Train from scratch on the symbols, test, and export the extractor."""
     start = time.perf_counter()
     seed_everything(study.seed)
-    data = ImageDataModule(str(study.symbols), val_fraction=0.1, split_seed=study.seed, batch_size=64, num_workers=0)
+    data = ImageDataModule(
+        str(study.symbols), val_fraction=0.1, split_seed=study.seed, batch_size=BATCH[backbone], num_workers=0
+    )
     module = TransferModule(
         **BACKBONES[backbone], regime="scratch", lr_head=2e-3, lr_backbone=2e-3, weight_decay=0.05, warmup_epochs=0.3,
         seed=study.seed,
@@ -174,8 +182,8 @@ def learn_digits(study: Study, backbone: str, approach: str, options: dict[str, 
         )
         module = TransferModule(**options, seed=seed)
         folder = study.folder(backbone, approach) / str(draw)
-        accuracies.append(fit_and_test(folder, module, data, study.epochs[module.regime]))
-        report(Step(done=study.draw_work(module.regime)))
+        accuracies.append(fit_and_test(folder, module, data, study.epochs(backbone, module.regime)))
+        report(Step(done=study.draw_work(backbone, module.regime)))
     return make_row(backbone, approach, module, accuracies, time.perf_counter() - start)
 
 

@@ -21,11 +21,13 @@ class Job:
         total: its amount of work, in any unit.
         done: the part of it that is done.
         step: what it does now; empty before it starts.
+        start: when it started, in seconds.
     """
 
     total: float
     done: float = 0.0
     step: str = ""
+    start: float = 0.0
 
 
 class StepProgress:
@@ -61,7 +63,10 @@ class StepProgress:
 
     def begin(self, name: str, step: str) -> None:
         """Show the next step of a job."""
-        self.jobs[name].step = step
+        job = self.jobs[name]
+        if not job.step:
+            job.start = self.clock()
+        job.step = step
         self.bars.update(self.bar_of[name], description=f"{name}: {step}")
         self.print_line()
 
@@ -81,15 +86,16 @@ class StepProgress:
     def line(self) -> str:
         """Return elapsed and estimated time, and the step of each job that has started."""
         steps = "; ".join(f"{name}: {job.step}" for name, job in self.jobs.items() if job.step)
-        elapsed = self.clock() - self.start
-        left = self.seconds_left(elapsed)
-        return f"{minutes(elapsed)} elapsed, {'' if left is None else f'about {minutes(left)} left, '}{steps}"
+        left = self.seconds_left()
+        said = "" if left is None else f"about {minutes(left)} left, "
+        return f"{minutes(self.clock() - self.start)} elapsed, {said}{steps}"
 
-    def seconds_left(self, elapsed: float) -> float | None:
+    def seconds_left(self) -> float | None:
         """Return the seconds until the slowest job ends at its speed so far; None if one has done nothing yet."""
         if not all(job.done for job in self.jobs.values()):
             return None
-        return max(elapsed * (job.total - job.done) / job.done for job in self.jobs.values())
+        now = self.clock()
+        return max((now - job.start) * (job.total - job.done) / job.done for job in self.jobs.values())
 
 
 def minutes(seconds: float) -> str:
