@@ -90,8 +90,8 @@ def thumbnails(table: Embeddings, read: Callable[[str], Tensor]) -> list[Tensor]
 
     result = []
     with progress_bar("thumbnails", len(table)) as advance, ThreadPoolExecutor(cores()) as pool:
-        for thumbnail in pool.map(thumbnail_of, table.paths):
-            result.append(thumbnail)
+        for made in pool.map(thumbnail_of, table.paths):
+            result.append(made)
             advance(1)
     return result
 
