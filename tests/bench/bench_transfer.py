@@ -138,7 +138,7 @@ def ours(model: dict[str, Any], root: str, data: dict[str, Any], epochs: int, se
     """Return the test accuracy of the best checkpoint of a fit."""
     with tempfile.TemporaryDirectory() as run:
         seed_everything(seed)
-        module, datamodule = TransferModule(**model), ImageDataModule(root, **data)
+        module, datamodule = TransferModule(**model, seed=seed), ImageDataModule(root, **data)
         trainer = make_trainer(Path(run), max_epochs=epochs, enable_progress_bar=False, accelerator="cpu")
         trainer.fit(module, datamodule=datamodule)
         trainer.test(module, datamodule=datamodule, ckpt_path=f"{run}/checkpoints/best.ckpt", verbose=False)

@@ -100,7 +100,7 @@ def random_mesh(generator: np.random.Generator) -> list[tuple[tuple[int, ...], t
     steps = np.arange(0, CANVAS + 1, CELL) - CANVAS / 2
     corners = np.stack(np.meshgrid(steps, steps), axis=-1) @ linear.T + CANVAS / 2  # (4, 4, 2), x and y
     corners += generator.normal(0, BEND, corners.shape)
-    mesh = []
+    mesh: list[tuple[tuple[int, ...], tuple[float, ...]]] = []
     for row in range(3):
         for column in range(3):
             left, top = column * CELL, row * CELL

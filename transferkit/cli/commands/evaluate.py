@@ -31,20 +31,20 @@ def evaluate(
     Each row is a query among the other rows, or among the references. Only metrics that compare labels need them.
     Writes similarity.json, per_class.csv, figures and report.html.
 
-        Args:
-            file: Parquet file of `transferkit embed`, or a directory of its shards.
-            reference: file of the rows to search in; by default each row of FILE is searched for among the others.
-            out: directory of the results; by default FILE without its suffix, the splits if any, `-evaluation`.
-            split: only the rows of this split.
-            reference_split: only the references of this split, or the rows of FILE if no reference is given.
-            ks: the K of hit_rate@K, recall@K and knn_accuracy@K, such as [1,5,10].
+    Args:
+        file: Parquet file of `transferkit embed`, or a directory of its shards.
+        reference: file of the rows to search in; by default each row of FILE is searched for among the others.
+        out: directory of the results; by default FILE without its suffix, the splits if any, `-evaluation`.
+        split: only the rows of this split.
+        reference_split: only the references of this split, or the rows of FILE if no reference is given.
+        ks: the K of hit_rate@K, recall@K and knn_accuracy@K, such as [1,5,10].
         class_sized: also r_precision and map_at_r, which take longer for large classes.
         pictures: draw figures: cosines of class means, distribution of cosines, map of two principal axes.
         tsne: also draw a t-SNE map, of at most 2,000 rows.
         seed: seed of the rows drawn if there are many, and of clustering.
         images: the images of FILE, for thumbnails in report.html: folder, manifest or dataset.
         image_root: the folder that a manifest's paths are relative to or lie in, if it is not the manifest's own.
-            json: print one JSON object instead of a table.
+        json: print one JSON object instead of a table.
     """
     from transferkit import evaluation
     from transferkit.reports.report import report_of
