@@ -12,10 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tests.backbones.families import BLOCKS, CONFIGS, PATCHES, save
-from tests.backbones.families import VIT as VIT_SIZES
 from transferkit import backbones
 from transferkit.backbones.from_transformers import VIT
-from transferkit.backbones.token_grid import check_channels, count_prefix
 from transferkit.errors import UserError
 
 GIVEN = {"image_size": 32, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}  # of a directory without a preprocessor
@@ -146,48 +144,6 @@ def test_the_default_is_what_transformers_classifier_reads(family: str, tmp_path
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", ["clip", "siglip", "metaclip_2", "chinese_clip", "altclip", "aimv2", "tipsv2"])
-def test_a_model_of_images_and_texts_opens_as_its_vision_tower(saved: Saved, family: str, tmp_path: Path) -> None:
-    plain: Any = transformers.AutoModel.from_pretrained(saved / family).eval()
-    output = plain.vision_model(pixel_values=images())
-    tower = backbones.build(str(saved / family))
-    assert (tower.pooling, tower.poolings) == ("pooler", ("pooler", "projection", "mean"))
-    torch.testing.assert_close(tower(images()), output.pooler_output, atol=1e-5, rtol=1e-5)
-    shared = plain.get_image_features(images())
-    shared = getattr(shared, "pooler_output", shared)
-    projected = backbones.build(str(saved / family), pooling="projection")
-    torch.testing.assert_close(projected(images()), shared / shared.norm(dim=-1, keepdim=True), atol=1e-5, rtol=1e-5)
-    torch.save(plain.state_dict(), tmp_path / "whole.pt")
-    for pooling, oracle in ((None, tower), ("projection", projected)):
-        given = backbones.build(str(saved / family), str(tmp_path / "whole.pt"), pooling)
-        assert torch.equal(given(images()), oracle(images()))
-    with pytest.raises(UserError, match="has no pooling 'cls'; it offers pooler, projection, mean"):
-        backbones.build(str(saved / family), pooling="cls")
-
-
-@torch.no_grad()
-def test_a_masked_autoencoder_opens_as_its_encoder_with_nothing_masked(tmp_path: Path) -> None:
-    config = transformers.ViTMAEConfig(**VIT_SIZES, decoder_hidden_size=16, decoder_num_hidden_layers=1)
-    config.decoder_num_attention_heads = 2
-    plain = transformers.ViTMAEForPreTraining(config).eval()
-    plain.save_pretrained(tmp_path)
-    backbone = backbones.build(str(tmp_path), preprocessing=GIVEN)
-    plain.vit.config.mask_ratio = 0.0
-    hidden = plain.vit(pixel_values=images(), noise=torch.arange(16.0).expand(2, 16)).last_hidden_state
-    torch.testing.assert_close(backbone(images()), hidden[:, 0], atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(backbone.forward_features(images()), hidden[:, 1:], atol=1e-5, rtol=1e-5)
-
-
-def test_radio_normalizes_inside_and_so_never_twice(saved: Saved, tmp_path: Path) -> None:
-    for name in ("config.json", "model.safetensors"):
-        (tmp_path / name).write_bytes((saved / "radio" / name).read_bytes())
-    transformers.CLIPImageProcessor(size={"height": 32, "width": 32}, crop_size=32).save_pretrained(tmp_path)
-    for source, weights in ((tmp_path, "DEFAULT"), (saved / "radio", "DEFAULT"), (tmp_path, "none")):
-        scheme = backbones.build(str(source), weights).preprocessing
-        assert (scheme.mean, scheme.std) == ((0.0,) * 3, (1.0,) * 3)
-
-
-@torch.no_grad()
 def test_stages_of_a_vit_put_out_all_tokens_of_each_block(saved: Saved) -> None:
     backbone = backbones.build(str(saved / "vit"))
     plain = transformers.AutoModel.from_pretrained(saved / "vit").eval()
@@ -213,51 +169,6 @@ def test_another_image_size_interpolates_the_positions(saved: Saved) -> None:
     plain = transformers.AutoModel.from_pretrained(saved / "vit").eval()
     oracle = plain(pixel_values=images(48), interpolate_pos_encoding=True).last_hidden_state[:, 0]
     torch.testing.assert_close(backbone(images(48)), oracle, atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize(
-    ("tokens", "height", "width", "patch", "prefix"),
-    [
-        (197, 224, 224, 16, 1),
-        (198, 224, 224, 16, 2),
-        (261, 224, 224, 14, 5),
-        (196, 224, 224, 16, 0),
-        (16 * 32 + 1, 230, 460, 14, 1),  # an image that is no whole number of patches
-        (49, 224, 224, 4, 0),  # Swin merges its patches
-        (50, 224, 224, None, 1),
-        (101, 336, 336, None, 1),  # DINOv3's ConvNeXt cuts off half a patch
-        (7 * 14, 224, 448, 4, 0),
-    ],
-)
-def test_count_prefix(tokens: int, height: int, width: int, patch: int | None, prefix: int) -> None:
-    assert count_prefix(tokens, height, width, patch) == prefix
-
-
-def test_tokens_that_are_no_patches_are_refused() -> None:
-    with pytest.raises(ValueError, match="55 tokens of 224 x 224 pixels are not a grid"):
-        count_prefix(55, 224, 224, None)
-
-
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        (transformers.BertConfig(**BLOCKS), "a bert model: it takes input_ids, not images"),
-        (transformers.LlavaConfig(), "a llava model of images and text without a vision tower of its own"),
-        (transformers.YolosConfig(**BLOCKS, image_size=[32, 32]), "mixes detection tokens"),
-        (transformers.VideoMAEConfig(**BLOCKS, **PATCHES), "takes videos; the nearest is facebook/vit-mae-base"),
-        (transformers.Siglip2Config(), "takes grids of patches .* the nearest is google/siglip2-base-patch16-224"),
-        (transformers.SamConfig(), "takes images with prompts; the nearest is"),
-        (transformers.DetrConfig(), "a detr model, which detects objects; the nearest is microsoft/resnet-50"),
-        (transformers.BitConfig(embedding_size=8), "cannot be built from its configuration"),
-    ],
-)
-def test_models_that_are_no_image_backbones_get_one_line(
-    tmp_path: Path, config: transformers.PreTrainedConfig, message: str
-) -> None:
-    config.save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=message) as caught:
-        backbones.build(str(tmp_path), "none")
-    assert "\n" not in str(caught.value)
 
 
 def test_architecture_changes(saved: Saved) -> None:
@@ -296,27 +207,6 @@ def test_maps_with_their_channels_last_are_refused(tmp_path: Path) -> None:
         config.save_pretrained(tmp_path)
         with pytest.raises(UserError, match=rf"it puts out {size // 32} x {size // 32} x 64, the channels last"):
             backbones.build(str(tmp_path), "none")
-
-
-@pytest.mark.parametrize(
-    ("shape", "size", "config", "first"),
-    [
-        ((64, 7, 7), (224, 224), {"hidden_sizes": [32, 64]}, True),
-        ((7, 7, 64), (224, 224), {"hidden_sizes": [32, 64]}, False),
-        ((1024, 7, 7), (224, 224), {}, True),  # MobileNet computes its width
-        ((64, 7, 14), (224, 448), {}, True),
-        ((7, 14, 64), (224, 448), {}, False),
-        ((8, 8, 8), (64, 64), {"hidden_size": 8}, True),
-        ((7, 7, 7), (224, 224), {"embed_dim": 7}, True),
-        ((64, 8, 15), (230, 460), {}, True),
-    ],
-)
-def test_check_channels(shape: tuple[int, ...], size: tuple[int, int], config: dict[str, Any], first: bool) -> None:
-    if first:
-        check_channels(shape, *size, config)
-    else:
-        with pytest.raises(ValueError, match="the channels last"):
-            check_channels(shape, *size, config)
 
 
 def test_cvt_has_no_pooler(tmp_path: Path) -> None:
