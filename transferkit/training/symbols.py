@@ -80,7 +80,8 @@ def draw_symbol(symbol: str, font: str, generator: np.random.Generator) -> NDArr
     white = np.asarray(fit_bitmap(bent, generator)) > WHITE  # (32, 32)
     side = BITMAP // BLOCK
     counts = white.reshape(side, BLOCK, side, BLOCK).sum((1, 3))  # (8, 8), 0..16
-    return np.rint(counts * (255 / BLOCK**2)).astype(np.uint8)
+    gray: NDArray[np.uint8] = np.rint(counts * (255 / BLOCK**2)).astype(np.uint8)
+    return gray
 
 
 @cache
