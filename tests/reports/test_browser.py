@@ -7,7 +7,11 @@ import pytest
 
 from tests.reports.browser import CHROMIUM, Page, browser
 from tests.reports.example_results import NASTY, write_run
-from transferkit.reports.report import report_of, report_of_two
+from transferkit.data.embeddings import Embeddings
+from transferkit.data.scan import scan
+from transferkit.probe.audit import audit_embeddings
+from transferkit.probe.audit_files import save_audit
+from transferkit.reports.report import report_of, report_of_scan, report_of_two
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium; install Debian's package of that name")
 
@@ -30,10 +34,16 @@ def files(file: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
     bare = write_run(tmp_path_factory.mktemp("bare")).run
     for name in ("predictions.parquet", "embeddings.parquet", "metrics.csv"):
         (bare / name).unlink()
+    photos = file.parents[3] / "images"
+    (photos / "test" / "broken.jpg").write_bytes(b"not an image")
+    audited = audit_embeddings(Embeddings.load(file.parent / "embeddings.parquet"))
+    save_audit(audited, photos / "audit", {"source": str(photos / "labels.csv")})
     return {
         "run": file,
         "comparison": report_of_two(file.parent, other, other / "comparison.html"),
         "bare": report_of(bare),
+        "scan": report_of_scan(scan(photos), photos / "scan.html", ["transferkit", "scan"]),
+        "audit": report_of(photos / "audit"),
     }
 
 

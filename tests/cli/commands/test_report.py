@@ -36,6 +36,23 @@ def test_bad_input_is_one_line(run: Path) -> None:
     assert refused(transferkit("report", str(run), "--out", "images/labels.csv/x.html"), "cannot write")
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("config.yaml", "data: [1, 2]"),
+        ("config.yaml", "- 1"),
+        ("metrics.csv", "epoch,val/loss\none,two\n"),
+        ("metrics.json", '{"test/ece": "low", "test/loss": null}'),
+        ("metrics.json", "[1]"),
+        ("metrics.json", '{"test/ece": NaN}'),
+    ],
+)
+def test_files_that_somebody_changed_end_in_a_report_or_in_one_line(run: Path, name: str, text: str) -> None:
+    (run / name).write_text(text)
+    done = transferkit("report", str(run))
+    assert done.status == 0 or refused(done, "not as transferkit writes them")
+
+
 def test_moved_images_are_named_by_option(run: Path) -> None:
     Path("images").rename("moved")
     transferkit("report", str(run))

@@ -4,7 +4,10 @@ from pathlib import Path
 
 from transferkit.cli import console
 from transferkit.cli.parsing import call
-from transferkit.errors import UserError
+from transferkit.errors import UserError, first_line
+
+NOT_OURS = (AttributeError, IndexError, KeyError, TypeError, ValueError)
+"""What fields of other types or names raise, in files that somebody else wrote or changed."""
 
 
 def main(arguments: list[str]) -> int:
@@ -35,11 +38,15 @@ def report(
 
     if len(path) > 2:
         raise UserError(f"{len(path)} directories; give one, or two to compare")
-    if len(path) == 1:
-        file = report_of(path[0], out, images=images, image_root=image_root)
-    else:
-        place = out or Path(path[1]) / "comparison.html"
-        file = report_of_two(path[0], path[1], place, images=images, image_root=image_root)
+    try:
+        if len(path) == 1:
+            file = report_of(path[0], out, images=images, image_root=image_root)
+        else:
+            place = out or Path(path[1]) / "comparison.html"
+            file = report_of_two(path[0], path[1], place, images=images, image_root=image_root)
+    except NOT_OURS as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(f"the files in {' and '.join(path)} are not as transferkit writes them ({reason})") from error
     if json:
         console.as_json({"report": str(file), "bytes": file.stat().st_size})
     console.written(file)
