@@ -179,7 +179,7 @@ def check_length(trainer: Trainer, batches: int) -> None:
     lengths = {"max_epochs": trainer.max_epochs, "max_steps": trainer.max_steps, "limit_train_batches": limit}
     if nothing := next((name for name, length in lengths.items() if length == 0), None):
         raise UserError(f"--trainer.{nothing} is 0, which trains nothing; give more")
-    if trainer.overfit_batches:
+    if getattr(trainer, "overfit_batches", 0):  # set in its constructor
         raise UserError("--trainer.overfit_batches shuffles otherwise than we do; give --data.n_per_class N instead")
     batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
     every = getattr(trainer, "val_check_interval", None)  # which a Trainer lacks that validates by the clock
