@@ -42,7 +42,7 @@ Path(f"begun-{rank}").touch()
 while not Path(f"begun-{1 - rank}").exists():  # the time below is for what follows, not for their start
     time.sleep(0.02)
 distributed.init_process_group("gloo", init_method=f"file://{Path.cwd()}/meet-{scenario}", rank=rank, world_size=2,
-                               timeout=timedelta(seconds=3))
+                               timeout=timedelta(seconds=60 if scenario == "told" else 3))
 if scenario == "dies":
     def work():
         with joined() as ranks:
@@ -65,6 +65,7 @@ if scenario == "told":
         time.sleep(late * rank)
         error = told_once(UserError(message))
         print(f"{type(error).__name__}: {error}")
+        distributed.barrier()
     sys.exit()
 verify = integrity.verify
 integrity.verify = lambda *arguments: (time.sleep(0 if rank else 4), verify(*arguments))[1]  # longer than groups wait

@@ -84,7 +84,17 @@ LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.Con
 ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 # Parameters that no network wants near zero, by the names that the libraries give them.
 SPARED = ("class_token", "cls_token", "pos_embed", "position_embedding", "relative_position_bias_table", "logit_scale")
-SPARED += ("layer_scale", "lambda", "register_tokens", "mask_token", "probe", "distillation_token", "bias", "norm")
+SPARED += (
+    "layer_scale",
+    "lambda",
+    "register_tokens",
+    "mask_token",
+    "probe",
+    "distillation_token",
+    "bias",
+    "norm",
+    "grn",
+)
 
 
 def walked(model: nn.Module) -> set[str]:

@@ -200,7 +200,7 @@ def check_length(trainer: Trainer, batches: int) -> None:
     lengths = {"max_epochs": trainer.max_epochs, "max_steps": trainer.max_steps, "limit_train_batches": limit}
     if nothing := next((name for name, length in lengths.items() if length == 0), None):
         raise UserError(f"`{nothing}` is 0, which trains nothing; give more")
-    if getattr(trainer, "overfit_batches", 0):
+    if getattr(trainer, "overfit_batches", 0):  # set in its constructor
         raise UserError("`overfit_batches` shuffles differently from transferkit; give `n_per_class` instead")
     batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
     every = getattr(trainer, "val_check_interval", None)  # which a Trainer lacks that validates by the clock
