@@ -63,8 +63,8 @@ def draw_bars(axes: Axes, rows: Sequence[Row]) -> None:
 
 
 def draw_strip(axes: Axes, images: Sequence[NDArray[np.uint8]], title: str) -> None:
-    """Draw images (S, S) side by side."""
-    strip = np.concatenate([np.pad(image, ((0, 0), (0, 1)), constant_values=255) for image in images], axis=1)
+    """Draw images (S, S) side by side, in black on white."""
+    strip = np.concatenate([np.pad(image, ((0, 0), (0, 1))) for image in images], axis=1)
     axes.imshow(strip, cmap="gray_r", vmin=0, vmax=255)
     axes.set_title(title, loc="left", fontsize="medium")
     axes.set_axis_off()
