@@ -170,7 +170,7 @@ def learn_digits(study: Study, backbone: str, approach: str, options: dict[str, 
     start = time.perf_counter()
     accuracies = []
     for draw in range(study.draws):
-        seed = study.seed * study.draws + draw
+        seed = (study.seed * study.draws + draw) % 2**32  # other draws for each seed of the whole
         seed_everything(seed)
         data = ImageDataModule(
             "digits",

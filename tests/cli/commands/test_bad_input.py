@@ -68,7 +68,13 @@ BAD: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
             [verb, *operands, "--seed", seed],
             f"--seed is {seed}; give a number from 0 to 4294967295",
         )
-        for verb, *operands in (("evaluate", "a"), ("compare", "a", "b"), ("probe", "photos"), ("benchmark",))
+        for verb, *operands in (
+            ("evaluate", "a"),
+            ("compare", "a", "b"),
+            ("probe", "photos"),
+            ("benchmark",),
+            ("quickstart",),
+        )
         for seed in ("99999999999999999999", "-1")
     },
     **{

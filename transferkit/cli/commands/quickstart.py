@@ -43,11 +43,11 @@ def quickstart(
     from transferkit.training import demo
     from transferkit.training.demo_backbone import BACKBONES, Study
 
-    least = {"n_per_class": 1, "seeds": 1, "drawings": 2, "resnet_epochs": 1, "vit_epochs": 1, "seed": 0}
-    given = (n_per_class, seeds, drawings, resnet_epochs, vit_epochs, seed)
-    for (name, low), value in zip(least.items(), given, strict=True):
-        if value < low:
-            raise UserError(f"--{name} is {value}; give {low} or more")
+    counts = {"n_per_class": n_per_class, "resnet_epochs": resnet_epochs, "vit_epochs": vit_epochs, "seeds": seeds}
+    least = {**dict.fromkeys(counts, 1), "drawings": 2}  # one to train on, one to test
+    for name, value in {**counts, "drawings": drawings}.items():
+        if value < least[name]:
+            raise UserError(f"--{name} is {value}; give {least[name]} or more")
     pretraining = {"ResNet18": resnet_epochs, "ViT": vit_epochs}
     study = Study(Path(out), n_per_class, seeds, drawings, pretraining, seed=seed)
     rows = demo.run(study)
