@@ -231,7 +231,7 @@ def test_a_fault_of_the_disk_in_a_thread_is_left_to_the_one_who_waits(
     monkeypatch.setattr(sys.modules["transferkit.cli.commands.do"], "main", fill)
     assert dispatch.run(["do"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("transferkit: error: /place/of/file.bin: No space left on device; free room")
+    assert line.startswith("transferkit: error: /place/of/file.bin: No space left on device; free disk space")
 
 
 def test_a_home_that_nobody_has(command: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:

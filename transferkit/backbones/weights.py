@@ -68,7 +68,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
 def apply_masks(state: MutableMapping[str, Tensor]) -> None:
     """Put ``w`` in the place of ``w_orig`` and ``w_mask``, which is how torch keeps a weight that is pruned for now."""
-    for masked in [key for key in state if key.endswith("_mask") and f"{key.removesuffix('_mask')}_orig" in state]:
+    for masked in [key for key in state if str(key).endswith("_mask") and f"{key.removesuffix('_mask')}_orig" in state]:
         name = masked.removesuffix("_mask")
         state[name] = state.pop(f"{name}_orig") * state.pop(masked)
 
