@@ -25,7 +25,9 @@ def open_processor(config: Mapping[str, Any], model_type: str | None = None) -> 
         UserError: transformers has no such class, or a field that it does not take.
     """
     kind = processor_class(config, model_type)
-    fields = {key: value for key, value in config.items() if value is not None and key not in ("auto_map", "backend")}
+    if config.get("auto_map"):
+        raise unsupported("auto_map", config["auto_map"], f"code of a repository is never run; {REMEDY}")
+    fields = {key: value for key, value in config.items() if value is not None and key != "backend"}
     try:
         return kind.from_dict(fields)
     except Exception as error:  # whatever a class makes of fields
