@@ -157,5 +157,5 @@ def test_metadata_that_is_no_object(here: Path, text: bytes) -> None:
     vectors = pa.FixedSizeListArray.from_arrays(pa.array([0.0] * 4, pa.float32()), 2)
     path = embeddings_file(here / "e.parquet", vectors)
     pq.write_table(pq.read_table(path).replace_schema_metadata({KEY: text}), path)
-    with pytest.raises(UserError, match=r"e\.parquet: its transferkit metadata is no JSON object"):
+    with pytest.raises(UserError, match=r"e\.parquet: its transferkit metadata is not a JSON object"):
         Embeddings.load(path)

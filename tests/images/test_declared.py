@@ -10,7 +10,7 @@ from PIL import Image, ImageFile
 
 from tests.image_corpus import encode, photo
 from tests.images.test_tiff import outcome
-from transferkit import images
+from transferkit.images import decoding
 from transferkit.images.declared import declared_size
 
 TYPE = b"\0\0\0\x0cJXL \r\n\x87\n\0\0\0\x14ftypjxl \0\0\0\0jxl "
@@ -96,8 +96,8 @@ def test_no_plugin_sees_a_bomb(name: str, module: str, data: bytes, monkeypatch:
     monkeypatch.setattr(Image, "OPEN", {**Image.OPEN, name: (Bomb, lambda _: True)})
     monkeypatch.setattr(Image, "ID", [*Image.ID, name])
     assert re.fullmatch(r"\d+ x \d+ pixels, more than the limit of \d+( on a side)?", str(outcome(data)))
-    with pytest.raises(images.ImageError, match="more than the limit"):
-        images.inspect(data)
+    with pytest.raises(decoding.ImageError, match="more than the limit"):
+        decoding.inspect(data)
 
 
 def test_an_avif_that_says_it_is_large() -> None:

@@ -150,10 +150,10 @@ def test_a_fit_goes_on_with_the_optimizer_that_it_began_with(tmp_path: Path, pho
 @pytest.mark.parametrize(
     ("before", "now", "says"),
     [
-        ({"optimizer": "adamw"}, {"optimizer": "lbfgs"}, "a fit with optimizer adamw, this one's is lbfgs"),
-        ({"optimizer": "adamw"}, {"optimizer": "sgd"}, "a fit with optimizer adamw, this one's is sgd"),
-        ({}, {"optimizer": "adamw"}, "a fit with optimizer lbfgs, this one's is adamw"),
-        ({}, {"regime": "full"}, "a fit with regime frozen, this one's is full"),
+        ({"optimizer": "adamw"}, {"optimizer": "lbfgs"}, "a fit with optimizer adamw, this one has lbfgs"),
+        ({"optimizer": "adamw"}, {"optimizer": "sgd"}, "a fit with optimizer adamw, this one has sgd"),
+        ({}, {"optimizer": "adamw"}, "a fit with optimizer lbfgs, this one has adamw"),
+        ({}, {"regime": "full"}, "a fit with regime frozen, this one has full"),
     ],
 )
 def test_other_optimizers_and_regimes_are_refused(

@@ -183,7 +183,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
     "a file for a backbone": (
         lambda root: (root / "notes.txt").write_text("hello"),
         [*PHOTOS, "--model.backbone", "notes.txt"],
-        "notes.txt is a file, but no checkpoint",
+        "notes.txt is a file, but not a checkpoint",
     ),
     "no such device": (lambda root: 0, [*DIGITS, *SMALL, "--trainer.accelerator", "tpu"], "--trainer: "),
     "too many processes": (
