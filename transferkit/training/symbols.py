@@ -26,6 +26,7 @@ TURN, SLANT, BEND = np.deg2rad(8), 0.2, 2.5  # standard deviations: radians, sha
 BITMAP, BLOCK = 32, 4  # pixels of a side
 WIDEST = 24  # pixels: handwritten digits are as high as their bitmap, and at most so wide
 STRETCH = 2  # a wide symbol is made up to this many times higher
+Cell = tuple[tuple[int, int, int, int], tuple[float, ...]]  # left, top, right, bottom; four corners, x and y
 WHITE = 96  # gray level from which a pixel is white: low enough for thin strokes
 
 
@@ -90,7 +91,7 @@ def open_font(name: str) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf", FONT_SIZE)
 
 
-def random_mesh(generator: np.random.Generator) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
+def random_mesh(generator: np.random.Generator) -> list[Cell]:
     """Return cells of the new drawing, each with the quadrilateral of the canvas that fills it, as Pillow takes them.
 
     All corners are turned, slanted and scaled about the middle; then each moves a little by itself.
@@ -101,7 +102,7 @@ def random_mesh(generator: np.random.Generator) -> list[tuple[tuple[int, ...], t
     steps = np.arange(0, CANVAS + 1, CELL) - CANVAS / 2
     corners = np.stack(np.meshgrid(steps, steps), axis=-1) @ linear.T + CANVAS / 2  # (4, 4, 2), x and y
     corners += generator.normal(0, BEND, corners.shape)
-    mesh: list[tuple[tuple[int, ...], tuple[float, ...]]] = []
+    mesh: list[Cell] = []
     for row in range(3):
         for column in range(3):
             left, top = column * CELL, row * CELL
