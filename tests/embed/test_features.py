@@ -14,6 +14,7 @@ from transferkit.embed import cached_features, embed, fill_features, forget_feat
 from transferkit.embed.feature_cache import entries
 from transferkit.embed.features import make_view
 from transferkit.extractor import Extractor
+from transferkit.extractor.forward import Forward
 from transferkit.search.build import build_index
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -102,7 +103,9 @@ def test_entries_of_earlier_versions_are_not_found(
     assert len(list(entries())) == 2, "but they are listed, and go when there is no room"
 
 
-def test_fit_probe_embed_and_test_share(photo_folder: Path, tmp_path: Path, reads: Counter[str]) -> None:
+def test_fit_probe_embed_and_test_share(
+    photo_folder: Path, tmp_path: Path, reads: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
     extractor = Extractor.from_pretrained("resnet18", "none", None, RESNET["preprocessing"])
     extractor.save_pretrained(tmp_path / "extractor")
@@ -112,8 +115,12 @@ def test_fit_probe_embed_and_test_share(photo_folder: Path, tmp_path: Path, read
     assert set(reads.values()) == {1}
     reads.clear()
     module, data, _ = fit(tmp_path / "run", photo_folder, {"backbone": str(tmp_path / "extractor")}, epochs=1)
-    done = transferkit("probe", str(photo_folder), *options, "--out", str(tmp_path / "probe"), "--fast")
+    assert not reads
+    with monkeypatch.context() as blocked:
+        blocked.setattr(Forward, "__call__", None)  # its report still reads the images that it shows
+        done = transferkit("probe", str(photo_folder), *options, "--out", str(tmp_path / "probe"), "--fast")
     assert done.status == 0, done.err
+    reads.clear()
     done = transferkit("embed", str(photo_folder / "val"), *options, "--out", str(tmp_path / "v.parquet"))
     assert "24 images" not in done.err
     assert set(reads) <= {path.removeprefix("val/") for path in open_images(photo_folder).paths}, "another root"
