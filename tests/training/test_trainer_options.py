@@ -206,6 +206,11 @@ def test_what_is_said_of_a_class(given: list[str], says: str) -> None:
     assert done.status == 2 and says in done.err and "Union" not in done.err, done.err
 
 
+def test_a_fit_without_a_step_says_so() -> None:
+    done = transferkit("fit", *DATA, *FROZEN, *trainer("max_time 00:00:00:00"))
+    assert done.status == 0 and "no step was taken, so nothing is trained" in done.err
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_refused(case: str) -> None:

@@ -37,7 +37,6 @@ def load(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not a transferkit checkpoint; give one that fit wrote")
     if record.get("format") != FORMAT:
         raise UserError(f"{path} has format {record.get('format')}, this version reads {FORMAT}; update transferkit")
-    apply_masks(content["state_dict"])
     return dict(content)
 
 
@@ -62,6 +61,7 @@ def read(path: Path, weights: str, pooling: str | None, preprocessing: Mapping[s
                 f"{path} was written by an earlier version during a fit, without the frozen weights; fit again"
             )
         check_training(record)
+        apply_masks(content["state_dict"])
         backbone = backbones.rebuild(record["backbone"])
         state = {key.removeprefix("backbone."): tensor for key, tensor in content["state_dict"].items()}
         head = linear(state.pop("head.weight"), state.pop("head.bias"), backbone.embed_dim, record["class_names"])

@@ -280,6 +280,8 @@ class TransferCLI(LightningCLI):
             values = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
             return self.tell(values)
         name, values, epoch = chosen_metrics(self.run)
+        if not self.trainer.global_step:
+            note("no step was taken, so nothing is trained: a limit of time or a callback ended the fit before it")
         known = read_metrics(self.run)
         if known.get("test/epoch", epoch) != epoch:
             note(f"the test results in {self.run} belong to another checkpoint; test again")
