@@ -57,9 +57,9 @@ class Study:
     out: Path
     n_per_class: int = 5
     draws: int = 5
-    drawings: int = 60
+    drawings: int = 48
     pretraining: Mapping[str, int] = field(default_factory=lambda: {"ResNet18": 3, "ViT": 9})
-    few_shot: Mapping[str, int] = field(default_factory=lambda: {"ResNet18": 20, "ViT": 60})
+    few_shot: Mapping[str, int] = field(default_factory=lambda: {"ResNet18": 15, "ViT": 30})
     seed: int = 0
 
     @property

@@ -19,7 +19,7 @@ def quickstart(
     out: str = "runs/quickstart",
     n_per_class: int = 5,
     seeds: int = 5,
-    drawings: int = 60,
+    drawings: int = 48,
     resnet_epochs: int = 3,
     vit_epochs: int = 9,
     seed: int = 0,
