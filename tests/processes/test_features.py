@@ -105,7 +105,7 @@ def test_every_process_gets_the_features_of_one(scenario: str) -> None:
         assert one["paths"] == list(alone.paths) and list(one["metadata"]["broken"]) == ["val/limes/1.png"]
     assert not list(Path("cache-1").rglob("features/*/*")), "the first one's cache holds them"
     assert [path.suffix for path in Path("cache-0").rglob("features/*/*")] in ([".parquet"], [".parquet"] * 2)
-    warned = [text.count("the other processes do not see the cache folder") for _, text in done]
+    warned = [text.count("the other processes cannot write the cache folder") for _, text in done]
     assert bool(warned[0]) is (scenario == "unseen") and not warned[1]
 
 

@@ -71,7 +71,8 @@ verify = integrity.verify
 integrity.verify = lambda *arguments: (time.sleep(0 if rank else 4), verify(*arguments))[1]  # longer than groups wait
 time.sleep(0 if rank else 4)  # also before they meet
 with joined() as ranks:
-    print(integrity.verify_together(open_images("photos"), ranks))
+    found = integrity.verify_together(open_images("photos"), ranks)
+    print({path: str(why) for path, why in found.items()})
     print(ranks.run_on_all(lambda: rank))
     print(outcome(lambda: ranks.run_on_all(lambda: fail([1], UserError("bad")))))
     print(outcome(lambda: ranks.run_on_all(lambda: fail([0, 1], UserError(f"bad {rank}")))))
