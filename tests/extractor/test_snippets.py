@@ -19,6 +19,7 @@ from tests.extractor.examples import resnet18, transformer, with_head
 from tests.image_corpus import encode
 from transferkit import backbones
 from transferkit.extractor import Extractor
+from transferkit.extractor.checkpoint_reader import change_preprocessing
 from transferkit.extractor.onnx import export
 from transferkit.extractor.snippets import NUMPY, PILLOW, READ
 from transferkit.images.decoding import decode
@@ -26,7 +27,8 @@ from transferkit.images.decoding import decode
 
 def at_another_size(family: str) -> Extractor:
     extractor = transformer(family, "cls")
-    extractor.preprocessing = extractor.preprocessing.override({"image_size": 42 if family == "dinov2" else 48})
+    change_preprocessing(extractor.backbone, {"image_size": 42 if family == "dinov2" else 48})
+    extractor.preprocessing = extractor.backbone.preprocessing
     return extractor
 
 
