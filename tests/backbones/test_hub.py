@@ -41,7 +41,7 @@ def test_a_directory_without_a_preprocessor_is_refused_unless_told(tmp_path: Pat
 def test_fields_that_make_no_sense_where_nothing_else_is_known(tmp_path: Path) -> None:
     make("vit").save_pretrained(tmp_path)
     for given, message in (
-        (FIELDS | {"image_size": 32, "meen": 1}, "preprocessing: no field 'meen'; it takes image_size"),
+        (FIELDS | {"image_size": 32, "meen": 1}, "`preprocessing` has no field 'meen'; it takes image_size"),
         (FIELDS | {"resize": 40}, "crop: needed with resize 40"),
         (FIELDS | {"image_size": 32, "std": [0, 1, 1]}, "std: .* must be above 0"),
     ):

@@ -176,7 +176,7 @@ class Preprocessing:
             UserError: size, mean or std is missing, or a field makes no sense.
         """
         if not is_complete(given):
-            raise UserError("preprocessing: image_size (or resize and crop), mean and std are all needed")
+            raise UserError("`preprocessing` needs image_size (or resize and crop), mean and std")
         return cls.vit().override(given)
 
     @classmethod
@@ -251,7 +251,7 @@ class Preprocessing:
         """
         known = list(inspect.signature(self.replace).parameters)
         if unknown := set(given) - set(known):
-            raise UserError(f"preprocessing: no field {min(map(str, unknown))!r}; it takes {', '.join(known)}")
+            raise UserError(f"`preprocessing` has no field {min(map(str, unknown))!r}; it takes {', '.join(known)}")
         return self.replace(**given)
 
     @property
