@@ -92,7 +92,7 @@ def test_where_the_last_solution_would_do_a_fit_starts_anew_as_a_probe_does() ->
     for _ in range(40):
         optimizer.step()
     c = optimizer.param_groups[0]["C"]
-    expected = fit_linear(features, target, CLASSES, standardisation="zscore", c=c, tolerance=TOLERANCE)
+    expected = fit_linear(features, target, CLASSES, standardization="zscore", c=c, tolerance=TOLERANCE)
     torch.testing.assert_close(head.weight.detach(), expected.weight, rtol=1e-4, atol=1e-5)
 
 

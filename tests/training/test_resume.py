@@ -7,9 +7,9 @@ import pytest
 
 from transferkit.errors import UserError
 from transferkit.training.resume import (
-    GEOMETRY,
     MOVABLE,
-    SPLITTING,
+    SPLIT_OPTIONS,
+    STEPS_PER_EPOCH,
     Progress,
     check_progress,
     check_same_fit,
@@ -55,7 +55,7 @@ def test_an_end_that_has_been_passed(epochs: int | None, refused: int) -> None:
         check_progress({}, {"max_epochs": epochs}, progress)
 
 
-@pytest.mark.parametrize("field", GEOMETRY)
+@pytest.mark.parametrize("field", STEPS_PER_EPOCH)
 def test_other_steps_per_epoch_within_an_epoch(field: str) -> None:
     check_progress({field: 1}, {field: 2}, progress_of(content(4, 4), RUN))
     with pytest.raises(UserError, match=f"`{field}=2` differs from the 1 of the run"):
@@ -76,13 +76,13 @@ def test_weights_alone_cannot_be_resumed(broken: dict[str, Any]) -> None:
 
 def test_splits_of_a_run() -> None:
     file = RUN / "splits.parquet"
-    data = {"splits": None, "root": "a", **dict.fromkeys(SPLITTING, 1)}
+    data = {"splits": None, "root": "a", **dict.fromkeys(SPLIT_OPTIONS, 1)}
     assert recorded_splits(data, data, file, "fit") == str(file)
     assert recorded_splits({**data, "root": "b"}, data, file, "fit") == str(file)  # moved
     assert recorded_splits({**data, "root": "b"}, data, file, "test") is None  # other data
     assert recorded_splits(data, data, file, "predict") is None
     assert recorded_splits(data, None, None, "fit") is None
     assert recorded_splits({**data, "splits": "mine"}, data, file, "fit") == "mine"
-    for field in SPLITTING:
+    for field in SPLIT_OPTIONS:
         with pytest.raises(UserError, match=f"`{field}=2`: the splits are those of runs/name/3; leave it out"):
             recorded_splits({**data, field: 2}, data, file, "test")

@@ -24,7 +24,13 @@ from transferkit.training.metrics import EvaluationMetrics, TrainingEpoch
 from transferkit.training.network import TransferNetwork
 from transferkit.training.optimizers import CosineWithWarmup, check_length, check_ranges, gradient_descent
 from transferkit.training.regimes import Regime, check_unfreezing
-from transferkit.training.regularization_path import RegularizationPath, is_solvable, path_length
+from transferkit.training.regularization_path import (
+    MOST_ITERATIONS,
+    TOLERANCE,
+    RegularizationPath,
+    is_solvable,
+    path_length,
+)
 from transferkit.training.resume import check_processes, resumed_solver
 from transferkit.training.start import open_start
 
@@ -263,7 +269,13 @@ class TransferModule(TransferNetwork):
         optimizer = self.trainer.optimizers[0]
         if isinstance(optimizer, RegularizationPath) and optimizer.unsolved:
             strengths = ", ".join(f"{c:.2g}" for c in optimizer.unsolved)
-            log.warning("the head did not converge at C = %s; the embeddings may differ widely in scale", strengths)
+            log.warning(
+                "the head is not at its optimum at C = %s (gradient above %g after up to %d iterations); "
+                'if best.ckpt is of such an epoch, try `optimizer="adamw"`',
+                strengths,
+                TOLERANCE,
+                MOST_ITERATIONS,
+            )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Update the metrics under ``val/``."""

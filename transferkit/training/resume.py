@@ -9,9 +9,9 @@ from transferkit.errors import UserError
 from transferkit.extractor.checkpoint_reader import BROKEN, KEY
 from transferkit.training.checkpoints import is_within_epoch
 
-SPLITTING = ("val_fraction", "test_fraction", "split_seed", "n_per_class")  # data options that decide the splits
+SPLIT_OPTIONS = ("val_fraction", "test_fraction", "split_seed", "n_per_class")  # data options that decide the splits
 MOVABLE = ("root", "image_root", "num_workers", "splits")  # data options that do not change the resulting weights
-GEOMETRY = ("accumulate_grad_batches", "limit_train_batches")  # steps per epoch; a checkpoint knows its processes
+STEPS_PER_EPOCH = ("accumulate_grad_batches", "limit_train_batches")  # a checkpoint also records its processes
 
 Section = Mapping[str, Any]
 
@@ -87,7 +87,7 @@ def check_progress(saved: Section, wanted: Section, progress: Progress) -> None:
         raise UserError(
             f"`max_epochs` is {epochs}, the checkpoint has completed {progress.epochs}; give more, or start a new fit"
         )
-    for field in GEOMETRY if progress.within_epoch else ():
+    for field in STEPS_PER_EPOCH if progress.within_epoch else ():
         before, value = saved.get(field), wanted.get(field)
         if before != value:
             raise UserError(
@@ -112,7 +112,7 @@ def recorded_splits(data: Section, saved: Section | None, recorded: Path | None,
         return None if data["splits"] is None else str(data["splits"])
     if verb != "fit" and data["root"] != saved.get("root"):
         return None
-    for field in SPLITTING:
+    for field in SPLIT_OPTIONS:
         if data[field] != saved.get(field, data[field]):
             raise UserError(f"`{field}={data[field]}`: the splits are those of {recorded.parent}; leave it out")
     return str(recorded)
