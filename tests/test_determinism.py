@@ -43,6 +43,8 @@ COMMANDS = {
     "regions": ["regions", "photos", "--boxes", "boxes.csv", *RANDOM],
     "duplicates": ["duplicates", "photos", *RANDOM, "--threshold", "1", "--json"],
     "scan": ["scan", "photos", "--out", "scan.csv", "--json"],
+    "audit": ["audit", "e.parquet", "--out", "audited"],
+    "report": ["report", "probe"],
     "cache": ["cache"],
 }
 QUICK = ("fit", "embed", "similarity", "probe", "scan")

@@ -41,7 +41,7 @@ def test_the_first_fit_the_budget_and_the_rest_is_counted() -> None:
     def read(path: str) -> Tensor:
         counts[path] += 1
         if path == "7":
-            raise ImageError("truncated JPEG")
+            raise ImageError("truncated", "truncated JPEG")
         return torch.randint(0, 255, (3, 100, 100), dtype=torch.uint8)
 
     paths = [str(number) for number in range(500)]

@@ -194,7 +194,7 @@ def test_precisions_from_fit_to_export(precision: str, model: list[str]) -> None
         (["logger", "[CSVLogger, TensorBoardLogger]"], "--trainer: CSVLogger: the following arguments are required: s"),
         (["callbacks", "Nothing"], "--trainer.callbacks Nothing: no class of that name is known"),
         (["callbacks", "[EarlyStopping]"], "--trainer: EarlyStopping: the following arguments are required: monitor"),
-        (["callbacks+", "EarlyStopping", "callbacks.monitor", "val/acc", "callbacks.mode", "up"], "`mode` can be min"),
+        (["callbacks+", "EarlyStopping", "callbacks.monitor", "val/acc", "callbacks.mode", "up"], "mode can be min"),
         (["callbacks+", "EarlyStopping", "callbacks.monitor", "val/acc", "callbacks.patience", "x"], "EarlyStopping: "),
         (["plugins", "Nothing"], "--trainer.plugins Nothing: no class of that name is known"),
     ],

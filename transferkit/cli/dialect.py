@@ -90,7 +90,7 @@ def possible(message: str, options: Mapping[str, str]) -> str:
     fault, semicolon, rest = message.rpartition("; ")
     remedies = re.split(r", (?:or )?(?![^{`]*[}`])", rest)
     kept = [each for each in remedies if all(name in options for name, _ in ARGUMENT.findall(each))]
-    if len(kept) in (0, len(remedies)):
+    if not semicolon or len(kept) in (0, len(remedies)):
         return message
     return fault + semicolon + ", or ".join(filter(None, (", ".join(kept[:-1]), kept[-1])))
 

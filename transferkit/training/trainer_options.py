@@ -125,7 +125,8 @@ def class_fault(message: str) -> str | None:
         return f"`trainer`: {refused[1][:300]}"
     unknown = re.search(r"Parser key \"(trainer\.\w+)\":.*Expected a dot import path string: (\S+)", line)
     return (
-        unknown and f"`{unknown[1].partition('.')[2]}={unknown[2]}`: no class of that name; give its whole import path"
+        unknown
+        and f"`{unknown[1].partition('.')[2]}={unknown[2]}`: no class of that name is known; give its whole import path"
     )
 
 
