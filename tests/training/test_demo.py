@@ -1,6 +1,7 @@
 """The quickstart: it replaces only what it wrote, and ends with a table and a figure that show the gain of transfer."""
 
 import csv
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -68,14 +69,21 @@ def short(out: str, seed: int) -> Done:
 
 
 @pytest.mark.slow
-def test_two_short_quickstarts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_short_quickstarts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "transferkit")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TRANSFERKIT_CACHE", str(tmp_path / "cache"))
     threads = torch.get_num_threads()
-    for seed in (0, 1):
-        done = short("out", seed) if seed == 0 else short("other", seed)
+    for seed, out in enumerate(("out", "other")):
+        done = short(out, seed)
         assert done.status == 0, done.err
-        assert "elapsed" in done.err and "ViT: step 1 of 5, pretraining on symbols" in done.err
+        lines = [record.getMessage() for record in caplog.records if " elapsed, " in record.getMessage()]
+        for name in BACKBONES:
+            assert all(any(f"{name}: step {number} of 5" in line for line in lines) for number in range(1, 6))
+        assert " left, " in lines[-1]
+        caplog.clear()
         assert "figure: " in done.out and "next: transferkit fit" in done.out
     assert torch.get_num_threads() == threads
     first, second = table(Path("out")), table(Path("other"))
