@@ -1,7 +1,7 @@
 """The contract every backbone keeps, whatever library it comes from."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -49,6 +49,21 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def spec(self) -> dict[str, Any]:
         """Return a plain-typed description; :func:`~transferkit.backbones.rebuild` builds the architecture from it."""
+
+    def describe(self, source: str, architecture: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the :meth:`spec` of a backbone.
+
+        Args:
+            source: the library that builds it.
+            architecture: what the library builds it from, in plain types.
+        """
+        return {
+            "source": source,
+            "name": self.name,
+            "architecture": architecture,
+            "pooling": self.pooling,
+            "preprocessing": self.preprocessing.to_dict(),
+        }
 
     @property
     def stage_names(self) -> list[str]:

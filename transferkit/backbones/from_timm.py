@@ -1,6 +1,5 @@
 """Backbones from timm (Wightman 2019, github.com/huggingface/pytorch-image-models); needs the extra ``timm``."""
 
-import json
 import logging
 import sys
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from transferkit.backbones.timm_stages import find_stages
 from transferkit.backbones.weights import read_state_dict
 from transferkit.errors import UserError, first_line
 from transferkit.images.preprocessing import Preprocessing, is_complete
+from transferkit.runtime.json_files import read_json
 from transferkit.runtime.reachability import require_network
 
 log = logging.getLogger(__name__)
@@ -108,13 +108,7 @@ class TimmBackbone(Backbone):
 
     def spec(self) -> dict[str, Any]:
         """Return a plain-typed description, for :func:`rebuild`."""
-        return {
-            "source": "timm",
-            "name": self.name,
-            "architecture": self.architecture,
-            "pooling": self.pooling,
-            "preprocessing": self.preprocessing.to_dict(),
-        }
+        return self.describe("timm", self.architecture)
 
 
 def is_timm(name: str) -> bool:
@@ -152,10 +146,9 @@ def is_config(config: Mapping[str, Any]) -> bool:
 def read_config(path: Path) -> dict[str, Any]:
     """Read a ``config.json``; empty where it is not a JSON object."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def build(

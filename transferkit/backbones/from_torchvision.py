@@ -102,13 +102,7 @@ class TorchvisionBackbone(Backbone):
 
     def spec(self) -> dict[str, Any]:
         """Return a plain-typed description, for :func:`rebuild`."""
-        return {
-            "source": "torchvision",
-            "name": self.name,
-            "architecture": self.architecture,
-            "pooling": self.pooling,
-            "preprocessing": self.preprocessing.to_dict(),
-        }
+        return self.describe("torchvision", self.architecture)
 
 
 def build(

@@ -120,13 +120,8 @@ class TransformersBackbone(Backbone):
     def spec(self) -> dict[str, Any]:
         """Return a plain-typed description, for :func:`rebuild`."""
         config = self.model.dual_config if isinstance(self.model, Projected) else self.model.config
-        return {
-            "source": "transformers",
-            "name": self.name,
-            "architecture": {key: value for key, value in config.to_diff_dict().items() if key not in NO_NUMBERS},
-            "pooling": self.pooling,
-            "preprocessing": self.preprocessing.to_dict(),
-        }
+        fields = config.to_diff_dict()
+        return self.describe("transformers", {key: fields[key] for key in fields if key not in NO_NUMBERS})
 
 
 def build(

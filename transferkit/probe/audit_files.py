@@ -1,7 +1,6 @@
 """The files of an audit: a table as Parquet and CSV, a summary, and the manifest that a review of it leads to."""
 
 import csv
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from transferkit.data.image_table import ImageTable
 from transferkit.errors import UserError, listed
 from transferkit.probe.audit import Audit, Issue, audit_embeddings
 from transferkit.runtime.files import atomic_path
+from transferkit.runtime.json_files import write_json
 from transferkit.runtime.versions import versions
 from transferkit.similarity import drawn_rows
 
@@ -45,8 +45,7 @@ def save_audit(audit: Audit, folder: Path, images: Mapping[str, Any] | None = No
         "rows": audit.rows, "counts": audit.counts(), "remarks": audit.remarks,
         "images": dict(images or {}), "versions": versions(),
     }  # fmt: skip
-    with atomic_path(files[2]) as temporary:
-        temporary.write_text(json.dumps(summary, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_json(files[2], summary)
     quality = {"path": pa.array(audit.quality, pa.string()), "quality": pa.array(audit.quality.values(), pa.float64())}
     with atomic_path(files[3]) as temporary:
         pq.write_table(pa.table(quality), temporary)

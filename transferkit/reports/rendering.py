@@ -15,6 +15,7 @@ from transferkit.reports.content import Report
 from transferkit.reports.svg import SHAPES
 from transferkit.reports.thumbnails import Thumbnails
 from transferkit.runtime.files import atomic_path
+from transferkit.runtime.text import for_terminal
 
 TEMPLATES = "reports/templates"
 KEPT = "\n\u200c\u200d"
@@ -80,4 +81,4 @@ def inline(name: str) -> str:
 
 def visible(text: Any) -> str:
     """Return text whose control and direction marks are shown, not obeyed."""
-    return "".join(c if c.isprintable() or c in KEPT else repr(c)[1:-1] for c in str(text))
+    return for_terminal(str(text), KEPT)

@@ -1,7 +1,6 @@
 """The files of a run, probe, benchmark or evaluation, read as far as they are there; what is missing is noted."""
 
 import csv
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from transferkit.data.image_table import ImageTable, open_images
 from transferkit.errors import UserError, first_line
 from transferkit.images.decoding import ImageError
 from transferkit.reports.mistakes import PredictionTable
+from transferkit.runtime.json_files import read_json
 from transferkit.runtime.parquet import read_table
 
 T = TypeVar("T")
@@ -61,7 +61,7 @@ class ResultFolder:
 
     def json(self, name: str) -> dict[str, Any]:
         """Return a JSON object; empty where the file is missing or damaged."""
-        return self.read(name, lambda path: dict(json.loads(path.read_text(encoding="utf-8")))) or {}
+        return self.read(name, read_json) or {}
 
     def yaml(self, name: str) -> dict[str, Any]:
         """Return a YAML mapping; empty where the file is missing or damaged."""

@@ -1,18 +1,18 @@
 """The report of a run directory: of ``fit`` what it learned, of ``test`` what that is worth."""
 
-import hashlib
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from transferkit.data.embeddings import Embeddings
-from transferkit.data.image_table import DIGITS
+from transferkit.errors import listed
 from transferkit.reports import audit_sections, data_sections, prediction_sections
 from transferkit.reports.content import Block, Headline, Remark, Report, Section
 from transferkit.reports.mistakes import PredictionTable
 from transferkit.reports.numbers import Number, count, decimal, percent
 from transferkit.reports.result_files import ImageSource, ResultFolder, find_images
+from transferkit.runtime.files import file_sha256
 from transferkit.similarity.intervals import wilson
 
 NAMES = {
@@ -128,7 +128,7 @@ def tested_split(predictions: PredictionTable | None, splits: Mapping[str, Seque
 
 def leaks(splits: Mapping[str, Sequence[Any]], source: ImageSource) -> str:
     """Say whether files of different splits have the same bytes; only files of equal size are read."""
-    if source.table is None or source.table.root == DIGITS or not splits.get("path"):
+    if source.table is None or source.table.in_memory or not splits.get("path"):
         return ""
     by_size: dict[int, list[tuple[str, str]]] = {}
     root = Path(source.table.root)
@@ -144,14 +144,13 @@ def leaks(splits: Mapping[str, Sequence[Any]], source: ImageSource) -> str:
     for files in suspects.values():
         by_hash: dict[str, list[tuple[str, str]]] = {}
         for path, split in files:
-            digest = hashlib.sha256((root / path).read_bytes()).hexdigest()
+            digest = file_sha256(root / path)
             by_hash.setdefault(digest, []).append((path, split))
         found += [same for same in by_hash.values() if len({split for _, split in same}) > 1]
     if not found:
         return "No file of one split is a byte-for-byte copy of a file in another."
-    shown = ", ".join(f"{one[0][0]} ({one[0][1]}) = {one[-1][0]} ({one[-1][1]})" for one in found[:5])
-    more = f" and {len(found) - 5:,} more" if len(found) > 5 else ""
-    return f"Leaks: files with the same bytes lie in different splits: {shown}{more}."
+    shown = listed([f"{one[0][0]} ({one[0][1]}) = {one[-1][0]} ({one[-1][1]})" for one in found], quote=False)
+    return f"Leaks: files with the same bytes lie in different splits: {shown}."
 
 
 def with_leaks(section: Section, sentence: str) -> Section:

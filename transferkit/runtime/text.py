@@ -3,18 +3,19 @@
 import html
 import re
 import string
+from collections.abc import Container
 
 HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 MARKDOWN = set(string.punctuation) - set(" -()/,")  # a backslash before them takes away their meaning
 
 
-def for_terminal(text: str) -> str:
-    r"""Return a text with control and direction characters escaped.
+def for_terminal(text: str, kept: Container[str] = "") -> str:
+    r"""Return a text with control and direction characters escaped, except those that are kept.
 
     >>> print(for_terminal("a\x1b[31m\n"))
     a\x1b[31m\n
     """
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return "".join(c if c.isprintable() or c in kept else repr(c)[1:-1] for c in text)
 
 
 def for_html(text: str) -> str:

@@ -85,6 +85,5 @@ def some_digits(study: Study, chosen: Row) -> tuple[list[NDArray[np.uint8]], lis
     predictions = pq.read_table(study.folder(chosen.backbone, chosen.approach) / "0" / "predictions.parquet")
     first = predictions.slice(0, SHOWN).to_pydict()
     table = open_images("digits")
-    row_of = {path: row for row, path in enumerate(table.paths)}
-    images = [table.decode(row_of[path])[0].numpy() for path in first["path"]]
+    images = [table.decode(table.row_of[path])[0].numpy() for path in first["path"]]
     return images, first["label"], first["prediction"]

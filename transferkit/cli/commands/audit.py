@@ -115,10 +115,9 @@ def apply_decisions(table: "ImageTable | None", images: str, reviewed: str, mani
     Raises:
         UserError: images without files, or decisions that cannot be applied.
     """
-    from transferkit.data.image_table import DIGITS
     from transferkit.probe.audit_files import apply_review, write_manifest
 
-    if table is None or table.root == DIGITS:
+    if table is None or table.in_memory:
         raise UserError(f"{images} has no image files to list in a manifest; give their folder or manifest")
     if Path(manifest).exists():
         raise UserError(f"--manifest {manifest} exists; choose another name")
