@@ -90,7 +90,16 @@ def test_refused_by_faiss(factory: str, says: str) -> None:
         faiss_index.build(clusters(100, 16), factory)
 
 
-@pytest.mark.parametrize("factory", ["IVF64,Flat", "IVF1k,Flat", "PQ4", "PQ4x6", "OPQ4_8,IVF4,PQ4x4", "RQ2x5"])
+@pytest.mark.parametrize(
+    "factory",
+    [
+        "IVF64,Flat",
+        "PQ4x6",
+        "OPQ4_8,IVF4,PQ4x4",
+        "RQ2x5",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("IVF1k,Flat", "PQ4")),
+    ],
+)
 def test_the_least_number_of_rows_is_faiss_own(factory: str) -> None:
     least = faiss_index.least_rows(factory)
     faiss_index.build(clusters(least, 16), factory)

@@ -125,7 +125,13 @@ def test_what_is_remembered() -> None:
 
 
 @pytest.mark.parametrize(
-    ("scale", "few"), [(1.0, {}), (1e-3, {}), (1e3, {}), (1.0, {"n_per_class": 25, "split_seed": 5})]
+    ("scale", "few"),
+    [
+        (1.0, {}),
+        pytest.param(1e-3, {}, marks=pytest.mark.slow),
+        (1e3, {}),
+        pytest.param(1.0, {"n_per_class": 25, "split_seed": 5}, marks=pytest.mark.slow),
+    ],
 )
 def test_a_frozen_fit_is_as_good_as_the_probe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scale: float, few: dict[str, Any]
