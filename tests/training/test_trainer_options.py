@@ -189,7 +189,7 @@ def test_precisions_from_fit_to_export(precision: str, model: list[str]) -> None
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        (["logger", "MLFlowLogger"], "--trainer: MLFlowLogger: Requirement 'mlflow"),
+        (["logger", "CometLogger"], "--trainer: CometLogger: "),
         (["logger", "Nowhere"], "--trainer.logger Nowhere: no class of that name is known; give its whole import path"),
         (["logger", "[CSVLogger, TensorBoardLogger]"], "--trainer: CSVLogger: the following arguments are required: s"),
         (["callbacks", "Nothing"], "--trainer.callbacks Nothing: no class of that name is known"),

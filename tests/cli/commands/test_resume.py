@@ -22,6 +22,7 @@ from transferkit.training.module import TransferModule
 COLOURS = {"apples": (190, 50, 40), "limes": (70, 180, 60)}
 EPOCHS = 4
 REGIMES: dict[str, list[str]] = {
+    "solved": options("model", RESNET),  # the default: one step per strength of regularization
     "frozen": options("model", {**RESNET, "dropout": 0.3}),
     "full": [*options("model", {**VIT, "regime": "full", "dropout": 0.3}), "--data.augmentation", "strong"],
     "partial": [*options("model", {**RESNET, "regime": "partial", "dropout": 0.3}), "--data.augmentation", "light"],
@@ -143,6 +144,8 @@ def test_interrupted_by_a_signal(regime: str, number: int, monkeypatch: pytest.M
     ("regime", "moment"),
     [
         ("full", "batch"),
+        pytest.param("solved", "last.ckpt", marks=pytest.mark.kill),
+        pytest.param("solved", "metrics.csv", marks=pytest.mark.kill),
         pytest.param("frozen", "last.ckpt", marks=pytest.mark.kill),
         pytest.param("frozen", "batch", marks=pytest.mark.kill),
         pytest.param("frozen", "metrics.csv", marks=pytest.mark.kill),
