@@ -18,6 +18,7 @@ def build(
     pooling: str | None = None,
     architecture: dict[str, Any] | None = None,
     preprocessing: Mapping[str, Any] | None = None,
+    revision: str | None = None,
 ) -> Backbone:
     """Build a backbone by its name.
 
@@ -29,22 +30,37 @@ def build(
         pooling: see :class:`Backbone`; ``None`` is the backbone's default.
         architecture: arguments that change the architecture, for random weights only.
         preprocessing: fields that differ from the weights' own, or all of them where the weights bring none.
+        revision: branch, tag or commit of a hub repository; ``NAME@REVISION`` as the name says the same.
 
     Raises:
         UserError: unknown name (the nearest are named), or see the libraries' ``build``.
     """
     known = from_torchvision.names()
+    name = with_revision(name, revision)
     if name in known:  # a folder that happens to have this name is reached as ./NAME
         return from_torchvision.build(name, weights, pooling, architecture, preprocessing)
     if Path(name).is_file():
         raise UserError(f"{name} is a file, but not a checkpoint (.ckpt); give the folder that an extractor is in")
     if from_timm.is_timm(name):
         return from_timm.build(name, weights, pooling, architecture, preprocessing)
-    if Path(name).is_dir() or (name.count("/") == 1 and not name.startswith((".", "/", "~"))):
+    if Path(name).is_dir() or (name.partition("@")[0].count("/") == 1 and not name.startswith((".", "/", "~"))):
         return from_transformers.build(name, weights, pooling, architecture, preprocessing)
     near = difflib.get_close_matches(name, [*known, from_transformers.VIT, *from_timm.known()], n=3, cutoff=0.4)
     hint = f"nearest: {', '.join(near)}" if near else f"try resnet18 or {from_transformers.VIT}"
     raise UserError(f"unknown backbone {name!r} (no such torchvision or timm model, hub id or directory); {hint}")
+
+
+def with_revision(name: str, revision: str | None) -> str:
+    """Return the name of a hub repository at a revision: ``owner/model@v1``.
+
+    Raises:
+        UserError: the name is not a repository's, or says another revision already.
+    """
+    if revision is None:
+        return name
+    if "/" not in name or Path(name).exists() or "@" in name:
+        raise UserError(f"{name} has no revisions to choose from; leave out `revision={revision}`, or give a hub id")
+    return f"{name}@{revision}"
 
 
 def rebuild(spec: dict[str, Any]) -> Backbone:

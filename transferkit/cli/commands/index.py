@@ -47,7 +47,7 @@ def index(
     from transferkit.search.build import absolute_source, build_index
     from transferkit.search.index import open_index
 
-    source, pooling = absolute_source(network.extractor or "resnet18", network.weights), network.pooling
+    source, pooling = absolute_source(network.name, network.weights), network.pooling
     if network.extractor is None and not overwrite and (Path(out) / "index.json").is_file():
         before = open_index(out)
         source = dict(zip(("source", "weights"), before.source(), strict=True))
@@ -73,6 +73,8 @@ def report(built: "ImageIndex", change: "Change", asked: str | None, json: bool)
         if not is_installed():
             note(f"faiss would answer faster from 50,000 images on: {INSTALL}")
     quality = built.record["faiss"] or {"recall@10": 1.0, "standard_error": 0.0, "settings": {}, "sample": None}
+    if built.record.get("words"):
+        note("it can be asked by words, too: transferkit search " + f'{built.folder} --text "a red mushroom"')
     result = {
         "images": len(built),
         "added": change.added,
