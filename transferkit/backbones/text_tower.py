@@ -61,7 +61,7 @@ class TextTower(nn.Module):
     def tokenize(self, texts: Sequence[str]) -> Any:
         """Return the model's inputs of texts, cut to the number of tokens that it reads; what is cut is logged."""
         given: Any = self.tokenizer  # its call has no useful annotations
-        lengths = map(len, given(list(texts))["input_ids"])
+        lengths = map(len, given(list(texts), verbose=False)["input_ids"])
         if long := [text for text, length in zip(texts, lengths, strict=True) if length > self.longest]:
             log.warning("cut to the %d tokens that the model reads: %s", self.longest, listed(long, most=2))
         return given(list(texts), padding=self.padding, truncation=True, max_length=self.longest, return_tensors="pt")
