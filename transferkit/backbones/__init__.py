@@ -1,15 +1,27 @@
 """Backbones by name: torchvision's models, Hugging Face ids, timm's names, local directories."""
 
 import difflib
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from transferkit.backbones import from_timm, from_torchvision, from_transformers
-from transferkit.backbones.base import Backbone
 from transferkit.errors import UserError
 
-__all__ = ["Backbone", "build", "rebuild"]
+if TYPE_CHECKING:
+    from transferkit.backbones.base import Backbone
+
+__all__ = ["Backbone", "build", "rebuild", "with_revision"]
+
+if not TYPE_CHECKING:  # the libraries are imported when something is built: to list names takes none of them
+
+    def __getattr__(name: str) -> object:
+        """Import :class:`Backbone` when it is first used."""
+        if name != "Backbone":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from transferkit.backbones.base import Backbone
+
+        return Backbone
 
 
 def build(
@@ -19,7 +31,7 @@ def build(
     architecture: dict[str, Any] | None = None,
     preprocessing: Mapping[str, Any] | None = None,
     revision: str | None = None,
-) -> Backbone:
+) -> "Backbone":
     """Build a backbone by its name.
 
     Args:
@@ -35,6 +47,8 @@ def build(
     Raises:
         UserError: unknown name (the nearest are named), or see the libraries' ``build``.
     """
+    from transferkit.backbones import from_timm, from_torchvision, from_transformers
+
     known = from_torchvision.names()
     name = with_revision(name, revision)
     if name in known:  # a folder that happens to have this name is reached as ./NAME
@@ -63,8 +77,8 @@ def with_revision(name: str, revision: str | None) -> str:
     return f"{name}@{revision}"
 
 
-def rebuild(spec: dict[str, Any]) -> Backbone:
+def rebuild(spec: dict[str, Any]) -> "Backbone":
     """Build the architecture of a :meth:`Backbone.spec`, with random weights."""
-    sources = {"torchvision": from_torchvision, "timm": from_timm}
-    rebuilt: Backbone = sources.get(spec["source"], from_transformers).rebuild(spec)
+    module = {"torchvision": "from_torchvision", "timm": "from_timm"}.get(spec["source"], "from_transformers")
+    rebuilt: Backbone = importlib.import_module(f"transferkit.backbones.{module}").rebuild(spec)
     return rebuilt

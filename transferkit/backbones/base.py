@@ -154,8 +154,13 @@ def choose_pooling(name: str, pooling: str | None, poolings: tuple[str, ...]) ->
     if pooling is None:
         return poolings[0]
     if pooling not in poolings:
-        alone = " (the space of images and texts): it is a model of images alone" if pooling == "projection" else ""
-        raise UserError(f"{name} has no pooling {pooling!r}{alone}; it offers {', '.join(poolings)}")
+        offers = f"it offers {', '.join(poolings)}"
+        if pooling == "projection":
+            raise UserError(
+                f"{name} has no pooling 'projection', the space of images and texts: {offers}; give a model of both, "
+                f"such as {WITH_WORDS}"
+            )
+        raise UserError(f"{name} has no pooling {pooling!r}; {offers}")
     return pooling
 
 

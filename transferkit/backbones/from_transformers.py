@@ -135,7 +135,7 @@ class TransformersBackbone(Backbone):
         if not self.dual:
             return super().wordless
         if self.weights == "none":
-            return f"random weights of {self.name} know no words; leave out `weights=\"none\"`"
+            return f'random weights of {self.name} know no words; leave out `weights="none"`'
         if self.pooling == PROJECTION or (self.pooling == "pooler" and pools_into_shared_space(self.model.config)):
             return None
         return (

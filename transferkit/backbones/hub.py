@@ -90,7 +90,9 @@ def read_config(name: str, weights: str, architecture: dict[str, Any] | None) ->
         config = read_local_or_hub(
             name,
             "configuration",
-            lambda local: AutoConfig.from_pretrained(**repository(name), local_files_only=local, trust_remote_code=False),
+            lambda local: AutoConfig.from_pretrained(
+                **repository(name), local_files_only=local, trust_remote_code=False
+            ),
         )
     if not architecture:
         return config

@@ -160,5 +160,7 @@ def known_models() -> tuple[KnownModel, ...]:
     for library, table in (("torchvision", TORCHVISION), ("transformers", TRANSFORMERS)):
         for line in table.strip().splitlines():
             name, parameters, width, side, kind = line.split()
-            found.append(KnownModel(name, library, int(parameters), int(width), int(side), POOLINGS[kind], kind == "dual"))
+            found.append(
+                KnownModel(name, library, int(parameters), int(width), int(side), POOLINGS[kind], kind == "dual")
+            )
     return tuple(found)

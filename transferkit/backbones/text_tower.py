@@ -88,12 +88,9 @@ def load_text_tower(choice: ModelClass, name: str, weights: str) -> TextTower:
         UserError: there is no text tower or tokenizer.
     """
     assert choice.dual is not None
-    file = Path(name, "model.safetensors")
-    if (weights == "DEFAULT" and file.is_file() and not holds_text(file)) or (
-        weights != "DEFAULT" and not holds_text(weights)
-    ):
-        place = file if weights == "DEFAULT" else weights
-        raise UserError(f"{place} holds no text tower, so it cannot be asked by words; give the whole model")
+    file = Path(name, "model.safetensors") if weights == "DEFAULT" else Path(weights)
+    if file.is_file() and not holds_text(file):
+        raise UserError(f"{file} holds no text tower, so it cannot be asked by words; give the whole model")
     tokenizer = read_tokenizer(name, choice.dual_config)  # fast, and missing more often than the weights
     whole = load_model(choice.dual, name, weights, copy.deepcopy(choice.dual_config), {})  # type: ignore[arg-type]
     return TextTower(whole, tokenizer)
@@ -116,7 +113,8 @@ def read_tokenizer(name: str, config: Any) -> "PreTrainedTokenizerBase":
     except UserError as error:
         if not Path(name).is_dir():
             raise
-        raise UserError(f"{name} has no usable tokenizer ({first_line(error)}); put its tokenizer.json there") from error
+        reason = first_line(error.__cause__ or error)
+        raise UserError(f"{name} has no usable tokenizer ({reason}); put its tokenizer.json there") from error
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers makes an empty one where there is no file
         raise UserError(f"{name} has no tokenizer, so it cannot be asked by words; put its tokenizer.json there")
     known = getattr(config.text_config, "vocab_size", len(tokenizer))

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from transferkit import backbones
+from transferkit.backbones import from_transformers
 from transferkit.backbones.dual_model import Projected
 from transferkit.backbones.from_timm import TimmBackbone
 from transferkit.backbones.from_torchvision import TorchvisionBackbone
@@ -125,7 +126,7 @@ def keep_words(extractor: ExtractorCore, path: Path) -> None:
     The directory is then that of the whole model of images and texts.
     """
     model: Any = extractor.backbone.model
-    reason = "it holds the pooled output alone, not the whole model; give `pooling=\"projection\"`"
+    reason = 'it holds the pooled output alone, not the whole model; give `pooling="projection"`'
     if isinstance(model, Projected):
         try:
             extractor.text.add_to(path, model.state_dict())
@@ -254,7 +255,7 @@ def read_model(path: Path, record: dict[str, Any]) -> tuple[backbones.Backbone, 
             raise UserError(f"{path}/config.json has {found[0]}, which exports never have; export the extractor again")
         if not weights.is_file():  # transformers would look for others, even outside of the directory
             raise UserError(f"{weights} does not exist; export the extractor again")
-        backbone = backbones.from_transformers.build(str(path), pooling=spec["pooling"])
+        backbone = from_transformers.build(str(path), pooling=spec["pooling"])
         backbone.name = str(spec["name"])
         state = read_state_dict(weights) if classifier else {}
         own = [key for key in state if re.fullmatch(r"classifier(\.\d+)?\.weight", key)]

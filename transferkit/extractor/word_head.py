@@ -85,7 +85,9 @@ def check_names(class_names: Sequence[str]) -> None:
     if not class_names:
         raise UserError("there are no classes to tell apart; give `classes`, or images in class folders")
     if empty := [number for number, name in enumerate(class_names, 1) if not spoken(name)]:
-        raise UserError(f"class {empty[0]} of {len(class_names)} in `classes` has an empty name; leave it out or name it")
+        raise UserError(
+            f"class {empty[0]} of {len(class_names)} in `classes` has an empty name; leave it out or name it"
+        )
     if twice := [name for name, count in Counter(class_names).items() if count > 1]:
         raise UserError(f"`classes` has {listed(twice)} twice; name each class once")
 

@@ -121,6 +121,8 @@ def save_zero_shot(found: ZeroShot, folder: Path) -> list[Path]:
     files += [folder / "embeddings.parquet", folder / "zeroshot.json", folder / "metrics.json"]
     found.embeddings.save(files[2])
     rest = {"classes": list(names), "templates": list(found.templates), "extractor": found.extractor}
-    write_json(files[3], {**rest, "images": len(found.embeddings), "scored": len(found.known), "sigmoid": found.sigmoid})
+    write_json(
+        files[3], {**rest, "images": len(found.embeddings), "scored": len(found.known), "sigmoid": found.sigmoid}
+    )
     write_json(files[4], found.metrics())
     return files

@@ -72,7 +72,9 @@ def export(
     if json:
         console.as_json({"out": str(folder), "bytes": files, "onnx_difference": difference})
     else:
-        console.table(("file", "bytes", "content"), ((file, size, CONTENT.get(file, "tokenizer")) for file, size in files.items()))
+        console.table(
+            ("file", "bytes", "content"), ((file, size, CONTENT.get(file, "tokenizer")) for file, size in files.items())
+        )
     if difference is not None:
         same = ", top class the same" if extractor.head else ""
         console.note(f"model.onnx equals PyTorch to {difference:.1e} on batches of 1, 3 and 17 random images{same}")

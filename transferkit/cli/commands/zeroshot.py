@@ -83,7 +83,14 @@ def zeroshot(
     console.written(*files)
     if found.known:
         console.next_command(
-            "fit", images, "--model.backbone", network.name, "--model.pooling", opened.pooling, "--model.head", "zeroshot"
+            "fit",
+            images,
+            "--model.backbone",
+            network.name,
+            "--model.pooling",
+            opened.pooling,
+            "--model.head",
+            "zeroshot",
         )
     return 0
 
@@ -99,7 +106,9 @@ def read_classes(text: str) -> list[str]:
         try:
             return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"--classes {text} cannot be read ({error}); give a text file with a name per line") from error
+            raise UserError(
+                f"--classes {text} cannot be read ({error}); give a text file with a name per line"
+            ) from error
     return [name.strip() for name in text.split(",")]
 
 
@@ -108,7 +117,9 @@ def show(found: "ZeroShot", images: str, json: bool) -> None:
     metrics = found.metrics()
     best = found.probability.argmax(1).tolist()
     if json:
-        rows = zip(found.embeddings.paths, found.embeddings.labels, best, found.probability.amax(1).tolist(), strict=True)
+        rows = zip(
+            found.embeddings.paths, found.embeddings.labels, best, found.probability.amax(1).tolist(), strict=True
+        )
         predictions = [
             {"path": path, "label": label, "prediction": found.class_names[number], "probability": share}
             for path, label, number, share in rows
