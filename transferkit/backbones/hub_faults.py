@@ -31,9 +31,7 @@ def hub_fault(name: str, what: str, error: BaseException) -> UserError:
                 f"https://huggingface.co/{place}, then log in (hf auth login) or set HF_TOKEN"
             )
         if isinstance(cause, errors.RevisionNotFoundError):
-            return UserError(
-                f"{place} has no revision {revision!r}; give a branch, tag or commit, or leave out `revision`"
-            )
+            return UserError(f"{place} has no revision {revision!r}; give a branch, a tag or a commit in `revision`")
         if isinstance(cause, errors.DisabledRepoError):
             return UserError(f"{place} has been disabled by the hub; give another model")
         if status in MOVED:
@@ -48,9 +46,7 @@ def hub_fault(name: str, what: str, error: BaseException) -> UserError:
                 "(hf auth login) or set HF_TOKEN"
             )
         if status == 429:
-            return UserError(
-                f"the hub answers no more requests for now (429) while {place} is downloaded; try later, or log in"
-            )
+            return UserError(f"the hub takes no more requests for {place} for now (429); try later, or log in")
     text = TOKEN.sub("hf_…", first_line(error))
     return UserError(f"the {what} of {name} could not be downloaded from the hub: {text}")
 
