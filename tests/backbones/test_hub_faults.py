@@ -27,7 +27,7 @@ def response(status: int, **headers: str) -> httpx.Response:
 FAULTS: list[tuple[BaseException, str]] = [
     (
         errors.GatedRepoError(f"403 Client Error. {SECRET}", response=response(403)),
-        rf"{NAME} is gated: .* accept them at https://huggingface.co/{NAME}, then log in \(hf auth login\) or set HF_TOKEN",
+        rf"{NAME} is gated: .* accept them at https://huggingface.co/{NAME}, then log in \(hf auth login\)",
     ),
     (
         errors.RepositoryNotFoundError(f"404 Client Error. {SECRET}", response=response(404)),

@@ -19,7 +19,9 @@ def found(classes: int, sigmoid: bool = False, labels: tuple[str | None, ...] | 
     logits = 3 * torch.randn(40, classes, generator=noise)
     names = tuple(f"class {number}" for number in range(classes))
     own = labels or tuple(names[row * 7 % classes] for row in range(40))
-    table = Embeddings(torch.randn(40, 4, generator=noise), [f"{row:02}.jpg" for row in range(40)], own, [None] * 40, {})
+    table = Embeddings(
+        torch.randn(40, 4, generator=noise), [f"{row:02}.jpg" for row in range(40)], own, [None] * 40, {}
+    )
     probability = logits.sigmoid() if sigmoid else logits.softmax(1)
     return ZeroShot(table, names, ("{}",), logits, probability, sigmoid, {"extractor": "clip"})
 

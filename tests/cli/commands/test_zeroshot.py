@@ -42,7 +42,10 @@ def test_metrics_where_there_are_labels() -> None:
     with Path("zeroshot/predictions.csv").open(newline="") as file:
         assert [row["prediction"] for row in csv.DictReader(file)] == [row["prediction"] for row in rows]
     assert Path("zeroshot/report.html").is_file()
-    assert "next: transferkit fit photos --model.backbone clip --model.pooling projection --model.head zeroshot" in done.err
+    assert (
+        "next: transferkit fit photos --model.backbone clip --model.pooling projection --model.head zeroshot"
+        in done.err
+    )
 
 
 def test_predictions_where_there_are_none() -> None:

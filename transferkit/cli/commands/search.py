@@ -57,7 +57,7 @@ def search(
     texts = text or []
     if bool(query or texts) == (row is not None):
         raise UserError(
-            f"give images to search for, --text, or --row with an indexed one: transferkit search {index} A.jpg"
+            f"give images to search for, or --row with an indexed one, or --text: transferkit search {index} A.jpg"
         )
     if html and Path(html).suffix.lower() not in (".html", ".htm"):  # never overwrite an image
         raise UserError(f"--html {html}: give the page a name that ends in .html")
