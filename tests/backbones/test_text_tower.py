@@ -1,6 +1,7 @@
 """Words of models of images and texts, compared with transformers' own models and tokenizers."""
 
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from tests.backbones.families import save
 from tests.backbones.words import FAMILIES, save_dual, tokenizer
+from tests.conftest import hub_snapshot
 from transferkit import Extractor
 from transferkit.backbones.text_tower import PADDED
 from transferkit.errors import UserError
@@ -53,6 +55,7 @@ def test_logits_are_those_of_the_library_also_after_export(family: str, tmp_path
     torch.testing.assert_close(logits, oracle.logits_per_image, atol=1e-4, rtol=0)
 
     extractor.save_pretrained(tmp_path / "exported")
+    assert ".embed_text(" in (tmp_path / "exported" / "README.md").read_text(encoding="utf-8")
     again = Extractor.from_pretrained(tmp_path / "exported")
     torch.testing.assert_close(again.embed_text(TEXTS), extractor.embed_text(TEXTS), atol=1e-6, rtol=0)
     torch.testing.assert_close(again.embed(images()), embedding, atol=1e-6, rtol=0)
@@ -147,6 +150,19 @@ def test_a_missing_or_broken_tokenizer(content: str | None, tmp_path: Path, capl
     torch.testing.assert_close(
         Extractor.from_pretrained(tmp_path / "exported").embed(images()), extractor.embed(images()), atol=1e-6, rtol=0
     )
+
+
+def test_a_tokenizer_that_is_not_in_the_cache_yet_is_downloaded() -> None:
+    """The images of a model need none, so it may be missing there: an empty one of transformers' is not taken."""
+    name = "someone/tiny-clip"
+    for family in ("clip", "siglip"):
+        save_dual(family, hub_snapshot(name))
+        for path in hub_snapshot(name).glob("tokenizer*"):
+            path.unlink()
+        extractor = Extractor.from_pretrained(name, pooling="projection")
+        with pytest.raises(UserError, match=rf"{name} \(tokenizer\): not in the local cache, and .* cannot be reached"):
+            extractor.embed_text(["lime"])
+        shutil.rmtree(hub_snapshot(name))
 
 
 def test_a_tokenizer_of_another_model(tmp_path: Path) -> None:

@@ -105,7 +105,13 @@ def read_tokenizer(name: str, config: Any) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
     def read(local: bool) -> Any:
-        return AutoTokenizer.from_pretrained(**repository(name), local_files_only=local, trust_remote_code=False)
+        try:
+            found = AutoTokenizer.from_pretrained(**repository(name), local_files_only=local, trust_remote_code=False)
+        except Exception as error:  # whatever missing or broken files make it raise
+            raise OSError(first_line(error)) from error
+        if len(found) <= len(found.all_special_tokens):  # transformers makes an empty one where there is no file
+            raise OSError("there is none")
+        return found
 
     try:
         with quiet():
@@ -115,8 +121,6 @@ def read_tokenizer(name: str, config: Any) -> "PreTrainedTokenizerBase":
             raise
         reason = first_line(error.__cause__ or error)
         raise UserError(f"{name} has no usable tokenizer ({reason}); put its tokenizer.json there") from error
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers makes an empty one where there is no file
-        raise UserError(f"{name} has no tokenizer, so it cannot be asked by words; put its tokenizer.json there")
     known = getattr(config.text_config, "vocab_size", len(tokenizer))
     if len(tokenizer) > known:
         raise UserError(f"the tokenizer of {name} has {len(tokenizer):,} tokens, its model {known:,}; give its own")
