@@ -78,7 +78,7 @@ def hub_raises(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], Non
 
 
 @pytest.mark.parametrize(("fault", "message"), FAULTS, ids=lambda value: type(value).__name__)
-@pytest.mark.parametrize("prefix", ["", "hf-hub:"])
+@pytest.mark.parametrize("prefix", ["", pytest.param("hf-hub:", marks=pytest.mark.slow)])
 def test_a_refusal_is_one_line(
     prefix: str, fault: BaseException, message: str, hub_raises: Callable[[BaseException], None]
 ) -> None:
