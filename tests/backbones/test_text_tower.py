@@ -13,7 +13,7 @@ from transformers import AutoModel, AutoTokenizer
 from tests.backbones.families import save
 from tests.backbones.words import FAMILIES, save_dual, tokenizer
 from tests.conftest import hub_snapshot
-from transferkit import Extractor
+from transferkit import Extractor, backbones
 from transferkit.backbones.text_tower import PADDED
 from transferkit.errors import UserError
 from transferkit.extractor.core import head_logits
@@ -130,6 +130,16 @@ def test_weights_from_a_file_bring_their_own_words(tmp_path: Path) -> None:
     own = Extractor.from_pretrained(tmp_path / "dual", pooling="projection")
     other = Extractor.from_pretrained(tmp_path / "dual", str(tmp_path / "other.safetensors"), "projection")
     torch.testing.assert_close(other.embed_text(TEXTS), -own.embed_text(TEXTS), atol=1e-6, rtol=0)
+
+
+def test_a_checkpoint_or_an_open_extractor_reads_its_texts_from_where_it_came_from(tmp_path: Path) -> None:
+    save_dual("clip", tmp_path / "dual")
+    extractor = Extractor.from_pretrained(tmp_path / "dual", pooling="projection")
+    again = Extractor(backbones.rebuild(extractor.backbone.spec()))  # as a checkpoint's
+    torch.testing.assert_close(again.embed_text(TEXTS), extractor.embed_text(TEXTS), atol=1e-6, rtol=0)
+    (tmp_path / "dual").rename(tmp_path / "moved")
+    with pytest.raises(UserError, match=r"are read from .*dual, which no longer exists; restore it"):
+        Extractor(backbones.rebuild(extractor.backbone.spec())).embed_text(TEXTS)
 
 
 @pytest.mark.parametrize("content", [None, "{"])

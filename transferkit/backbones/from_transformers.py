@@ -151,6 +151,8 @@ class TransformersBackbone(Backbone):
         """
         if self.wordless:
             raise UserError(f"it cannot be asked by words: {self.wordless}")
+        if self.place.partition("@")[0].count("/") != 1 and not Path(self.place).is_dir():
+            raise UserError(f"the texts of {self.name} are read from {self.place}, which no longer exists; restore it")
         config = read_config(self.place, self.weights, None)
         return load_text_tower(model_class(self.place, config, PROJECTION), self.place, self.weights)
 

@@ -131,7 +131,8 @@ class ExtractorCore:
         if empty := [row for row, text in enumerate(texts) if not text.strip()]:
             raise UserError(f"text {empty[0] + 1} of {len(texts)} is empty; leave it out or write what to look for")
         starts = range(0, len(texts), batch_size)
-        batches = [self.text(texts[start : start + batch_size]).cpu() for start in starts]
+        with full_float32():
+            batches = [self.text(texts[start : start + batch_size]).cpu() for start in starts]
         return torch.cat([torch.empty(0, self.embed_dim), *batches])
 
     @cached_property

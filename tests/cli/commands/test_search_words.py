@@ -64,7 +64,8 @@ def test_a_siglip_can_be_asked_as_it_is() -> None:
 
 
 def test_an_index_says_that_it_cannot_be_asked() -> None:
-    index("--extractor", "clip")
+    done = index("--extractor", "clip")
+    assert "it cannot be asked by words with pooling pooler; give --pooling projection for that" in done.err
     Path("clip").rename("moved")  # it is known without the extractor
     assert refused(transferkit("search", "index", "--text", "lime"), "index cannot be asked by words: .*pooling pooler")
     record = json.loads(Path("index/index.json").read_text())

@@ -43,6 +43,7 @@ def index(
         accelerator: auto is a GPU if there is one.
         json: print one JSON object.
     """
+    from transferkit.backbones.model_class import PROJECTION
     from transferkit.data.image_table import open_images
     from transferkit.search.build import absolute_source, build_index
     from transferkit.search.index import open_index
@@ -55,6 +56,8 @@ def index(
     opened = Network(source["source"], source["weights"], pooling).open(accelerator)
     built, change = build_index(open_images(images, image_root), out, opened, source, index, overwrite)
     report(built, change, asked=index, json=json)
+    if opened.backbone.wordless and PROJECTION in opened.backbone.poolings:
+        note(f"it cannot be asked by words with pooling {opened.pooling}; give --pooling {PROJECTION} for that")
     written(Path(out))
     next_command("search", out, "QUERY.jpg", "-k", "10")
     return 0
