@@ -90,15 +90,22 @@ def filled_caches() -> None:
     from torchvision import models
     from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
+    from tests.backbones.words import save_dual
+
     checkpoints = Path(torch.hub.get_dir()) / "checkpoints"
     checkpoints.mkdir(parents=True, exist_ok=True)
     url = models.ResNet18_Weights.DEFAULT.url
     torch.manual_seed(0)
     torch.save(models.resnet18().state_dict(), checkpoints / Path(url).name)
-    repository = Path(os.environ["HF_HOME"]) / "hub" / "models--google--vit-base-patch16-224-in21k"
-    revision = "0" * 40
-    (repository / "refs").mkdir(parents=True, exist_ok=True)
-    (repository / "refs" / "main").write_text(revision)
-    snapshot = repository / "snapshots" / revision
+    snapshot = hub_snapshot("google/vit-base-patch16-224-in21k")
+    save_dual("siglip", hub_snapshot("google/siglip2-base-patch16-224"))
     ViTModel(ViTConfig()).half().save_pretrained(snapshot)
     ViTImageProcessor().save_pretrained(snapshot)
+
+
+def hub_snapshot(name: str) -> Path:
+    """The folder where the hub's cache keeps the newest files of a repository."""
+    repository = Path(os.environ["HF_HOME"]) / "hub" / f"models--{name.replace('/', '--')}"
+    (repository / "refs").mkdir(parents=True, exist_ok=True)
+    (repository / "refs" / "main").write_text("0" * 40)
+    return repository / "snapshots" / ("0" * 40)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.backbones.words import save_dual
 from tests.kill.traces import timeless, traces
 from tests.running import transferkit, write_photos
 from tests.tiny import RESNET, VIT, options
@@ -43,6 +44,8 @@ COMMANDS = {
     "regions": ["regions", "photos", "--boxes", "boxes.csv", *RANDOM],
     "duplicates": ["duplicates", "photos", *RANDOM, "--threshold", "1", "--json"],
     "scan": ["scan", "photos", "--out", "scan.csv", "--json"],
+    "zeroshot": ["zeroshot", "photos", "--extractor", "dual", "--json"],
+    "models": ["models", "google/*", "--json"],
     "audit": ["audit", "e.parquet", "--out", "audited"],
     "report": ["report", "probe"],
     "cache": ["cache"],
@@ -69,6 +72,8 @@ def left_by(commands: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> dict[
     work.mkdir()
     Path("photos").rename(work / "photos")  # a copy would have other times: see transferkit.data.fingerprint
     (work / "boxes.csv").write_text(BOXES)
+    if any(command[0] == "zeroshot" for command in commands):
+        save_dual("clip", work / "dual")
     monkeypatch.setenv("TRANSFERKIT_CACHE", str(work / "cache"))
     found: dict[str, Any] = {}
     with chdir(work):

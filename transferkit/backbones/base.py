@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transferkit.errors import UserError, first_line
 from transferkit.images.preprocessing import Preprocessing
 
+WITH_WORDS = "google/siglip2-base-patch16-224"
 Output = TypeVar("Output")
 
 
@@ -111,6 +112,19 @@ class Backbone(nn.Module, ABC):
     def fit_to(self, image_size: tuple[int, int]) -> None:
         """Change what depends on the image size, before images of another size than the native one are embedded."""
 
+    @property
+    def wordless(self) -> str | None:
+        """Why it cannot be asked by words, with the remedy; None where it can."""
+        return f"{self.name} is a model of images alone; give a model of images and texts, such as {WITH_WORDS}"
+
+    def open_text(self) -> Any:
+        """Open the text tower that belongs to this image tower, see :mod:`transferkit.backbones.text_tower`.
+
+        Raises:
+            UserError: it has none, or its files are missing.
+        """
+        raise UserError(f"it cannot be asked by words: {self.wordless}")
+
     def dry_run(self, run: Callable[[Tensor], Output]) -> Output:
         """Return what ``run`` makes of one blank image (1, 3, H, W) of the size that the preprocessing gives.
 
@@ -140,7 +154,13 @@ def choose_pooling(name: str, pooling: str | None, poolings: tuple[str, ...]) ->
     if pooling is None:
         return poolings[0]
     if pooling not in poolings:
-        raise UserError(f"{name} has no pooling {pooling!r}; it offers {', '.join(poolings)}")
+        offers = f"it offers {', '.join(poolings)}"
+        if pooling == "projection":
+            raise UserError(
+                f"{name} has no pooling 'projection', the space of images and texts: {offers}; give a model of both, "
+                f"such as {WITH_WORDS}"
+            )
+        raise UserError(f"{name} has no pooling {pooling!r}; {offers}")
     return pooling
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from transferkit.backbones.hub import load_model
-from transferkit.backbones.loading import TEXT, load_state
+from transferkit.backbones.loading import TEXT, load_state, own_names
 from transferkit.backbones.model_class import PROJECTION, ModelClass
 from transferkit.backbones.weights import read_state_dict
 from transferkit.errors import UserError
@@ -100,19 +100,13 @@ def load_projected(choice: ModelClass, name: str, weights: str) -> Projected:
         UserError: see :func:`~transferkit.backbones.hub.load_model`.
     """
     assert choice.dual is not None and choice.dual_config is not None
-    if saved_projected(name, weights):
+    file = Path(name, "model.safetensors") if weights == "DEFAULT" else Path(weights)
+    if file.is_file() and not holds_text(file):  # as save_pretrained writes it
         whole: Any = choice.dual(choice.dual_config)
         part = Projected.of(whole)
-        file = Path(name, "model.safetensors")
-        load_state(part, read_state_dict(file), file)
+        load_state(part, own_names(read_state_dict(file), part.state_dict(), file), file)
         return part
     return Projected.of(load_model(choice.dual, name, weights, choice.dual_config, {}))
-
-
-def saved_projected(name: str, weights: str) -> bool:
-    """Return whether a directory holds what :meth:`Projected.save_pretrained` writes: no text tower."""
-    file = Path(name, "model.safetensors")
-    return weights == "DEFAULT" and file.is_file() and not holds_text(file)
 
 
 def holds_text(path: str | Path) -> bool:

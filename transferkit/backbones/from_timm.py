@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from transferkit.backbones.base import Backbone, choose_pooling
+from transferkit.backbones.hub import split_revision
+from transferkit.backbones.hub_faults import hub_fault
 from transferkit.backbones.loading import check_finite, load_state, own_names, without_heads
 from transferkit.backbones.timm_stages import find_stages
 from transferkit.backbones.weights import read_state_dict
@@ -120,7 +122,8 @@ def is_timm(name: str) -> bool:
     if name.count("/") == 1:
         from huggingface_hub import try_to_load_from_cache
 
-        cached = try_to_load_from_cache(name, "config.json") if name[0] not in "./~" else None
+        repo, revision = split_revision(name)
+        cached = try_to_load_from_cache(repo, "config.json", revision=revision) if name[0] not in "./~" else None
         return isinstance(cached, str) and is_config(read_config(Path(cached)))
     return "/" not in name and name.partition(".")[0] in known()
 
@@ -240,15 +243,16 @@ def hub_config(hub_id: str, weights: str) -> dict[str, Any]:
     """
     from huggingface_hub import constants, hf_hub_download
 
+    repo, revision = split_revision(hub_id)
     try:
-        return read_config(Path(hf_hub_download(hub_id, "config.json", local_files_only=True)))
+        return read_config(Path(hf_hub_download(repo, "config.json", revision=revision, local_files_only=True)))
     except OSError:
         remedy = "give a local directory or a filled HF_HOME"
         require_network(constants.ENDPOINT, f"{hub_id} (configuration)", remedy)
     try:
-        return read_config(Path(hf_hub_download(hub_id, "config.json")))
+        return read_config(Path(hf_hub_download(repo, "config.json", revision=revision)))
     except Exception as error:
-        raise UserError(f"the configuration of {hub_id} could not be downloaded: {first_line(error)}") from error
+        raise hub_fault(hub_id, "configuration", error) from error
 
 
 def library() -> Any:

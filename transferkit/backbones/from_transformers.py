@@ -3,6 +3,7 @@
 import copy
 import inspect
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +21,7 @@ from transferkit.backbones.model_class import (
     normalizes_itself,
     takes_pooler,
 )
+from transferkit.backbones.text_tower import TextTower, load_text_tower
 from transferkit.backbones.token_grid import check_channels, copy_resampled, count_prefix
 from transferkit.errors import UserError, first_line
 from transferkit.images.preprocessing import Preprocessing
@@ -47,6 +49,7 @@ class TransformersBackbone(Backbone):
         preprocessing: what the weights expect.
         pooling: one of ``poolings``.
         dual: whether it is the vision tower of a model of images and texts.
+        weights: where its weights are from, and those of its text tower: ``DEFAULT``, ``none`` or a file.
     """
 
     model: "PreTrainedModel | Projected"
@@ -58,9 +61,11 @@ class TransformersBackbone(Backbone):
         preprocessing: Preprocessing,
         pooling: str | None = None,
         dual: bool = False,
+        weights: str = "DEFAULT",
     ) -> None:
         super().__init__()
-        self.name = name
+        self.name = self.place = name
+        self.dual, self.weights = dual, weights
         self.model = model
         self.preprocessing = preprocessing
         self.takes_interpolation = takes_interpolation(model)
@@ -121,7 +126,35 @@ class TransformersBackbone(Backbone):
         """Return a plain-typed description, for :func:`rebuild`."""
         config = self.model.dual_config if isinstance(self.model, Projected) else self.model.config
         fields = config.to_diff_dict()
-        return self.describe("transformers", {key: fields[key] for key in fields if key not in NO_NUMBERS})
+        described = self.describe("transformers", {key: fields[key] for key in fields if key not in NO_NUMBERS})
+        return described | ({"weights": self.weights} if self.dual and self.weights != "DEFAULT" else {})
+
+    @property
+    def wordless(self) -> str | None:
+        """Why it cannot be asked by words, with the remedy; None where it can."""
+        if not self.dual:
+            return super().wordless
+        if self.weights == "none":
+            return f'random weights of {self.name} know no words; leave out `weights="none"`'
+        if self.pooling == PROJECTION or (self.pooling == "pooler" and pools_into_shared_space(self.model.config)):
+            return None
+        return (
+            f"pooling {self.pooling} of {self.name} is not in the space that its images share with texts; "
+            f'give `pooling="{PROJECTION}"`'
+        )
+
+    def open_text(self) -> TextTower:
+        """Open the text tower that belongs to this image tower.
+
+        Raises:
+            UserError: see :attr:`wordless`; or its files are missing.
+        """
+        if self.wordless:
+            raise UserError(f"it cannot be asked by words: {self.wordless}")
+        if self.place.partition("@")[0].count("/") != 1 and not Path(self.place).is_dir():
+            raise UserError(f"the texts of {self.name} are read from {self.place}, which no longer exists; restore it")
+        config = read_config(self.place, self.weights, None)
+        return load_text_tower(model_class(self.place, config, PROJECTION), self.place, self.weights)
 
 
 def build(
@@ -156,7 +189,8 @@ def build(
         model = load_tower(choice, name, weights, pooling)
     else:
         model = load_model(choice.kind, name, weights, choice.config, choice.options, needs_pooler=pooling == "pooler")
-    return TransformersBackbone(name, at_size(model, scheme.image_size), scheme, pooling, choice.dual is not None)
+    own = weights if weights in ("DEFAULT", "none") else str(Path(weights).absolute())
+    return TransformersBackbone(name, at_size(model, scheme.image_size), scheme, pooling, choice.dual is not None, own)
 
 
 def rebuild(spec: dict[str, Any]) -> TransformersBackbone:
@@ -167,7 +201,8 @@ def rebuild(spec: dict[str, Any]) -> TransformersBackbone:
     choice = model_class(spec["name"], config, spec["pooling"])
     model = make_model(choice, spec["name"], spec["pooling"])
     scheme = Preprocessing.from_dict(spec["preprocessing"])
-    return TransformersBackbone(spec["name"], model, scheme, spec["pooling"], choice.dual is not None)
+    dual, weights = choice.dual is not None, spec.get("weights", "DEFAULT")
+    return TransformersBackbone(spec["name"], model, scheme, spec["pooling"], dual, weights)
 
 
 def make_model(choice: ModelClass, name: str, pooling: str | None) -> "PreTrainedModel | Projected":
@@ -186,6 +221,11 @@ def make_model(choice: ModelClass, name: str, pooling: str | None) -> "PreTraine
         raise UserError(f"{name} cannot be built from its configuration: {first_line(error)}") from error
     nn.Module.float(model)  # a configuration may ask for half precision
     return model
+
+
+def pools_into_shared_space(config: "PreTrainedConfig") -> bool:
+    """Return whether a vision tower's pooled output is in the space of the texts, without a projection (SigLIP)."""
+    return config.model_type in ("siglip_vision_model", "tipsv2_vision_model")
 
 
 def takes_interpolation(model: nn.Module) -> bool:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from transferkit.backbones.hub_faults import hub_fault
 from transferkit.backbones.loading import check_finite, check_keys, is_head, own_names
 from transferkit.backbones.weights import read_state_dict
 from transferkit.errors import UserError, first_line
@@ -26,6 +27,18 @@ log = logging.getLogger(__name__)
 VIT = "google/vit-base-patch16-224-in21k"
 PREPROCESSOR = "preprocessor_config.json"
 Content = TypeVar("Content")
+
+
+def repository(name: str) -> dict[str, Any]:
+    """Return transformers' arguments for a directory, a hub id, or a hub id with a revision: ``owner/model@v1``."""
+    place, revision = split_revision(name)
+    return {"pretrained_model_name_or_path": place, **({"revision": revision} if revision else {})}
+
+
+def split_revision(name: str) -> tuple[str, str | None]:
+    """Return the name without its revision, and the revision: a branch, tag or commit after ``@``."""
+    place, at, revision = name.partition("@")
+    return (name, None) if not at or Path(name).exists() else (place, revision or None)
 
 
 def read_local_or_hub(name: str, what: str, read: Callable[[bool], Content]) -> Content:
@@ -55,7 +68,7 @@ def read_local_or_hub(name: str, what: str, read: Callable[[bool], Content]) -> 
     try:
         return read(False)
     except Exception as error:
-        raise UserError(f"the {what} of {name} could not be downloaded from the hub: {first_line(error)}") from error
+        raise hub_fault(name, what, error) from error
 
 
 def read_config(name: str, weights: str, architecture: dict[str, Any] | None) -> "PreTrainedConfig":
@@ -77,7 +90,9 @@ def read_config(name: str, weights: str, architecture: dict[str, Any] | None) ->
         config = read_local_or_hub(
             name,
             "configuration",
-            lambda local: AutoConfig.from_pretrained(name, local_files_only=local, trust_remote_code=False),
+            lambda local: AutoConfig.from_pretrained(
+                **repository(name), local_files_only=local, trust_remote_code=False
+            ),
         )
     if not architecture:
         return config
@@ -126,7 +141,7 @@ def recorded_preprocessing(name: str, config: "PreTrainedConfig", may_ask_hub: b
     from transformers.image_processing_base import ImageProcessingMixin
 
     def read(local: bool) -> dict[str, Any]:
-        return ImageProcessingMixin.get_image_processor_dict(name, local_files_only=local)[0]
+        return ImageProcessingMixin.get_image_processor_dict(**repository(name), local_files_only=local)[0]
 
     try:
         return Preprocessing.from_hf(read(True), config.model_type)
@@ -180,7 +195,8 @@ def load_model(
     }
 
     def read(local: bool) -> Any:  # the model and the report
-        return kind.from_pretrained(name if own else None, local_files_only=local, **shared)
+        place = repository(name) if own else {"pretrained_model_name_or_path": None}
+        return kind.from_pretrained(**place, local_files_only=local, **shared)
 
     with quiet():  # its report is replaced by the checks below
         model: PreTrainedModel

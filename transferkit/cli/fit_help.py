@@ -27,7 +27,9 @@ TOP_K = "number of classes per image in the table and with --json, the most prob
 FIRST = {"fit": ("data.root", "model.backbone", "model.regime", "trainer.max_epochs", "config")}
 FIRST |= dict.fromkeys(("validate", "test"), ("data.root", "ckpt_path", "name", "config", "json"))
 FIRST |= {"predict": ("data.root", "ckpt_path", "top_k", "name", "json")}
-OF_A_CLASSIFIER = {f"model.{name}" for name in ("backbone", "weights", "pooling", "preprocessing", "architecture")}
+OF_A_CLASSIFIER = {
+    f"model.{name}" for name in ("backbone", "weights", "pooling", "preprocessing", "architecture", "revision")
+}
 LINKED = "model.seed"  # takes its value from seed_everything, so it is not an option of its own
 OWN_TEXTS = {"trainer.max_epochs": "epochs of training"}  # Lightning's text names another default
 INDENT = 27

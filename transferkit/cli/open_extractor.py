@@ -20,19 +20,32 @@ class Network(Flat):
         extractor: torchvision name, Hugging Face id or directory, exported directory, or checkpoint.
         weights: DEFAULT, none (random), or a weights file.
         pooling: how features become one embedding; by default the extractor's own.
+        revision: branch, tag or commit of a Hugging Face repository; by default its newest.
     """
 
     extractor: str | None = "resnet18"
     weights: str = "DEFAULT"
     pooling: str | None = None
+    revision: str | None = None
 
     def open(self, accelerator: Accelerator = "auto", preprocessing: Mapping[str, Any] | None = None) -> "Extractor":
         """Open the extractor on the device to use, see :func:`open_extractor`."""
-        return open_extractor(self.extractor or "resnet18", self.weights, self.pooling, accelerator, preprocessing)
+        return open_extractor(self.name, self.weights, self.pooling, accelerator, preprocessing)
 
     def read(self, preprocessing: Mapping[str, Any] | None = None) -> "Extractor":
         """Open the extractor on the CPU, see :func:`read_extractor`."""
-        return read_extractor(self.extractor or "resnet18", self.weights, self.pooling, preprocessing)
+        return read_extractor(self.name, self.weights, self.pooling, preprocessing)
+
+    @property
+    def name(self) -> str:
+        """The extractor at its revision.
+
+        Raises:
+            UserError: it has no revisions.
+        """
+        from transferkit.backbones import with_revision
+
+        return with_revision(self.extractor or "resnet18", self.revision)
 
 
 def open_extractor(

@@ -174,7 +174,7 @@ def architecture_of(spec: Mapping[str, Any]) -> dict[str, Any]:
     ``transform_input`` differ. Where the model was found and the names of its classes make no difference.
     """
     source = spec.get("source")
-    separate = {"pooling", "preprocessing", "architecture"}  # the first two are fields of the space
+    separate = {"pooling", "preprocessing", "architecture", "weights"}  # the first two are fields of the space
     separate |= {"name"} if source == "transformers" else set()  # there a place, elsewhere a network
     dropped = IN_SHAPES if source == "torchvision" else NO_EFFECT
     values = {key: value for key, value in spec.items() if key not in separate}

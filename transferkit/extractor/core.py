@@ -1,6 +1,7 @@
 """The extractor once it is open: from image to embedding to logits."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from transferkit.backbones import Backbone
+from transferkit.backbones.text_tower import TextTower
 from transferkit.backbones.weights import state_sha256
 from transferkit.errors import UserError
 from transferkit.extractor.forward import Features, Forward, Precision, network_input
@@ -70,6 +72,8 @@ class ExtractorCore:
         self.backbone.to(device)
         if self.head:
             self.head.to(device)
+        if "text" in vars(self):
+            self.text.to(device)
         return self
 
     @torch.inference_mode()
@@ -108,6 +112,38 @@ class ExtractorCore:
             pixels = torch.stack([self.preprocessing.resize_crop(open_image(image)) for image in batch])
             batches.append(forward(pixels).cpu())
         return torch.cat(batches)
+
+    def embed_text(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:
+        """Embed texts in the space of the images, of a model of images and texts (CLIP, SigLIP, ...).
+
+        Args:
+            texts: any sentences or words; the cosine with an image's embedding says how well they fit.
+            batch_size: texts per forward pass.
+
+        Returns:
+            float32 (N, D) on the CPU, L2-normalized, in the given order.
+
+        Raises:
+            UserError: the model is one of images alone, its pooling is not in the shared space, or a text is empty.
+        """
+        if isinstance(texts, str):
+            raise UserError(f"embed_text takes a list of texts, not {texts[:40]!r}; put it in a list")
+        if empty := [row for row, text in enumerate(texts) if not text.strip()]:
+            raise UserError(f"text {empty[0] + 1} of {len(texts)} is empty; leave it out or write what to look for")
+        starts = range(0, len(texts), batch_size)
+        with full_float32():
+            batches = [self.text(texts[start : start + batch_size]).cpu() for start in starts]
+        return torch.cat([torch.empty(0, self.embed_dim), *batches])
+
+    @cached_property
+    def text(self) -> TextTower:
+        """The text tower that belongs to the backbone, opened when it is first needed.
+
+        Raises:
+            UserError: see :meth:`embed_text`.
+        """
+        tower: TextTower = self.backbone.open_text().to(self.device)
+        return tower
 
     @torch.inference_mode()
     def classify(self, embedding: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ class Extractor(ExtractorCore):
         pooling: str | None = None,
         preprocessing: Mapping[str, Any] | None = None,
         architecture: Mapping[str, Any] | None = None,
+        revision: str | None = None,
     ) -> "Extractor":
         """Open an extractor by name or from disk.
 
@@ -36,6 +37,7 @@ class Extractor(ExtractorCore):
             preprocessing: fields of :class:`Preprocessing` to override, such as ``{"image_size": 160}``; a
                 directory without ``preprocessor_config.json`` needs size, mean and std.
             architecture: changes to the architecture, for random weights only.
+            revision: branch, tag or commit of a hub repository; ``owner/model@REVISION`` says the same.
 
         Raises:
             UserError: the name is unknown, files cannot be used, or a download needs a network.
@@ -43,11 +45,13 @@ class Extractor(ExtractorCore):
         path = Path(source)
         if architecture and (path.suffix == ".ckpt" or (path / pretrained.RECORD).is_file()):
             raise UserError(f"{path} has its own architecture; leave out `architecture`")
+        if revision and (path.suffix == ".ckpt" or path.exists()):
+            raise UserError(f"{path} is on this machine, without revisions; leave out `revision`")
         if path.suffix == ".ckpt":
             return cls(**checkpoint_reader.read(path, weights, pooling, preprocessing or {}))
         if (path / pretrained.RECORD).is_file():
             return cls(**pretrained.read(path, weights, pooling, preprocessing or {}))
-        return cls(backbones.build(str(source), weights, pooling, dict(architecture or {}), preprocessing))
+        return cls(backbones.build(str(source), weights, pooling, dict(architecture or {}), preprocessing, revision))
 
     def save_pretrained(self, path: str | Path, overwrite: bool = False) -> None:
         """Write a directory that transformers or torchvision, and transferkit, load.

@@ -28,7 +28,8 @@ def write(extractor: ExtractorCore, layout: str, folder: Path) -> None:
         folder: the directory.
     """
     hashes = {path.name: file_sha256(path) for path in sorted(folder.iterdir()) if is_model(path.name)}
-    (folder / CARD).write_text(card(extractor, layout, hashes), encoding="utf-8")
+    words = (folder / "tokenizer_config.json").is_file()
+    (folder / CARD).write_text(card(extractor, layout, hashes, words), encoding="utf-8")
 
 
 def is_model(name: str) -> bool:
@@ -36,13 +37,14 @@ def is_model(name: str) -> bool:
     return name.endswith((".safetensors", ".onnx", ".onnx.data"))
 
 
-def card(extractor: ExtractorCore, layout: str, hashes: dict[str, str]) -> str:
+def card(extractor: ExtractorCore, layout: str, hashes: dict[str, str], words: bool = False) -> str:
     """Return the model card as Markdown.
 
     Args:
         extractor: the content of the directory.
         layout: ``classifier`` or ``base``.
         hashes: name -> SHA-256 of the files that hold weights.
+        words: whether the text tower is among the content.
     """
     code = snippets(extractor, layout, "model.onnx" in hashes)
     parts = [
@@ -58,6 +60,7 @@ def card(extractor: ExtractorCore, layout: str, hashes: dict[str, str]) -> str:
         "Each of these runs in this directory, on an image `image.jpg`.",
         *(f"### {title}\n\n```python\n{text}```" for title, text in code.items()),
         'With transferkit: `transferkit.Extractor.from_pretrained(".").embed(["image.jpg"])`',
+        *(['Its texts lie in the same space: `.embed_text(["a red mushroom"])`'] if words else []),
         "## Files",
         table(("file", "SHA-256"), ((name, f"`{value}`") for name, value in hashes.items())),
         f"SHA-256 over the backbone's tensors: `{extractor.weights_sha256()}`",

@@ -1,5 +1,6 @@
 """The extractor directory, which transformers or torchvision load without transferkit."""
 
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from transferkit import backbones
+from transferkit.backbones import from_transformers
+from transferkit.backbones.dual_model import Projected
 from transferkit.backbones.from_timm import TimmBackbone
 from transferkit.backbones.from_torchvision import TorchvisionBackbone
 from transferkit.backbones.hub import quiet
@@ -27,6 +30,8 @@ from transferkit.runtime import json_files
 from transferkit.runtime.files import atomic_path, check_place
 from transferkit.runtime.json_files import write_json
 from transferkit.runtime.versions import versions
+
+log = logging.getLogger(__name__)
 
 RECORD = "transferkit.json"
 FORMAT = 1
@@ -104,6 +109,8 @@ def write_model(extractor: ExtractorCore, path: Path) -> str:
         model: Any = classifier or backbone.model
         with quiet():
             model.save_pretrained(path)
+        if backbone.wordless is None:
+            keep_words(extractor, path)
         config = read_json(path / "config.json")  # the Hub's may name code, which does not belong in an export
         write_json(path / "config.json", {key: value for key, value in config.items() if key not in FOREIGN})
         holds_head = classifier is not None
@@ -111,6 +118,22 @@ def write_model(extractor: ExtractorCore, path: Path) -> str:
         state = {"weight": head.weight.detach().contiguous(), "bias": head.bias.detach().contiguous()}
         save_file(state, path / "head.safetensors", {"format": "pt"})
     return "classifier" if holds_head else "base"
+
+
+def keep_words(extractor: ExtractorCore, path: Path) -> None:
+    """Write text tower and tokenizer, so that the export can be asked by words; or say why it cannot.
+
+    The directory is then that of the whole model of images and texts.
+    """
+    model: Any = extractor.backbone.model
+    reason = 'it holds the pooled output alone, not the whole model; give `pooling="projection"`'
+    if isinstance(model, Projected):
+        try:
+            extractor.text.add_to(path, model.state_dict())
+            return
+        except UserError as error:
+            reason = str(error)
+    log.warning("the export cannot be asked by words: %s", reason)
 
 
 def write_torchvision(extractor: ExtractorCore, backbone: TorchvisionBackbone, path: Path) -> bool:
@@ -232,7 +255,7 @@ def read_model(path: Path, record: dict[str, Any]) -> tuple[backbones.Backbone, 
             raise UserError(f"{path}/config.json has {found[0]}, which exports never have; export the extractor again")
         if not weights.is_file():  # transformers would look for others, even outside of the directory
             raise UserError(f"{weights} does not exist; export the extractor again")
-        backbone = backbones.from_transformers.build(str(path), pooling=spec["pooling"])
+        backbone = from_transformers.build(str(path), pooling=spec["pooling"])
         backbone.name = str(spec["name"])
         state = read_state_dict(weights) if classifier else {}
         own = [key for key in state if re.fullmatch(r"classifier(\.\d+)?\.weight", key)]

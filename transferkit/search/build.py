@@ -102,6 +102,7 @@ def build_index(
         "rows": len(rows),
         "index": index,
         "faiss": tuned,
+        "words": extractor.backbone.wordless is None,
         "versions": versions(),
     }
     metadata = describe(extractor, kept_images) | {"broken": broken}

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from transferkit.backbones.base import WITH_WORDS
 from transferkit.data.embeddings import Embeddings, to_arrow
 from transferkit.data.fingerprint import size_and_time
 from transferkit.data.image_table import ImageTable, table_class
@@ -106,6 +107,20 @@ class ImageIndex:
                     f'images again with {named}, `pooling="{recorded["pooling"]}"`, `out="{self.folder}"`'
                 )
         return source, weights
+
+    def check_words(self) -> None:
+        """Raise if the index is known to hold no embeddings that texts can be compared with.
+
+        Raises:
+            UserError: it was built with a model of images alone, or with another pooling than the shared space.
+        """
+        recorded = self.record["extractor"]
+        if self.record.get("words") is False:
+            raise UserError(
+                f"{self.folder} cannot be asked by words: {recorded['source']} with pooling {recorded['pooling']} has "
+                "no texts in its space; index the images again with a model of images and texts, such as "
+                f'`extractor="{WITH_WORDS}"`, `pooling="projection"`'
+            )
 
     def check_extractor(self, extractor: Extractor) -> None:
         """Raise if an extractor's embeddings cannot be compared with those indexed.

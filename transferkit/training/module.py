@@ -32,7 +32,7 @@ from transferkit.training.regularization_path import (
     path_length,
 )
 from transferkit.training.resume import check_processes, resumed_solver
-from transferkit.training.start import open_start
+from transferkit.training.start import WORDS, open_start
 
 log = logging.getLogger(__name__)
 
@@ -63,11 +63,13 @@ class TransferModule(TransferNetwork):
         l2_normalize: give the head L2-normalized embeddings; ``None`` is as the checkpoint's head had it, or false.
         head: classifier of a probe of the same extractor, to start from; the data must have its classes, val and
             test none of the images that it was fitted on, and ``l2_normalize`` comes from it (probe, then
-            fine-tune: Kumar et al. 2022, arXiv:2202.10054). ``none`` starts from a new head, even if the
+            fine-tune: Kumar et al. 2022, arXiv:2202.10054). ``zeroshot`` starts from the names of the classes, with
+            a model of images and texts (pooling ``projection``). ``none`` starts from a new head, even if the
             backbone comes with one for the same classes.
         preprocessing: fields to override, such as ``{image_size: 160}``; ``None`` is the weights' own.
         architecture: changes to the architecture, for random weights only.
         seed: seed of a new head's weights, the order of batches, augmentation and dropout.
+        revision: branch, tag or commit of a Hugging Face repository; by default its newest.
 
     Attributes:
         epoch: epoch of the checkpoint that the backbone and head were opened from, or None.
@@ -97,14 +99,16 @@ class TransferModule(TransferNetwork):
         preprocessing: dict[str, Any] | None = None,
         architecture: dict[str, Any] | None = None,
         seed: int = 0,
+        revision: str | None = None,
     ) -> None:
         check_ranges(
             lr_head=lr_head, lr_backbone=lr_backbone, layer_decay=layer_decay, weight_decay=weight_decay,
             momentum=momentum, warmup_epochs=warmup_epochs, label_smoothing=label_smoothing, dropout=dropout,
         )  # fmt: skip
         extractor = open_start(
-            backbone, weights, pooling, preprocessing, architecture, regime=regime, head=head, l2_normalize=l2_normalize
-        )
+            backbone, weights, pooling, preprocessing, architecture,
+            regime=regime, head=head, l2_normalize=l2_normalize, revision=revision,
+        )  # fmt: skip
         super().__init__(extractor, regime, unfreeze_last, dropout, batchnorm != "eval", seed)
         self.save_hyperparameters(logger=False)
         self.epoch: int | None = extractor.record.get("epoch")
@@ -146,12 +150,15 @@ class TransferModule(TransferNetwork):
         if stage != "fit":
             data.set_class_names(self.class_names)
         elif self.class_names != data.class_names:
-            if self.hparams["head"] not in (None, "none"):
+            if self.hparams["head"] == WORDS:
+                self.start_from_words(data.class_names)
+            elif self.hparams["head"] not in (None, "none"):
                 raise UserError(
                     f"the classes of {self.hparams['head']} are {', '.join(self.class_names)}, the data has "
                     f"{', '.join(data.class_names)}; probe this data, or leave out `head`"
                 )
-            self.set_classes(data.class_names)
+            else:
+                self.set_classes(data.class_names)
         if stage == "fit":
             held_out = {name: table.paths for name, table in data.tables.items() if name in ("val", "test")}
             check_unseen(held_out, self.fitted_on if self.starts_trained else "")

@@ -14,6 +14,7 @@ from transferkit.extractor import Extractor
 from transferkit.extractor.checkpoint_reader import FORMAT
 from transferkit.extractor.core import head_logits
 from transferkit.extractor.forward import network_input
+from transferkit.extractor.word_head import reads_unit_rows, word_head
 from transferkit.runtime.full_float32 import full_float32
 from transferkit.runtime.versions import versions
 from transferkit.training.metrics import EvaluationMetrics
@@ -75,6 +76,17 @@ class TransferNetwork(LightningModule):
         self.fitted_on = extractor.record.get("fitted_on", "")
         if weights := extractor.record.get("class_weights"):
             self.class_weights = torch.tensor(weights)
+
+    def start_from_words(self, names: list[str]) -> None:
+        """Make the head that the names of the classes are, see :func:`~transferkit.extractor.word_head.word_head`.
+
+        Raises:
+            UserError: the text tower cannot be opened, or a class has an empty name.
+        """
+        extractor = Extractor(self.backbone, self.preprocessing)
+        self.set_classes(names)
+        self.head, self.starts_trained = word_head(extractor, names), True
+        self.l2_normalize = reads_unit_rows(extractor)
 
     @cached_property
     def frozen_keys(self) -> set[str]:

@@ -134,6 +134,7 @@ def decided_by(source: Path, l2_normalize: bool | None) -> dict[str, Any]:
         "head": None,
         "preprocessing": None,
         "architecture": None,
+        "revision": None,
     }
 
 

@@ -1,12 +1,16 @@
 """The extractor that a fit starts from, with the head that it starts from."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
+from transferkit.backbones.model_class import PROJECTION
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 from transferkit.probe import LinearClassifier
 from transferkit.training.regimes import Regime
+
+WORDS = "zeroshot"  # the head that the class names make
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +30,7 @@ def open_start(
     regime: Regime,
     head: str | None,
     l2_normalize: bool | None,
+    revision: str | None = None,
 ) -> Extractor:
     """Open the extractor that a fit starts from.
 
@@ -37,8 +42,10 @@ def open_start(
         preprocessing: fields to override.
         architecture: changes to the architecture, for random weights only.
         regime: which parts learn.
-        head: a probe's classifier to start from; ``none`` for a new head; None for the extractor's own, if it has one.
+        head: a probe's classifier to start from; ``zeroshot`` for one of the class names, made once they are known;
+            ``none`` for a new head; None for the extractor's own, if it has one.
         l2_normalize: whether the head reads L2-normalized embeddings; None is what the extractor's head reads.
+        revision: branch, tag or commit of a hub repository.
 
     Returns:
         The extractor with the head to start from; without a head where a new one is to be made.
@@ -50,8 +57,12 @@ def open_start(
         if weights not in ("DEFAULT", "none"):
             raise UserError(f'`regime="scratch"` takes no `weights="{weights}"`; give `regime="full"`')
         weights = "none"
-    classifier = LinearClassifier.load(head) if head not in (None, "none") else None
-    extractor = Extractor.from_pretrained(source, weights, pooling, preprocessing, architecture)
+    classifier = LinearClassifier.load(head) if head not in (None, "none", WORDS) else None
+    if head == WORDS and pooling is None and not Path(source).is_file():
+        pooling = PROJECTION
+    extractor = Extractor.from_pretrained(source, weights, pooling, preprocessing, architecture, revision)
+    if head == WORDS and extractor.backbone.wordless:
+        raise UserError(f'`head="{WORDS}"` needs words: {extractor.backbone.wordless}')
     if classifier:
         return classifier.as_head_of(extractor, 1.0 if regime == "frozen" else FINETUNE_LOGIT_SCALE)
     reads_unit = extractor.l2_normalize if l2_normalize is None else l2_normalize

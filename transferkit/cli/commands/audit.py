@@ -27,6 +27,7 @@ def audit(
     extractor: str = "resnet18",
     weights: str = "DEFAULT",
     pooling: str | None = None,
+    revision: str | None = None,
     out: str = "audit",
     folds: int = 5,
     seed: int = 0,
@@ -49,6 +50,7 @@ def audit(
             for an embeddings table.
         weights: ``DEFAULT``, ``none`` (random) or a file of weights.
         pooling: how features become one embedding; by default the extractor's own.
+        revision: branch, tag or commit of a Hugging Face repository; by default its newest.
         out: directory for audit.csv, audit.parquet, audit.json, label_quality.parquet and report.html.
         folds: of the probe; each image is judged by the one that did not see it.
         seed: of the folds.
@@ -59,6 +61,7 @@ def audit(
         accelerator: auto takes a GPU if there is one.
         json: print one JSON object instead of a table.
     """
+    from transferkit.backbones import with_revision
     from transferkit.data.embeddings import Embeddings
     from transferkit.data.image_table import open_images
     from transferkit.probe.audit import audit_embeddings
@@ -76,7 +79,8 @@ def audit(
     if table is None:
         embeddings, pictures = Embeddings.load(images), None
     else:
-        embeddings = extract(open_extractor(extractor, weights, pooling, accelerator), table, on_error)
+        name = with_revision(extractor, revision)
+        embeddings = extract(open_extractor(name, weights, pooling, accelerator), table, on_error)
         pictures = look_at_pictures(table)
     found = audit_embeddings(embeddings, pictures, folds=folds, seed=seed)
     given = {"source": images, "image_root": image_root} if table is not None else {}

@@ -30,6 +30,7 @@ def export(
     name: str | None = None,
     weights: str = "DEFAULT",
     pooling: str | None = None,
+    revision: str | None = None,
     json: bool = False,
 ) -> int:
     """Write an extractor as a directory that other tools load, with a model card.
@@ -46,8 +47,10 @@ def export(
         name: name of the run whose best or last checkpoint to export; by default the newest run of any name.
         weights: for a torchvision name or Hugging Face id: DEFAULT, none (random) or a path.
         pooling: for the same; its default if not given.
+        revision: of a Hugging Face id: branch, tag or commit; by default its newest.
         json: print one JSON object.
     """
+    from transferkit.backbones import with_revision
     from transferkit.cli.open_extractor import read_extractor
     from transferkit.extractor import pretrained
     from transferkit.extractor.onnx import export, require_onnx
@@ -61,7 +64,7 @@ def export(
     pretrained.check_export_place(folder, overwrite)  # before anything is opened, which takes a while
     if onnx:
         require_onnx()
-    extractor = read_extractor(checkpoint, weights, pooling)
+    extractor = read_extractor(with_revision(checkpoint, revision), weights, pooling)
     record = extractor.record
     training = {"weights": record.get("weights", f"{checkpoint} ({weights})")}  # of a name, nothing else is known
     if run and "test" in record.get("images", {}):  # else they are of the validation images
@@ -72,7 +75,9 @@ def export(
     if json:
         console.as_json({"out": str(folder), "bytes": files, "onnx_difference": difference})
     else:
-        console.table(("file", "bytes", "content"), ((file, size, CONTENT[file]) for file, size in files.items()))
+        console.table(
+            ("file", "bytes", "content"), ((file, size, CONTENT.get(file, "tokenizer")) for file, size in files.items())
+        )
     if difference is not None:
         same = ", top class the same" if extractor.head else ""
         console.note(f"model.onnx equals PyTorch to {difference:.1e} on batches of 1, 3 and 17 random images{same}")

@@ -43,11 +43,12 @@ def index(
         accelerator: auto is a GPU if there is one.
         json: print one JSON object.
     """
+    from transferkit.backbones.model_class import PROJECTION
     from transferkit.data.image_table import open_images
     from transferkit.search.build import absolute_source, build_index
     from transferkit.search.index import open_index
 
-    source, pooling = absolute_source(network.extractor or "resnet18", network.weights), network.pooling
+    source, pooling = absolute_source(network.name, network.weights), network.pooling
     if network.extractor is None and not overwrite and (Path(out) / "index.json").is_file():
         before = open_index(out)
         source = dict(zip(("source", "weights"), before.source(), strict=True))
@@ -55,6 +56,8 @@ def index(
     opened = Network(source["source"], source["weights"], pooling).open(accelerator)
     built, change = build_index(open_images(images, image_root), out, opened, source, index, overwrite)
     report(built, change, asked=index, json=json)
+    if opened.backbone.wordless and PROJECTION in opened.backbone.poolings:
+        note(f"it cannot be asked by words with pooling {opened.pooling}; give --pooling {PROJECTION} for that")
     written(Path(out))
     next_command("search", out, "QUERY.jpg", "-k", "10")
     return 0
@@ -73,6 +76,8 @@ def report(built: "ImageIndex", change: "Change", asked: str | None, json: bool)
         if not is_installed():
             note(f"faiss would answer faster from 50,000 images on: {INSTALL}")
     quality = built.record["faiss"] or {"recall@10": 1.0, "standard_error": 0.0, "settings": {}, "sample": None}
+    if built.record.get("words"):
+        note("it can be asked by words, too: transferkit search " + f'{built.folder} --text "a red mushroom"')
     result = {
         "images": len(built),
         "added": change.added,

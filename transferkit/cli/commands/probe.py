@@ -84,7 +84,7 @@ def probe(
     )
     more: dict[str, Any] = {}
     if table is not None:
-        given = {"source": images, "image_root": image_root, "extractor": network.extractor, "weights": network.weights}
+        given = {"source": images, "image_root": image_root, "extractor": network.name, "weights": network.weights}
         more["images"] = {**given, "pooling": network.pooling, "on_error": on_error, "splits": splits}
     if other:
         more["comparison"] = {"with": compare, **asdict(compare_predictions(other, result.predictions))}
@@ -103,7 +103,7 @@ def probe(
     if table is None:
         console.next_command("probe", "OTHER.parquet", "--out", f"{out}-other", "--compare", out)
     else:
-        how = ["--model.backbone", str(network.extractor)]
+        how = ["--model.backbone", network.name]
         how += ["--model.weights", network.weights] if network.weights != "DEFAULT" else []
         how += ["--model.pooling", network.pooling] if network.pooling else []
         how += ["--data.image_root", image_root] if image_root else []

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from functools import partial
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from transferkit.cli.arguments import all_options, without_option
 from transferkit.cli.console import as_json, note, table, written
 from transferkit.cli.open_extractor import Accelerator, Network
 from transferkit.cli.parsing import call
@@ -18,26 +20,31 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str]) -> int:
     """Run the command; return the exit status."""
-    return call(search, arguments)
+    texts = all_options(arguments, "--text")  # a parser would keep the last one only
+    given = [f"--text={dumps(texts)}"] if texts else []
+    return call(search, [*without_option(arguments, "--text"), *given])
 
 
 def search(
     index: str,
     query: list[str],
     k: int = 10,
+    text: list[str] | None = None,
     row: str | None = None,
     exact: bool = False,
     html: str | None = None,
     accelerator: Accelerator = "auto",
     json: bool = False,
 ) -> int:
-    """Find the images of an index that are nearest to one image, or to the mean of several.
+    """Find the images of an index that are nearest to an image or to words, or to the mean of several.
 
     Args:
         index: directory that `transferkit index` wrote. faiss trusts the files it reads: search a directory that
             you do not trust with --exact, which does not read index.faiss.
-        query: images; for several, the mean of their unit embeddings is searched for.
+        query: images; for several, the mean of their unit embeddings is searched for, texts included.
         k: number of images to find.
+        text: search for words, such as "a red mushroom", alone or together with images; repeat it for several. The
+            index must be of a model of images and texts.
         row: search for an indexed image instead, by its row number (from 0) or path; the image itself is left out.
         exact: compare with every image, for any kind of index.
         html: also write the results with thumbnails as one HTML file.
@@ -47,13 +54,18 @@ def search(
     from transferkit.search.index import open_index
     from transferkit.search.query import find, find_row, mean_direction
 
-    if bool(query) == (row is not None):
-        raise UserError(f"give images to search for, or --row with an indexed one: transferkit search {index} A.jpg")
+    texts = text or []
+    if bool(query or texts) == (row is not None):
+        raise UserError(
+            f"give images to search for, or --row with an indexed one, or --text: transferkit search {index} A.jpg"
+        )
     if html and Path(html).suffix.lower() not in (".html", ".htm"):  # never overwrite an image
         raise UserError(f"--html {html}: give the page a name that ends in .html")
     opened = open_index(index)
+    if texts:
+        opened.check_words()
     if row is None:
-        left_out, direction = None, mean_direction(embed_queries(opened, query, accelerator))
+        left_out, direction = None, mean_direction(embed_queries(opened, query, texts, accelerator))
     else:
         import torch
 
@@ -66,26 +78,35 @@ def search(
     if len(hits) < min(k, available):
         note(f"{opened.kind} found only {len(hits)} images; --exact compares with all")
     names = query if left_out is None else [opened.images.paths[left_out]]
+    asked_words = {"text": texts} if texts else {}
     if json:
         found = [hit._asdict() for hit in hits]
-        as_json({"index": index, "images": opened.images.root, "query": names, "k": k, "results": found})
+        as_json({"index": index, "images": opened.images.root, "query": names, **asked_words, "k": k, "results": found})
     else:
         table(["rank", "cosine", "path", "label"], [[hit.rank, hit.cosine, hit.path, hit.label] for hit in hits])
     if html:
         from transferkit.search.html import write_page
 
-        summary = f"{len(hits)} of {len(opened):,} images in {opened.images.root}, nearest by cosine first"
+        words = "".join(f", {sentence!r}" for sentence in texts)
+        summary = f"{len(hits)} of {len(opened):,} images in {opened.images.root}, nearest by cosine first{words}"
         asked = [(name, reader(opened, name, left_out)) for name in names]
         write_page(html, "Image search", summary, asked, [(hit, reader(opened, hit.path, hit.row)) for hit in hits])
         written(Path(html))
     return 0
 
 
-def embed_queries(index: "ImageIndex", query: list[str], accelerator: Accelerator = "auto") -> "Tensor":
-    """Embed the query images with the extractor that the index was built with: (Q, D)."""
+def embed_queries(
+    index: "ImageIndex", query: list[str], texts: list[str], accelerator: Accelerator = "auto"
+) -> "Tensor":
+    """Embed images and texts with the extractor that the index was built with: (Q, D)."""
+    import torch
+
     extractor = Network(*index.source(), index.record["extractor"]["pooling"]).open(accelerator)
     index.check_extractor(extractor)
-    return extractor.embed(query)
+    parts = [extractor.embed(query)] if query else []
+    if texts:
+        parts.append(extractor.embed_text(texts))
+    return torch.cat(parts)
 
 
 def reader(index: "ImageIndex", name: str, row: int | None) -> "Callable[[], Tensor]":

@@ -1,0 +1,68 @@
+"""What the Hugging Face Hub refuses, each in one line with its remedy; a token is never shown."""
+
+import difflib
+import re
+from collections.abc import Iterator
+
+from transferkit.backbones.known_models import known_models
+from transferkit.errors import UserError, first_line
+
+TOKEN = re.compile(r"\bhf_\w{4,}")
+MOVED = (301, 302, 307, 308)
+
+
+def hub_fault(name: str, what: str, error: BaseException) -> UserError:
+    """Return the error to show for what the hub library raised while it downloaded.
+
+    Args:
+        name: hub id, with a revision after ``@`` if one was asked for.
+        what: what was downloaded, for the message.
+        error: what was raised, by the hub library or by transformers because of it.
+    """
+    from huggingface_hub import errors
+
+    place, _, revision = name.partition("@")
+    for cause in causes(error):
+        response = getattr(cause, "response", None)
+        status = getattr(response, "status_code", None)
+        if isinstance(cause, errors.GatedRepoError):
+            return UserError(
+                f"{place} is gated: its authors ask you to accept their terms; accept them at "
+                f"https://huggingface.co/{place}, then log in (hf auth login) or set HF_TOKEN"
+            )
+        if isinstance(cause, errors.RevisionNotFoundError):
+            return UserError(f"{place} has no revision {revision!r}; give a branch, a tag or a commit in `revision`")
+        if isinstance(cause, errors.DisabledRepoError):
+            return UserError(f"{place} has been disabled by the hub; give another model")
+        if status in MOVED:
+            new = re.sub(r"^https?://[^/]+/(?:api/models/)?", "", str(response.headers.get("Location", "")))  # type: ignore[union-attr]
+            new = "/".join(new.split("/resolve/")[0].split("/")[:2])
+            return UserError(f"{place} has been renamed{f' to {new}' if new else ''}; give its new name")
+        if status == 401 and "nvalid" in str(cause):
+            return UserError("the hub does not accept your token; log in again (hf auth login), or unset HF_TOKEN")
+        if isinstance(cause, errors.RepositoryNotFoundError):
+            return UserError(
+                f"the hub has no {place} that you may see; check its name{near(place)}, or, if it is private, log in "
+                "(hf auth login) or set HF_TOKEN"
+            )
+        if status == 429:
+            return UserError(f"the hub takes no more requests for {place} for now (429); try later, or log in")
+    text = TOKEN.sub("hf_…", first_line(error))
+    return UserError(f"the {what} of {name} could not be downloaded from the hub: {text}")
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an exception and what it was raised from."""
+    seen: set[int] = set()
+    found: BaseException | None = error
+    while found is not None and id(found) not in seen:
+        seen.add(id(found))
+        yield found
+        found = found.__cause__ or found.__context__
+
+
+def near(name: str) -> str:
+    """Return the known names nearest to one, as a remark."""
+    known = [model.name for model in known_models() if "/" in model.name]
+    found = difflib.get_close_matches(name, known, n=2, cutoff=0.7)
+    return f" (nearest: {', '.join(found)})" if found else ""
