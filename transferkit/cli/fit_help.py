@@ -24,9 +24,23 @@ EVALUATE = (
     "directory, or a probe's classifier.safetensors together with its --model.backbone"
 )
 TOP_K = "number of classes per image in the table and with --json, the most probable first"
+OF_PREDICT = {  # name -> what it does, and its values
+    "top_k": (TOP_K, "default: 5"),
+    "coverage": (
+        "add to each image a set of classes that contains the true one with this probability, such as 0.9",
+        "",
+    ),
+    "sets": ("lac: the smallest sets on average; aps: larger where an image is harder", "lac|aps; default: lac"),
+    "reject": ("do not answer unless sure: at most this share of the answers is wrong, such as 0.05", ""),
+    "unlike": (
+        "distance from the training images that tells which images are unlike them",
+        "knn|mahalanobis|none; default: mahalanobis",
+    ),
+    "false_alarm": ("share of images like those of val that may be called unlike", "default: 0.05"),
+}
 FIRST = {"fit": ("data.root", "model.backbone", "model.regime", "trainer.max_epochs", "config")}
 FIRST |= dict.fromkeys(("validate", "test"), ("data.root", "ckpt_path", "name", "config", "json"))
-FIRST |= {"predict": ("data.root", "ckpt_path", "top_k", "name", "json")}
+FIRST |= {"predict": ("data.root", "ckpt_path", *OF_PREDICT, "name", "json")}
 OF_A_CLASSIFIER = {f"model.{name}" for name in ("backbone", "weights", "pooling", "preprocessing", "architecture")}
 LINKED = "model.seed"  # takes its value from seed_everything, so it is not an option of its own
 OWN_TEXTS = {"trainer.max_epochs": "epochs of training"}  # Lightning's text names another default
@@ -88,7 +102,7 @@ def single(verb: str) -> list[Option]:
         Option("ckpt_path", RESUME if verb == "fit" else EVALUATE),
         Option("name", "runs/<name>/<number>/ is the run's directory; by default the config's name, or the verb"),
         Option("seed_everything", "seed of everything random", "default: 0"),
-        *([Option("top_k", TOP_K, "default: 5")] if verb == "predict" else []),
+        *(Option(name, *told) for name, told in OF_PREDICT.items() if verb == "predict"),
         Option("json", "print one JSON object"),
         Option("print_config", "print the resulting configuration and exit"),
         Option("debug", "show tracebacks"),
