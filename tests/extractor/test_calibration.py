@@ -127,6 +127,8 @@ def test_damaged_files_are_refused_in_one_line(damage: Any, calibration: Calibra
 def test_all_right_one_class_a_missing_class_and_a_thousand() -> None:
     certain = Calibration.fit(10 * torch.eye(4), torch.arange(4), NAMES)
     assert certain.temperature == 1 and not certain.knows_train
+    wrong = Calibration.fit(10 * torch.eye(4), torch.arange(4).flip(0), NAMES)
+    assert wrong.probability(10 * torch.eye(4)).amax() < 0.3, "sure of nothing"
     with pytest.raises(UserError, match="knows no training images"):
         certain.distance(torch.ones(1, 6))
     alone = Calibration.fit(torch.randn(30, 1), torch.zeros(30, dtype=torch.long), ["ants"])

@@ -19,7 +19,7 @@ from transferkit.training.calibrate import calibrate
 from transferkit.training.module import TransferModule
 from transferkit.training.trainer import make_trainer
 
-COLOURS = {"apples": (120, 110, 100), "limes": (123, 110, 100), "plums": (120, 113, 100)}  # hard to tell apart
+COLOURS = {"apples": (120, 110, 100), "limes": (128, 110, 100), "plums": (120, 118, 100)}  # hard to tell apart
 Trained = tuple[TransferModule, ImageDataModule, Path]
 
 
@@ -59,10 +59,14 @@ def test_it_goes_with_its_checkpoint_and_export_and_with_no_other(trained: Train
     best = Extractor.from_pretrained(run / "checkpoints" / "best.ckpt")
     assert (best.classifier_sha256() == module.as_extractor().classifier_sha256()) is (best.calibration is not None)
     mine = module.as_extractor()
+    assert mine.calibration
     mine.save_pretrained(tmp_path / "export")
     assert {JSON, TENSORS} <= {path.name for path in (tmp_path / "export").iterdir()}
+    assert (
+        f"Divide the logits by {mine.calibration.temperature:.4g} before" in (tmp_path / "export/README.md").read_text()
+    )
     exported = Extractor.from_pretrained(tmp_path / "export")
-    assert exported.calibration and mine.calibration
+    assert exported.calibration
     assert exported.calibration.summary() == mine.calibration.summary()
     other = Extractor.from_pretrained(tmp_path / "export", preprocessing={"mean": [0.4, 0.4, 0.4]})
     assert other.calibration is None, "other pixels give other logits"

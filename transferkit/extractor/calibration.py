@@ -79,7 +79,7 @@ class Calibration:
     ) -> "Calibration":
         """Calibrate on val images, which the classifier was not fitted on.
 
-        Where all or none of them are right, they do not determine a temperature, and it is 1.
+        Where all of them are right, they do not determine a temperature, and it is 1.
 
         Args:
             logits: `(n, K)` of val images.
@@ -97,8 +97,7 @@ class Calibration:
         if not len(logits) or not logits.isfinite().all():
             raise UserError("calibration needs images of val, with finite logits; add some to val, or fit again")
         found = fit_temperature(logits, target)
-        low, high = TEMPERATURES
-        temperature = found if 1.001 * low < found < high / 1.001 else 1.0
+        temperature = found if found > 1.001 * TEMPERATURES[0] else 1.0
         probability = calibrated(logits, temperature)
         own = target[:, None]
         confidence, preds = probability.max(1)
@@ -111,7 +110,7 @@ class Calibration:
         kept = drawn_rows(len(train), MOST_REFERENCES, 0)
         unit = unit_rows(train[kept], "train")
         known = replace(plain, tensors=tensors | {"references": unit, **fit_gaussians(unit, labels[kept])._asdict()})
-        distances = {kind: known.distance(embedding, kind) for kind in DISTANCES}
+        distances: dict[str, Tensor] = {kind: known.distance(embedding, kind) for kind in DISTANCES}
         return replace(known, tensors={**known.tensors, **distances})
 
     def __len__(self) -> int:

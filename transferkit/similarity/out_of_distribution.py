@@ -23,7 +23,7 @@ def neighbor_distance(query: Tensor, reference: Tensor, k: int) -> Tensor:
         `(Q,)` float64 in [0, 2].
     """
     _, neighbor = top_k(query, reference, k, normalize=False)
-    parts = query.split(BLOCK), neighbor[:, -1].split(BLOCK)
+    parts = torch.split(query, BLOCK), torch.split(neighbor[:, -1], BLOCK)
     far = [(rows.double() - reference[index].double()).norm(dim=1) for rows, index in zip(*parts, strict=True)]
     return torch.cat(far)
 
@@ -55,7 +55,7 @@ def fit_gaussians(rows: Tensor, target: Tensor, shrinkage: float | None = None) 
         float32.
     """
     rows = rows.double()
-    names, group = target.unique(return_inverse=True)
+    names, group = torch.unique(target, return_inverse=True)
     if names[0] < 0 or len(rows) < 5 * len(names):
         group = torch.zeros_like(target)
     counts = group.bincount()
@@ -99,5 +99,5 @@ def mahalanobis_distance(query: Tensor, gaussians: Gaussians) -> Tensor:
         `(Q,)` float64, at least 0.
     """
     whitening, centers = gaussians.whitening.double(), gaussians.centers.double()
-    parts = [torch.cdist(rows.double() @ whitening.T, centers).amin(1) for rows in query.split(BLOCK)]
+    parts = [torch.cdist(rows.double() @ whitening.T, centers).amin(1) for rows in torch.split(query, BLOCK)]
     return torch.cat(parts)
