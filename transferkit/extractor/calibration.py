@@ -254,7 +254,7 @@ class Calibration:
                 str(content["classifier"]),
             )
             read.check(int(content["val_images"]))
-        except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+        except (OSError, LookupError, TypeError, ValueError, SafetensorError) as error:
             raise UserError(f"{path} is broken ({type(error).__name__}: {first_line(error)}); test again") from error
         return read
 

@@ -33,7 +33,9 @@ def calibrate(module: TransferNetwork, data: ImageDataModule) -> Calibration | N
         log.warning("not calibrated: %s has no labeled split val; test on the data of the fit, or add val", data.root)
         return None
     if seen := count_seen(val.paths, module.fitted_on):
-        log.warning("not calibrated: the head was fitted on %d images of val; test on the splits of its fit", seen)
+        log.warning(
+            "not calibrated: the head was fitted on %d images of val; test on data whose val it has not seen", seen
+        )
         return None
     extractor = module.as_extractor()
     assert extractor.head is not None

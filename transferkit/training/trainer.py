@@ -31,10 +31,15 @@ TRAINER_DEFAULTS: Mapping[str, Any] = {
 
 
 def run_parts(
-    run: Path, checkpoints: bool = True, top_k: int = TOP_K, answering: Answering | None = None
+    run: Path,
+    checkpoints: bool = True,
+    top_k: int = TOP_K,
+    answering: Answering | None = None,
+    calibrates: bool = True,
 ) -> tuple[list[Callback], list[Logger]]:
     """Return the callbacks and loggers that fill a run directory."""
-    callbacks = [SingleThreadSmallHead(), PredictionWriter(run, top_k, answering), Checkpoints(run, checkpoints)]
+    writer = PredictionWriter(run, top_k, answering, calibrates)
+    callbacks = [SingleThreadSmallHead(), writer, Checkpoints(run, checkpoints)]
     return callbacks, [RunTensorBoardLogger(run, name="", version="")]
 
 
@@ -66,7 +71,12 @@ class RunTensorBoardLogger(TensorBoardLogger):
 
 
 def make_trainer(
-    run: Path, checkpoints: bool = True, top_k: int = TOP_K, answering: Answering | None = None, **options: Any
+    run: Path,
+    checkpoints: bool = True,
+    top_k: int = TOP_K,
+    answering: Answering | None = None,
+    calibrates: bool = True,
+    **options: Any,
 ) -> Trainer:
     """Return a Trainer that fills a run directory.
 
@@ -75,10 +85,11 @@ def make_trainer(
         checkpoints: whether to write ``best.ckpt`` and ``last.ckpt``.
         top_k: number of classes per image that ``predict`` ranks.
         answering: what ``predict`` says beside the classes, if the classifier is calibrated.
+        calibrates: whether ``test`` calibrates the classifier, which embeds images of val and train.
         options: arguments of :class:`lightning.pytorch.Trainer`.
     """
     given = {**TRAINER_DEFAULTS, **options}
-    callbacks, loggers = run_parts(run, checkpoints, top_k, answering)
+    callbacks, loggers = run_parts(run, checkpoints, top_k, answering, calibrates)
     callbacks += as_list(given.pop("callbacks", None))
     plugins = as_list(given.pop("plugins", None))
     if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
