@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import pyarrow as pa
+import torch
 from torch import Tensor
 
 from transferkit.errors import UserError
@@ -15,6 +16,8 @@ from transferkit.similarity.selective import fewest_rows
 
 LEVEL = 0.95
 """Probability of the guarantee of ``reject``."""
+BATCH = 4096
+"""Rows at once, which bounds the memory."""
 
 
 @dataclass(frozen=True)
@@ -95,14 +98,19 @@ def answer(calibration: Calibration, probability: Tensor, inner: Tensor | None, 
         inner: `(N, D)` embeddings of the calibration's layer; None for no distances.
         answering: what to say.
     """
-    calibrated = calibration.probability(probability.double().clamp(min=1e-300).log())
-    confidence = calibrated.amax(1)
+    confidences, members = [torch.empty(0, dtype=torch.float64)], []
+    for rows in torch.split(probability, BATCH):
+        calibrated = calibration.probability(rows.double().clamp(min=1e-300).log())
+        confidences.append(calibrated.amax(1))
+        if answering.coverage is not None:
+            members.append(calibration.prediction_sets(calibrated, answering.coverage, answering.sets))
+    confidence = torch.cat(confidences)
     count = f"{len(calibration):,} images of val"
     remarks = [f"calibrated on {count}: temperature {calibration.temperature:.3g}"]
     sets = answered = unlike = None
     distances: dict[Distance, Tensor] = {}
     if answering.coverage is not None:
-        sets = calibration.prediction_sets(calibrated, answering.coverage, answering.sets)
+        sets = torch.cat(members)
         size = float(sets.sum(1).double().mean())
         remarks.append(
             f"sets with the true class in {answering.coverage:.4g} of images like val: {size:.2f} classes each"
