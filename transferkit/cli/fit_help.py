@@ -24,6 +24,19 @@ EVALUATE = (
     "directory, or a probe's classifier.safetensors together with its --model.backbone"
 )
 TOP_K = "number of classes per image in the table and with --json, the most probable first"
+TRUST = {  # options of predict for a calibrated classifier: name -> what it does, and its values
+    "coverage": (
+        "add to each image a set of classes that contains the true one with this probability, such as 0.9",
+        "",
+    ),
+    "sets": ("lac: the smallest sets on average; aps: larger where an image is harder", "lac|aps; default: lac"),
+    "reject": ("do not answer unless sure: at most this share of the answers is wrong, such as 0.05", ""),
+    "unlike": (
+        "distance from the training images that tells which images are unlike them",
+        "knn|mahalanobis|none; default: mahalanobis",
+    ),
+    "false_alarm": ("share of images like those of val that may be called unlike", "default: 0.05"),
+}
 FIRST = {"fit": ("data.root", "model.backbone", "model.regime", "trainer.max_epochs", "config")}
 FIRST |= dict.fromkeys(("validate", "test"), ("data.root", "ckpt_path", "name", "config", "json"))
 FIRST |= {"predict": ("data.root", "ckpt_path", "top_k", "name", "json")}
@@ -91,6 +104,7 @@ def single(verb: str) -> list[Option]:
         Option("name", "runs/<name>/<number>/ is the run's directory; by default the config's name, or the verb"),
         Option("seed_everything", "seed of everything random", "default: 0"),
         *([Option("top_k", TOP_K, "default: 5")] if verb == "predict" else []),
+        *(Option(name, *told) for name, told in TRUST.items() if verb == "predict"),
         Option("json", "print one JSON object"),
         Option("print_config", "print the resulting configuration and exit"),
         Option("debug", "show tracebacks"),
@@ -143,10 +157,13 @@ def help_text(verb: str, arguments: Sequence[str]) -> str:
         "Used most (IMAGES is short for --data.root IMAGES):": [of_all[name] for name in FIRST[verb]],
         f"Model{remark}:": [option for option in model if option.name not in FIRST[verb]],
         "Data:": [option for option in groups["data"] if option.name not in FIRST[verb]],
-        "Run:": [option for option in single(verb) if option.name not in FIRST[verb]],
+        "When to trust a prediction (after a test on data with a val split):": [
+            option for option in single(verb) if option.name in TRUST
+        ],
+        "Run:": [option for option in single(verb) if option.name not in (*FIRST[verb], *TRUST)],
     }
     parts = [f"usage: transferkit {verb} [IMAGES] [options]", textwrap.fill(VERBS[verb], width)]
-    parts += ["\n".join([title, *lines(options, width)]) for title, options in titled.items()]
+    parts += ["\n".join([title, *lines(options, width)]) for title, options in titled.items() if options]
     parts.append(f"Lightning's Trainer has more, such as --trainer.devices: transferkit {verb} --help-trainer")
     return "\n\n".join(parts)
 

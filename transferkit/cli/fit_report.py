@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from transferkit.training.module import TransferModule
 
 
+JUDGED = ("calibrated_probability", "set", "answer", "knn_distance", "mahalanobis_distance", "unlike_train")
+
+
 def starting(module: "TransferModule", data: "ImageDataModule", run: Path | None) -> None:
     """Print what is trained on what; nothing is kept without a run."""
     total, learning = count_parameters(module)
@@ -56,21 +59,24 @@ def number(value: float) -> str:
 
 
 def first_predictions(table: Path, most: int = 10) -> None:
-    """Print the first predictions, one per line.
+    """Print the first predictions, one per line, and whether the classifier is not sure or the image is unlike train.
 
     Args:
         table: ``predictions.parquet``.
         most: number of predictions.
     """
-    columns = ["path", "prediction", "probability"]
     with pq.ParquetFile(table) as file:
+        columns = [name for name in ("path", "prediction", "probability", *JUDGED) if name in file.schema_arrow.names]
         rows = next(file.iter_batches(most, columns=columns)).to_pylist()
     for row in rows:
-        print(for_terminal(f"{row['path']} {row['prediction']} {row['probability']:.3f}"))
+        remarks = ["not answered"] if row.get("answer", "") is None else []
+        remarks += ["unlike train"] if row.get("unlike_train") else []
+        remark = f" ({', '.join(remarks)})" if remarks else ""
+        print(for_terminal(f"{row['path']} {row['prediction']} {row['probability']:.3f}{remark}"))
 
 
 def predictions(table: Path, top_k: int) -> list[dict[str, Any]]:
-    """Return what ``--json`` prints for each image: path, label and the most probable classes.
+    """Return what ``--json`` prints for each image: path, label, the most probable classes, and how far to trust them.
 
     Args:
         table: ``predictions.parquet``.
@@ -79,12 +85,15 @@ def predictions(table: Path, top_k: int) -> list[dict[str, Any]]:
     ranked = ranked_columns(top_k)
     names = set(pq.read_schema(table).names)
     kept = [pair for pair in ranked if pair[0] in names]
-    rows = pq.read_table(table, columns=["path", "label", *(name for pair in kept for name in pair)]).to_pylist()
+    judged = [name for name in JUDGED if name in names]
+    wanted = ["path", "label", *(name for pair in kept for name in pair), *judged]
+    rows = pq.read_table(table, columns=wanted).to_pylist()
     return [
         {
             "path": row["path"],
             "label": row["label"],
             "top": [{"class": row[name], "probability": row[share]} for name, share in kept],
+            **{name: row[name] for name in judged},
         }
         for row in rows
     ]

@@ -11,6 +11,7 @@ a whole.
 
 import json
 import logging
+import math
 import os
 import uuid
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,7 @@ from transferkit.embed.feature_cache import Damaged, Known, look_up, take
 from transferkit.embed.shards import discard_parts, write_embeddings
 from transferkit.embed.stream import View, make_table, usual_batch_size
 from transferkit.extractor import Extractor
+from transferkit.extractor.forward import Forward
 from transferkit.images.augmentation import Augmentation, view_seed
 from transferkit.runtime.files import discard, unwritable
 from transferkit.runtime.ranks import Ranks, joined
@@ -56,7 +58,11 @@ class Plan(NamedTuple):
 
 
 def cached_features(
-    extractor: Extractor, table: ImageTable, view: View | None = None, ranks: Ranks | None = None
+    extractor: Extractor,
+    table: ImageTable,
+    view: View | None = None,
+    ranks: Ranks | None = None,
+    forward: Forward | None = None,
 ) -> Embeddings:
     """Return the embeddings of a table, from the cache, or computed now and added to it.
 
@@ -72,6 +78,7 @@ def cached_features(
         view: a random view of the images instead of their preprocessing.
         ranks: the processes that call this together, see :func:`~transferkit.runtime.ranks.joined`; by default this
             one alone.
+        forward: what is kept of each image, one vector; by default the extractor's embedding in float32.
 
     Returns:
         Embeddings float32 (N, D) in path order, without unreadable images.
@@ -80,15 +87,16 @@ def cached_features(
         UserError: the cache cannot be written; ``TRANSFERKIT_CACHE_LIMIT`` is not a size.
     """
     ranks = ranks or Ranks()
-    known, values = Known({}, {}, [], 0), torch.empty(0, extractor.embed_dim)
+    width = math.prod(forward.shape) if forward else extractor.embed_dim
+    known, values = Known({}, {}, [], 0), torch.empty(0, width)
 
     def prepare() -> Plan:
         nonlocal known, values
         feature_cache.cache_limit()  # before hours of work
         stamps = table.stamps()
-        metadata = describe(extractor, table, view.name if view else "none", stamps=stamps)
+        metadata = describe(extractor, table, view.name if view else "none", forward, stamps=stamps)
         folder = feature_cache.entries_folder(EmbeddingSpace.from_metadata(metadata), metadata["augmentation"])
-        known, values = recall(folder, table.paths, stamps, extractor.embed_dim, exact=view is not None)
+        known, values = recall(folder, table.paths, stamps, width, exact=view is not None)
         missing = list(range(len(table))) if view and known.missing else list(known.missing)
         own = [stamps[row] for row in missing]
         out = folder / f"{fingerprint([table.paths[row] for row in missing], own)}.parquet"
@@ -103,7 +111,7 @@ def cached_features(
 
     plan = ranks.from_first(prepare)
     if plan.missing:
-        compute(extractor, table, plan, view, ranks)
+        compute(extractor, table, plan, view, ranks, forward)
 
     def gather() -> tuple[list[int], dict[str, str], int]:
         nonlocal values
@@ -121,7 +129,7 @@ def cached_features(
         return rows, {path: broken[path] for path in sorted(broken)}, known.foreign
 
     rows, broken, foreign = ranks.from_first(gather)
-    values = ranks.tensor_from_first(values, (len(rows), extractor.embed_dim))
+    values = ranks.tensor_from_first(values, (len(rows), width))
     metadata = plan.metadata | {"batch_size": usual_batch_size(extractor.device)}
     return make_table(table, rows, values, with_origin(metadata, broken, foreign))
 
@@ -147,7 +155,9 @@ def recall(
         return known, values
 
 
-def compute(extractor: Extractor, table: ImageTable, plan: Plan, view: View | None, ranks: Ranks) -> None:
+def compute(
+    extractor: Extractor, table: ImageTable, plan: Plan, view: View | None, ranks: Ranks, forward: Forward | None
+) -> None:
     """Embed the missing images into a new entry of the first process's cache."""
     part = feature_cache.stamped(table, plan.missing, plan.stamps)
     named = {"images": table.root, "data_fingerprint": fingerprint(part.paths, plan.stamps)}
@@ -156,7 +166,7 @@ def compute(extractor: Extractor, table: ImageTable, plan: Plan, view: View | No
     if ranks.rank == 0:
         discard(plan.token)
     if shared:
-        write_embeddings(extractor, part, plan.out, metadata, view=view, ranks=ranks)
+        write_embeddings(extractor, part, plan.out, metadata, forward, view=view, ranks=ranks)
         return
     if ranks.rank == 0:
         log.warning(
@@ -164,7 +174,7 @@ def compute(extractor: Extractor, table: ImageTable, plan: Plan, view: View | No
             "TRANSFERKIT_CACHE to a folder that all machines share",
             plan.out.parent,
         )
-    ranks.from_first(lambda: write_embeddings(extractor, part, plan.out, metadata, view=view))
+    ranks.from_first(lambda: write_embeddings(extractor, part, plan.out, metadata, forward, view=view))
 
 
 def is_shared(token: Path) -> bool:

@@ -1,5 +1,6 @@
 """Reading a training checkpoint without the LightningModule that wrote it."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from transferkit import backbones
 from transferkit.backbones.loading import check_finite, load_state
 from transferkit.backbones.weights import apply_masks, read_tensors
 from transferkit.errors import UserError, first_line
+from transferkit.extractor.calibration import Calibration
+
+log = logging.getLogger(__name__)
 
 KEY = "transferkit"
 FORMAT = 1
@@ -74,9 +78,21 @@ def read(path: Path, weights: str, pooling: str | None, preprocessing: Mapping[s
             "class_names": record["class_names"],
             "l2_normalize": record["l2_normalize"],
             "record": record | {"checkpoint": path.name, "epoch": epoch_of(content)},
+            "calibration": calibration_beside(path),
         }
     except BROKEN as error:
         raise UserError(f"{path} is broken or of another version ({first_line(error)}); fit again") from error
+
+
+def calibration_beside(path: Path) -> Calibration | None:
+    """Return the calibration in the run of a checkpoint, if there is one that can be read."""
+    if path.absolute().parent.name != "checkpoints":
+        return None
+    try:
+        return Calibration.load(path.absolute().parents[1])
+    except UserError as error:  # a checkpoint can be used without it
+        log.warning("%s", error)
+        return None
 
 
 def change_preprocessing(backbone: backbones.Backbone, fields: Mapping[str, Any]) -> None:

@@ -1,7 +1,9 @@
 """The extractor once it is open: from image to embedding to logits."""
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,6 +15,7 @@ from transferkit.backbones import Backbone
 from transferkit.backbones.text_tower import TextTower
 from transferkit.backbones.weights import state_sha256
 from transferkit.errors import UserError
+from transferkit.extractor.calibration import Calibration
 from transferkit.extractor.forward import Features, Forward, Precision, network_input
 from transferkit.images.decoding import ImageError, read_image
 from transferkit.images.preprocessing import Preprocessing
@@ -29,6 +32,7 @@ class ExtractorCore:
         class_names: names of the head's outputs, in order.
         l2_normalize: whether the head reads L2-normalized embeddings.
         record: facts about its training (class counts, regime, metrics), for the model card.
+        calibration: of this head; one that was made for another head, pooling or preprocessing is dropped.
     """
 
     def __init__(
@@ -39,6 +43,7 @@ class ExtractorCore:
         class_names: Sequence[str] = (),
         l2_normalize: bool = False,
         record: Mapping[str, Any] | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         self.backbone = backbone.eval()
         self.preprocessing = preprocessing or backbone.preprocessing
@@ -46,6 +51,8 @@ class ExtractorCore:
         self.class_names = list(class_names)
         self.l2_normalize = l2_normalize
         self.record = dict(record or {})
+        fits = calibration is not None and self.head is not None and calibration.classifier == self.classifier_sha256()
+        self.calibration = calibration if fits else None
 
     @property
     def name(self) -> str:
@@ -182,6 +189,18 @@ class ExtractorCore:
     def weights_sha256(self) -> str:
         """Return the SHA-256 over the backbone's tensors."""
         return state_sha256(self.backbone.model.state_dict())
+
+    def classifier_sha256(self) -> str:
+        """Return a hash over what makes logits of an image; the head, which every fit changes, stands for the backbone.
+
+        Raises:
+            UserError: the extractor has no head.
+        """
+        if self.head is None:
+            raise UserError(f"{self.name} has no head; train one with fit, or probe the extractor")
+        state = {name: value.bfloat16() for name, value in self.head.state_dict().items()}  # as in any precision
+        facts = [state_sha256(state), self.pooling, self.preprocessing.to_dict(), self.l2_normalize, self.class_names]
+        return sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def spec(self) -> dict[str, Any]:
         """Return a plain-typed description of backbone, pooling and preprocessing."""

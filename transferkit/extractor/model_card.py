@@ -54,6 +54,7 @@ def card(extractor: ExtractorCore, layout: str, hashes: dict[str, str], words: b
         "## Training",
         *training(extractor),
         *metrics(extractor.record),
+        *calibration(extractor),
         "## Preprocessing",
         *preprocessing(extractor),
         "## Use",
@@ -127,6 +128,18 @@ def metrics(record: dict[str, Any]) -> list[str]:
     if record.get("checkpoint", "").startswith("best"):
         note = f"The epoch was chosen by `val/acc`, so the values under `val/` are slightly optimistic. {note}"
     return ["## Metrics", table(("metric", "value", "95 % interval"), rows), note]
+
+
+def calibration(extractor: ExtractorCore) -> list[str]:
+    """Say what to divide the logits by, and where the thresholds are, if the classifier is calibrated."""
+    if (known := extractor.calibration) is None:
+        return []
+    return [
+        "## Calibration",
+        f"Divide the logits by {known.temperature:.4g} before the softmax: the temperature that minimizes the "
+        f"cross-entropy on {len(known):,} validation images. `calibration.json` holds thresholds for sets of classes, "
+        "for abstaining, and for images unlike the training images.",
+    ]
 
 
 def interval(name: str, value: float, record: dict[str, Any]) -> str | None:

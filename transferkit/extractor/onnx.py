@@ -53,6 +53,7 @@ def export(
         extractor.class_names,
         extractor.l2_normalize,
         {**extractor.record, **(training or {})},
+        extractor.calibration,
     )
     with pretrained.replacing(path, overwrite) as folder:
         layout = pretrained.fill(extractor, folder)

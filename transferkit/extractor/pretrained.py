@@ -22,6 +22,7 @@ from transferkit.backbones.loading import check_finite, load_state
 from transferkit.backbones.weights import read_state_dict
 from transferkit.errors import UserError, first_line
 from transferkit.extractor import model_card
+from transferkit.extractor.calibration import Calibration
 from transferkit.extractor.checkpoint_reader import BROKEN, TRAINING, change_preprocessing, check_training, linear
 from transferkit.extractor.core import ExtractorCore
 from transferkit.extractor.timm_layout import timm_layout
@@ -86,6 +87,8 @@ def fill(extractor: ExtractorCore, folder: Path) -> str:
         "training": {key: extractor.record[key] for key in TRAINING if key in extractor.record},
     }
     write_json(folder / RECORD, record)
+    if extractor.calibration:
+        extractor.calibration.save(folder)
     for path in folder.glob("*.safetensors"):  # safetensors makes them readable by the owner only
         path.chmod((folder / RECORD).stat().st_mode)
     return layout
@@ -227,6 +230,7 @@ def read(path: Path, weights: str, pooling: str | None, preprocessing: Mapping[s
             "class_names": record["class_names"],
             "l2_normalize": record["l2_normalize"],
             "record": record["training"] | {"weights_sha256": record["weights_sha256"]},
+            "calibration": Calibration.load(path),
         }
     except BROKEN as error:
         lack = f"incomplete: no {error}" if isinstance(error, KeyError) else f"broken: {first_line(error)}"

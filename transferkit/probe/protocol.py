@@ -12,7 +12,6 @@ from transferkit.data.image_table import ImageTable, table_of
 from transferkit.data.seen import remember_paths
 from transferkit.data.splits import HELD_OUT
 from transferkit.errors import UserError, listed
-from transferkit.probe.calibration import TEMPERATURES, fit_temperature
 from transferkit.probe.classifier import LinearClassifier
 from transferkit.probe.fewshot import SEEDS, SHOTS, few_shot_curve
 from transferkit.probe.knn import K_NEIGHBORS, knn_predictions, nearest_class_mean
@@ -23,6 +22,7 @@ from transferkit.probe.standardize import Kind
 from transferkit.runtime.versions import versions
 from transferkit.similarity import unit_rows
 from transferkit.similarity.paired import PairedComparison, compare_paired
+from transferkit.similarity.temperature import TEMPERATURES, fit_temperature
 
 PROTOCOL = 1
 """Increased when the same embeddings would give other numbers."""

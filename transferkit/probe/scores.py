@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from transferkit.probe.calibration import expected_calibration_error
 from transferkit.similarity.intervals import wilson
+from transferkit.similarity.temperature import expected_calibration_error
 
 
 def top1(preds: Tensor, target: Tensor) -> dict[str, Any]:

@@ -20,12 +20,14 @@ class PredictionTable:
         labels: N class names.
         preds: N class names.
         probability: ``(N,)`` float64, of the predicted class.
+        calibrated: ``(N,)`` float64, the same calibrated on other images; None if it is not.
     """
 
     paths: Sequence[str]
     labels: Sequence[str]
     preds: Sequence[str]
     probability: NDArray[np.float64]
+    calibrated: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from markupsafe import Markup
+
 from transferkit.reports import mistakes, svg
 from transferkit.reports.content import (
     Block,
@@ -159,7 +161,6 @@ def calibration(table: PredictionTable, error: Number | None) -> Section:
     bins = mistakes.reliability(table.probability, table.correct)
     shown = error or decimal(mistakes.calibration_error(bins), "ece")
     coverage, risk = mistakes.risk_coverage(table.probability, table.correct)
-    tuples = [(b.low, b.high, b.rows, b.confidence, b.accuracy) for b in bins]
     gap = sum(b.rows * (b.confidence - b.accuracy) for b in bins) / len(table)
     tendency = "too sure of itself" if gap > 0.01 else "less sure than it could be" if gap < -0.01 else "about right"
     lead = (
@@ -175,10 +176,21 @@ def calibration(table: PredictionTable, error: Number | None) -> Section:
         f"instead of {100 * risk[-1]:.1f}%."
     )
     charts = [
-        Chart("Does confidence come true?", svg.reliability_diagram(tuples), caption),
+        Chart("Does confidence come true?", diagram(bins), caption),
         Chart("When is it better not to answer?", svg.risk_coverage_curve(coverage.tolist(), risk.tolist()), refuse),
     ]
+    if table.calibrated is not None:
+        after = mistakes.reliability(table.calibrated, table.correct)
+        left = percent(mistakes.calibration_error(after), f"{PREDICTIONS} calibrated_probability")
+        stated = 100 * float(table.calibrated.mean())
+        what = f"With the temperature fitted on val: {stated:.1f}% stated, calibration error {left.text}."
+        charts.insert(1, Chart("And after calibration?", diagram(after), what))
     return Section("calibration", "Confidence", lead, [Charts(charts)])
+
+
+def diagram(bins: Sequence[mistakes.Bin]) -> Markup:
+    """Return the reliability diagram of bins as SVG."""
+    return svg.reliability_diagram([(b.low, b.high, b.rows, b.confidence, b.accuracy) for b in bins])
 
 
 def first_at(coverage: Sequence[float], least: float) -> int:

@@ -88,7 +88,9 @@ class ResultFolder:
         kept = [row for row, label in enumerate(columns["label"]) if label is not None]
         paths, labels, preds = ([columns[name][row] for row in kept] for name in ("path", "label", "prediction"))
         probability = np.array([columns["probability"][row] for row in kept], dtype=np.float64)
-        return PredictionTable(paths, labels, preds, probability) if kept else None
+        stated = columns.get("calibrated_probability")
+        calibrated = None if stated is None else np.array([stated[row] for row in kept], dtype=np.float64)
+        return PredictionTable(paths, labels, preds, probability, calibrated) if kept else None
 
     def embeddings(self) -> Embeddings | None:
         """Return the table of ``embeddings.parquet``."""

@@ -205,6 +205,7 @@ def fit_and_test(
     trainer = make_trainer(
         folder,
         checkpoints=False,
+        calibrates=False,
         max_epochs=epochs,
         check_val_every_n_epoch=epochs,
         enable_progress_bar=False,

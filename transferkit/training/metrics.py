@@ -18,7 +18,7 @@ from torchmetrics.classification import (
 from transferkit.training.optimizers import learning_rates
 
 # torchmetrics sums the calibration error over batches and processes. A probe has all rows in memory, and targets that
-# its classifier does not know: transferkit/probe/calibration.py explains how its own function differs.
+# its classifier does not know: transferkit/similarity/temperature.py explains how its own function differs.
 ECE_BINS = 15  # Guo et al. 2017, arXiv:1706.04599
 MOST_CONFUSED = 1000  # classes; a larger confusion matrix takes gigabytes and cannot be read
 

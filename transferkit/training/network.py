@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from transferkit.data.batches import Batch
 from transferkit.extractor import Extractor
+from transferkit.extractor.calibration import Calibration
 from transferkit.extractor.checkpoint_reader import FORMAT
 from transferkit.extractor.core import head_logits
 from transferkit.extractor.forward import network_input
@@ -38,6 +39,7 @@ class TransferNetwork(LightningModule):
         class_counts: number of training images by class.
         image_counts: number of images by split.
         starts_trained: whether the head was trained before.
+        calibration: what is known of the head that it starts from; as_extractor() drops that of another head.
         fitted_on: the images that it was fitted on, as :func:`~transferkit.data.seen.remember_paths` writes them.
     """
 
@@ -54,6 +56,7 @@ class TransferNetwork(LightningModule):
         self.class_counts: dict[str, int] = {}
         self.image_counts: dict[str, int] = {}
         self.starts_trained, self.fitted_on = False, ""
+        self.calibration: Calibration | None = None
         if extractor.head:
             self.start_from(extractor)
         self.first_trainable = first_trainable(self.backbone, regime, unfreeze_last)
@@ -72,7 +75,7 @@ class TransferNetwork(LightningModule):
     def start_from(self, extractor: Extractor) -> None:
         """Take over a trained head, its classes and their weights, and the images that it was fitted on."""
         self.set_classes(extractor.class_names)
-        self.head, self.starts_trained = extractor.head, True
+        self.head, self.starts_trained, self.calibration = extractor.head, True, extractor.calibration
         self.fitted_on = extractor.record.get("fitted_on", "")
         if weights := extractor.record.get("class_weights"):
             self.class_weights = torch.tensor(weights)
@@ -130,7 +133,10 @@ class TransferNetwork(LightningModule):
         computed = [value for module in self.modules() for value in vars(module).values() if isinstance(value, Tensor)]
         tensors = {id(tensor): tensor for tensor in (*self.parameters(), *self.buffers(), *computed)}
         backbone, head = copy.deepcopy((self.backbone, self.head), tensors)  # copies modules, not their tensors
-        return Extractor(backbone, self.preprocessing, head, self.class_names, self.l2_normalize, self.describe())
+        record = self.describe()
+        return Extractor(
+            backbone, self.preprocessing, head, self.class_names, self.l2_normalize, record, self.calibration
+        )
 
     def describe(self) -> dict[str, Any]:
         """Return a plain-typed record: all that an extractor needs, and what the head was trained on."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -16,11 +17,20 @@ from transferkit.data.columns import take
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.data.embeddings import Embeddings
 from transferkit.data.image_table import ImageTable
-from transferkit.embed import describe
+from transferkit.embed import cached_features, describe
 from transferkit.errors import UserError
 from transferkit.reports import figures, projector
-from transferkit.reports.predictions import class_columns, most_probable, prediction_columns, write_csv, write_parquet
+from transferkit.reports.answers import Answering, answer, answer_columns
+from transferkit.reports.predictions import (
+    Columns,
+    class_columns,
+    most_probable,
+    prediction_columns,
+    write_csv,
+    write_parquet,
+)
 from transferkit.runtime.ranks import joined
+from transferkit.training.calibrate import calibrate
 from transferkit.training.module import TransferModule
 
 TOP_K = 5  # classes per image that predict ranks
@@ -34,10 +44,14 @@ class PredictionWriter(Callback):
     Args:
         run: the run directory.
         top_k: number of classes per image that ``predict`` ranks, at most as many as there are.
+        answering: what ``predict`` says beside the classes, if the classifier is calibrated.
+        calibrates: whether a test calibrates the classifier, which embeds images of val and train.
     """
 
-    def __init__(self, run: Path, top_k: int = TOP_K) -> None:
-        self.run, self.top_k = run, top_k
+    def __init__(
+        self, run: Path, top_k: int = TOP_K, answering: Answering | None = None, calibrates: bool = True
+    ) -> None:
+        self.run, self.top_k, self.answering, self.calibrates = run, top_k, answering or Answering(), calibrates
         self.outputs: list[dict[str, Tensor]] = []
         self.written: list[Path] = []
         self.thumbnails = projector.Thumbnails([])
@@ -72,14 +86,22 @@ class PredictionWriter(Callback):
                 precision,
             )
 
-    on_predict_start = on_test_start
-
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write predictions, embeddings and similarity metrics of the tested split."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, ImageDataModule) and isinstance(pl_module, TransferModule)
         self.write(trainer, pl_module, data.test_split)
         draw_confusion(trainer, pl_module, "test")
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Warn as before a test; raise if a set or an abstention is asked for that the classifier cannot give.
+
+        Raises:
+            UserError: the classifier is not calibrated.
+        """
+        self.on_test_start(trainer, pl_module)
+        assert isinstance(pl_module, TransferModule)
+        self.answering.require(pl_module.as_extractor().calibration)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write predictions and embeddings into a new folder, beside those of a test or another predict."""
@@ -114,20 +136,59 @@ class PredictionWriter(Callback):
             self.written = [folder / name for name in ("predictions.parquet", "predictions.csv", "embeddings.parquet")]
             ranked = most_probable(probability, names, self.top_k)
             columns = prediction_columns(embeddings.paths, embeddings.labels, ranked)
-            write_parquet(columns | class_columns(probability, names), self.written[0])
-            write_csv(columns, self.written[1])
+            more, texts = self.answers(module, table.select(rows), probability, columns["prediction"])
+            write_parquet(columns | more | class_columns(probability, names), self.written[0])
+            write_csv(columns | texts, self.written[1])
             embeddings.save(self.written[2])
             return
         self.written = [self.run / name for name in ("predictions.parquet", "embeddings.parquet", "similarity.json")]
         self.written.append(self.run / projector.CONFIG)
-        ranked = most_probable(probability, module.class_names, 1)
-        write_parquet(prediction_columns(embeddings.paths, embeddings.labels, ranked), self.written[0])
+        columns = prediction_columns(
+            embeddings.paths, embeddings.labels, most_probable(probability, module.class_names, 1)
+        )
+        write_parquet(columns | self.calibrate(trainer, module, split, probability), self.written[0])
         embeddings.save(self.written[1])
         found = evaluation.measure(embeddings)
         evaluation.save_overall(found, self.written[2])
         for line in evaluation.caveats(embeddings, None, found):
             log.info("similarity.json: %s", line)
         self.fill_projector(embeddings, table)
+
+    def calibrate(self, trainer: Trainer, module: TransferModule, split: str, probability: Tensor) -> Columns:
+        """Calibrate on val, and return the calibrated probability of each prediction, unless val itself was tested."""
+        try:
+            wanted = self.calibrates and not trainer.fast_dev_run  # type: ignore[attr-defined]  # set in its constructor
+            calibration = calibrate(module, module.data) if wanted else None
+        except UserError as error:  # the test stands without it
+            log.warning("not calibrated: %s", error)
+            calibration = None
+        if calibration is None:
+            return {}
+        module.calibration = calibration
+        calibration.save(self.run)
+        if split == "val":
+            return {}
+        return answer_columns(answer(calibration, probability, None, Answering()), [], None)
+
+    def answers(
+        self, module: TransferModule, table: ImageTable, probability: Tensor, preds: pa.Array
+    ) -> tuple[Columns, Columns]:
+        """Return what a calibrated classifier says beside the classes, for Parquet and for CSV; else nothing."""
+        extractor = module.as_extractor()
+        calibration, inner = extractor.calibration, None
+        if calibration is None:
+            log.info("probabilities are not calibrated: test this classifier on data with a val split to calibrate it")
+            return {}, {}
+        if calibration.knows_train and self.answering.unlike != "none":
+            inner = cached_features(extractor, table, forward=extractor.forward(layer=calibration.layer)).embedding
+            if len(inner) < len(table):
+                log.warning("no distances from the training images: %d can no longer be read", len(table) - len(inner))
+                inner = None
+        found = answer(calibration, probability, inner, self.answering)
+        for remark in found.remarks:
+            log.info(remark)
+        columns, texts = (answer_columns(found, module.class_names, preds, as_text) for as_text in (False, True))
+        return columns, texts
 
     def fill_projector(self, embeddings: Embeddings, table: ImageTable) -> None:
         """Write the rows for TensorBoard's projector, with thumbnails."""

@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.plugins import CheckpointIO
 
 from transferkit.extractor.checkpoint_reader import KEY, epoch_of, load
+from transferkit.reports.answers import Answering
 from transferkit.training.checkpoints import AtomicCheckpointIO
 from transferkit.training.module import TransferModule
 from transferkit.training.prediction_writer import TOP_K, PredictionWriter
@@ -29,9 +30,16 @@ TRAINER_DEFAULTS: Mapping[str, Any] = {
 }
 
 
-def run_parts(run: Path, checkpoints: bool = True, top_k: int = TOP_K) -> tuple[list[Callback], list[Logger]]:
+def run_parts(
+    run: Path,
+    checkpoints: bool = True,
+    top_k: int = TOP_K,
+    answering: Answering | None = None,
+    calibrates: bool = True,
+) -> tuple[list[Callback], list[Logger]]:
     """Return the callbacks and loggers that fill a run directory."""
-    callbacks = [SingleThreadSmallHead(), PredictionWriter(run, top_k), Checkpoints(run, checkpoints)]
+    writer = PredictionWriter(run, top_k, answering, calibrates)
+    callbacks = [SingleThreadSmallHead(), writer, Checkpoints(run, checkpoints)]
     return callbacks, [RunTensorBoardLogger(run, name="", version="")]
 
 
@@ -62,17 +70,26 @@ class RunTensorBoardLogger(TensorBoardLogger):
         self.experiment.flush()
 
 
-def make_trainer(run: Path, checkpoints: bool = True, top_k: int = TOP_K, **options: Any) -> Trainer:
+def make_trainer(
+    run: Path,
+    checkpoints: bool = True,
+    top_k: int = TOP_K,
+    answering: Answering | None = None,
+    calibrates: bool = True,
+    **options: Any,
+) -> Trainer:
     """Return a Trainer that fills a run directory.
 
     Args:
         run: the run directory.
         checkpoints: whether to write ``best.ckpt`` and ``last.ckpt``.
         top_k: number of classes per image that ``predict`` ranks.
+        answering: what ``predict`` says beside the classes, if the classifier is calibrated.
+        calibrates: whether ``test`` calibrates the classifier, which embeds images of val and train.
         options: arguments of :class:`lightning.pytorch.Trainer`.
     """
     given = {**TRAINER_DEFAULTS, **options}
-    callbacks, loggers = run_parts(run, checkpoints, top_k)
+    callbacks, loggers = run_parts(run, checkpoints, top_k, answering, calibrates)
     callbacks += as_list(given.pop("callbacks", None))
     plugins = as_list(given.pop("plugins", None))
     if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):

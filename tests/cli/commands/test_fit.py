@@ -134,7 +134,7 @@ def test_test_writes_into_the_run(work: Path) -> None:
     assert set(merged) == LOGGED | TESTED and set(printed(done)) == TESTED
     assert {name: merged[name] for name in LOGGED} == before
     table = pq.read_table(run / "predictions.parquet").to_pandas()
-    assert list(table) == ["path", "label", "prediction", "probability"] and len(table) == 15
+    assert list(table) == ["path", "label", "prediction", "probability", "calibrated_probability"] and len(table) == 15
     assert table["probability"].dtype == "float32"
     assert table["path"].is_monotonic_increasing and table["probability"].between(1 / 3, 1).all()
     assert merged["test/acc"] == pytest.approx(accuracy_score(table["label"], table["prediction"]))

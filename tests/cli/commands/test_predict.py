@@ -246,3 +246,43 @@ def test_what_cannot_classify(arguments: list[str], pattern: str) -> None:
 def test_a_fit_cannot_resume_from_them() -> None:
     done = transferkit("fit", "photos", "--ckpt_path", "exported")
     assert refused(done, "exported is not a checkpoint to resume; start a new fit with --model.backbone exported")
+
+
+def test_a_calibrated_classifier_says_when_to_trust_it(caplog: pytest.LogCaptureFixture) -> None:
+    assert transferkit("predict", "photos", "--name", "tiny").status == 0
+    assert "not calibrated: test this classifier on data with a val split" in caplog.text
+    before = table(FOLDER)
+    assert not {"calibrated_probability", "unlike_train"} & set(before)
+    assert transferkit("test", "--name", "tiny").status == 0
+    done = transferkit("predict", "photos", "--name", "tiny", "--coverage", "0.5", "--reject", "0.05", "--json")
+    assert done.status == 0, done.err
+    assert "this takes at least 113 images of val, there are 12" in caplog.text
+    after = table(f"{FOLDER}-2")
+    assert before.equals(after[before.columns]), "the other columns stay as they are"
+    told = json.loads(done.out)["predictions"]
+    assert [row["set"] for row in told] == [list(names) for names in after["set"]]
+    assert {row["answer"] for row in told} == {None}
+    with Path(f"{FOLDER}-2/predictions.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [json.loads(row["set"]) for row in rows] == [row["set"] for row in told]
+    assert {row["answer"] for row in rows} == {""}
+    assert "(not answered" in transferkit("predict", "photos/train", "--name", "tiny", "--reject", "0.05").out
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (
+            ["--coverage", "0.9"],
+            "--coverage needs a calibrated classifier; test this one first, on data with a val split",
+        ),
+        (["--reject", "0.05"], "--reject needs a calibrated classifier"),
+        (["--coverage", "1.5"], "--coverage is 1.5; give a number between 0 and 1"),
+        (["--false_alarm", "0"], "--false_alarm is 0.0; give a number between 0 and 1"),
+        (["--sets", "raps"], "--sets"),
+        (["--unlike", "cosine"], "--unlike"),
+    ],
+)
+def test_what_cannot_be_said_is_refused_in_one_line(options: list[str], line: str) -> None:
+    done = transferkit("predict", "photos", "--name", "tiny", *options)
+    assert done.status == 2 and len(done.err.splitlines()) == 1 and line in done.err, done.err

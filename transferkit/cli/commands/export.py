@@ -7,6 +7,8 @@ from transferkit.cli.parsing import call
 
 CONTENT = {
     "README.md": "model card, with code to paste",
+    "calibration.json": "temperature and thresholds of the head",
+    "calibration.safetensors": "what they are computed from",
     "config.json": "architecture and labels",
     "head.safetensors": "the linear head",
     "model.onnx": "embedding and logits of preprocessed pixels",

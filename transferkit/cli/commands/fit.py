@@ -5,9 +5,10 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentError
@@ -26,6 +27,7 @@ from transferkit.data.datamodule import ImageDataModule
 from transferkit.data.splits import save_splits
 from transferkit.errors import UserError
 from transferkit.probe.audit_files import audit_run
+from transferkit.reports.answers import Answering
 from transferkit.reports.report import report_of
 from transferkit.runtime.files import atomic_path
 from transferkit.runtime.ranks import told_once
@@ -94,9 +96,12 @@ class TransferCLI(LightningCLI):
         )
 
     def setup_parser(self, *arguments: Any) -> None:
-        """Add the option that only predict has."""
+        """Add the options that only predict has."""
         super().setup_parser(*arguments)
-        self._subcommand_parsers["predict"].add_argument("--top_k", default=TOP_K, type=int)
+        predict = self._subcommand_parsers["predict"]
+        predict.add_argument("--top_k", default=TOP_K, type=int)
+        for field in fields(Answering):
+            predict.add_argument(f"--{field.name}", default=field.default, type=get_type_hints(Answering)[field.name])
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add ``--name``, the name of the run, and ``--json``."""
@@ -116,6 +121,8 @@ class TransferCLI(LightningCLI):
         self.top_k: int = options.get("top_k", TOP_K)
         if self.top_k < 1:
             raise UserError(f"--top_k is {self.top_k}; give 1 or more")
+        given = {field.name: options[field.name] for field in fields(Answering) if field.name in options}
+        self.answering = Answering(**given)
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing: a checkpoint's values must not replace explicit ones (Lightning issue 21455)."""
@@ -159,6 +166,7 @@ class TransferCLI(LightningCLI):
             raise UserError(
                 f"{self.model.hparams['backbone']} has no classifier; give a checkpoint of fit, or a probe's classifier"
             )
+        self.answering.require(self.model.calibration)
         self.datamodule.configure(splits=self.recorded_splits())
         self.model.connect(self.datamodule, self.subcommand)
         options = {**self.config_init[self.subcommand].trainer, **kwargs}
@@ -176,7 +184,7 @@ class TransferCLI(LightningCLI):
             options["logger"] = False
         # Lightning rejects false beside checkpoint callbacks
         checkpoints = options.pop("enable_checkpointing") is not False and not self.scratch
-        return make_trainer(self.run, checkpoints, self.top_k, **options, callbacks=callbacks)
+        return make_trainer(self.run, checkpoints, self.top_k, self.answering, **options, callbacks=callbacks)
 
     def make_run(self, root: Path) -> Path:
         """Create a run directory, the same one in every process that Lightning starts."""

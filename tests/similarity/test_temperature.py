@@ -5,7 +5,7 @@ import torch
 from scipy.optimize import minimize_scalar
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from transferkit.probe.calibration import TEMPERATURES, expected_calibration_error, fit_temperature
+from transferkit.similarity.temperature import TEMPERATURES, expected_calibration_error, fit_temperature
 
 
 def test_calibration_error_is_torchmetrics() -> None:
