@@ -1,4 +1,4 @@
-"""What ``embed`` and ``similarity`` take: any mix of forms, iterators and datasets, all with the pixels of the files."""
+"""What ``embed`` and ``similarity`` take: forms in any mix, iterators, datasets; all with the pixels of the files."""
 
 from collections.abc import Iterator
 from io import BytesIO

@@ -15,9 +15,9 @@ from transferkit.errors import UserError
 from transferkit.extractor.forward import Features, Forward, Precision, network_input
 from transferkit.extractor.image_source import count_of, each_image, read_pixels
 from transferkit.images.preprocessing import Preprocessing
+from transferkit.runtime.full_float32 import full_float32
 from transferkit.runtime.progress import progress_bar
 from transferkit.similarity import cosine_matrix
-from transferkit.runtime.full_float32 import full_float32
 
 
 class ExtractorCore:

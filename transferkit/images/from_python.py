@@ -1,4 +1,4 @@
-"""An image in any form that Python has, to the pixels that :func:`~transferkit.images.decoding.decode` gives of its file.
+"""An image in any form that Python has, to the pixels that the decoder gives of its file.
 
 Paths, bytes and open files are decoded. Arrays and tensors are pixels already: gray becomes RGB, transparency is
 composed on white, 16-bit values are shifted to 8 bits, as in a file. Floats are pixels of 0..1, as ``ToTensor``,
