@@ -10,17 +10,21 @@ if TYPE_CHECKING:
     from transferkit.errors import UserError
     from transferkit.extractor import Extractor
     from transferkit.training.check_backbone import check_backbone
+    from transferkit.training.fitting import fit
     from transferkit.training.module import TransferModule
+    from transferkit.training.run import Run
 
 __version__ = "0.1.0"
 __all__ = [
     "Embeddings",
     "Extractor",
     "ImageDataModule",
+    "Run",
     "TransferModule",
     "UserError",
     "check_backbone",
     "embed",
+    "fit",
     "similarity",
 ]
 
@@ -29,9 +33,11 @@ if not TYPE_CHECKING:  # a type checker takes the imports above
         "Embeddings": "transferkit.data.embeddings",
         "Extractor": "transferkit.extractor",
         "ImageDataModule": "transferkit.data.datamodule",
+        "Run": "transferkit.training.run",
         "TransferModule": "transferkit.training.module",
         "UserError": "transferkit.errors",
         "check_backbone": "transferkit.training.check_backbone",
+        "fit": "transferkit.training.fitting",
     }
 
     def __getattr__(name: str) -> object:

@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any, Self
 
 import torch
@@ -13,10 +12,11 @@ from transferkit.backbones import Backbone
 from transferkit.backbones.weights import state_sha256
 from transferkit.errors import UserError
 from transferkit.extractor.forward import Features, Forward, Precision, network_input
-from transferkit.extractor.image_source import count_of, each_image, read_pixels
+from transferkit.images.image_source import count_of, each_image, read_pixels
 from transferkit.images.preprocessing import Preprocessing
 from transferkit.runtime.full_float32 import full_float32
 from transferkit.runtime.progress import progress_bar
+from transferkit.runtime.verbosity import showing_progress
 from transferkit.similarity import cosine_matrix
 
 
@@ -111,9 +111,8 @@ class ExtractorCore:
         batches = [torch.empty(0, self.embed_dim)]
         # the fast pass takes as long to make as a few images
         forward = self.forward() if count is None or count > batch_size else self
-        bar = progress_bar(f"embedding with {self.name}", count) if progress else nullcontext(lambda steps: None)
         numbered = enumerate(source)
-        with bar as advance:
+        with showing_progress(progress), progress_bar(f"embedding with {self.name}", count) as advance:
             while batch := list(itertools.islice(numbered, batch_size)):
                 pixels = [self.preprocessing.resize_crop(read_pixels(image, row)) for row, image in batch]
                 batches.append(forward(torch.stack(pixels)).cpu())

@@ -21,5 +21,5 @@ def optional(name: str, package: str = "") -> Any:
     except ImportError as error:
         top = name.split(".")[0]
         if error.name and error.name.split(".")[0] != top:  # it is there, but something that it needs is not
-            raise UserError(f"{top} cannot be imported: {error}; pip install --upgrade {package or top}") from error
+            raise UserError(f"{top} cannot be imported: {error}; pip install -U {package or top}") from error
         raise UserError(f"{top} is not installed; pip install {package or top}") from error
