@@ -77,6 +77,7 @@ def fit(
         UserError: an argument is unknown, or the data or an option cannot be used; the message names it.
     """
     model, data_options, trainer_options = sorted_options(options)
+    seed_everything(seed)
     module = TransferModule(**model, seed=seed)
     if isinstance(images, ImageDataModule):
         data = images
@@ -91,7 +92,6 @@ def fit(
         )
     own = as_list(callbacks)
     offline_by_default()
-    seed_everything(seed)
     with quietly(), showing_progress(progress):
         module.connect(data, "fit")
         check_callbacks(own, module.logged_names)
