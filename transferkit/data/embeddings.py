@@ -134,10 +134,10 @@ class Embeddings:
                 values = frames.texts(table, column, "other")
                 columns[name] = [values[row] for row in rows]
         if "embedding" in table.column_names:
-            values = torch.from_numpy(frames.matrix(table, "other"))[rows]
-            columns["embedding"] = torch.cat([kept.embedding, values], 1)
-            theirs = right.metadata if right else frames.metadata(table)
-            columns["metadata"] = {"joined": [dict(self.metadata), dict(theirs)]}
+            theirs = torch.from_numpy(frames.matrix(table, "other"))[rows]
+            columns["embedding"] = torch.cat([kept.embedding, theirs], 1)
+            metadata = right.metadata if right else frames.metadata(table)
+            columns["metadata"] = {"joined": [dict(self.metadata), dict(metadata)]}
         return replace(kept, **columns)
 
     @staticmethod

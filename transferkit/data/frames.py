@@ -186,8 +186,8 @@ def rows_of_frame(frame: Any, given: Mapping[str, Any] | None) -> Rows:
     """
     table = to_arrow(frame, "table")
     paths = list(row_of_path(table, "table")) if "path" in table.column_names else None
-    columns = (texts(table, column, "table") for column in ("label", "split"))
-    return rows_of_array(matrix(table, "table"), paths, *columns, metadata(table) if given is None else given)
+    labels, splits = (texts(table, column, "table") for column in ("label", "split"))
+    return rows_of_array(matrix(table, "table"), paths, labels, splits, metadata(table) if given is None else given)
 
 
 def row_of_path(table: pa.Table, name: str) -> dict[str, int]:
