@@ -22,6 +22,7 @@ from transferkit.data.exclusion import leave_out
 from transferkit.data.image_table import ImageTable, check_trainable, one_form, open_images
 from transferkit.data.integrity import MOST_NAMED, raise_broken, verify_together
 from transferkit.data.memory_table import Split, table_of_images
+from transferkit.data.option_ranges import check_counts, check_fractions
 from transferkit.data.splits import HELD_OUT, assign_splits, few_shot, load_splits, select_classes
 from transferkit.errors import UserError, listed
 from transferkit.images.augmentation import Augmentation, OwnTransform, Preset
@@ -106,11 +107,10 @@ class ImageDataModule(LightningDataModule):
         transform: Callable[[Tensor], Any] | None = None,
         **options: Any,
     ) -> "ImageDataModule":
-        """Take images that Python holds, one's own split function and one's own transform.
+        """Take images that Python holds, one's own split function and transform.
 
         Args:
-            images: folder or manifest; or a list, iterator, or dataset of torch or Hugging Face, as for
-                ``Extractor.embed``. An image of a dataset is read whenever it is needed.
+            images: folder or manifest; or a list, iterator or dataset, as for ``Extractor.embed``.
             labels: class of each image; by default that of the folder or the dataset.
             splits: ``train``, ``val``, ``test`` or None of each image; of None, val and test are drawn.
             split: a function that returns the splits of paths and labels.
@@ -128,7 +128,7 @@ class ImageDataModule(LightningDataModule):
         return data
 
     def open(self) -> ImageTable:
-        """List the images; of those in memory, return them."""
+        """Return the table of all images."""
         return self.given or open_images(self.root, self.image_root)
 
     @property
@@ -376,27 +376,3 @@ class ImageDataModule(LightningDataModule):
         if all(table.in_memory for table in self.tables.values()):
             return 0
         return max(1, min(8, cores() - 1))
-
-
-def check_counts(batch_size: int, num_workers: int | None, views: int, n_per_class: int | None) -> None:
-    """Validate numbers of images and processes.
-
-    Raises:
-        UserError: one is too small.
-    """
-    least = {"batch_size": (batch_size, 1), "num_workers": (num_workers, 0)}
-    least |= {"views": (views, 0), "n_per_class": (n_per_class, 1)}
-    for name, (value, low) in least.items():
-        if value is not None and value < low:
-            raise UserError(f"`{name}` is {value}; give {low} or more")
-
-
-def check_fractions(**fractions: float) -> None:
-    """Validate shares, even if splits are given and none is drawn.
-
-    Raises:
-        UserError: one is not in [0, 1).
-    """
-    for name, value in fractions.items():
-        if not 0 <= value < 1:
-            raise UserError(f"`{name}` is {value}; give a number from 0 up and below 1")
