@@ -10,8 +10,8 @@ import optuna
 def objective(trial: optuna.Trial) -> float:
     """Return the accuracy on val of one fit."""
     rate = trial.suggest_float("lr_head", 1e-4, 1e-1, log=True)
-    regime = trial.suggest_categorical("regime", ["frozen", "partial"])
-    options = ["--model.lr_head", str(rate), "--model.regime", regime, "--trainer.max_epochs", "2"]
+    smoothing = trial.suggest_float("label_smoothing", 0.0, 0.2)
+    options = ["--model.lr_head", str(rate), "--model.label_smoothing", str(smoothing), "--trainer.max_epochs", "3"]
     command = [sys.executable, "-m", "transferkit", "fit", "photos", *options, "--name", "sweep", "--json"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return json.loads(done.stdout)["metrics"]["val/acc"]
