@@ -31,8 +31,8 @@ def trainer(**options: Any) -> pl.Trainer:
 @pytest.mark.parametrize(
     ("kind", "regime"),
     [
-        ("pixels", "frozen"),
-        pytest.param("inputs", "frozen", marks=pytest.mark.slow),
+        pytest.param("pixels", "frozen", marks=pytest.mark.slow),
+        ("inputs", "frozen"),
         pytest.param("pixels", "full", marks=pytest.mark.slow),
         pytest.param("inputs", "full", marks=pytest.mark.slow),
     ],

@@ -127,11 +127,14 @@ class Count(pl.Callback):
         self.epochs += 1
 
 
-def test_own_callbacks_loggers_and_data(photo_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_own_callbacks_loggers_and_data(photo_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     count = Count()
     data = ImageDataModule(str(photo_folder), num_workers=0)
     options = {name: value for name, value in SMALL.items() if name != "num_workers"}
-    run = fit(data, **options, callbacks=[count], logger=CSVLogger(tmp_path / "logs"), out=tmp_path, report=False)
+    options |= {"logger": CSVLogger(tmp_path / "logs"), "out": tmp_path, "report": False}
+    run = fit(data, **options, callbacks=[count], progress=True)
+    assert "epoch 2/2  train/loss" in capfd.readouterr().err, "asked for"
     assert count.epochs == 2 and list((tmp_path / "logs").rglob("metrics.csv")) and list(run.path.glob("events.*"))
 
 
@@ -141,7 +144,7 @@ def test_own_callbacks_loggers_and_data(photo_folder: Path, tmp_path: Path) -> N
         ({"bathc_size": 3}, "fit has no argument 'bathc_size'; did you mean 'batch_size'?"),
         ({"labels": ["a"]}, "labels: 1 for 30 images"),
         ({"regime": "partial", "unfreeze_last": 9}, "`unfreeze_last` is 9"),
-        ({"backbone": "resnet81"}, "resnet81"),
+        ({"devices": 2}, "`devices` is 2, and fit runs in one process"),
         ({"name": "a/b"}, "`name` 'a/b' cannot name a folder"),
         ({"images": "nowhere"}, "no such folder or file: 'nowhere'"),
         ({"images": ImageDataModule("x"), "labels": ["a"]}, "labels is given beside an ImageDataModule"),

@@ -51,7 +51,8 @@ def fit(
     """Train a linear head on images, or fine-tune, and return the run.
 
     ``fit("photos")`` or ``fit(images, labels, backbone="resnet18", max_epochs=5)``. Nothing is printed unless
-    ``progress`` is true. Trackers (``logger``) record beside the run's own files, offline by default.
+    ``progress`` is true. Trackers (``logger``) record beside the run's own files, offline by default. It runs in this
+    process alone, on one device; several are for the command line or Lightning's own Trainer.
 
     Args:
         images: folder, manifest or ``digits``; or a list, iterator or dataset as for ``Extractor.embed``; or an
@@ -77,6 +78,9 @@ def fit(
         UserError: an argument is unknown, or the data or an option cannot be used; the message names it.
     """
     model, data_options, trainer_options = sorted_options(options)
+    devices = trainer_options.setdefault("devices", 1)  # one index in a list is a GPU
+    if (len(devices) if isinstance(devices, list | tuple) else devices) not in (1, "1"):
+        raise UserError(f"`devices` is {devices!r}, and fit runs in one process; give 1, or call Lightning's Trainer")
     seed_everything(seed)
     module = TransferModule(**model, seed=seed)
     if isinstance(images, ImageDataModule):
