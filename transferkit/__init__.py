@@ -9,29 +9,40 @@ if TYPE_CHECKING:
     from transferkit.data.embeddings import Embeddings
     from transferkit.errors import UserError
     from transferkit.extractor import Extractor
+    from transferkit.probe.estimators import EmbeddingTransformer, TransferClassifier
     from transferkit.training.check_backbone import check_backbone
+    from transferkit.training.fitting import fit
     from transferkit.training.module import TransferModule
+    from transferkit.training.run import Run
 
 __version__ = "0.1.0"
 __all__ = [
+    "EmbeddingTransformer",
     "Embeddings",
     "Extractor",
     "ImageDataModule",
+    "Run",
+    "TransferClassifier",
     "TransferModule",
     "UserError",
     "check_backbone",
     "embed",
+    "fit",
     "similarity",
 ]
 
 if not TYPE_CHECKING:  # a type checker takes the imports above
     MODULES = {
+        "EmbeddingTransformer": "transferkit.probe.estimators",
         "Embeddings": "transferkit.data.embeddings",
         "Extractor": "transferkit.extractor",
         "ImageDataModule": "transferkit.data.datamodule",
+        "Run": "transferkit.training.run",
+        "TransferClassifier": "transferkit.probe.estimators",
         "TransferModule": "transferkit.training.module",
         "UserError": "transferkit.errors",
         "check_backbone": "transferkit.training.check_backbone",
+        "fit": "transferkit.training.fitting",
     }
 
     def __getattr__(name: str) -> object:

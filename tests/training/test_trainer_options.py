@@ -118,7 +118,7 @@ REFUSED: dict[str, list[str]] = {
     "no steps": [*FROZEN, *trainer("max_steps 0")],
     "no batches": [*FROZEN, *trainer("limit_train_batches 0")],
     "not deterministic": [*BATCHNORM, *trainer("deterministic maybe")],
-    "WandbLogger": [*FROZEN, *trainer("logger WandbLogger")],
+    "CometLogger": [*FROZEN, *trainer("logger CometLogger")],
     "NeptuneLogger": [*FROZEN, *trainer("logger NeptuneLogger")],
     "one image per batch": [*BATCHNORM, "--data.batch_size", "1"],
     "BackboneFinetuning": [*FROZEN, *callbacks("BackboneFinetuning")],
@@ -189,7 +189,7 @@ def test_precisions_from_fit_to_export(precision: str, model: list[str]) -> None
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        (["logger", "CometLogger"], "--trainer: CometLogger: "),
+        (["logger", "CometLogger"], "--trainer: CometLogger: Requirement 'comet-ml"),
         (["logger", "Nowhere"], "--trainer.logger Nowhere: no class of that name is known; give its whole import path"),
         (["logger", "[CSVLogger, TensorBoardLogger]"], "--trainer: CSVLogger: the following arguments are required: s"),
         (["callbacks", "Nothing"], "--trainer.callbacks Nothing: no class of that name is known"),

@@ -26,6 +26,7 @@ from transferkit.errors import ToldByFirst, UserError
 from transferkit.runtime.cores import limit_threads
 from transferkit.runtime.files import disk_fault, place_of
 from transferkit.runtime.text import for_terminal
+from transferkit.runtime.verbosity import showing_progress
 
 VERBS = {
     "fit": ("fit", "train a linear head, or fine-tune, on your images"),
@@ -147,7 +148,8 @@ def execute(arguments: list[str]) -> int:
         near = difflib.get_close_matches(verb, VERBS, n=1, cutoff=0.0)[0]
         raise UserError(f"no command {verb!r}; did you mean {near!r}? transferkit --help lists them")
     command: Any = importlib.import_module(f"transferkit.cli.commands.{VERBS[verb][0]}")
-    return int(command.main(arguments))
+    with showing_progress():
+        return int(command.main(arguments))
 
 
 def out_of_memory(error: Exception, verb: str) -> str:

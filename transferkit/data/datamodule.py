@@ -1,7 +1,7 @@
 """The DataModule: images from a source, split, preprocessed and batched."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -21,9 +21,11 @@ from transferkit.data.batches import (
 from transferkit.data.exclusion import leave_out
 from transferkit.data.image_table import ImageTable, check_trainable, one_form, open_images
 from transferkit.data.integrity import MOST_NAMED, raise_broken, verify_together
+from transferkit.data.memory_table import Split, table_of_images
+from transferkit.data.option_ranges import check_counts, check_fractions
 from transferkit.data.splits import HELD_OUT, assign_splits, few_shot, load_splits, select_classes
 from transferkit.errors import UserError, listed
-from transferkit.images.augmentation import Augmentation, Preset
+from transferkit.images.augmentation import Augmentation, OwnTransform, Preset
 from transferkit.images.preprocessing import Preprocessing
 from transferkit.runtime.cores import cores
 from transferkit.runtime.ranks import joined
@@ -91,11 +93,48 @@ class ImageDataModule(LightningDataModule):
         self.tables: dict[str, ImageTable] = {}
         self.features: dict[str, list[Tensor]] = {}
         self.class_names: list[str] = []
+        self.given: ImageTable | None = None
+        self.transform: Callable[[Tensor], Any] | None = None
+
+    @classmethod
+    def from_images(
+        cls,
+        images: Any,
+        labels: Sequence[Any] | None = None,
+        *,
+        splits: Sequence[str | None] | None = None,
+        split: Split | None = None,
+        transform: Callable[[Tensor], Any] | None = None,
+        **options: Any,
+    ) -> "ImageDataModule":
+        """Take images that Python holds, one's own split function and transform.
+
+        Args:
+            images: folder or manifest; or a list, iterator or dataset, as for ``Extractor.embed``.
+            labels: class of each image; by default that of the folder or the dataset.
+            splits: ``train``, ``val``, ``test`` or None of each image; of None, val and test are drawn.
+            split: a function that returns the splits of paths and labels.
+            transform: random change of a training image, uint8 (3, H, W), before the preprocessing.
+            options: of the constructor.
+
+        Raises:
+            UserError: an image cannot be read; labels or splits do not fit the images.
+        """
+        if transform is not None and options.get("augmentation", "none") != "none":
+            raise UserError("`augmentation` and transform are given; give one of them")
+        data = cls(**options)
+        data.given, data.transform = table_of_images(images, labels, splits, split), transform
+        data.root = data.given.source
+        return data
+
+    def open(self) -> ImageTable:
+        """Return the table of all images."""
+        return self.given or open_images(self.root, self.image_root)
 
     @property
     def caches_features(self) -> bool:
         """Whether a frozen backbone may be run once, before training."""
-        return self.cache == "auto" and (self.augmentation == "none" or self.views > 0)
+        return self.cache == "auto" and not self.transform and (self.augmentation == "none" or self.views > 0)
 
     def configure(
         self,
@@ -133,7 +172,7 @@ class ImageDataModule(LightningDataModule):
             raise UserError("no data given; add `root=DIR` (class folders, a manifest, or digits)")
         if stage == "predict":
             if "predict" not in self.tables:
-                self.tables["predict"] = open_images(self.root, self.image_root)
+                self.tables["predict"] = self.open()
             return
         if not self.tables.keys() - {"predict"}:
             table = self.read_splits() if stage == "fit" or self.splits else self.read_all(stage)
@@ -144,7 +183,7 @@ class ImageDataModule(LightningDataModule):
 
     def read_splits(self) -> ImageTable:
         """Return all images with the splits to train, select and test on."""
-        table = open_images(self.root, self.image_root)
+        table = self.open()
         if self.splits:
             table = load_splits(table, self.splits)
         table = leave_out(table, self.exclude)
@@ -162,7 +201,7 @@ class ImageDataModule(LightningDataModule):
 
     def read_all(self, stage: str) -> ImageTable:
         """Return images that were not trained on, with their own splits, or all in the split of the stage."""
-        table = leave_out(open_images(self.root, self.image_root), self.exclude)
+        table = leave_out(self.open(), self.exclude)
         if self.classes:
             table = select_classes(table, self.classes)
         if not any(table.splits):
@@ -307,7 +346,8 @@ class ImageDataModule(LightningDataModule):
         if name in self.features:
             dataset, workers = EmbeddingBatchDataset(self.features[name], targets), 0
         else:
-            transform = Augmentation(preset, self.preprocessing)
+            own = self.transform if shuffle else None
+            transform = OwnTransform(own, self.preprocessing) if own else Augmentation(preset, self.preprocessing)
             dataset, workers = ImageBatchDataset(self.tables[name], targets, transform, self.seed), self.workers()
         trainer: Any = self.trainer
         whole = trainer is None or trainer.limit_val_batches == 1.0  # otherwise it limits batches of `batch_size`
@@ -336,27 +376,3 @@ class ImageDataModule(LightningDataModule):
         if all(table.in_memory for table in self.tables.values()):
             return 0
         return max(1, min(8, cores() - 1))
-
-
-def check_counts(batch_size: int, num_workers: int | None, views: int, n_per_class: int | None) -> None:
-    """Validate numbers of images and processes.
-
-    Raises:
-        UserError: one is too small.
-    """
-    least = {"batch_size": (batch_size, 1), "num_workers": (num_workers, 0)}
-    least |= {"views": (views, 0), "n_per_class": (n_per_class, 1)}
-    for name, (value, low) in least.items():
-        if value is not None and value < low:
-            raise UserError(f"`{name}` is {value}; give {low} or more")
-
-
-def check_fractions(**fractions: float) -> None:
-    """Validate shares, even if splits are given and none is drawn.
-
-    Raises:
-        UserError: one is not in [0, 1).
-    """
-    for name, value in fractions.items():
-        if not 0 <= value < 1:
-            raise UserError(f"`{name}` is {value}; give a number from 0 up and below 1")

@@ -1,8 +1,9 @@
 """The embeddings table: one row per image, as Parquet that any data tool opens."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,8 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from transferkit.data import frames
 from transferkit.data.columns import take
 from transferkit.errors import UserError
 from transferkit.runtime.files import atomic_path
@@ -72,6 +75,179 @@ class Embeddings:
         """
         path = Path(path)
         return from_arrow(read(path), path)
+
+    def filter(
+        self,
+        keep: Callable[[str, str | None, str | None], bool] | Sequence[bool] | None = None,
+        *,
+        label: str | Collection[str | None] | None = None,
+        split: str | Collection[str | None] | None = None,
+    ) -> "Embeddings":
+        """Return the rows that meet all conditions.
+
+        Args:
+            keep: a function of path, label and split; or a bool per row, also as an array.
+            label: one class or several.
+            split: one split or several.
+
+        Raises:
+            UserError: ``keep`` is a mask of another length.
+        """
+        chosen = range(len(self))
+        if keep is not None and not callable(keep):
+            if len(keep) != len(self):
+                raise UserError(f"keep: {len(keep)} values for {len(self)} rows; give one per row")
+            chosen = [row for row in chosen if keep[row]]  # type: ignore[assignment]
+        elif callable(keep):
+            chosen = [row for row in chosen if keep(self.paths[row], self.labels[row], self.splits[row])]  # type: ignore[assignment]
+        labels, splits = ({each} if isinstance(each, str) else each for each in (label, split))
+        return self.select(
+            [
+                row
+                for row in chosen
+                if (labels is None or self.labels[row] in labels) and (splits is None or self.splits[row] in splits)
+            ]
+        )
+
+    def join(self, other: Any) -> "Embeddings":
+        """Return the rows whose path is in another table, too, in their order, with its columns.
+
+        Label and split are the other's, if it has these columns. Embeddings of the other are put beside these:
+        ``(N, D1 + D2)``; their metadata are then under ``joined``.
+
+        Args:
+            other: embeddings, or a table of pandas, polars, Arrow, DuckDB or datasets with a column ``path``.
+
+        Raises:
+            UserError: ``other`` is not a table, has no ``path``, one twice, or none in common.
+        """
+        right = other if isinstance(other, Embeddings) else None
+        table = to_arrow(right) if right else frames.to_arrow(other, "other")
+        row_of = frames.row_of_path(table, "other")
+        kept = self.select([row for row, path in enumerate(self.paths) if path in row_of])
+        if not len(kept):
+            raise UserError(f"other has none of the {len(self)} paths, such as {next(iter(self.paths), '')!r}")
+        rows = [row_of[path] for path in kept.paths]
+        columns: dict[str, Any] = {}
+        for name, column in (("labels", "label"), ("splits", "split")):
+            if column in table.column_names:
+                values = frames.texts(table, column, "other")
+                columns[name] = [values[row] for row in rows]
+        if "embedding" in table.column_names:
+            theirs = torch.from_numpy(frames.matrix(table, "other"))[rows]
+            columns["embedding"] = torch.cat([kept.embedding, theirs], 1)
+            metadata = right.metadata if right else frames.metadata(table)
+            columns["metadata"] = {"joined": [dict(self.metadata), dict(metadata)]}
+        return replace(kept, **columns)
+
+    @staticmethod
+    def concat(tables: Iterable["Embeddings"]) -> "Embeddings":
+        """Return the rows of several tables in path order, with the metadata that they share.
+
+        Raises:
+            UserError: there are none; they are of different extractors or widths; a path is in two of them.
+        """
+        parts = list(tables)
+        if not parts:
+            raise UserError("tables is empty; give at least one")
+        for key, known in (("space", [part.metadata.get("space") for part in parts]),
+                           ("width", [part.embedding.shape[1] for part in parts])):  # fmt: skip
+            if len(set(known) - {None}) > 1:
+                raise UserError(f"tables differ in their {key}; embed all images with one extractor in one way")
+        paths = [path for part in parts for path in part.paths]
+        if len(set(paths)) < len(paths):
+            path = next(path for path, count in Counter(paths).items() if count > 1)
+            raise UserError(f"tables have the path {path!r} twice; filter one of them")
+        whole = Embeddings(
+            torch.cat([part.embedding for part in parts]),
+            paths,
+            [label for part in parts for label in part.labels],
+            [split for part in parts for split in part.splits],
+            frames.common_metadata(part.metadata for part in parts),
+        )
+        return whole.select(sorted(range(len(paths)), key=paths.__getitem__))
+
+    def to_arrow(self) -> pa.Table:
+        """Return the columns path, label, split and embedding (fixed-size lists), with the metadata as JSON."""
+        return to_arrow(self)
+
+    def to_pandas(self) -> Any:
+        """Return a ``pandas.DataFrame``; column ``embedding`` holds arrays, ``attrs`` the metadata.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        return frames.to_pandas(to_arrow(self))
+
+    def to_polars(self) -> Any:
+        """Return a ``polars.DataFrame``; column ``embedding`` is an ``Array``. The metadata is left out.
+
+        Raises:
+            UserError: polars is not installed.
+        """
+        return frames.to_polars(to_arrow(self))
+
+    def to_duckdb(self, connection: Any = None) -> Any:
+        """Return a DuckDB relation; column ``embedding`` is a ``FLOAT[D]``. The metadata is left out.
+
+        Args:
+            connection: of DuckDB; by default its global one.
+
+        Raises:
+            UserError: DuckDB is not installed.
+        """
+        return frames.to_duckdb(to_arrow(self), connection)
+
+    def to_datasets(self) -> Any:
+        """Return a Hugging Face ``datasets.Dataset``.
+
+        Raises:
+            UserError: datasets is not installed.
+        """
+        return frames.to_datasets(to_arrow(self))
+
+    def to_numpy(self) -> NDArray[np.float32]:
+        """Return the embeddings as an array, float32 (N, D)."""
+        values: NDArray[np.float32] = self.embedding.detach().to("cpu", torch.float32).numpy()
+        return values
+
+    @classmethod
+    def from_numpy(
+        cls,
+        array: Any,
+        paths: Sequence[str] | None = None,
+        labels: Sequence[str | None] | None = None,
+        splits: Sequence[str | None] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> "Embeddings":
+        """Make a table of numbers that were computed anywhere.
+
+        Args:
+            array: (N, D), also a tensor or nested lists.
+            paths: N names; by default the numbers of the rows.
+            labels: N class names.
+            splits: N of ``train``, ``val``, ``test`` or None.
+            metadata: what is known of the extractor.
+
+        Raises:
+            UserError: ``array`` is not (N, D), or the others are of another length.
+        """
+        return cls(*frames.rows_of_array(array, paths, labels, splits, metadata))
+
+    @classmethod
+    def from_frame(cls, table: Any, metadata: Mapping[str, Any] | None = None) -> "Embeddings":
+        """Make a table of a table of pandas, polars, Arrow, DuckDB or Hugging Face datasets, or of columns by name.
+
+        Args:
+            table: with a column ``embedding``, of N lists of D numbers, and perhaps ``path``, ``label`` and ``split``.
+            metadata: what is known of the extractor; by default what the table carries.
+
+        Raises:
+            UserError: a column is missing or of another type.
+        """
+        return cls(*frames.rows_of_frame(table, metadata))
+
+    from_pandas = from_polars = from_arrow = from_duckdb = from_datasets = from_frame
 
 
 class Facts(NamedTuple):

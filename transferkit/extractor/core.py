@@ -1,10 +1,10 @@
 """The extractor once it is open: from image to embedding to logits."""
 
+import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from hashlib import sha256
-from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -17,9 +17,12 @@ from transferkit.backbones.weights import state_sha256
 from transferkit.errors import UserError
 from transferkit.extractor.calibration import Calibration
 from transferkit.extractor.forward import Features, Forward, Precision, network_input
-from transferkit.images.decoding import ImageError, read_image
+from transferkit.images.image_source import count_of, each_image, read_pixels
 from transferkit.images.preprocessing import Preprocessing
 from transferkit.runtime.full_float32 import full_float32
+from transferkit.runtime.progress import progress_bar
+from transferkit.runtime.verbosity import showing_progress
+from transferkit.similarity import cosine_matrix
 
 
 class ExtractorCore:
@@ -97,27 +100,34 @@ class ExtractorCore:
             embedding: Tensor = self.backbone(network_input(self.backbone, self.preprocessing, pixels))
         return embedding.float()
 
-    def embed(self, images: Sequence[str | Path | Tensor], batch_size: int = 32) -> Tensor:
-        """Embed image files or decoded images.
+    def embed(self, images: Iterable[Any], batch_size: int = 32, progress: bool = False) -> Tensor:
+        """Embed images in any form, also mixed; of a dataset's rows the image is taken.
 
         Args:
-            images: paths, or uint8 RGB tensors (3, H, W) of any sizes.
+            images: a list, an iterator, or a dataset of torch or Hugging Face, of paths, bytes, open files,
+                ``PIL.Image``, RGB arrays ``(H, W, 3)`` or tensors ``(3, H, W)`` of any sizes: uint8, or floats of 0..1;
+                see :func:`~transferkit.images.from_python.pixels_of`.
             batch_size: images per forward pass.
+            progress: show a progress bar on a terminal or in a notebook.
 
         Returns:
             float32 (N, D) on the CPU, in the given order.
 
         Raises:
-            UserError: a file cannot be read as an image.
+            UserError: a single image is given, or one cannot be read as an image.
         """
-        if isinstance(images, (str, Path)):
-            raise UserError(f"embed takes a list of images, not {images!r}; for a folder use transferkit.embed.embed")
+        if batch_size < 1:
+            raise UserError(f"`batch_size` is {batch_size}; give 1 or more")
+        source, count = each_image(images), count_of(images)
         batches = [torch.empty(0, self.embed_dim)]
-        forward = self.forward() if len(images) > batch_size else self  # it takes as long to make as a few images
-        for start in range(0, len(images), batch_size):
-            batch = images[start : start + batch_size]
-            pixels = torch.stack([self.preprocessing.resize_crop(open_image(image)) for image in batch])
-            batches.append(forward(pixels).cpu())
+        # the fast pass takes as long to make as a few images
+        forward = self.forward() if count is None or count > batch_size else self
+        numbered = enumerate(source)
+        with showing_progress(progress), progress_bar(f"embedding with {self.name}", count) as advance:
+            while batch := list(itertools.islice(numbered, batch_size)):
+                pixels = [self.preprocessing.resize_crop(read_pixels(image, row)) for row, image in batch]
+                batches.append(forward(torch.stack(pixels)).cpu())
+                advance(len(batch))
         return torch.cat(batches)
 
     def embed_text(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:
@@ -151,6 +161,26 @@ class ExtractorCore:
         """
         tower: TextTower = self.backbone.open_text().to(self.device)
         return tower
+
+    def similarity(
+        self, images: Iterable[Any], others: Iterable[Any] | None = None, batch_size: int = 32, progress: bool = False
+    ) -> Tensor:
+        """Return the cosine similarity of every image with every other, in [-1, 1].
+
+        Args:
+            images: as for :meth:`embed`, N of them.
+            others: M images to compare with; by default the same.
+            batch_size: images per forward pass.
+            progress: show a progress bar on a terminal or in a notebook.
+
+        Returns:
+            float32 (N, M) on the CPU.
+
+        Raises:
+            UserError: see :meth:`embed`; there are no images.
+        """
+        first = self.embed(images, batch_size, progress)
+        return cosine_matrix(first, None if others is None else self.embed(others, batch_size, progress))
 
     @torch.inference_mode()
     def classify(self, embedding: Tensor) -> Tensor:
@@ -219,17 +249,3 @@ def head_logits(head: nn.Linear, embedding: Tensor, l2_normalize: bool, dropout:
     rows = F.normalize(embedding) if l2_normalize else embedding
     logits: Tensor = head(F.dropout(rows, dropout) if dropout else rows)
     return logits
-
-
-def open_image(image: str | Path | Tensor) -> Tensor:
-    """Return a decoded image as it is, or read a path: uint8 (3, H, W).
-
-    Raises:
-        UserError: the file cannot be read as an image.
-    """
-    if isinstance(image, Tensor):
-        return image
-    try:
-        return read_image(image)
-    except ImageError as error:
-        raise UserError(f"{image} cannot be read as an image: {error}") from error

@@ -1,13 +1,16 @@
 """Augmentation: random views of a training image, each determined by an explicit seed only."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
+from transferkit.errors import UserError
+from transferkit.images.error import ImageError
+from transferkit.images.from_python import pixels_of
 from transferkit.images.preprocessing import Preprocessing
 
 Preset = Literal["none", "light", "strong"]
@@ -67,12 +70,44 @@ class Augmentation:
         """
         if self.preset == "none":
             return self.transform(image)
-        state = torch.get_rng_state()
+        view: Tensor = seeded(self.transform, image, seed)
+        return view
+
+
+class OwnTransform:
+    """The user's own random transform of training images, before the preprocessing.
+
+    It draws from torch's generator, which is set as for :class:`Augmentation`.
+
+    Args:
+        transform: uint8 RGB pixels ``(3, H, W)`` to an image in any form that
+            :func:`~transferkit.images.from_python.pixels_of` takes; torchvision's ``v2`` transforms, for example.
+        preprocessing: applied to its result.
+    """
+
+    def __init__(self, transform: Callable[[Tensor], Any], preprocessing: Preprocessing) -> None:
+        self.transform, self.preprocessing = transform, preprocessing
+
+    def __call__(self, image: Tensor, seed: int) -> Tensor:
+        """Make one view: uint8 ``(3, H, W)`` to uint8 ``(3, h, w)``.
+
+        Raises:
+            UserError: the result of the transform is not an image.
+        """
         try:
-            torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reseed every GPU
-            return self.transform(image)
-        finally:
-            torch.set_rng_state(state)
+            return self.preprocessing.resize_crop(pixels_of(seeded(self.transform, image, seed)))
+        except ImageError as error:
+            raise UserError(f"transform gives no image: {error}; leave normalizing to the model") from error
+
+
+def seeded(transform: Callable[[Tensor], Any], image: Tensor, seed: int) -> Any:
+    """Call a transform with torch's generator set to a seed, and restore the generator."""
+    state = torch.get_rng_state()
+    try:
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reseed every GPU
+        return transform(image)
+    finally:
+        torch.set_rng_state(state)
 
 
 def view_seed(seed: int, epoch: int, row: int) -> int:

@@ -7,6 +7,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from transferkit.runtime.verbosity import progress_wanted
+
 
 class Rate(ProgressColumn):
     """Steps per second."""
@@ -23,13 +25,15 @@ class Rate(ProgressColumn):
 
 
 @contextmanager
-def progress_bar(label: str, total: int, unit: str = "images") -> Iterator[Callable[[int], None]]:
+def progress_bar(label: str, total: int | None, unit: str = "images") -> Iterator[Callable[[int], None]]:
     """Show a bar with rate and time left while the block runs; yield ``advance(steps)``.
 
-    Nothing is drawn unless stderr is a terminal, so that logs stay readable.
+    Nothing is drawn unless progress is wanted (see :mod:`~transferkit.runtime.verbosity`) and stderr is a terminal, so
+    that logs stay readable. The total may be unknown.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(unit), TimeRemainingColumn())
     console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not (console.is_terminal and total)) as bar:
+    hidden = not (progress_wanted.get() and console.is_terminal) or total == 0
+    with Progress(*columns, console=console, disable=hidden) as bar:
         task = bar.add_task(label, total=total)
         yield lambda steps: bar.advance(task, steps)

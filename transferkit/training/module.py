@@ -127,7 +127,10 @@ class TransferModule(TransferNetwork):
         """
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, ImageDataModule):
-            raise UserError("TransferModule needs transferkit's ImageDataModule: trainer.fit(module, datamodule)")
+            raise UserError(
+                "TransferModule needs transferkit's ImageDataModule: trainer.fit(module, datamodule); wrap your own "
+                "DataLoaders in transferkit.data.loaders.LoaderDataModule"
+            )
         return data
 
     @property
@@ -199,11 +202,11 @@ class TransferModule(TransferNetwork):
             data.check_images(splits)
         if stage == "fit":
             self.class_weights = data.loss_weights()
-            train = data.tables["train"]
-            counts = Counter(train.labels)
-            self.class_counts = {name: counts[name] for name in self.class_names}
-            self.image_counts = {name: len(table) for name, table in data.tables.items()}
-            self.fitted_on = remember_paths(train.paths, self.fitted_on)
+            if train := data.tables.get("train"):  # the user's own loaders have none
+                counts = Counter(train.labels)
+                self.class_counts = {name: counts[name] for name in self.class_names}
+                self.image_counts = {name: len(table) for name, table in data.tables.items()}
+                self.fitted_on = remember_paths(train.paths, self.fitted_on)
             all_batches = self.trainer.limit_train_batches == 1.0
             views = data.features.get("train", []) if all_batches and self.regime == "frozen" else []
             self.solves = is_solvable(self.hparams, views, len(self.class_names))

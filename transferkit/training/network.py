@@ -106,6 +106,10 @@ class TransferNetwork(LightningModule):
         """Return the embeddings of a batch, computed or cached: float (B, D)."""
         if "embedding" in batch:
             return batch["embedding"]
+        if "inputs" in batch:  # of the user's own DataLoader: normalized already
+            with torch.set_grad_enabled(torch.is_grad_enabled() and self.regime != "frozen"):
+                own: Tensor = self.backbone(batch["inputs"].to(self.dtype))
+            return own
         if not len(batch["pixels"]):  # a process without a share of the rows; not every network accepts none
             return batch["pixels"].new_empty(0, self.backbone.embed_dim).to(self.dtype)
         exact = nullcontext() if self.training else full_float32()

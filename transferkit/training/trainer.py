@@ -76,9 +76,10 @@ def make_trainer(
     top_k: int = TOP_K,
     answering: Answering | None = None,
     calibrates: bool = True,
+    tensorboard: bool = True,
     **options: Any,
 ) -> Trainer:
-    """Return a Trainer that fills a run directory.
+    """Return a Trainer that fills a run directory; the user's loggers are added to the run's own.
 
     Args:
         run: the run directory.
@@ -86,7 +87,8 @@ def make_trainer(
         top_k: number of classes per image that ``predict`` ranks.
         answering: what ``predict`` says beside the classes, if the classifier is calibrated.
         calibrates: whether ``test`` calibrates the classifier, which embeds images of val and train.
-        options: arguments of :class:`lightning.pytorch.Trainer`.
+        tensorboard: whether to log into the run.
+        options: arguments of :class:`lightning.pytorch.Trainer`; ``logger=False`` is none at all.
     """
     given = {**TRAINER_DEFAULTS, **options}
     callbacks, loggers = run_parts(run, checkpoints, top_k, answering, calibrates)
@@ -94,9 +96,15 @@ def make_trainer(
     plugins = as_list(given.pop("plugins", None))
     if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
         plugins.append(AtomicCheckpointIO())
-    if given.get("logger") in (None, True):
-        given["logger"] = loggers
+    if given.get("logger") is not False:
+        own = [] if given.get("logger") is True else as_list(given.get("logger"))
+        given["logger"] = [*(loggers if tensorboard else []), *own] or False
     return Trainer(callbacks=callbacks, plugins=plugins, **given)
+
+
+def users_loggers(trainer: Trainer) -> list[Logger]:
+    """Return the loggers that the user gave."""
+    return [logger for logger in trainer.loggers if not isinstance(logger, RunTensorBoardLogger)]
 
 
 def as_list(value: Any) -> list[Any]:
@@ -129,6 +137,20 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Silence what :func:`quiet_libraries` silences, within the block."""
+    loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        quiet_libraries()
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 def seed_everything(seed: int) -> None:

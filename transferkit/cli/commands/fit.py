@@ -38,7 +38,15 @@ from transferkit.training.module import TransferModule
 from transferkit.training.prediction_writer import TOP_K, PredictionWriter
 from transferkit.training.run_directory import new_run, read_metrics, remove_run, write_metrics
 from transferkit.training.run_record import MONITOR, TIE_BREAK
-from transferkit.training.trainer import TRAINER_DEFAULTS, as_list, chosen_metrics, make_trainer, quiet_libraries
+from transferkit.training.trackers import offline_by_default, record_files, record_options
+from transferkit.training.trainer import (
+    TRAINER_DEFAULTS,
+    as_list,
+    chosen_metrics,
+    make_trainer,
+    quiet_libraries,
+    users_loggers,
+)
 from transferkit.training.trainer_options import check_callbacks, check_options, class_fault, refusal
 
 SAVED = ("seed_everything", "name", "model", "data", "trainer")
@@ -53,6 +61,7 @@ def main(arguments: list[str]) -> int:
         return 0
     DIALECT.options = fit_help.options_by_argument(verb)
     quiet_libraries()
+    offline_by_default()
     plan = prepare(verb, rest)
     try:
         cli = TransferCLI(plan.run, [verb, *plan.arguments], plan.progress)
@@ -180,8 +189,7 @@ class TransferCLI(LightningCLI):
         options["enable_progress_bar"], progress = progress_callbacks(options["enable_progress_bar"], callbacks)
         callbacks += progress
         callbacks.append(LambdaCallback(on_train_start=self.announce))
-        if options["logger"] is None and self.subcommand not in ("fit", "test"):
-            options["logger"] = False
+        options["tensorboard"] = self.subcommand in ("fit", "test")
         # Lightning rejects false beside checkpoint callbacks
         checkpoints = options.pop("enable_checkpointing") is not False and not self.scratch
         return make_trainer(self.run, checkpoints, self.top_k, self.answering, **options, callbacks=callbacks)
@@ -247,6 +255,7 @@ class TransferCLI(LightningCLI):
     def announce(self, *_: Any) -> None:
         """Print what is trained on what and, now that the fit has begun, record the options of a resumed run."""
         self.first_step = self.trainer.global_step
+        record_options(self.trainer, users_loggers(self.trainer), self.config_dump)
         if self.trainer.is_global_zero:
             report.starting(self.model, self.datamodule, None if self.scratch else self.run)
         if not self.is_new:
@@ -317,6 +326,9 @@ class TransferCLI(LightningCLI):
         if self.subcommand == "test":
             audit_run(self.run)
         report_of(self.run, images=self.datamodule.root, image_root=self.datamodule.image_root)
+        checkpoint = self.run / "checkpoints" / "best.ckpt"
+        checkpoint = checkpoint if checkpoint.is_file() else checkpoint.with_name("last.ckpt")
+        record_files(users_loggers(self.trainer), self.run, checkpoint if checkpoint.is_file() else None)
 
     def after_validate(self) -> None:
         """Write and print the metrics."""

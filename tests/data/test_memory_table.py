@@ -1,0 +1,137 @@
+"""Images that Python holds as a table: lists, pairs, datasets, own splits and transforms; the pixels of the files."""
+
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import TensorDataset
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import ToTensor, v2
+
+from tests.extractor.examples import transformer
+from transferkit.data.datamodule import ImageDataModule
+from transferkit.data.image_table import ImageTable, open_images
+from transferkit.data.memory_table import MemoryTable, table_of_images
+from transferkit.embed import embed
+from transferkit.errors import UserError
+
+NAMES = ["apples"] * 6 + ["limes"] * 6
+
+
+@pytest.fixture
+def paths(photo_folder: Path) -> list[Path]:
+    return sorted((photo_folder / "train").rglob("*.*"))
+
+
+def read(path: Path) -> np.ndarray:
+    return np.array(Image.open(path).convert("RGB"))
+
+
+def forms(paths: list[Path]) -> dict[str, Any]:
+    """The labeled images in every form that holds labels."""
+    columns = {"image": list(map(str, paths)), "label": [0] * 6 + [1] * 6}
+    table = datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
+    tensors = torch.stack([ToTensor()(Image.open(path)) for path in paths])
+    return {
+        "pairs": list(zip(paths, NAMES, strict=True)),
+        "torchvision": ImageFolder(paths[0].parents[1]),
+        "hugging face": table.cast_column("label", datasets.ClassLabel(names=["apples", "limes"])),
+        "tensors": TensorDataset(tensors, torch.tensor(columns["label"])),
+    }
+
+
+def test_every_form_has_the_pixels_and_labels_of_the_files(paths: list[Path]) -> None:
+    for name, form in forms(paths).items():
+        table = table_of_images(form)
+        labels = ("0",) * 6 + ("1",) * 6 if name == "tensors" else tuple(NAMES)
+        assert table.labels == labels, name
+        for row in (0, 5, 11):
+            assert np.array_equal(table.read(row).permute(1, 2, 0).numpy(), read(paths[row])), name
+        assert len(set(table.stamps())) == 12 and table.stamps() == table.select(range(12)).stamps()
+        assert np.array_equal(table.select([7]).read(0).permute(1, 2, 0).numpy(), read(paths[7])), name
+
+
+def test_what_is_in_memory_is_embedded_like_the_files(paths: list[Path]) -> None:
+    extractor = transformer("vit", "cls")
+    files = embed(paths[0].parents[1], extractor)
+    held = embed([read(path) for path in paths], extractor)
+    torch.testing.assert_close(held.embedding, files.embedding, atol=1e-5, rtol=0)
+    assert held.paths == [f"{row:07d}" for row in range(12)]
+
+
+def test_one_s_own_split_function_decides(paths: list[Path]) -> None:
+    def split(paths: Any, labels: Any) -> list[str]:
+        return ["val" if row % 3 == 0 else "test" if row % 3 == 1 else "train" for row in range(len(paths))]
+
+    for images in (paths[0].parents[1], [read(path) for path in paths]):
+        data = ImageDataModule.from_images(images, NAMES, split=split)
+        data.setup("fit")
+        assert {name: len(table) for name, table in data.tables.items()} == {"train": 4, "val": 4, "test": 4}
+        assert data.tables["val"].paths == data.open().paths[::3]
+    data = ImageDataModule.from_images(paths, NAMES, splits=["train", "val"] * 6)
+    data.setup("fit")
+    assert data.tables["val"].labels == tuple(NAMES[1::2]) and "/" in data.tables["val"].paths[0]
+
+
+def test_one_s_own_transform_changes_training_images_only(paths: list[Path]) -> None:
+    seen: list[Tensor] = []
+
+    def transform(image: Tensor) -> Tensor:
+        seen.append(image)
+        return v2.RandomErasing(p=1.0)(image)
+
+    data = ImageDataModule.from_images(paths, NAMES, splits=["train", "val"] * 6, transform=transform, num_workers=0)
+    data.setup("fit")
+    assert not data.caches_features
+    plain = data.preprocessing.resize_crop
+    train, again = (next(iter(data.train_dataloader()))["pixels"] for _ in range(2))
+    assert torch.equal(train, again), "the draw depends on seed, epoch and row"
+    assert len(seen) == 12 and not any(
+        torch.equal(pixels, plain(image)) for pixels, image in zip(train, seen, strict=False)
+    )
+    for pixels, image in zip(next(iter(data.val_dataloader()))["pixels"], paths[1::2], strict=True):
+        assert torch.equal(pixels, plain(torch.from_numpy(read(image)).permute(2, 0, 1)))
+    assert len(seen) == 12
+    for result in (transform, lambda image: Image.fromarray(image.permute(1, 2, 0).numpy()), lambda image: image / 255):
+        data.transform = result
+        assert next(iter(data.train_dataloader()))["pixels"].dtype == torch.uint8
+    data.transform = lambda image: image.float() - 100
+    with pytest.raises(
+        UserError, match=r"transform gives no image: .* outside 0\.\.1; .*leave normalizing to the model"
+    ):
+        next(iter(data.train_dataloader()))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"labels": ["a"]}, "labels: 1 for 12 images; give one per image"),
+        ({"splits": ["train"]}, "splits: 1 for 12 images"),
+        ({"splits": ["dev"] * 12}, "splits has 'dev'; give 'train', 'val', 'test' or None"),
+        ({"splits": [None] * 12, "split": lambda paths, labels: [None] * 12}, "splits and split are given"),
+        ({"transform": abs, "augmentation": "light"}, "`augmentation` and transform are given"),
+        ({"batch_size": 0}, "`batch_size` is 0"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_named(paths: list[Path], arguments: Any, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        ImageDataModule.from_images(paths, **arguments)
+
+
+def test_images_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="`images` is empty"):
+        table_of_images([])
+    with pytest.raises(UserError, match="`images`: item 1 cannot be read as an image: not an image"):
+        table_of_images([np.zeros((4, 4, 3), np.uint8), b"no picture"])
+
+
+def test_a_folder_stays_a_folder(photo_folder: Path) -> None:
+    table = table_of_images(photo_folder)
+    assert table == open_images(photo_folder) and type(table) is ImageTable
+    held = table_of_images([np.zeros((4, 4, 3), np.uint8)], ["é"])
+    assert type(held) is MemoryTable and held.labels == ("é",)

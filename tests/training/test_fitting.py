@@ -1,0 +1,185 @@
+"""``fit`` from Python, and the run that it returns: the numbers of the verb, of scikit-learn and of plain PyTorch."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+import yaml
+from lightning.pytorch.loggers import CSVLogger
+from matplotlib.figure import Figure
+from PIL import Image
+from sklearn.metrics import confusion_matrix
+
+from tests.running import transferkit
+from tests.tiny import RESNET
+from transferkit.data.datamodule import ImageDataModule
+from transferkit.data.embeddings import Embeddings
+from transferkit.errors import UserError
+from transferkit.training.fitting import fit
+from transferkit.training.run import Run
+
+SMALL: dict[str, Any] = {**RESNET, "max_epochs": 2, "accelerator": "cpu", "num_workers": 0}
+COLORS = {"apples": (190, 50, 40), "limes": (70, 180, 60)}
+
+
+def pictures(count: int) -> tuple[list[Any], list[str]]:
+    """Images of two classes, in three forms by turns."""
+    noise = np.random.default_rng(0)
+    labels = [list(COLORS)[row % 2] for row in range(count)]
+    arrays = [np.clip(noise.normal(COLORS[name], 25, (32, 40, 3)), 0, 255).astype(np.uint8) for name in labels]
+    forms = [lambda a: a, Image.fromarray, lambda a: torch.from_numpy(a).permute(2, 0, 1)]
+    return [forms[row % 3](array) for row, array in enumerate(arrays)], labels
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A tested run on images in memory."""
+    place = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRANSFERKIT_CACHE", str(place / "cache"))
+        done = fit(*pictures(30), **SMALL, out=place, test_fraction=0.3)
+        done.test()
+    return done
+
+
+@pytest.fixture(autouse=True)
+def own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRANSFERKIT_CACHE", str(tmp_path / "cache"))
+    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "WANDB_MODE", "MLFLOW_ALLOW_FILE_STORE"):
+        monkeypatch.setenv(name, "")  # so that what is set in a test is undone after it
+        monkeypatch.delenv(name)
+
+
+def test_a_run_has_its_files_and_metrics(run: Run) -> None:
+    assert run.metrics["val/acc"] == run.metrics["test/acc"] == 1.0 and run.class_names == list(COLORS)
+    names = {path.name for path in run.path.iterdir()}
+    assert names >= {
+        "config.yaml",
+        "splits.parquet",
+        "metrics.csv",
+        "metrics.json",
+        "report.html",
+        "predictions.parquet",
+    }
+    assert repr(run) == f"Run({str(run.path)!r}, test/acc 1.0000, val/acc 1.0000)"
+    assert Run(run.path).metrics == run.metrics
+
+
+def test_predict_takes_one_image_or_several(run: Run) -> None:
+    images, labels = pictures(6)
+    found = run.predict(images)
+    assert [prediction.label for prediction in found] == labels
+    one = run.predict(images[0])
+    assert one == run.predict([images[0]])[0] and one.label == "apples"
+    logits = run.extractor.classify(run.extractor.embed(images))
+    shares = torch.nn.functional.softmax(logits, 1)
+    for prediction, row in zip(found, shares.tolist(), strict=True):
+        assert list(prediction.probabilities) == run.class_names
+        assert list(prediction.probabilities.values()) == pytest.approx(row)
+        assert prediction.probability == max(prediction.probabilities.values())
+
+
+def test_plots_are_figures_of_the_numbers(run: Run, tmp_path: Path) -> None:
+    history = run.plot_history()
+    lines = {line.get_label(): line.get_ydata() for axes in history.axes for line in axes.lines}
+    assert lines["val/acc"][-1] == 1.0 and "train/loss" in lines
+    confusion, points = run.plot_confusion(), run.plot_embeddings()
+    rows = Run(run.path).embeddings()
+    counts = confusion_matrix(rows.labels, rows.labels)
+    shown = [text.get_text() for text in confusion.axes[0].texts]
+    assert sorted(shown) == sorted(str(count) if count else "" for count in counts.flatten()) or len(shown) == 4
+    for figure in (history, confusion, points):
+        assert isinstance(figure, Figure)
+        figure.savefig(tmp_path / "figure.png")
+    assert run.report(tmp_path / "page.html").read_text(encoding="utf-8").startswith("<!")
+
+
+@pytest.mark.slow
+def test_it_is_the_fit_of_the_verb(photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ["--model.backbone", "resnet18", "--model.weights", "none", "--data.num_workers", "0"]
+    options += ["--model.preprocessing", '{"resize": [32, 32], "crop": [32, 32]}', "--trainer.max_epochs", "2"]
+    transferkit("fit", str(photo_folder), *options, "--trainer.accelerator", "cpu", "--name", "verb")
+    run = fit(photo_folder, **SMALL, name="python")
+    assert run.path == Path("runs/python/0")
+    verb = Run("runs/verb/0")
+    for name in ("val/acc", "val/loss", "train/loss"):
+        assert run.metrics[name] == verb.metrics[name]
+    mine, theirs = (yaml.safe_load((each.path / "config.yaml").read_text()) for each in (run, verb))
+    assert (mine["model"], mine["data"]) == (theirs["model"], theirs["data"])
+    transferkit("test", "--ckpt_path", "runs/python/0/checkpoints/best.ckpt", "--trainer.accelerator", "cpu")
+    told = Run("runs/python/0").metrics
+    assert told["test/loss"] == pytest.approx(Run("runs/python/0").test()["test/loss"])
+    assert Embeddings.load("runs/python/0/embeddings.parquet").paths == run.embeddings().paths
+
+
+class Count(pl.Callback):
+    """One's own callback."""
+
+    epochs = 0
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.epochs += 1
+
+
+@pytest.mark.slow
+def test_own_callbacks_loggers_and_data(photo_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    count = Count()
+    data = ImageDataModule(str(photo_folder), num_workers=0)
+    options = {name: value for name, value in SMALL.items() if name != "num_workers"}
+    options |= {"logger": CSVLogger(tmp_path / "logs"), "out": tmp_path, "report": False}
+    run = fit(data, **options, callbacks=[count], progress=True)
+    assert "epoch 2/2  train/loss" in capfd.readouterr().err, "asked for"
+    assert count.epochs == 2 and list((tmp_path / "logs").rglob("metrics.csv")) and list(run.path.glob("events.*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"bathc_size": 3}, "fit has no argument 'bathc_size'; did you mean 'batch_size'?"),
+        ({"labels": ["a"]}, "labels: 1 for 30 images"),
+        ({"regime": "partial", "unfreeze_last": 9}, "`unfreeze_last` is 9"),
+        ({"devices": 2}, "`devices` is 2, and fit runs in one process"),
+        ({"name": "a/b"}, "`name` 'a/b' cannot name a folder"),
+        ({"images": "nowhere"}, "no such folder or file: 'nowhere'"),
+        ({"images": ImageDataModule("x"), "labels": ["a"]}, "labels is given beside an ImageDataModule"),
+        ({"images": ImageDataModule("x"), "labels": None}, "`num_workers` is given beside an ImageDataModule"),
+    ],
+)
+def test_a_wrong_argument_is_named(arguments: dict[str, Any], told: str, tmp_path: Path) -> None:
+    images, labels = pictures(30)
+    with pytest.raises(UserError, match=told):
+        fit(**{"images": images, "labels": labels, **SMALL, "out": tmp_path, **arguments})
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_directory_that_is_not_a_run_is_refused(tmp_path: Path, run: Run) -> None:
+    with pytest.raises(UserError, match="holds no checkpoint; give the directory of a run"):
+        Run(tmp_path)
+    with pytest.raises(UserError, match=r"does not say where its images are; give Run\(path, data=ImageDataModule"):
+        _ = Run(run.path).data
+
+
+SILENT = """
+import numpy as np, sys
+sys.argv = None  # nothing needs it
+from transferkit import Extractor, fit
+images = [np.full((32, 32, 3), 50 * (row % 2), np.uint8) + np.uint8(row) for row in range(12)]
+run = fit(images, ["a", "b"] * 6, backbone="resnet18", weights="none", preprocessing={"image_size": 32},
+          max_epochs=1, accelerator="cpu", batch_size=4)
+run.test(), run.predict(images[0]), run.report(), run.extractor.embed(images)
+"""
+
+
+@pytest.mark.slow
+def test_nothing_is_printed_and_no_arguments_are_needed(tmp_path: Path) -> None:
+    environment = {"PATH": "", "FORCE_COLOR": "1", "PYTHONPATH": str(Path(__file__).parents[2]), "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", SILENT], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -1,0 +1,194 @@
+"""Images that Python holds, with their labels and splits, as a table like that of a folder."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from transferkit.data.columns import Columns
+from transferkit.data.image_table import ImageTable, open_images, table_of_columns
+from transferkit.errors import UserError
+from transferkit.images.from_python import pixels_of
+from transferkit.images.image_source import each_image, read_pixels, undecoded, without_label
+
+MEMORY = "images in memory"  # instead of a folder, for messages
+LABEL_KEYS = ("label", "labels", "target", "fine_label", "class")  # of a dataset's rows, the usual ones first
+SPLITS = ("train", "val", "test", None)
+
+Split = Callable[[Sequence[str], Sequence[str | None]], Sequence[str | None]]
+"""The user's own split: paths and labels of all images -> ``train``, ``val``, ``test`` or None of each."""
+
+
+class Row(NamedTuple):
+    """An image of a dataset, read whenever it is needed.
+
+    Attributes:
+        dataset: map-style.
+        number: of the row.
+    """
+
+    dataset: Any
+    number: int
+
+
+@dataclass(frozen=True)
+class MemoryTable(ImageTable):
+    """A table of images in any form that :func:`~transferkit.images.from_python.pixels_of` takes.
+
+    Attributes:
+        images: path -> image, of at least the table's paths.
+        hashes: path -> hash of its pixels.
+    """
+
+    images: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    hashes: Mapping[str, str] = field(default_factory=dict, repr=False)
+    in_memory: ClassVar[bool] = True
+
+    def decode(self, row: int) -> Tensor:
+        """Return uint8 RGB pixels ``(3, H, W)``."""
+        image = self.images[self.paths[row]]
+        return pixels_of(without_label(image.dataset[image.number]) if isinstance(image, Row) else image)
+
+    def stamps(self) -> list[str]:
+        """Return the hash of each image's pixels."""
+        return [f"0 0 0 {self.hashes[path]}" for path in self.paths]
+
+    def content_hashes(self, paths: Iterable[str]) -> dict[str, str]:
+        """Return nothing: there are no files to compare with."""
+        return {}
+
+
+def table_of_images(
+    images: Any,
+    labels: Sequence[Any] | None = None,
+    splits: Sequence[str | None] | None = None,
+    split: Split | None = None,
+) -> ImageTable:
+    """Return the table of images in any form; each of those in memory is decoded once, to check it.
+
+    Args:
+        images: what :func:`~transferkit.data.image_table.open_images` opens; or a list, iterator or dataset as for
+            :meth:`~transferkit.extractor.core.ExtractorCore.embed`.
+        labels: class of each image; by default that of the folder or the dataset.
+        splits: split of each image.
+        split: a function that gives the splits.
+
+    Raises:
+        UserError: an image cannot be read, or the numbers of labels, splits and images differ.
+    """
+    table = open_images(images) if isinstance(images, str | Path) else held_in_memory(images)
+    if labels is not None:
+        labels = list(labels)
+        check_length("labels", labels, table)
+        table = relabeled(table, [None if label is None else str(label) for label in labels], list(table.splits))
+    if splits is not None and split is not None:
+        raise UserError("splits and split are given; give the splits, or the function")
+    if split is not None:
+        splits = split(table.paths, table.labels)
+    if splits is not None:
+        splits = [None if name is None else str(name) for name in splits]
+        check_length("splits", splits, table)
+        if unknown := sorted({name for name in splits if name not in SPLITS}, key=str):
+            raise UserError(f"splits has {unknown[0]!r}; give 'train', 'val', 'test' or None per image")
+        table = relabeled(table, list(table.labels), splits)
+    return table
+
+
+def check_length(name: str, values: Sequence[Any], table: ImageTable) -> None:
+    """Raise if there are not as many values as images.
+
+    Raises:
+        UserError: naming the argument.
+    """
+    if len(values) != len(table):
+        raise UserError(f"{name}: {len(values)} for {len(table)} images; give one per image")
+
+
+def relabeled(table: ImageTable, labels: list[str | None], splits: list[str | None]) -> ImageTable:
+    """Return the table with other labels and splits, labels in one Unicode form."""
+    columns = table_of_columns(table.root, Columns(list(table.paths), labels, splits), table.source)
+    if isinstance(table, MemoryTable):
+        return MemoryTable(
+            table.root, columns.paths, columns.labels, columns.splits, table.source,
+            images=table.images, hashes=table.hashes,
+        )  # fmt: skip
+    return columns
+
+
+def held_in_memory(images: Any) -> MemoryTable:
+    """Return the table of a list, iterator or dataset; named by their numbers, and by their paths if they have any.
+
+    Raises:
+        UserError: an image cannot be read; there are none.
+    """
+    labels = labels_of(images)
+    source = undecoded(images)
+    lazy = hasattr(source, "__getitem__") and hasattr(source, "__len__") and not isinstance(source, list | tuple)
+    held: dict[str, Any] = {}
+    hashes: dict[str, str] = {}
+    for number, image in enumerate(each_image(images)):
+        pixels = read_pixels(image, number)
+        name = f"{number:07d}/{Path(image).name}" if isinstance(image, str | Path) else f"{number:07d}"
+        hashes[name] = hash_of(pixels)
+        if lazy and not isinstance(source, Tensor | np.ndarray):
+            held[name] = Row(source, number)
+        else:  # an open file or Pillow's image must not be read by several threads
+            held[name] = image if isinstance(image, str | Path | bytes | Tensor | np.ndarray) else pixels
+    if not held:
+        raise UserError("`images` is empty; give some")
+    paths = tuple(held)
+    bare: tuple[None, ...] = (None,) * len(paths)
+    table = MemoryTable(MEMORY, paths, bare, bare, MEMORY, images=held, hashes=hashes)
+    return relabeled(table, labels, list(bare)) if labels else table  # type: ignore[return-value]  # of the same class
+
+
+def hash_of(pixels: Tensor) -> str:
+    """Return a hash of an image's size and pixels."""
+    return blake2b(
+        pixels.contiguous().numpy().tobytes() + str(tuple(pixels.shape)).encode(), digest_size=16
+    ).hexdigest()
+
+
+def labels_of(images: Any) -> list[str | None] | None:
+    """Return the classes of a dataset's rows: of torchvision's, Hugging Face's, or the second of each pair."""
+    features = getattr(images, "features", None)
+    if isinstance(features, Mapping) and hasattr(images, "cast_column"):
+        column = next((name for name in LABEL_KEYS if name in features), None)
+        if column is None:
+            return None
+        names = getattr(features[column], "names", None)
+        values = list(images.select_columns([column])[column]) if hasattr(images, "__len__") else None
+        return values and [named(value, names) for value in values]
+    targets, names = getattr(images, "targets", None), getattr(images, "classes", None)
+    if targets is not None and hasattr(images, "__len__") and len(targets) == len(images):
+        return [named(value, names) for value in list(targets)]
+    if isinstance(images, Tensor | np.ndarray | str | Path) or not hasattr(images, "__len__"):
+        return None
+    found = [label_of(images[row]) for row in range(len(images))]
+    return [named(label, names) for label in found] if any(label is not None for label in found) else None
+
+
+def label_of(row: Any) -> Any:
+    """Return the label of a dataset's row: the second of a pair, or the usual column of a mapping."""
+    if isinstance(row, tuple) and len(row) > 1:
+        return row[1]
+    if isinstance(row, Mapping):
+        return next((row[name] for name in LABEL_KEYS if name in row), None)
+    return None
+
+
+def named(value: Any, names: Sequence[str] | None) -> str | None:
+    """Return a class as text: its name, if it is the number of one."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return value
+    try:
+        number = int(value)
+    except (TypeError, ValueError):
+        return str(value)
+    return str(names[number]) if names is not None and 0 <= number < len(names) else str(number)

@@ -1,0 +1,213 @@
+"""A run from Python: its metrics, its predictions for other images, its report and its plots."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, overload
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from transferkit.data.datamodule import ImageDataModule
+from transferkit.data.embeddings import Embeddings
+from transferkit.errors import UserError
+from transferkit.extractor import Extractor
+from transferkit.images.from_python import is_single
+from transferkit.probe.audit_files import audit_run
+from transferkit.reports import figures
+from transferkit.reports.report import report_of
+from transferkit.reports.result_files import ResultFolder
+from transferkit.runtime.verbosity import showing_progress
+from transferkit.similarity import class_codes, principal_axes
+from transferkit.training.module import TransferModule
+from transferkit.training.run_directory import read_metrics, write_metrics
+from transferkit.training.trainer import make_trainer, quietly
+
+
+class Prediction(NamedTuple):
+    """What a run says of an image.
+
+    Attributes:
+        label: the most probable class.
+        probability: of it.
+        probabilities: of every class, in the order of ``class_names``.
+    """
+
+    label: str
+    probability: float
+    probabilities: dict[str, float]
+
+
+class Run:
+    """A run directory: ``Run("runs/fit/0")``, or what :func:`~transferkit.training.fitting.fit` returns.
+
+    Args:
+        path: the directory.
+        data: what it was trained on; by default what its ``config.yaml`` says.
+
+    Raises:
+        UserError: the directory holds no checkpoint.
+    """
+
+    def __init__(self, path: str | Path, data: ImageDataModule | None = None) -> None:
+        self.path, self.given = Path(path), data
+        names = [name for name in ("best.ckpt", "last.ckpt") if (self.path / "checkpoints" / name).is_file()]
+        if not names:
+            raise UserError(f"{self.path} holds no checkpoint; give the directory of a run, such as runs/fit/0")
+        self.checkpoint = self.path / "checkpoints" / names[0]
+
+    def __repr__(self) -> str:
+        """Return the directory and what was measured."""
+        values = [f"{name} {value:.4f}" for name, value in self.metrics.items() if name.endswith("/acc")]
+        return f"Run({str(self.path)!r}{''.join(f', {value}' for value in values)})"
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The metrics of ``metrics.json``, by their logged names."""
+        return read_metrics(self.path)
+
+    @cached_property
+    def extractor(self) -> Extractor:
+        """The backbone with the trained head, of ``best.ckpt``; of ``last.ckpt`` if nothing was validated."""
+        return Extractor.from_pretrained(self.checkpoint)
+
+    @property
+    def class_names(self) -> list[str]:
+        """The classes, in the order of the head's outputs."""
+        return self.extractor.class_names
+
+    @overload
+    def predict(self, images: list[Any], batch_size: int = ..., progress: bool = ...) -> list[Prediction]: ...
+    @overload
+    def predict(self, images: Any, batch_size: int = ..., progress: bool = ...) -> Any: ...
+
+    def predict(self, images: Any, batch_size: int = 32, progress: bool = False) -> Prediction | list[Prediction]:
+        """Classify an image, or several.
+
+        Args:
+            images: one image, or several, in any form that ``Extractor.embed`` takes.
+            batch_size: images per forward pass.
+            progress: show a progress bar on a terminal or in a notebook.
+
+        Returns:
+            One prediction for one image; a list for several.
+
+        Raises:
+            UserError: an image cannot be read.
+        """
+        single = is_single(images)
+        embedding = self.extractor.embed([images] if single else images, batch_size, progress)
+        found = []
+        for row in self.extractor.classify(embedding).softmax(1).cpu():
+            values = dict(zip(self.class_names, row.tolist(), strict=True))
+            label = self.class_names[int(row.argmax())]
+            found.append(Prediction(label, values[label], values))
+        return found[0] if single else found
+
+    def test(self, progress: bool = False) -> dict[str, float]:
+        """Measure the best checkpoint on the test split, or on val if there is none, and write the files of ``test``.
+
+        Returns:
+            The metrics under ``test/``.
+
+        Raises:
+            UserError: the data is no longer there.
+        """
+        module = TransferModule(backbone=str(self.checkpoint))
+        with quietly(), showing_progress(progress):
+            trainer = make_trainer(self.path, checkpoints=False, enable_progress_bar=progress)
+            trainer.test(module, datamodule=self.data, verbose=False)
+        values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        if module.epoch is not None:
+            values["test/epoch"] = module.epoch
+        write_metrics(self.path, self.metrics | values)
+        audit_run(self.path)
+        return values
+
+    @property
+    def data(self) -> ImageDataModule:
+        """The data of the fit, with its splits.
+
+        Raises:
+            UserError: the run does not say where it is.
+        """
+        if self.given is not None:
+            return self.given
+        options = ResultFolder(self.path).yaml("config.yaml").get("data") or {}
+        if not options.get("root"):
+            raise UserError(f"{self.path} does not say where its images are; give Run(path, data=ImageDataModule(...))")
+        data = ImageDataModule(**options)
+        data.configure(splits=str(self.path / "splits.parquet"))
+        return data
+
+    def report(self, out: str | Path | None = None) -> Path:
+        """Write the report and return its file.
+
+        Args:
+            out: the HTML file; by default ``report.html`` in the run.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        return report_of(self.path, out)
+
+    def embeddings(self) -> Embeddings:
+        """Return the embeddings of the tested images.
+
+        Raises:
+            UserError: nothing was tested yet.
+        """
+        if not (self.path / "embeddings.parquet").is_file():
+            raise UserError(f"{self.path} was not tested yet; call test() first")
+        return Embeddings.load(self.path / "embeddings.parquet")
+
+    def plot_history(self) -> Figure:
+        """Draw loss and accuracy of each epoch."""
+        rows = ResultFolder(self.path).rows("metrics.csv")
+        figure = Figure(figsize=(8, 3.2), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        draw_curves(left, rows, ("train/loss", "val/loss"))
+        draw_curves(right, rows, ("val/acc", "val/f1_macro"))
+        return figure
+
+    def plot_confusion(self) -> Figure:
+        """Draw the confusion matrix of the tested images.
+
+        Raises:
+            UserError: nothing was tested yet.
+        """
+        table = ResultFolder(self.path).predictions()
+        if table is None:
+            raise UserError(f"{self.path} was not tested yet; call test() first")
+        names = table.class_names
+        index = {name: number for number, name in enumerate(names)}
+        counts = torch.zeros(len(names), len(names), dtype=torch.long)
+        for label, pred in zip(table.labels, table.preds, strict=True):
+            counts[index[label], index[pred]] += 1
+        return figures.confusion(counts, names, f"test: {len(table)} images")
+
+    def plot_embeddings(self) -> Figure:
+        """Draw the embeddings of the tested images on their two axes of largest variance, in the color of their class.
+
+        Raises:
+            UserError: nothing was tested yet.
+        """
+        table = self.embeddings()
+        points, share = principal_axes(table.embedding)
+        names, (codes,) = class_codes(table.labels)
+        axes = [f"axis {number} ({float(part):.0%})" for number, part in enumerate(share, start=1)]
+        return figures.scatter(
+            points, codes, [str(name) for name in names], f"{len(table)} embeddings", (axes[0], axes[1])
+        )
+
+
+def draw_curves(axes: Axes, rows: Sequence[Mapping[str, str]], names: Iterable[str]) -> None:
+    """Draw columns of ``metrics.csv`` over the epochs."""
+    for name in names:
+        points = [(int(row["epoch"]), float(row[name])) for row in rows if row.get(name)]
+        if points:
+            axes.plot(*zip(*points, strict=True), marker=".", label=name)
+    axes.set_xlabel("epoch")
+    if axes.lines:
+        axes.legend()
