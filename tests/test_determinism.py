@@ -46,6 +46,7 @@ COMMANDS = {
     "audit": ["audit", "e.parquet", "--out", "audited"],
     "report": ["report", "probe"],
     "cache": ["cache"],
+    "completion": ["completion", "bash"],
 }
 QUICK = ("fit", "embed", "similarity", "probe", "scan")
 
@@ -86,7 +87,7 @@ def left_by(commands: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> dict[
 def test_every_verb_is_here() -> None:
     from transferkit.cli.dispatch import VERBS
 
-    assert {*COMMANDS, "quickstart"} == set(VERBS)  # tests/training/test_demo.py runs the quickstart
+    assert {*COMMANDS, "quickstart", "doctor"} == set(VERBS)  # tests/training/test_demo.py runs the quickstart
 
 
 def same(one: dict[str, Any], two: dict[str, Any]) -> bool:

@@ -47,6 +47,7 @@ VERBS = {
     "audit": ("audit", "likely label errors, outliers, bursts and bad pictures in labeled images"),
     "report": ("report", "one HTML file of a run, probe or benchmark, or of two side by side"),
     "cache": ("cache", "list or clear the cached features of images"),
+    "doctor": ("doctor", "versions, devices, caches, network, and what is missing"),
     "completion": ("completion", "a script for bash or zsh that completes commands, options and files"),
     "quickstart": ("quickstart", "transfer learning on built-in digits, start to end, no network"),
 }
