@@ -31,6 +31,7 @@ COMMANDS = {
     "validate": ["validate", "--name", "cut", *FIT[:2], *ALONE],
     "test": ["test", "--name", "cut", *FIT[:2], *ALONE],
     "predict": ["predict", "--name", "cut", *FIT[:2], *ALONE],
+    "explain": ["explain", "photos/val", "--name", "cut", "-k", "2", "--json"],
     "embed": ["embed", "photos", *RANDOM, "--out", "e.parquet"],
     "evaluate": ["evaluate", "e.parquet", "--out", "evaluated"],
     "compare": ["compare", "e.parquet", "e.parquet", "--json"],

@@ -32,6 +32,7 @@ VERBS = {
     "validate": ("fit", "metrics of a checkpoint on the validation split"),
     "test": ("fit", "metrics, predictions and embeddings of the test split"),
     "predict": ("fit", "classify images that need no labels"),
+    "explain": ("explain", "what a network looked at in images, and the nearest training images"),
     "embed": ("embed", "turn images into a Parquet table of embeddings"),
     "evaluate": ("evaluate", "similarity metrics of embeddings, and figures"),
     "compare": ("compare", "two extractors on the same images: CKA, RSA, shared neighbors"),

@@ -24,6 +24,7 @@ FIRST = {
     "regions": ("boxes", "extractor", "weights", "out", "method"),
     "duplicates": ("threshold", "extractor", "weights", "image_root", "json"),
     "audit": ("extractor", "out", "apply", "manifest", "json"),
+    "explain": ("ckpt_path", "name", "out", "class_name", "k"),
     "quickstart": ("out", "seeds", "n_per_class", "seed", "config"),
 }
 SHORT = 5

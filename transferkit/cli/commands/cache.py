@@ -53,7 +53,9 @@ def cache(action: Literal["list", "clear"], older_than: str | None = None, json:
         console.table(("removed", "size"), [(len(found), console.format_size(total))])
     else:
         columns = ("extractor", "pooling", "images", "of", "size", "last use")
-        table = [[row[name] for name in columns[:4]] + [console.format_size(row["bytes"]), row["last_use"]] for row in rows]
+        table = [
+            [row[name] for name in columns[:4]] + [console.format_size(row["bytes"]), row["last_use"]] for row in rows
+        ]
         sizes = f"{console.format_size(total)} of {console.format_size(limit)}"
         console.table(columns, table, f"{cache_dir()}: {len(found):,} entries, {sizes}")
     return 0
