@@ -78,7 +78,7 @@ def make_thumbnails(paths: Sequence[str], read: Callable[[str], Tensor], budget:
 
 
 def thumbnail_uri(pixels: Tensor, side: int = SIDE) -> str:
-    """Return uint8 pixels (3, H, W) as a JPEG of at most ``side`` pixels a side; small ones are enlarged as they are."""
+    """Return uint8 pixels (3, H, W) as a JPEG of at most ``side`` pixels a side; small ones are enlarged."""
     image = Image.fromarray(pixels.movedim(0, -1).contiguous().numpy())
     if max(image.size) < side:
         factor = side // max(image.size)

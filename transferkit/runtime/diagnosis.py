@@ -80,7 +80,7 @@ def folder_facts(folder: Path) -> dict[str, Any]:
 
 
 def file_sizes(folder: Path) -> Iterator[int]:
-    """Yield the bytes of every file in a folder and those below it; links are not followed, unreadable parts skipped."""
+    """Yield the bytes of every file in a folder and those below it; links are not followed, unreadable ones skipped."""
     for place, _, files in os.walk(folder):
         for name in files:
             try:
