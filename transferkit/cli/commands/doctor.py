@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from transferkit.cli import console
@@ -31,7 +32,7 @@ def doctor(offline: bool = False, json: bool = False) -> int:
         "versions": diagnosis.library_versions(),
         "devices": diagnosis.devices(),
         "caches": {name: diagnosis.folder_facts(folder) for name, folder in diagnosis.caches().items()},
-        "working_folder": {"free_bytes": diagnosis.folder_facts(diagnosis.Path())["free_bytes"]},
+        "working_folder": {"free_bytes": diagnosis.folder_facts(Path())["free_bytes"]},
         "network": {} if offline else diagnosis.reachable(diagnosis.hosts()),
         "missing": diagnosis.missing_packages() | formats,
     }

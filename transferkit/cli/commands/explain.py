@@ -69,7 +69,7 @@ def explain(
     table, folder = open_images(images, image_root), Path(out)
     run, source = find_trained(ckpt_path, name)
     check_folder(folder)
-    extractor = open_extractor(str(source), accelerator=accelerator)
+    extractor = open_extractor(str(source), "DEFAULT", None, accelerator)
     broken: list[str] = []
     missing: list[str] = []
     readers: dict[str, Callable[[], Tensor]] = {}
