@@ -2,6 +2,7 @@
 
 import json
 import socket
+import subprocess
 import sys
 
 import pytest
@@ -56,7 +57,9 @@ def test_what_is_missing_comes_with_the_command(monkeypatch: pytest.MonkeyPatch)
     assert "transferkit itself  complete" in text
 
 
-def test_a_torch_that_cannot_be_imported_is_a_line_of_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torch", None)
-    done = transferkit("doctor", "--offline")
-    assert done.status == 0 and "torch        cannot be imported: " in done.out
+@pytest.mark.parametrize("library", ["torch", "huggingface_hub", "transformers"])
+def test_a_broken_installation_is_a_line_of_the_result(library: str) -> None:
+    code = f"import sys; sys.modules[{library!r}] = None; from transferkit.cli import run; run(['doctor', '--offline'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "") and "versions" in done.stdout
+    assert ("torch       cannot be imported: " in done.stdout) == (library == "torch"), done.stdout

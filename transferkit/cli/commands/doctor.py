@@ -24,17 +24,15 @@ def doctor(offline: bool = False, json: bool = False) -> int:
         offline: do not try to reach the hosts that weights are downloaded from.
         json: print one JSON object.
     """
-    from transferkit.images.formats import missing_plugins
     from transferkit.runtime import diagnosis
 
-    formats = {f"{name} images": [package] if package else [] for name, package in missing_plugins().items()}
     found = {
         "versions": diagnosis.library_versions(),
         "devices": diagnosis.devices(),
         "caches": {name: diagnosis.folder_facts(folder) for name, folder in diagnosis.caches().items()},
         "working_folder": {"free_bytes": diagnosis.folder_facts(Path())["free_bytes"]},
         "network": {} if offline else diagnosis.reachable(diagnosis.hosts()),
-        "missing": diagnosis.missing_packages() | formats,
+        "missing": diagnosis.missing_packages() | missing_formats(),
     }
     if json:
         console.as_json(found)
@@ -42,6 +40,15 @@ def doctor(offline: bool = False, json: bool = False) -> int:
         for line in lines(found):
             print(for_terminal(line))
     return 0
+
+
+def missing_formats() -> dict[str, list[str]]:
+    """Return a format of images -> the package that reads it, if it is missing; empty without torch."""
+    try:
+        from transferkit.images.formats import missing_plugins
+    except ImportError:  # of torch, which the section on the machine tells
+        return {}
+    return {f"{name} images": [package] if package else [] for name, package in missing_plugins().items()}
 
 
 def lines(found: Mapping[str, Any]) -> Iterator[str]:
