@@ -1,21 +1,28 @@
 """The page of explained images: each image, what the network looked at, and the nearest training images."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from transferkit.images.error import ImageError
 from transferkit.reports.content import Card, Gallery, Headline, Report, Section
-from transferkit.reports.numbers import Number, decimal
+from transferkit.reports.numbers import Number, decimal, percent
 from transferkit.reports.rendering import write_report
+from transferkit.reports.result_files import ResultFolder
 from transferkit.reports.thumbnails import Thumbnails, thumbnail_uri
+from transferkit.runtime.files import file_sha256
 
 SHOWN = 60  # images on the page
+RUN_SHOWN = 24  # in the report of a run
+LEAD = "Bright is what spoke most for the class, gray is what the crop cut off and the network did not see."
 SIDE = 256
 """Pixels of a picture's longer side."""
 FILE = "explanations.json"
+FOLDER = "explained"
+"""Of a run."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +73,8 @@ def explanation_report(explained: Sequence[Explained], checkpoint: str, missing:
     """
     left_out = len(explained) - SHOWN
     notes = [*missing, *([f"{left_out:,} more images: {FILE} and the pictures beside it have them"] * (left_out > 0))]
-    sentence = "Bright is what spoke most for the class, gray is what the crop cut off and the network did not see."
     sections = [section(number, each) for number, each in enumerate(explained[:SHOWN])]
-    headline = Headline(None, "What the network looked at", sentence)
+    headline = Headline(None, "What the network looked at", LEAD)
     return Report(checkpoint, "Explanation", headline, sections, notes)
 
 
@@ -97,6 +103,35 @@ def section(number: int, each: Explained) -> Section:
     lead = f"Predicted {each.prediction}{f', the label is {each.label}' if wrong else ''}."
     blocks = [Gallery(cards), *([Gallery(near, "Nearest training images")] if near else [])]
     return Section(f"image-{number}", each.path, lead, blocks)
+
+
+def looked_at(folder: ResultFolder) -> tuple[Section | None, dict[str, Path]]:
+    """Return what a run's report shows of its explained images, mistakes first, and the file of each card's picture."""
+    found = folder.json(f"{FOLDER}/{FILE}") if (folder.path / FOLDER / FILE).is_file() else {}
+    try:
+        if not found or not found["images"]:
+            return None, {}
+        file = folder.path / "checkpoints" / Path(found["checkpoint"]).name
+        if not file.is_file() or file_sha256(file) != found["checkpoint_sha256"]:
+            folder.missing.append("what the network looked at: another checkpoint was explained; explain again")
+            return None, {}
+        images = sorted(found["images"], key=lambda each: each["label"] in (None, each["prediction"]))
+        cards = [small_card(each) for each in images[:RUN_SHOWN]]
+    except (AttributeError, KeyError, TypeError, ValueError):  # somebody else wrote or changed it
+        folder.missing.append(f"what the network looked at: {FOLDER}/{FILE} is damaged; explain again")
+        return None, {}
+    gallery = Gallery(cards, rest=max(0, len(images) - RUN_SHOWN))
+    section = Section("looked-at", "What the network looked at", f"{LEAD} Mistakes come first.", [gallery])
+    return section, {card.path: folder.path / card.path for card in cards}
+
+
+def small_card(each: Mapping[str, Any]) -> Card:
+    """Return the card of an explained image, as ``explanations.json`` has it, in the report of its run."""
+    label: list[tuple[str, str | Number]] = [("label", str(each["label"]))] if each["label"] is not None else []
+    share = percent(float(each["probability"]), f"{FOLDER}/{FILE} {each['path']} probability")
+    alt = f"{each['path']}: what spoke for {each['class_name']}"
+    lines = [("", str(each["class_name"])), ("probability", share), *label]
+    return Card(f"{FOLDER}/{Path(each['overlay']).name}", alt, lines)
 
 
 def write_explanations(report: Report, readers: dict[str, Callable[[], Tensor]], path: Path) -> None:

@@ -34,7 +34,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def explained(*arguments: str) -> dict[str, Any]:
-    done = transferkit("explain", *arguments, "--accelerator", "cpu", "--json")
+    place = [] if "--out" in arguments else ["--out", "explained"]
+    done = transferkit("explain", *arguments, *place, "--accelerator", "cpu", "--json")
     assert done.status == 0, done.err
     content: dict[str, Any] = json.loads(done.out)
     return content
@@ -60,6 +61,31 @@ def test_a_run(work: Path) -> None:
         assert all(abs(row[train.index(near["path"])] - near["cosine"]) < 1e-5 for near in each["nearest"])
     page = Path("explained/report.html").read_text(encoding="utf-8")
     assert "limes&lt;b&gt;&amp;" in page and "<b>" not in page
+
+
+def test_into_the_run_whose_report_shows_it(work: Path) -> None:
+    labels = {f"photos/val/{name}/{number}": name for name in COLOURS for number in range(3)}
+    rows = [f"{file},{'apples' if name != 'apples' else NASTY}" for file, name in labels.items()]
+    found = {path.with_suffix("").as_posix(): path.as_posix() for path in Path("photos/val").rglob("*.*g")}
+    lines = [f"{found[row.split(',')[0]]},{row.split(',')[1]}" for row in rows]
+    Path("wrong.csv").write_text("\n".join(["path,label", *lines]) + "\n")
+    right = explained("photos/val")["images"]
+    done = transferkit("explain", "wrong.csv", "--mistakes", "--accelerator", "cpu", "--json")  # every label is wrong
+    assert done.status == 0, done.err
+    images = json.loads(done.out)["images"]
+    assert all(each["label"] != each["prediction"] for each in images)
+    assert len(images) == sum(each["label"] == each["prediction"] for each in right) > 0
+    assert [each["probability"] for each in images] == sorted((each["probability"] for each in images), reverse=True)
+    page = Path("runs/fit/0/report.html").read_text(encoding="utf-8")
+    assert page.count("what spoke for") >= len(images) and "Mistakes come first" in page and "<b>" not in page
+    Path("runs/fit/0/explained/explanations.json").write_text('{"images": [1]}')
+    assert transferkit("report", "runs/fit/0").status == 0
+    assert "explanations.json is damaged; explain again" in Path("runs/fit/0/report.html").read_text(encoding="utf-8")
+    Path("runs/fit/0/explained/explanations.json").write_text(
+        done.out.replace('"checkpoint_sha256": "', '"checkpoint_sha256": "0')
+    )
+    assert transferkit("report", "runs/fit/0").status == 0
+    assert "another checkpoint was explained" in Path("runs/fit/0/report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("place", ["runs/fit/0", "last", BEST])
@@ -113,6 +139,7 @@ def test_unreadable_images_are_left_out(work: Path) -> None:
         (["photos/val", "--name", "gone"], "no run with a checkpoint in runs/gone"),
         (["photos/val", "--ckpt_path", "photos"], "photos"),
         (["no-photos"], "no-photos"),
+        (["photos/val/apples/0.jpg", "--mistakes"], "--mistakes needs labels, and photos/val/apples/0.jpg has none"),
     ],
 )
 def test_bad_input(arguments: list[str], says: str, work: Path) -> None:

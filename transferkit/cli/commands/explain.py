@@ -33,8 +33,9 @@ def explain(
     images: str,
     ckpt_path: str = "best",
     name: str | None = None,
-    out: str = "explained",
+    out: str | None = None,
     class_name: str | None = None,
+    mistakes: bool = False,
     k: int = 5,
     train: str | None = None,
     image_root: str | None = None,
@@ -51,8 +52,10 @@ def explain(
         ckpt_path: best or last of the newest run of that --name, of any without one; a run directory, a checkpoint,
             or an exported directory with a head.
         name: name of the run.
-        out: directory for a picture per image, explanations.json and report.html.
+        out: directory for a picture per image, explanations.json and report.html; by default explained in the run,
+            whose report then shows the pictures, too, or here without a run.
         class_name: the class to explain; by default each image's prediction.
+        mistakes: only images whose prediction is not their label, the surest first.
         k: number of nearest training images; 0 for none.
         train: the training images, if they have moved or are not those of the run; all images given are used.
         image_root: the folder that a manifest's paths are relative to or lie in, if it is not the manifest's own.
@@ -60,14 +63,18 @@ def explain(
         json: print one JSON object.
     """
     from transferkit.data.image_table import open_images
-    from transferkit.reports.explanations import FILE, explanation_report, write_explanations
-    from transferkit.runtime.files import check_folder
+    from transferkit.reports.explanations import FILE, FOLDER, explanation_report, write_explanations
+    from transferkit.reports.report import report_of
+    from transferkit.runtime.files import check_folder, file_sha256
     from transferkit.runtime.json_files import write_json
 
     if k < 0:
         raise UserError(f"-k is {k}; give 0 or more")
-    table, folder = open_images(images, image_root), Path(out)
+    table = open_images(images, image_root)
+    if mistakes and not table.class_names:
+        raise UserError(f"--mistakes needs labels, and {images} has none; leave it out")
     run, source = find_trained(ckpt_path, name)
+    folder = Path(out) if out is not None else (run or Path()) / FOLDER
     check_folder(folder)
     extractor = open_extractor(str(source), "DEFAULT", None, accelerator)
     broken: list[str] = []
@@ -75,14 +82,17 @@ def explain(
     readers: dict[str, Callable[[], Tensor]] = {}
     found: list[Explained] = []
     embeddings: list[Tensor] = []
-    for each, embedding in explained(extractor, table, folder, class_name, broken):
+    pairs = list(explained(extractor, table, folder, class_name, mistakes, broken))
+    if len(broken) == len(table):
+        raise UserError(f"none of the {len(table)} images can be read; scan {images} to see why")
+    if mistakes:
+        pairs.sort(key=lambda pair: -pair[0].probability)
+    for each, embedding in pairs:
         found.append(each)
         embeddings.append(embedding)
         readers[each.path] = partial(table.read, table.row_of[each.path])
         readers[each.overlay] = partial(picture, folder / each.overlay)
-    if not found:
-        raise UserError(f"none of the {len(table)} images can be read; scan {images} to see why")
-    if k:
+    if k and found:
         try:
             trained_on = training_images(run, train)
             near = nearest(
@@ -93,9 +103,16 @@ def explain(
         except UserError as error:
             missing.append(f"the nearest training images: {first_line(error)}")
     missing += [f"{path} cannot be read" for path in broken]
-    content = {"checkpoint": str(source), "images": [asdict(each) for each in found], "unreadable": broken}
+    content = {
+        "checkpoint": str(source),
+        "checkpoint_sha256": file_sha256(source) if source.is_file() else None,
+        "images": [asdict(each) for each in found],
+        "unreadable": broken,
+    }
     write_json(folder / FILE, content)
     write_explanations(explanation_report(found, str(source), missing), readers, folder / "report.html")
+    if run is not None and folder == run / FOLDER:
+        report_of(run)
     if json:
         console.as_json(content)
     else:
@@ -126,7 +143,12 @@ def find_trained(ckpt_path: str, name: str | None) -> tuple[Path | None, Path]:
 
 
 def explained(
-    extractor: "Extractor", table: "ImageTable", folder: Path, class_name: str | None, broken: list[str]
+    extractor: "Extractor",
+    table: "ImageTable",
+    folder: Path,
+    class_name: str | None,
+    mistakes: bool,
+    broken: list[str],
 ) -> "Iterator[tuple[Explained, Tensor]]":
     """Yield each image's explanation, its picture written, and its embedding.
 
@@ -135,6 +157,7 @@ def explained(
         table: the images.
         folder: where the pictures are written.
         class_name: the class to explain, or None.
+        mistakes: only those whose prediction is not their label.
         broken: filled with the paths of images that cannot be read.
     """
     from transferkit.images.error import ImageError
@@ -156,11 +179,13 @@ def explained(
     with progress_bar("explain", len(table)) as advance:
         for number, one in enumerate(extractor.explain(readable(), class_name)):
             row = rows[number]
+            advance(1)
+            if mistakes and table.labels[row] in (None, one.prediction):
+                continue
             picture_name = f"{row:05d}-{for_file_name(table.paths[row])}.png"
             write_picture(folder / picture_name, one.image, one.heat, one.seen)
             judged = (one.class_name, one.probability, one.prediction)
             yield Explained(table.paths[row], table.labels[row], *judged, picture_name), one.embedding
-            advance(1)
 
 
 def write_picture(path: Path, image: "Tensor", heat: "Tensor", seen: "Tensor") -> None:
