@@ -130,7 +130,7 @@ def small_card(each: Mapping[str, Any]) -> Card:
     label: list[tuple[str, str | Number]] = [("label", str(each["label"]))] if each["label"] is not None else []
     share = percent(float(each["probability"]), f"{FOLDER}/{FILE} {each['path']} probability")
     alt = f"{each['path']}: what spoke for {each['class_name']}"
-    lines = [("", str(each["class_name"])), ("probability", share), *label]
+    lines: list[tuple[str, str | Number]] = [("", str(each["class_name"])), ("probability", share), *label]
     return Card(f"{FOLDER}/{Path(each['overlay']).name}", alt, lines)
 
 

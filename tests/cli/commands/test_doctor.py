@@ -57,7 +57,7 @@ def test_what_is_missing_comes_with_the_command(monkeypatch: pytest.MonkeyPatch)
     assert "transferkit itself  complete" in text
 
 
-@pytest.mark.parametrize("library", ["torch", "huggingface_hub", "transformers"])
+@pytest.mark.parametrize("library", ["torch", pytest.param("huggingface_hub", marks=pytest.mark.slow)])
 def test_a_broken_installation_is_a_line_of_the_result(library: str) -> None:
     code = f"import sys; sys.modules[{library!r}] = None; from transferkit.cli import run; run(['doctor', '--offline'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

@@ -102,6 +102,8 @@ def explain(
             readers |= {relpath(trained_on.file(row)): partial(trained_on.read, row) for row in range(len(trained_on))}
         except UserError as error:
             missing.append(f"the nearest training images: {first_line(error)}")
+    if not found:
+        missing.append("mistakes: every image with a label is predicted as it")
     missing += [f"{path} cannot be read" for path in broken]
     content = {
         "checkpoint": str(source),
