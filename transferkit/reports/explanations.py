@@ -7,13 +7,15 @@ from typing import Any
 
 from torch import Tensor
 
+from transferkit.backbones.weights import state_sha256
+from transferkit.errors import UserError
+from transferkit.extractor.checkpoint_reader import load
 from transferkit.images.error import ImageError
 from transferkit.reports.content import Card, Gallery, Headline, Report, Section
 from transferkit.reports.numbers import Number, decimal, percent
 from transferkit.reports.rendering import write_report
 from transferkit.reports.result_files import ResultFolder
 from transferkit.reports.thumbnails import Thumbnails, thumbnail_uri
-from transferkit.runtime.files import file_sha256
 
 SHOWN = 60  # images on the page
 RUN_SHOWN = 24  # in the report of a run
@@ -112,17 +114,26 @@ def looked_at(folder: ResultFolder) -> tuple[Section | None, dict[str, Path]]:
         if not found or not found["images"]:
             return None, {}
         file = folder.path / "checkpoints" / Path(found["checkpoint"]).name
-        if not file.is_file() or file_sha256(file) != found["checkpoint_sha256"]:
+        if not file.is_file() or checkpoint_sha256(file) != found["weights_sha256"]:
             folder.missing.append("what the network looked at: another checkpoint was explained; explain again")
             return None, {}
         images = sorted(found["images"], key=lambda each: each["label"] in (None, each["prediction"]))
         cards = [small_card(each) for each in images[:RUN_SHOWN]]
-    except (AttributeError, KeyError, TypeError, ValueError):  # somebody else wrote or changed it
+    except (AttributeError, KeyError, TypeError, UserError, ValueError):  # somebody else wrote or changed it
         folder.missing.append(f"what the network looked at: {FOLDER}/{FILE} is damaged; explain again")
         return None, {}
     gallery = Gallery(cards, rest=max(0, len(images) - RUN_SHOWN))
     section = Section("looked-at", "What the network looked at", f"{LEAD} Mistakes come first.", [gallery])
     return section, {card.path: folder.path / card.path for card in cards}
+
+
+def checkpoint_sha256(checkpoint: Path) -> str | None:
+    """Return the SHA-256 over the weights of a checkpoint, the same for the same weights; None for a directory.
+
+    Raises:
+        UserError: it is not a checkpoint.
+    """
+    return state_sha256(load(checkpoint)["state_dict"]) if checkpoint.is_file() else None
 
 
 def small_card(each: Mapping[str, Any]) -> Card:

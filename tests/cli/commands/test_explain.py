@@ -82,7 +82,7 @@ def test_into_the_run_whose_report_shows_it(work: Path) -> None:
     assert transferkit("report", "runs/fit/0").status == 0
     assert "explanations.json is damaged; explain again" in Path("runs/fit/0/report.html").read_text(encoding="utf-8")
     Path("runs/fit/0/explained/explanations.json").write_text(
-        done.out.replace('"checkpoint_sha256": "', '"checkpoint_sha256": "0')
+        done.out.replace('"weights_sha256": "', '"weights_sha256": "0')
     )
     assert transferkit("report", "runs/fit/0").status == 0
     assert "another checkpoint was explained" in Path("runs/fit/0/report.html").read_text(encoding="utf-8")

@@ -63,9 +63,15 @@ def explain(
         json: print one JSON object.
     """
     from transferkit.data.image_table import open_images
-    from transferkit.reports.explanations import FILE, FOLDER, explanation_report, write_explanations
+    from transferkit.reports.explanations import (
+        FILE,
+        FOLDER,
+        checkpoint_sha256,
+        explanation_report,
+        write_explanations,
+    )
     from transferkit.reports.report import report_of
-    from transferkit.runtime.files import check_folder, file_sha256
+    from transferkit.runtime.files import check_folder
     from transferkit.runtime.json_files import write_json
 
     if k < 0:
@@ -107,7 +113,7 @@ def explain(
     missing += [f"{path} cannot be read" for path in broken]
     content = {
         "checkpoint": str(source),
-        "checkpoint_sha256": file_sha256(source) if source.is_file() else None,
+        "weights_sha256": checkpoint_sha256(source),
         "images": [asdict(each) for each in found],
         "unreadable": broken,
     }
