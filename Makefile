@@ -4,10 +4,10 @@ PYTHON ?= python3
 BIN = $(VENV)/bin
 SHELL := bash
 .DELETE_ON_ERROR:
-.PHONY: help install quickstart test test-all coverage lint style types format docs bench bench-full floors clean
+.PHONY: help install quickstart test test-all coverage lint style types format docs bench bench-full floors release-check clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
 
 install: $(VENV)/.installed ## create .venv if there is none and install transferkit into it
 	@echo "transferkit is installed: $(BIN)/transferkit --help"
@@ -52,6 +52,9 @@ bench-full: $(VENV)/.installed-dev ## benchmarks at full sizes
 
 floors: .venv-floor/floors.txt ## the default tests with the oldest versions that pyproject.toml allows
 	@$(MAKE) test VENV=.venv-floor PIP_CONSTRAINT=$<
+
+release-check: ## build wheel and sdist, install and use each on every Python that is here; 10 minutes or more
+	@.ci/release-check
 
 clean: ## remove caches and builds; environments and runs stay
 	@rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

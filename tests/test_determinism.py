@@ -32,6 +32,7 @@ COMMANDS = {
     "validate": ["validate", "--name", "cut", *FIT[:2], *ALONE],
     "test": ["test", "--name", "cut", *FIT[:2], *ALONE],
     "predict": ["predict", "--name", "cut", *FIT[:2], *ALONE],
+    "explain": ["explain", "photos/val", "--name", "cut", "-k", "2", "--json"],
     "embed": ["embed", "photos", *RANDOM, "--out", "e.parquet"],
     "evaluate": ["evaluate", "e.parquet", "--out", "evaluated"],
     "compare": ["compare", "e.parquet", "e.parquet", "--json"],
@@ -49,6 +50,7 @@ COMMANDS = {
     "audit": ["audit", "e.parquet", "--out", "audited"],
     "report": ["report", "probe"],
     "cache": ["cache"],
+    "completion": ["completion", "bash"],
 }
 QUICK = ("fit", "embed", "similarity", "probe", "scan")
 
@@ -91,7 +93,7 @@ def left_by(commands: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> dict[
 def test_every_verb_is_here() -> None:
     from transferkit.cli.dispatch import VERBS
 
-    assert {*COMMANDS, "quickstart"} == set(VERBS)  # tests/training/test_demo.py runs the quickstart
+    assert {*COMMANDS, "quickstart", "doctor"} == set(VERBS)  # tests/training/test_demo.py runs the quickstart
 
 
 def same(one: dict[str, Any], two: dict[str, Any]) -> bool:

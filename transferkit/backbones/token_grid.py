@@ -34,6 +34,22 @@ def count_prefix(tokens: int, height: int, width: int, patch: int | None) -> int
     raise ValueError(f"{tokens} tokens of {height} x {width} pixels are not a grid of patches")
 
 
+def as_grid(tokens: Tensor, height: int, width: int) -> Tensor:
+    """Return patch tokens (B, T, C) as a map (B, C, h, w), in the grid nearest to the image's aspect ratio.
+
+    Args:
+        tokens: of the patches alone, in row-major order.
+        height: of the pixels.
+        width: of the pixels.
+    """
+    count = tokens.shape[1]
+    rows = min(
+        (rows for rows in range(1, count + 1) if count % rows == 0),
+        key=lambda rows: abs(math.log(rows * rows * width / (count * height))),
+    )
+    return tokens.transpose(1, 2).reshape(len(tokens), -1, rows, count // rows)
+
+
 def check_channels(shape: Sequence[int], height: int, width: int, config: Mapping[str, Any]) -> None:
     """Refuse a map whose channels come last, as SAM 2's do: its mean would be over the wrong axes.
 

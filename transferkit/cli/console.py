@@ -59,6 +59,15 @@ def cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
+def format_size(number: float) -> str:
+    """Format a number of bytes in the largest unit in which it is at least 1."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}" if unit == "bytes" else f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.3g} TB"
+
+
 def as_json(content: Mapping[str, Any]) -> None:
     """Print one JSON object on stdout."""
     print(json.dumps(content, indent=2, sort_keys=True))

@@ -33,6 +33,7 @@ VERBS = {
     "validate": ("fit", "metrics of a checkpoint on the validation split"),
     "test": ("fit", "metrics, predictions and embeddings of the test split"),
     "predict": ("fit", "classify images that need no labels"),
+    "explain": ("explain", "what a network looked at in images, and the nearest training images"),
     "embed": ("embed", "turn images into a Parquet table of embeddings"),
     "evaluate": ("evaluate", "similarity metrics of embeddings, and figures"),
     "compare": ("compare", "two extractors on the same images: CKA, RSA, shared neighbors"),
@@ -50,6 +51,8 @@ VERBS = {
     "models": ("models", "backbones by name: parameters, width, input size, poolings, whether they take words"),
     "report": ("report", "one HTML file of a run, probe or benchmark, or of two side by side"),
     "cache": ("cache", "list or clear the cached features of images"),
+    "doctor": ("doctor", "versions, devices, caches, network, and what is missing"),
+    "completion": ("completion", "a script for bash or zsh that completes commands, options and files"),
     "quickstart": ("quickstart", "transfer learning on built-in digits, start to end, no network"),
 }
 

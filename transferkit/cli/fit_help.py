@@ -1,14 +1,12 @@
 """The help of fit, validate, test and predict; the options of Lightning's Trainer only on request."""
 
 import inspect
-import itertools
-import shutil
-import textwrap
-from collections.abc import Iterator, Sequence
-from types import UnionType
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from collections.abc import Sequence
+from typing import Any, get_type_hints
 
 import docstring_parser
+
+from transferkit.cli.help_layout import Option, lines, page, words, written
 
 OF_TRAINER = ("--help-trainer", "--help_trainer")
 ASKS = ("-h", "--help", *OF_TRAINER)
@@ -24,19 +22,21 @@ EVALUATE = (
     "directory, or a probe's classifier.safetensors together with its --model.backbone"
 )
 TOP_K = "number of classes per image in the table and with --json, the most probable first"
-TRUST = {  # options of predict for a calibrated classifier: name -> what it does, and its values
-    "coverage": (
-        "add to each image a set of classes that contains the true one with this probability, such as 0.9",
-        "",
+TRUST = [  # options of predict for a calibrated classifier
+    Option(
+        "coverage", "add to each image a set of classes that contains the true one with this probability, such as 0.9"
     ),
-    "sets": ("lac: the smallest sets on average; aps: larger where an image is harder", "lac|aps; default: lac"),
-    "reject": ("do not answer unless sure: at most this share of the answers is wrong, such as 0.05", ""),
-    "unlike": (
+    Option("sets", "lac: the smallest sets on average; aps: larger where an image is harder", ("lac", "aps"), "lac"),
+    Option("reject", "do not answer unless sure: at most this share of the answers is wrong, such as 0.05"),
+    Option(
+        "unlike",
         "distance from the training images that tells which images are unlike them",
-        "knn|mahalanobis|none; default: mahalanobis",
+        ("knn", "mahalanobis", "none"),
+        "mahalanobis",
     ),
-    "false_alarm": ("share of images like those of val that may be called unlike", "default: 0.05"),
-}
+    Option("false_alarm", "share of images like those of val that may be called unlike", default="0.05"),
+]
+TITLE_OF_TRUST = "When to trust a prediction (after a test on data with a val split):"
 FIRST = {"fit": ("data.root", "model.backbone", "model.regime", "trainer.max_epochs", "config")}
 FIRST |= dict.fromkeys(("validate", "test"), ("data.root", "ckpt_path", "name", "config", "json"))
 FIRST |= {"predict": ("data.root", "ckpt_path", "top_k", "name", "json")}
@@ -45,21 +45,6 @@ OF_A_CLASSIFIER = {
 }
 LINKED = "model.seed"  # takes its value from seed_everything, so it is not an option of its own
 OWN_TEXTS = {"trainer.max_epochs": "epochs of training"}  # Lightning's text names another default
-INDENT = 27
-
-
-class Option(NamedTuple):
-    """A line of the help.
-
-    Attributes:
-        name: with its section, without dashes.
-        text: what it does.
-        values: the words it takes, if it takes only a few; and its default.
-    """
-
-    name: str
-    text: str
-    values: str = ""
 
 
 def section(name: str, kind: type, defaults: dict[str, Any]) -> list[Option]:
@@ -76,24 +61,10 @@ def section(name: str, kind: type, defaults: dict[str, Any]) -> list[Option]:
     hints = get_type_hints(constructor)
     found = []
     for field, parameter in inspect.signature(kind).parameters.items():
-        default = written(defaults.get(field, parameter.default))
-        values = ["|".join(words(hints.get(field))), f"default: {default}" if default != "null" else ""]
         text = OWN_TEXTS.get(f"{name}.{field}", texts.get(field, "").rstrip("."))
-        found.append(Option(f"{name}.{field}", text, "; ".join(filter(None, values))))
+        default = written(defaults.get(field, parameter.default))
+        found.append(Option(f"{name}.{field}", text, words(hints.get(field)), default))
     return [option for option in found if option.name != LINKED]
-
-
-def words(hint: Any) -> list[str]:
-    """Return the words of a Literal type, without null; none if the type allows anything else."""
-    if get_origin(hint) is Literal:
-        return [str(word) for word in get_args(hint)]
-    parts = [part for part in get_args(hint) if part is not type(None)]
-    return words(parts[0]) if len(parts) == 1 and get_origin(hint) in (Union, UnionType) else []
-
-
-def written(value: Any) -> str:
-    """Return a value as it is written in a config."""
-    return "null" if value in (None, "") else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def single(verb: str) -> list[Option]:
@@ -102,19 +73,23 @@ def single(verb: str) -> list[Option]:
         Option("config", "a YAML file with any of these options, or the name of a shipped one; explicit options win"),
         Option("ckpt_path", RESUME if verb == "fit" else EVALUATE),
         Option("name", "runs/<name>/<number>/ is the run's directory; by default the config's name, or the verb"),
-        Option("seed_everything", "seed of everything random", "default: 0"),
-        *([Option("top_k", TOP_K, "default: 5")] if verb == "predict" else []),
-        *(Option(name, *told) for name, told in TRUST.items() if verb == "predict"),
+        Option("seed_everything", "seed of everything random", default="0"),
+        *([Option("top_k", TOP_K, default="5")] if verb == "predict" else []),
+        *(TRUST if verb == "predict" else []),
         Option("json", "print one JSON object"),
         Option("print_config", "print the resulting configuration and exit"),
         Option("debug", "show tracebacks"),
     ]
 
 
+def every_option(verb: str) -> list[Option]:
+    """Return a verb's options."""
+    return [option for group in (*sections().values(), single(verb)) for option in group]
+
+
 def known_options(verb: str = "fit") -> list[str]:
     """Return the names of a verb's options, with their sections, and the sections."""
-    groups = sections()
-    return [option.name for group in (*groups.values(), single(verb)) for option in group] + list(groups)
+    return [option.name for option in every_option(verb)] + list(sections())
 
 
 def options_by_argument(verb: str) -> dict[str, str]:
@@ -146,36 +121,18 @@ def help_text(verb: str, arguments: Sequence[str]) -> str:
         arguments: the command line, which contains one of the two.
     """
     groups = sections()
-    width = min(max(shutil.get_terminal_size((100, 24)).columns, 60), 120)
     if any(argument in OF_TRAINER for argument in arguments):
         title = f"Options of Lightning's Trainer for transferkit {verb}, from its documentation:"
-        return "\n".join([title, "", *lines(groups["trainer"], width)])
-    of_all = {option.name: option for option in (*itertools.chain(*groups.values()), *single(verb))}
+        return "\n".join([title, "", *lines(groups["trainer"])])
+    of_all = {option.name: option for option in every_option(verb)}
     model = [option for option in groups["model"] if verb == "fit" or option.name in OF_A_CLASSIFIER]
     remark = "" if verb == "fit" else " (for a probe's classifier; a checkpoint and an export have their own)"
     titled = {
         "Used most (IMAGES is short for --data.root IMAGES):": [of_all[name] for name in FIRST[verb]],
         f"Model{remark}:": [option for option in model if option.name not in FIRST[verb]],
         "Data:": [option for option in groups["data"] if option.name not in FIRST[verb]],
-        "When to trust a prediction (after a test on data with a val split):": [
-            option for option in single(verb) if option.name in TRUST
-        ],
-        "Run:": [option for option in single(verb) if option.name not in (*FIRST[verb], *TRUST)],
+        TITLE_OF_TRUST: [option for option in single(verb) if option in TRUST],
+        "Run:": [option for option in single(verb) if option.name not in FIRST[verb] and option not in TRUST],
     }
-    parts = [f"usage: transferkit {verb} [IMAGES] [options]", textwrap.fill(VERBS[verb], width)]
-    parts += ["\n".join([title, *lines(options, width)]) for title, options in titled.items() if options]
-    parts.append(f"Lightning's Trainer has more, such as --trainer.devices: transferkit {verb} --help-trainer")
-    return "\n\n".join(parts)
-
-
-def lines(options: Sequence[Option], width: int) -> Iterator[str]:
-    """Yield options in two columns."""
-    for option in options:
-        text = f"{option.text} ({option.values})" if option.values else option.text
-        filled = textwrap.wrap(text.replace("``", ""), width - INDENT, break_on_hyphens=False)
-        name = f"  --{option.name}"
-        if len(name) < INDENT - 1 and filled:
-            yield name.ljust(INDENT) + filled.pop(0)
-        else:
-            yield name
-        yield from (" " * INDENT + line for line in filled)
+    more = f"Lightning's Trainer has more, such as --trainer.devices: transferkit {verb} --help-trainer"
+    return page(f"{verb} [IMAGES] [options]", VERBS[verb], titled, more)

@@ -4,16 +4,21 @@ import inspect
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import docstring_parser
-from jsonargparse import ArgumentError, ArgumentParser
 
 from transferkit.cli import console
 from transferkit.cli.arguments import all_options, find_config, read_yaml, without_option
 from transferkit.cli.dialect import DIALECT, options_of, sections_of
 from transferkit.cli.suggestions import nearest
+from transferkit.cli.verb_help import help_text
 from transferkit.errors import UserError
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+ASKS = ("-h", "--help")
 
 
 def call(function: Callable[..., int], arguments: list[str]) -> int:
@@ -33,6 +38,11 @@ def call(function: Callable[..., int], arguments: list[str]) -> int:
     """
     DIALECT.options = options_of(function)
     verb, *rest = map(normalize_option, arguments)
+    if any(argument in ASKS for argument in rest):
+        print(help_text(function, verb))
+        return 0
+    from jsonargparse import ArgumentError  # here, so that the help is quick
+
     parser, known = make_parser(function, verb)
     files = [find_config(name) for name in all_options(rest, "--config")]
     for file in files:
@@ -52,8 +62,10 @@ def call(function: Callable[..., int], arguments: list[str]) -> int:
     return function(**options)
 
 
-def make_parser(function: Callable[..., int], verb: str) -> tuple[ArgumentParser, list[str]]:
+def make_parser(function: Callable[..., int], verb: str) -> tuple["ArgumentParser", list[str]]:
     """Return the parser of a command, and the names of its options and sections."""
+    from jsonargparse import ArgumentParser
+
     doc = docstring_parser.parse(function.__doc__ or "")
     parser = ArgumentParser(
         prog=f"transferkit {verb}", description=doc.description, exit_on_error=False, allow_abbrev=False
@@ -124,7 +136,7 @@ def reorder(function: Callable[..., int], arguments: Sequence[str]) -> list[str]
     argparse gives all positional parameters what the first run of values holds, even if that leaves one empty.
     """
     flags = {f"--{name}" for name, kind in get_type_hints(function).items() if kind is bool}
-    alone = {*flags, "-h", "--help", "--print_config"}
+    alone = {*flags, "--print_config"}
     positional, options, rest = [], [], without_option(arguments, "--config")
     while rest:
         argument = rest.pop(0)

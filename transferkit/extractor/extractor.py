@@ -1,12 +1,12 @@
 """The extractor: opened by name or from disk, and saved for other tools."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from transferkit import backbones
 from transferkit.errors import UserError
-from transferkit.extractor import checkpoint_reader, pretrained
+from transferkit.extractor import checkpoint_reader, explanation, pretrained
 from transferkit.extractor.core import ExtractorCore
 
 
@@ -52,6 +52,10 @@ class Extractor(ExtractorCore):
         if (path / pretrained.RECORD).is_file():
             return cls(**pretrained.read(path, weights, pooling, preprocessing or {}))
         return cls(backbones.build(str(source), weights, pooling, dict(architecture or {}), preprocessing, revision))
+
+    def explain(self, images: Iterable[Any], class_name: str | None = None) -> Iterator[explanation.Explanation]:
+        """Show what the network looked at; see :func:`~transferkit.extractor.explanation.explain`."""
+        return explanation.explain(self, images, class_name)
 
     def save_pretrained(self, path: str | Path, overwrite: bool = False) -> None:
         """Write a directory that transformers or torchvision, and transferkit, load.

@@ -4,6 +4,7 @@ import importlib
 import importlib.metadata
 import re
 from contextlib import suppress
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import PIL
@@ -117,6 +118,15 @@ def formats_for(data: bytes) -> tuple[str, ...]:
         missing = f"{plugin.name} needs the package {plugin.package} (pip install {plugin.package})"
         raise ImageError("needs_package", missing) from error
     return (name,)
+
+
+def missing_plugins() -> dict[str, str | None]:
+    """Return format -> the package that reads it, or None if it can be read here; of those that need one."""
+    found: dict[str, str | None] = {}
+    for name, plugin in PLUGINS.items():
+        is_there = find_spec(plugin.module.partition(".")[0]) or (name == "AVIF" and features.check("avif"))
+        found[plugin.name] = None if is_there else plugin.package
+    return found
 
 
 def unread(name: str) -> ImageError:

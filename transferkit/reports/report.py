@@ -100,7 +100,7 @@ def report_of_scan(scan: Scan, out: str | Path, command: list[str]) -> Path:
 def finish(report: Report, source: ImageSource, out: Path) -> Path:
     """Make the thumbnails and write the page."""
     paths = report.paths()
-    made = make_thumbnails(paths, source.reader()) if source.table is not None else Thumbnails()
+    made = make_thumbnails(paths, source.reader()) if source.table is not None or source.pictures else Thumbnails()
     if made.unread:
         report.missing.append(f"{len(made.unread):,} of {len(paths):,} thumbnails: {next(iter(made.unread.values()))}")
     if made.left_out:

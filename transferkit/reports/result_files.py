@@ -1,7 +1,7 @@
 """The files of a run, probe, benchmark or evaluation, read as far as they are there; what is missing is noted."""
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -14,7 +14,7 @@ from torch import Tensor
 from transferkit.data.embeddings import Embeddings
 from transferkit.data.image_table import ImageTable, open_images
 from transferkit.errors import UserError, first_line
-from transferkit.images.decoding import ImageError
+from transferkit.images.decoding import ImageError, read_image
 from transferkit.reports.mistakes import PredictionTable
 from transferkit.runtime.json_files import read_json
 from transferkit.runtime.parquet import read_table
@@ -115,10 +115,12 @@ class ImageSource:
     Attributes:
         table: the images; None where they are not there.
         reason: why they are not.
+        pictures: files of the results themselves, by the path that a card has.
     """
 
     table: ImageTable | None
     reason: str = ""
+    pictures: Mapping[str, Path] = field(default_factory=dict)
 
     def reader(self) -> Callable[[str], Tensor]:
         """Return a function from a path to pixels, which raises ImageError."""
@@ -126,6 +128,8 @@ class ImageSource:
         row_of = table.row_of if table else {}
 
         def read(path: str) -> Tensor:
+            if path in self.pictures:
+                return read_image(self.pictures[path])
             if table is None or path not in row_of:
                 raise ImageError("missing", self.reason or "no longer there")
             return table.read(row_of[path])

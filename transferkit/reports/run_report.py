@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from transferkit.data.embeddings import Embeddings
 from transferkit.errors import listed
 from transferkit.reports import audit_sections, data_sections, prediction_sections
 from transferkit.reports.content import Block, Headline, Remark, Report, Section
+from transferkit.reports.explanations import looked_at
 from transferkit.reports.mistakes import PredictionTable
 from transferkit.reports.numbers import Number, count, decimal, percent
 from transferkit.reports.result_files import ImageSource, ResultFolder, find_images
@@ -48,6 +50,9 @@ def run_report(
     tested = tested_split(predictions, splits)
     if predictions is not None:
         sections += judged(predictions, number(metrics, "test/ece"))
+    seen, pictures = looked_at(folder)
+    source = replace(source, pictures=pictures)
+    sections.append(seen)
     sections += audit_sections.from_folder(folder)
     if embeddings is not None:
         duplicates = data_sections.near_duplicates(embeddings)

@@ -77,15 +77,15 @@ def make_thumbnails(paths: Sequence[str], read: Callable[[str], Tensor], budget:
     return made
 
 
-def thumbnail_uri(pixels: Tensor) -> str:
-    """Return uint8 pixels (3, H, W) as a JPEG of at most 96 pixels a side; small images are enlarged as they are."""
+def thumbnail_uri(pixels: Tensor, side: int = SIDE) -> str:
+    """Return uint8 pixels (3, H, W) as a JPEG of at most ``side`` pixels a side; small ones are enlarged."""
     image = Image.fromarray(pixels.movedim(0, -1).contiguous().numpy())
-    if max(image.size) < SIDE:
-        factor = SIDE // max(image.size)
+    if max(image.size) < side:
+        factor = side // max(image.size)
         image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
     else:
         width, height = image.size  # the squarest that a very long image gets is a strip of one pixel
-        scale = SIDE / max(width, height)
+        scale = side / max(width, height)
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         image = image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
     buffer = BytesIO()

@@ -50,11 +50,13 @@ def cache(action: Literal["list", "clear"], older_than: str | None = None, json:
         entries = {"removed": len(found)} if action == "clear" else {"entries": rows}
         console.as_json({"folder": str(cache_dir()), "limit_bytes": limit, "bytes": total, **entries})
     elif action == "clear":
-        console.table(("removed", "size"), [(len(found), format_size(total))])
+        console.table(("removed", "size"), [(len(found), console.format_size(total))])
     else:
         columns = ("extractor", "pooling", "images", "of", "size", "last use")
-        table = [[row[name] for name in columns[:4]] + [format_size(row["bytes"]), row["last_use"]] for row in rows]
-        sizes = f"{format_size(total)} of {format_size(limit)}"
+        table = [
+            [row[name] for name in columns[:4]] + [console.format_size(row["bytes"]), row["last_use"]] for row in rows
+        ]
+        sizes = f"{console.format_size(total)} of {console.format_size(limit)}"
         console.table(columns, table, f"{cache_dir()}: {len(found):,} entries, {sizes}")
     return 0
 
@@ -90,12 +92,3 @@ def seconds_of(text: str) -> float:
     if not found:
         raise UserError(f"--older_than is {text[:80]!r}; give a number with s, m, h, d or w, such as 12h or 30d")
     return float(found[1]) * SECONDS[found[2]]
-
-
-def format_size(number: float) -> str:
-    """Format a number of bytes in the largest unit in which it is at least 1."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.0f} {unit}" if unit == "bytes" else f"{number:.3g} {unit}"
-        number /= 1000
-    return f"{number:.3g} TB"

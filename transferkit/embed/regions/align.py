@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import roi_align
 
+from transferkit.backbones.token_grid import as_grid
 from transferkit.data.image_table import ImageTable
 from transferkit.embed.regions.boxes import Box
 from transferkit.embed.stream import Batch, stream
@@ -126,12 +127,7 @@ def as_map(features: Tensor, height: int, width: int) -> Tensor:
         return features
     if features.ndim != 3:
         raise UserError(f'features of shape {tuple(features.shape)} do not form a grid; give `method="crop"`')
-    tokens = features.shape[1]
-    rows = min(
-        (rows for rows in range(1, tokens + 1) if tokens % rows == 0),
-        key=lambda rows: abs(torch.tensor(rows * rows * width / (tokens * height)).log().item()),
-    )
-    return features.transpose(1, 2).reshape(len(features), -1, rows, tokens // rows)  # (B, C, h, w)
+    return as_grid(features, height, width)
 
 
 def spans_of(boxes: Sequence[Box]) -> list[range]:
