@@ -1,5 +1,6 @@
 """``fit`` from Python, and the run that it returns: the numbers of the verb, of scikit-learn and of plain PyTorch."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -77,7 +78,8 @@ def test_predict_takes_one_image_or_several(run: Run) -> None:
     one = run.predict(images[0])
     assert one == run.predict([images[0]])[0] and one.label == "apples"
     logits = run.extractor.classify(run.extractor.embed(images))
-    shares = torch.nn.functional.softmax(logits, 1)
+    temperature = json.loads((run.path / "calibration.json").read_text())["temperature"]
+    shares = torch.nn.functional.softmax(logits.double() / temperature, 1)
     for prediction, row in zip(found, shares.tolist(), strict=True):
         assert list(prediction.probabilities) == run.class_names
         assert list(prediction.probabilities.values()) == pytest.approx(row)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
 
 from tests.tiny import RESNET, VIT, fit
 from transferkit.data.datamodule import ImageDataModule
@@ -21,6 +22,7 @@ from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 from transferkit.probe import ProbeResult, probe_embeddings
 from transferkit.training.module import TransferModule
+from transferkit.training.start import soften
 from transferkit.training.trainer import make_trainer, seed_everything
 
 STILL = {"lr_head": 0.0, "lr_backbone": 0.0, "weight_decay": 0.0, "regime": "full"}
@@ -115,6 +117,18 @@ def test_a_checkpoint_and_an_export_remember_as_well(tmp_path: Path) -> None:
             fit(tmp_path / "again", "digits", {"backbone": str(place)}, epochs=1, split_seed=1)
     module, _, _ = fit(tmp_path / "new", "digits", {"backbone": str(best), "head": "none"}, epochs=1, split_seed=1)
     assert not module.starts_trained
+
+
+@pytest.mark.parametrize("times", [0.01, 1.0, 100.0])
+def test_the_head_of_a_probe_is_softened_to_a_third_of_a_new_ones_size(times: float) -> None:
+    new, head = nn.Linear(512, 10), nn.Linear(512, 10)
+    head.load_state_dict({name: value * times for name, value in new.state_dict().items()})
+    embedding = torch.randn(50, 512)
+    before = head(embedding)
+    soften(head)
+    assert float(head.weight.std()) == pytest.approx(min(times, 1 / 3) * float(new.weight.std()), rel=0.05)
+    torch.testing.assert_close(head(embedding).argmax(1), before.argmax(1))
+    torch.testing.assert_close(head(embedding) / head(embedding).std(), before / before.std())
 
 
 def test_what_is_remembered() -> None:

@@ -56,14 +56,13 @@ class LinearClassifier:
         """Return calibrated class probabilities `(N, K)` of raw embeddings `(N, D)`."""
         return (self.logits(embedding) / self.temperature).softmax(1)
 
-    def as_head_of(self, extractor: Extractor, logit_scale: float = 1.0) -> Extractor:
+    def as_head_of(self, extractor: Extractor) -> Extractor:
         """Return the extractor with this classifier as its head, to export or fine-tune.
 
         The head's weights are divided by the temperature, so that its softmax is calibrated.
 
         Args:
             extractor: the one whose embeddings the classifier was fitted on.
-            logit_scale: factor on the calibrated logits; it changes probabilities, not predictions.
 
         Raises:
             UserError: the classifier was fitted on embeddings of another extractor.
@@ -78,8 +77,7 @@ class LinearClassifier:
                 f"{extractor.name} has {value}; give the extractor that was probed, or probe this one"
             )
         head = nn.Linear(width, classes, device=extractor.device)
-        scale = logit_scale / self.temperature
-        head.load_state_dict({"weight": self.weight * scale, "bias": self.bias * scale})
+        head.load_state_dict({"weight": self.weight / self.temperature, "bias": self.bias / self.temperature})
         unit = self.standardization == "l2" or self.metadata.get("normalize", False)
         record = {"regime": "frozen", "fitted_on": self.fitted_on}
         return Extractor(extractor.backbone, extractor.preprocessing, head, self.class_names, unit, record)

@@ -30,7 +30,7 @@ class Prediction(NamedTuple):
 
     Attributes:
         label: the most probable class.
-        probability: of it.
+        probability: of it; calibrated if the run was tested, see :meth:`Run.test`.
         probabilities: of every class, in the order of ``class_names``.
     """
 
@@ -83,7 +83,7 @@ class Run:
     def predict(self, images: Any, batch_size: int = ..., progress: bool = ...) -> Any: ...
 
     def predict(self, images: Any, batch_size: int = 32, progress: bool = False) -> Prediction | list[Prediction]:
-        """Classify an image, or several.
+        """Classify an image, or several; with calibrated probabilities after :meth:`test` on data with a val split.
 
         Args:
             images: one image, or several, in any form that ``Extractor.embed`` takes.
@@ -98,8 +98,8 @@ class Run:
         """
         single = is_single(images)
         embedding = self.extractor.embed([images] if single else images, batch_size, progress)
-        found = []
-        for row in self.extractor.classify(embedding).softmax(1).cpu():
+        logits, calibration, found = self.extractor.classify(embedding), self.extractor.calibration, []
+        for row in (calibration.probability(logits) if calibration else logits.softmax(1)).cpu():
             values = dict(zip(self.class_names, row.tolist(), strict=True))
             label = self.class_names[int(row.argmax())]
             found.append(Prediction(label, values[label], values))
@@ -123,6 +123,7 @@ class Run:
             values["test/epoch"] = module.epoch
         write_metrics(self.path, self.metrics | values)
         audit_run(self.path)
+        self.__dict__.pop("extractor", None)  # opened anew, with its calibration
         return values
 
     @property
