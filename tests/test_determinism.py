@@ -121,8 +121,9 @@ def test_the_number_of_workers_does_not_matter(
 ) -> None:
     arguments = [part for part in COMMANDS[verb] if part not in ALONE]
     one, two = (left_by([[*arguments, option, count]], monkeypatch) for count in more)
-    one.pop("runs/cut/0/config.yaml", None)  # which says how many there were
-    two.pop("runs/cut/0/config.yaml", None)
+    for left in (one, two):
+        for name in ("config.yaml", "report.html"):  # which say how many there were
+            left.pop(f"runs/cut/0/{name}", None)
     assert same(one, two)
 
 
