@@ -113,7 +113,8 @@ def check_finite(origin: str | Path, state: Mapping[str, Tensor]) -> None:
         if not tensor.is_floating_point() or tensor.is_meta:
             continue
         # A sum takes one pass and no memory, and is finite where every value is, but for an overflow.
-        if not tensor.sum(dtype=torch.float64).isfinite() and not tensor.isfinite().all():
+        precision = torch.promote_types(tensor.dtype, torch.float32)
+        if not tensor.sum(dtype=precision).isfinite() and not tensor.isfinite().all():
             raise UserError(
                 f"{origin}: the tensor {name} holds NaN or infinity; give weights whose training did not diverge"
             )
