@@ -264,10 +264,10 @@ def test_published_files_are_known_by_their_names() -> None:
 @pytest.mark.parametrize(
     ("entry", "resize"),
     [
-        (models.ResNet50_Weights.IMAGENET1K_V1, 256),
+        pytest.param(models.ResNet50_Weights.IMAGENET1K_V1, 256, marks=pytest.mark.slow),
         (models.ResNet50_Weights.IMAGENET1K_V2, 232),
         (models.GoogLeNet_Weights.IMAGENET1K_V1, 256),
-        (models.DenseNet121_Weights.IMAGENET1K_V1, 256),
+        pytest.param(models.DenseNet121_Weights.IMAGENET1K_V1, 256, marks=pytest.mark.slow),
         pytest.param(models.Inception_V3_Weights.IMAGENET1K_V1, 342, marks=pytest.mark.slow),
         pytest.param(models.ViT_B_16_Weights.IMAGENET1K_SWAG_E2E_V1, 384, marks=pytest.mark.slow),
     ],

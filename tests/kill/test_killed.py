@@ -128,11 +128,6 @@ def test_killed_and_started_again(name: str, place: Path) -> None:
     try_kills(WORKS[name], WORKS[name].times, name, place)
 
 
-@pytest.mark.parametrize("name", ["index again"])
-def test_killed_once(name: str, place: Path) -> None:
-    try_kills(WORKS[name], 1, f"{name} once", place)
-
-
 def try_kills(work: Work, times: int, name: str, place: Path) -> None:
     work = work.at(place)
     draw, slug = random.Random(name), name.replace(" ", "-")

@@ -179,7 +179,7 @@ def test_what_is_no_table_of_embeddings(file: Path, tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"bad.parquet", "photos.parquet"}
 
 
-@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("rows", [pytest.param(1, marks=pytest.mark.slow), 2])
 @pytest.mark.parametrize("make", ["one class", "own classes", "zeros", "equal", "some without label"])
 def test_degenerate_tables(tmp_path: Path, rows: int, make: str) -> None:
     small = table(rows)
