@@ -1,5 +1,7 @@
-"""A progress bar on stderr for long work."""
+"""Progress of long work on stderr: a bar on a terminal, in a log a line now and then."""
 
+import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -8,6 +10,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from transferkit.runtime.verbosity import progress_wanted
+
+log = logging.getLogger(__name__)
+FIRST_LINE, NEXT_LINE = 10.0, 30.0  # seconds before the first line of a log, and between two
 
 
 class Rate(ProgressColumn):
@@ -26,14 +31,60 @@ class Rate(ProgressColumn):
 
 @contextmanager
 def progress_bar(label: str, total: int | None, unit: str = "images") -> Iterator[Callable[[int], None]]:
-    """Show a bar with rate and time left while the block runs; yield ``advance(steps)``.
+    """Show the steps done, rate and time left while the block runs; yield ``advance(steps)``.
 
-    Nothing is drawn unless progress is wanted (see :mod:`~transferkit.runtime.verbosity`) and stderr is a terminal, so
-    that logs stay readable. The total may be unknown.
+    Nothing is shown unless progress is wanted (see :mod:`~transferkit.runtime.verbosity`). The total may be unknown.
     """
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(unit), TimeRemainingColumn())
     console = Console(stderr=True)
-    hidden = not (progress_wanted.get() and console.is_terminal) or total == 0
-    with Progress(*columns, console=console, disable=hidden) as bar:
-        task = bar.add_task(label, total=total)
-        yield lambda steps: bar.advance(task, steps)
+    if not progress_wanted.get() or total == 0:
+        yield lambda steps: None
+    elif not console.is_terminal:
+        yield ProgressLines(label, total, unit).advance
+    else:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(unit))
+        with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
+            task = bar.add_task(label, total=total)
+            yield lambda steps: bar.advance(task, steps)
+
+
+class ProgressLines:
+    """Progress in a log.
+
+    Args:
+        label: what is done.
+        total: number of steps, if it is known.
+        unit: what a step is, in the plural.
+        clock: seconds.
+    """
+
+    def __init__(
+        self, label: str, total: int | None, unit: str = "images", clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.label, self.total, self.unit, self.clock = label, total, unit, clock
+        self.done, self.start = 0, clock()
+        self.due = self.start + FIRST_LINE
+
+    def advance(self, steps: int) -> None:
+        """Count steps, and log a line if one is due."""
+        self.done += steps
+        now = self.clock()
+        if now >= self.due and self.done and self.done != self.total:
+            self.due = now + NEXT_LINE
+            log.info("%s", self.line(now - self.start))
+
+    def line(self, seconds: float) -> str:
+        """Return the steps done after some seconds, their rate, and the time left if the total is known."""
+        rate = self.done / seconds
+        counted = f"{self.done:,}" if self.total is None else f"{self.done:,} of {self.total:,}"
+        left = "" if self.total is None else f", about {minutes((self.total - self.done) / rate)} left"
+        return f"{self.label}: {counted} {self.unit}, {rate:,.{0 if rate >= 10 else 1}f}/s{left}"
+
+
+def minutes(seconds: float) -> str:
+    """Return a duration in minutes and seconds.
+
+    >>> minutes(83.6)
+    '1:24'
+    """
+    whole = max(0, round(seconds))
+    return f"{whole // 60}:{whole % 60:02d}"

@@ -9,6 +9,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from transferkit.runtime.progress import minutes
+
 log = logging.getLogger(__name__)
 SECONDS = 15.0  # between two lines of a long step
 
@@ -96,13 +98,3 @@ class StepProgress:
             return None
         now = self.clock()
         return max((now - job.start) * (job.total - job.done) / job.done for job in self.jobs.values())
-
-
-def minutes(seconds: float) -> str:
-    """Return a duration in minutes and seconds.
-
-    >>> minutes(83.6)
-    '1:24'
-    """
-    whole = max(0, round(seconds))
-    return f"{whole // 60}:{whole % 60:02d}"
