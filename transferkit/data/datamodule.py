@@ -19,6 +19,7 @@ from transferkit.data.batches import (
     leave_signals_to_main,
 )
 from transferkit.data.exclusion import leave_out
+from transferkit.data.groups import check_whole
 from transferkit.data.image_table import ImageTable, check_trainable, one_form, open_images
 from transferkit.data.integrity import MOST_NAMED, raise_broken, verify_together
 from transferkit.data.splits import HELD_OUT, assign_splits, few_shot, load_splits, select_classes
@@ -39,7 +40,8 @@ class ImageDataModule(LightningDataModule):
     Args:
         root: class folders, a folder with train/val[/test], a CSV or Parquet manifest, or ``digits``.
         image_root: the folder that a manifest's paths are relative to, or lie in; by default its own.
-        val_fraction: share of the training images that becomes val, stratified, unless val is given.
+        val_fraction: share of the training images that becomes val, stratified, unless val is given. Images of one
+            ``group`` of a manifest stay together.
         test_fraction: share that becomes test, stratified, unless test is given.
         split_seed: seed of these splits and of ``n_per_class``, independent of the training's.
         splits: ``splits.parquet`` of an earlier run, to repeat its splits exactly.
@@ -136,13 +138,13 @@ class ImageDataModule(LightningDataModule):
                 self.tables["predict"] = open_images(self.root, self.image_root)
             return
         if not self.tables.keys() - {"predict"}:
-            table = self.read_splits() if stage == "fit" or self.splits else self.read_all(stage)
+            table = self.read_splits(stage) if stage == "fit" or self.splits else self.read_all(stage)
             self.table = table
             self.tables |= {name: self.union([name]) for name in ("train", "val", "test") if name in table.splits}
             self.class_names = table.class_names
         self.check_stage(stage)
 
-    def read_splits(self) -> ImageTable:
+    def read_splits(self, stage: str) -> ImageTable:
         """Return all images with the splits to train, select and test on."""
         table = open_images(self.root, self.image_root)
         if self.splits:
@@ -150,6 +152,8 @@ class ImageDataModule(LightningDataModule):
         table = leave_out(table, self.exclude)
         if self.classes:
             table = select_classes(table, self.classes)
+        if stage == "fit":
+            check_whole(table.groups, table.splits, self.root)
         if self.splits:
             return table
         check_trainable(table)

@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import itertools
+import logging
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from transferkit.data.groups import check_enough, in_one_unit, split_units, units_of
 from transferkit.data.image_table import ImageTable
-from transferkit.errors import UserError
+from transferkit.errors import UserError, listed
 from transferkit.runtime.files import atomic_path
+
+log = logging.getLogger(__name__)
 
 
 def stratified_split(
@@ -66,6 +70,7 @@ def assign_splits(table: ImageTable, val_fraction: float, test_fraction: float, 
     """Give every image a split: given ones are kept, the rest is train, from which val and test are drawn.
 
     Val is drawn only if the table has no val, and test only if it has no test; fractions are of the training images.
+    A group stays together.
 
     Args:
         table: images, some or all without a split.
@@ -74,21 +79,62 @@ def assign_splits(table: ImageTable, val_fraction: float, test_fraction: float, 
         seed: seed of the split, independent of the seed of training.
 
     Raises:
-        UserError: fractions out of range.
+        UserError: fractions out of range; too few groups.
     """
     wanted = {"val": val_fraction, "test": test_fraction}
     drawn = [name for name in wanted if name not in table.splits]
     splits = [split or "train" for split in table.splits]
     train = [row for row, split in enumerate(splits) if split == "train"]
-    parts = stratified_split(
-        [table.labels[row] for row in train],
-        [wanted[name] for name in drawn],
-        seed,
-        keys=[table.paths[row] for row in train],
+    inside = table.select(train)
+    parts = draw_parts(
+        inside.labels, inside.paths, inside.groups, [wanted[name] for name in drawn], seed, table.source or table.root
     )
     for row, part in zip(train, parts, strict=True):
         splits[row] = ["train", *drawn][part]
     return replace(table, splits=tuple(splits))
+
+
+def draw_parts(
+    labels: Sequence[Hashable],
+    paths: Sequence[str],
+    groups: Sequence[str | None] | None,
+    fractions: Sequence[float],
+    seed: int,
+    source: str,
+) -> list[int]:
+    """:func:`stratified_split` by paths; groups, if there are any, stay together.
+
+    A class of which all images are in one group stays in part 0, with a warning.
+
+    Args:
+        labels: (N,) class of each row.
+        paths: (N,) unique.
+        groups: (N,) name of each row's group or None; None without groups.
+        fractions: as of :func:`stratified_split`.
+        seed: seed of the draw.
+        source: name of the data, for messages.
+
+    Returns:
+        (N,) part of each row.
+
+    Raises:
+        UserError: fractions out of range; too few groups.
+    """
+    alone = stratified_split(labels, fractions, seed, paths)
+    if groups is None or not any(fractions):
+        return alone
+    units = units_of(paths, groups)
+    check_enough(units, 1 + sum(map(bool, fractions)), source)
+    parts = split_units(labels, units, fractions, seed)
+    single = in_one_unit(labels, units)
+    if not set(parts).issuperset(part for part, fraction in enumerate(fractions, 1) if fraction):
+        raise UserError(
+            f"the classes of {source} have too few groups to hold some out ({listed(single)} in one group each); "
+            "give images of another group, or rename the column 'group' if it does not say what must stay together"
+        )
+    if single:
+        log.warning("all images of a class are in one group, and stay in train: %s", listed(single))
+    return parts
 
 
 def few_shot(table: ImageTable, n_per_class: int, seed: int) -> tuple[ImageTable, str | None]:
