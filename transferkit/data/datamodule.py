@@ -22,7 +22,7 @@ from transferkit.data.exclusion import leave_out
 from transferkit.data.groups import check_whole
 from transferkit.data.image_table import ImageTable, check_trainable, one_form, open_images
 from transferkit.data.integrity import MOST_NAMED, raise_broken, verify_together
-from transferkit.data.splits import HELD_OUT, assign_splits, few_shot, load_splits, select_classes
+from transferkit.data.splits import HELD_OUT, assign_fold, assign_splits, few_shot, load_splits, select_classes
 from transferkit.errors import UserError, listed
 from transferkit.images.augmentation import Augmentation, Preset
 from transferkit.images.preprocessing import Preprocessing
@@ -54,6 +54,8 @@ class ImageDataModule(LightningDataModule):
         class_weights: ``balanced`` (inverse class frequency) or one weight per class, for the loss.
         batch_size: images per step and process.
         num_workers: loading processes; by default one per core but one, at most 8.
+        folds: train K times, each time with another fold as val; stratified, groups together, a given test apart.
+        fold: only this one of the folds, from 0.
         exclude: a CSV or Parquet file with a column ``path`` of images to leave out; in an audit's reviewed table,
             the rows whose ``decision`` is ``drop``.
     """
@@ -76,12 +78,15 @@ class ImageDataModule(LightningDataModule):
         num_workers: int | None = None,
         image_root: str | None = None,
         exclude: str | None = None,
+        folds: int | None = None,
+        fold: int | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
         check_counts(batch_size=batch_size, num_workers=num_workers, views=views, n_per_class=n_per_class)
         check_fractions(val_fraction=val_fraction, test_fraction=test_fraction)
-        self.image_root, self.exclude = image_root, exclude
+        check_folds(folds, fold, splits)
+        self.image_root, self.exclude, self.folds, self.fold = image_root, exclude, folds, fold
         self.root, self.splits, self.classes, self.n_per_class = root, splits, classes, n_per_class
         self.val_fraction, self.test_fraction, self.split_seed = val_fraction, test_fraction, split_seed
         self.augmentation, self.views, self.cache = augmentation, views, cache
@@ -157,7 +162,12 @@ class ImageDataModule(LightningDataModule):
         if self.splits:
             return table
         check_trainable(table)
-        table = assign_splits(table, self.val_fraction, self.test_fraction, self.split_seed)
+        val_fraction = 0.0 if self.folds else self.val_fraction
+        table = assign_splits(table, val_fraction, self.test_fraction, self.split_seed)
+        if self.folds:
+            if self.fold is None:
+                raise UserError(f"`folds={self.folds}` are fitted one by one; give the number of one as `fold`, from 0")
+            table = assign_fold(table, self.folds, self.fold, self.split_seed)
         if self.n_per_class is not None:
             table, note = few_shot(table, self.n_per_class, self.split_seed)
             if note:
@@ -353,6 +363,22 @@ def check_counts(batch_size: int, num_workers: int | None, views: int, n_per_cla
     for name, (value, low) in least.items():
         if value is not None and value < low:
             raise UserError(f"`{name}` is {value}; give {low} or more")
+
+
+def check_folds(folds: int | None, fold: int | None, splits: str | None) -> None:
+    """Validate the number of folds, and of one of them.
+
+    Raises:
+        UserError: out of range, or beside recorded splits.
+    """
+    if folds is None and fold is None:
+        return
+    if folds is None or folds < 2:
+        raise UserError(f"`folds` is {folds}; give 2 or more")
+    if fold is not None and not 0 <= fold < folds:
+        raise UserError(f"`fold` is {fold}; give a number from 0 to {folds - 1}")
+    if splits:
+        raise UserError(f"`folds={folds}` draws splits, but `splits={splits!r}` gives some; leave one of them out")
 
 
 def check_fractions(**fractions: float) -> None:

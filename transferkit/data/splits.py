@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transferkit.data.groups import check_enough, in_one_unit, split_units, units_of
+from transferkit.data.groups import check_enough, fold_units, in_one_unit, split_units, units_of
 from transferkit.data.image_table import ImageTable
 from transferkit.errors import UserError, listed
 from transferkit.runtime.files import atomic_path
@@ -91,6 +91,40 @@ def assign_splits(table: ImageTable, val_fraction: float, test_fraction: float, 
     )
     for row, part in zip(train, parts, strict=True):
         splits[row] = ["train", *drawn][part]
+    return replace(table, splits=tuple(splits))
+
+
+def assign_fold(table: ImageTable, folds: int, fold: int, seed: int) -> ImageTable:
+    """Make one of K folds val, and all other images train; a given test stays. Stratified, and groups stay together.
+
+    A class that only one fold would have is kept in train by every fold, by its smallest group (or image), so that no
+    fold is judged on a class that it has not seen.
+
+    Args:
+        table: images; given train and val are dealt together.
+        folds: K, 2 or more.
+        fold: from 0 to K - 1.
+        seed: seed of the folds, the same for all of them.
+
+    Raises:
+        UserError: fewer groups, or images, than folds.
+    """
+    rows = [row for row, split in enumerate(table.splits) if split != "test"]
+    inside = table.select(rows)
+    units = units_of(inside.paths, inside.groups)
+    dealt = fold_units(inside.labels, units, folds, seed)
+    if len({number for number in dealt if number >= 0}) < folds:
+        what = "images" if table.groups is None else "groups"
+        count = len({unit for unit, number in zip(units, dealt, strict=True) if number >= 0})
+        raise UserError(
+            f"`folds` is {folds}, but {table.source or table.root} has {count} {what} to hold out (the only one of "
+            f"a class stays in train); give fewer folds, or more {what}"
+        )
+    if fold == 0 and table.groups is not None and (single := in_one_unit(inside.labels, units)):
+        log.warning("all images of a class are in one group, and stay in train: %s", listed(single))
+    splits = list(table.splits)
+    for row, number in zip(rows, dealt, strict=True):
+        splits[row] = "val" if number == fold else "train"
     return replace(table, splits=tuple(splits))
 
 
