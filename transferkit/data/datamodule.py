@@ -22,7 +22,15 @@ from transferkit.data.exclusion import leave_out
 from transferkit.data.groups import check_whole
 from transferkit.data.image_table import ImageTable, check_trainable, one_form, open_images
 from transferkit.data.integrity import MOST_NAMED, raise_broken, verify_together
-from transferkit.data.splits import HELD_OUT, assign_fold, assign_splits, few_shot, load_splits, select_classes
+from transferkit.data.splits import (
+    HELD_OUT,
+    assign_fold,
+    assign_splits,
+    check_folds,
+    few_shot,
+    load_splits,
+    select_classes,
+)
 from transferkit.errors import UserError, listed
 from transferkit.images.augmentation import Augmentation, Preset
 from transferkit.images.preprocessing import Preprocessing
@@ -363,22 +371,6 @@ def check_counts(batch_size: int, num_workers: int | None, views: int, n_per_cla
     for name, (value, low) in least.items():
         if value is not None and value < low:
             raise UserError(f"`{name}` is {value}; give {low} or more")
-
-
-def check_folds(folds: int | None, fold: int | None, splits: str | None) -> None:
-    """Validate the number of folds, and of one of them.
-
-    Raises:
-        UserError: out of range, or beside recorded splits.
-    """
-    if folds is None and fold is None:
-        return
-    if folds is None or folds < 2:
-        raise UserError(f"`folds` is {folds}; give 2 or more")
-    if fold is not None and not 0 <= fold < folds:
-        raise UserError(f"`fold` is {fold}; give a number from 0 to {folds - 1}")
-    if splits:
-        raise UserError(f"`folds={folds}` draws splits, but `splits={splits!r}` gives some; leave one of them out")
 
 
 def check_fractions(**fractions: float) -> None:

@@ -128,6 +128,22 @@ def assign_fold(table: ImageTable, folds: int, fold: int, seed: int) -> ImageTab
     return replace(table, splits=tuple(splits))
 
 
+def check_folds(folds: int | None, fold: int | None, splits: str | None) -> None:
+    """Validate the number of folds, and of one of them.
+
+    Raises:
+        UserError: out of range, or beside recorded splits.
+    """
+    if folds is None and fold is None:
+        return
+    if folds is None or folds < 2:
+        raise UserError(f"`folds` is {folds}; give 2 or more")
+    if fold is not None and not 0 <= fold < folds:
+        raise UserError(f"`fold` is {fold}; give a number from 0 to {folds - 1}")
+    if splits:
+        raise UserError(f"`folds={folds}` draws splits, but `splits={splits!r}` gives some; leave one of them out")
+
+
 def draw_parts(
     labels: Sequence[Hashable],
     paths: Sequence[str],
