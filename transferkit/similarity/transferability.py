@@ -16,7 +16,7 @@ def log_me(features: Tensor, target: Tensor) -> float:
 
     For each class, its one-hot column y is modeled as y ~ N(F w, 1/b) with w ~ N(0, 1/a), and a and b maximize the
     evidence p(y | F) (You et al. 2021, "LogME: Practical Assessment of Pre-trained Models for Transfer Learning",
-    arXiv:2102.11005, eq. 2). For a given ratio t = a / b the best b is N / yᵀ(I + F Fᵀ / t)⁻¹y, so a search over t
+    arXiv:2102.11005). For a given ratio t = a / b the best b is N / yᵀ(I + F Fᵀ / t)⁻¹y, so a search over t
     alone finds the maximum, where the paper iterates. Higher is better; only scores on the same rows compare.
 
     Args:
@@ -64,7 +64,7 @@ def shrunk_h_score(features: Tensor, target: Tensor) -> float:
 
     tr(Σ_a⁻¹ (1 - a) Σ_z), where Σ_z is the covariance of the class means and Σ_a = (1 - a) Σ + a tr(Σ)/D I the
     covariance of the features, shrunk by Ledoit and Wolf (2004) (Ibrahim et al. 2022, "Newer is not always better",
-    arXiv:2110.06893, eq. 5; Bao et al. 2019). From 0 to K - 1; higher is better.
+    arXiv:2110.06893; Bao et al. 2019). From 0 to K - 1; higher is better.
 
     Args:
         features: `(N, D)`.
