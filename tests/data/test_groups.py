@@ -100,6 +100,8 @@ def test_folds_are_as_even_as_those_of_scikit_learn() -> None:
     ours, theirs = 0.0, 0.0
     for seed in range(20):
         table = drawn_table(seed)
+        if min(Counter(table.labels).values()) < 5:
+            continue  # scikit-learn warns of too small a class
         units = units_of(table.paths, table.groups)
         ours += unevenness(table.labels, deal(table.labels, units, [0.2] * 5, "x"), 5)
         folds = [0] * len(table)
@@ -108,7 +110,7 @@ def test_folds_are_as_even_as_those_of_scikit_learn() -> None:
             for row in held:
                 folds[row] = fold
         theirs += unevenness(table.labels, folds, 5)
-    assert ours <= 1.1 * theirs
+    assert 0 < ours <= 1.1 * theirs
 
 
 def test_the_draw_depends_on_groups_and_seed_and_not_on_row_order() -> None:

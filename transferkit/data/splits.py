@@ -111,21 +111,53 @@ def assign_fold(table: ImageTable, folds: int, fold: int, seed: int) -> ImageTab
     """
     rows = [row for row, split in enumerate(table.splits) if split != "test"]
     inside = table.select(rows)
-    units = units_of(inside.paths, inside.groups)
-    dealt = fold_units(inside.labels, units, folds, seed)
-    if len({number for number in dealt if number >= 0}) < folds:
-        what = "images" if table.groups is None else "groups"
-        count = len({unit for unit, number in zip(units, dealt, strict=True) if number >= 0})
-        raise UserError(
-            f"`folds` is {folds}, but {table.source or table.root} has {count} {what} to hold out (the only one of "
-            f"a class stays in train); give fewer folds, or more {what}"
-        )
-    if fold == 0 and table.groups is not None and (single := in_one_unit(inside.labels, units)):
-        log.warning("all images of a class are in one group, and stay in train: %s", listed(single))
+    dealt = deal_folds(
+        inside.labels, inside.paths, inside.groups, folds, seed, table.source or table.root, warn=fold == 0
+    )
     splits = list(table.splits)
     for row, number in zip(rows, dealt, strict=True):
         splits[row] = "val" if number == fold else "train"
     return replace(table, splits=tuple(splits))
+
+
+def deal_folds(
+    labels: Sequence[Hashable],
+    paths: Sequence[str],
+    groups: Sequence[str | None] | None,
+    folds: int,
+    seed: int,
+    source: str,
+    warn: bool = True,
+) -> list[int]:
+    """Deal rows into K folds, stratified, groups together; see :func:`~transferkit.data.groups.fold_units`.
+
+    Args:
+        labels: (N,) class of each row.
+        paths: (N,) unique.
+        groups: (N,) name of each row's group or None; None without groups.
+        folds: K, 2 or more.
+        seed: seed of the folds.
+        source: name of the data, for messages.
+        warn: whether to warn of classes that are in one group.
+
+    Returns:
+        (N,) fold of each row, from 0; -1 for rows that every fold trains on.
+
+    Raises:
+        UserError: fewer groups, or images, than folds.
+    """
+    units = units_of(paths, groups)
+    dealt = fold_units(labels, units, folds, seed)
+    if len({number for number in dealt if number >= 0}) < folds:
+        what = "images" if groups is None else "groups"
+        count = len({unit for unit, number in zip(units, dealt, strict=True) if number >= 0})
+        raise UserError(
+            f"`folds` is {folds}, but {source} has {count} {what} to hold out (the only one of "
+            f"a class stays in train); give fewer folds, or more {what}"
+        )
+    if warn and groups is not None and (single := in_one_unit(labels, units)):
+        log.warning("all images of a class are in one group, and stay in train: %s", listed(single))
+    return dealt
 
 
 def check_folds(folds: int | None, fold: int | None, splits: str | None) -> None:
