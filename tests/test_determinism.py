@@ -38,6 +38,7 @@ COMMANDS = {
     "compare": ["compare", "e.parquet", "e.parquet", "--json"],
     "similarity": ["similarity", "photos/val/limes/0.jpg", "photos/val/apples/0.jpg", *RANDOM, "--json"],
     "probe": ["probe", "photos", *RANDOM, "--fast", "--json"],
+    "rank": ["rank", "photos", "--extractors", f"{NET},squeezenet1_1", "--weights", "none", "--fast", "--json"],
     "benchmark": ["benchmark", *GRID, "--json"],
     "export": ["export", NET, "--weights", "none", "--out", "exported"],
     "index": ["index", "photos", "--extractor", "exported", "--index", "HNSW8"],

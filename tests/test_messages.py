@@ -21,6 +21,7 @@ PAGE = {
     "search/html.py",  # CSS has names that begin with two dashes
     "reports/other_reports.py",  # a report gives the command that repeats it
     "reports/probe_report.py",
+    "reports/rank_report.py",
     "reports/run_report.py",
 }
 

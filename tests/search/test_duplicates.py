@@ -1,6 +1,7 @@
 """Near-duplicates and leaks against all pairs."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,17 @@ def test_the_same_bytes(pictures: Path) -> None:
     (pictures / "even" / "copy.png").write_bytes((pictures / "odd" / "01.png").read_bytes())
     found = open_images(pictures).content_hashes(["even/copy.png", "odd/01.png", "odd/03.png"])
     assert found["even/copy.png"] == found["odd/01.png"] != found["odd/03.png"]
+
+
+def test_pairs_in_two_groups_may_be_parted_by_a_draw() -> None:
+    """Counted where no split is given; those in one group stay together, and an image by itself is a group."""
+    base = torch.nn.functional.normalize(torch.randn(6, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+    grouped = replace(
+        table(torch.cat([base, base]), [None] * 12),
+        groups=["p", "p", "q", None, "r", "r", "p", "q", "q", None, "r", "s"],
+    )
+    found = find_duplicates(grouped, 0.99)
+    assert {(pair.first, pair.second) for pair in found.loose} == {(1, 7), (3, 9), (5, 11)} and found.loose_count == 3
+    assert found.leaks == [] and find_duplicates(replace(grouped, groups=None), 0.99).loose == []
+    given = find_duplicates(replace(grouped, splits=["train"] * 6 + ["val"] * 6), 0.99)
+    assert given.loose == [] and given.leak_count == 6

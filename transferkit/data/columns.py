@@ -1,11 +1,11 @@
-"""The columns that every table of images has: path, label and split of each row."""
+"""The columns that every table of images has: path, label, split and perhaps group of each row."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 
 class Rows(Protocol):
-    """A table with a path, a label and a split per row."""
+    """A table with a path, a label and a split per row, and perhaps a group."""
 
     @property
     def paths(self) -> Sequence[str]:
@@ -19,17 +19,27 @@ class Rows(Protocol):
     def splits(self) -> Sequence[str | None]:
         """``train``, ``val``, ``test`` or None."""
 
+    @property
+    def groups(self) -> Sequence[str | None] | None:
+        """Which images belong together, such as those of a patient; None for an image, or a table, without groups."""
+
 
 class Columns(NamedTuple):
-    """Columns path, label and split; equal labels are one object, so a row takes little more memory than its path."""
+    """Columns path, label, split and group (if any); labels are shared, so a row takes little more than its path."""
 
     paths: list[str]
     labels: list[str | None]
     splits: list[str | None]
+    groups: list[str | None] | None = None
 
 
 def take(table: Rows, rows: Iterable[int]) -> Columns:
-    """Return path, label and split of some rows, in the order given."""
+    """Return path, label, split and group of some rows, in the order given."""
     rows = list(rows)
-    paths, labels, splits = table.paths, table.labels, table.splits
-    return Columns([paths[row] for row in rows], [labels[row] for row in rows], [splits[row] for row in rows])
+    paths, labels, splits, groups = table.paths, table.labels, table.splits, table.groups
+    return Columns(
+        [paths[row] for row in rows],
+        [labels[row] for row in rows],
+        [splits[row] for row in rows],
+        None if groups is None else [groups[row] for row in rows],
+    )

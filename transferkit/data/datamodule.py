@@ -19,11 +19,20 @@ from transferkit.data.batches import (
     leave_signals_to_main,
 )
 from transferkit.data.exclusion import leave_out
+from transferkit.data.groups import check_whole
 from transferkit.data.image_table import ImageTable, check_trainable, one_form, open_images
 from transferkit.data.integrity import MOST_NAMED, raise_broken, verify_together
 from transferkit.data.memory_table import Split, table_of_images
 from transferkit.data.option_ranges import check_counts, check_fractions
-from transferkit.data.splits import HELD_OUT, assign_splits, few_shot, load_splits, select_classes
+from transferkit.data.splits import (
+    HELD_OUT,
+    assign_fold,
+    assign_splits,
+    check_folds,
+    few_shot,
+    load_splits,
+    select_classes,
+)
 from transferkit.errors import UserError, listed
 from transferkit.images.augmentation import Augmentation, OwnTransform, Preset
 from transferkit.images.preprocessing import Preprocessing
@@ -41,7 +50,8 @@ class ImageDataModule(LightningDataModule):
     Args:
         root: class folders, a folder with train/val[/test], a CSV or Parquet manifest, or ``digits``.
         image_root: the folder that a manifest's paths are relative to, or lie in; by default its own.
-        val_fraction: share of the training images that becomes val, stratified, unless val is given.
+        val_fraction: share of the training images that becomes val, stratified, unless val is given. Images of one
+            ``group`` of a manifest stay together.
         test_fraction: share that becomes test, stratified, unless test is given.
         split_seed: seed of these splits and of ``n_per_class``, independent of the training's.
         splits: ``splits.parquet`` of an earlier run, to repeat its splits exactly.
@@ -54,6 +64,8 @@ class ImageDataModule(LightningDataModule):
         class_weights: ``balanced`` (inverse class frequency) or one weight per class, for the loss.
         batch_size: images per step and process.
         num_workers: loading processes; by default one per core but one, at most 8.
+        folds: train K times, each time with another fold as val; stratified, groups together, a given test apart.
+        fold: only this one of the folds, from 0.
         exclude: a CSV or Parquet file with a column ``path`` of images to leave out; in an audit's reviewed table,
             the rows whose ``decision`` is ``drop``.
     """
@@ -76,12 +88,15 @@ class ImageDataModule(LightningDataModule):
         num_workers: int | None = None,
         image_root: str | None = None,
         exclude: str | None = None,
+        folds: int | None = None,
+        fold: int | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
         check_counts(batch_size=batch_size, num_workers=num_workers, views=views, n_per_class=n_per_class)
         check_fractions(val_fraction=val_fraction, test_fraction=test_fraction)
-        self.image_root, self.exclude = image_root, exclude
+        check_folds(folds, fold, splits)
+        self.image_root, self.exclude, self.folds, self.fold = image_root, exclude, folds, fold
         self.root, self.splits, self.classes, self.n_per_class = root, splits, classes, n_per_class
         self.val_fraction, self.test_fraction, self.split_seed = val_fraction, test_fraction, split_seed
         self.augmentation, self.views, self.cache = augmentation, views, cache
@@ -175,13 +190,13 @@ class ImageDataModule(LightningDataModule):
                 self.tables["predict"] = self.open()
             return
         if not self.tables.keys() - {"predict"}:
-            table = self.read_splits() if stage == "fit" or self.splits else self.read_all(stage)
+            table = self.read_splits(stage) if stage == "fit" or self.splits else self.read_all(stage)
             self.table = table
             self.tables |= {name: self.union([name]) for name in ("train", "val", "test") if name in table.splits}
             self.class_names = table.class_names
         self.check_stage(stage)
 
-    def read_splits(self) -> ImageTable:
+    def read_splits(self, stage: str) -> ImageTable:
         """Return all images with the splits to train, select and test on."""
         table = self.open()
         if self.splits:
@@ -189,10 +204,17 @@ class ImageDataModule(LightningDataModule):
         table = leave_out(table, self.exclude)
         if self.classes:
             table = select_classes(table, self.classes)
+        if stage == "fit":
+            check_whole(table.groups, table.splits, self.root)
         if self.splits:
             return table
         check_trainable(table)
-        table = assign_splits(table, self.val_fraction, self.test_fraction, self.split_seed)
+        val_fraction = 0.0 if self.folds else self.val_fraction
+        table = assign_splits(table, val_fraction, self.test_fraction, self.split_seed)
+        if self.folds:
+            if self.fold is None:
+                raise UserError(f"`folds={self.folds}` are fitted one by one; give the number of one as `fold`, from 0")
+            table = assign_fold(table, self.folds, self.fold, self.split_seed)
         if self.n_per_class is not None:
             table, note = few_shot(table, self.n_per_class, self.split_seed)
             if note:

@@ -23,6 +23,7 @@ from transferkit.runtime.parquet import read_table
 
 KEY = b"transferkit"
 TEXTS = ["path", "label", "split"]
+GROUP = "group"  # a column that a table has if its images have groups
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Embeddings:
             engine, device, space_format) and their hash (space), embed_dim, shape, augmentation, batch_size,
             versions, data_fingerprint, broken (path -> why it is left out), and reused (the number of rows that
             were computed among other images, if any). Tables of earlier versions lack some of these.
+        groups: name of the group of each row, or None; None for a table without groups.
     """
 
     embedding: Tensor
@@ -46,6 +48,7 @@ class Embeddings:
     labels: Sequence[str | None]
     splits: Sequence[str | None]
     metadata: Mapping[str, Any]
+    groups: Sequence[str | None] | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -58,7 +61,8 @@ class Embeddings:
     def select(self, rows: Sequence[int]) -> "Embeddings":
         """Return the given rows, in that order."""
         embedding = self.embedding[torch.as_tensor(rows, dtype=torch.long)]
-        return Embeddings(embedding, *take(self, rows), self.metadata)
+        paths, labels, splits, groups = take(self, rows)
+        return Embeddings(embedding, paths, labels, splits, self.metadata, groups)
 
     def save(self, path: str | Path) -> None:
         """Write one Parquet file atomically."""
@@ -257,6 +261,7 @@ class Facts(NamedTuple):
     labels: list[str | None]
     splits: list[str | None]
     metadata: dict[str, Any]
+    groups: list[str | None] | None = None
 
 
 def read_facts(path: str | Path) -> Facts:
@@ -266,10 +271,11 @@ def read_facts(path: str | Path) -> Facts:
         UserError: the file is missing, truncated, not Parquet, or not an embeddings table.
     """
     path = Path(path)
-    table = read(path, TEXTS)
+    table = read(path, [*TEXTS, GROUP])
     metadata = metadata_of(table.schema, path)
     check_texts(table, path)
-    return Facts(table["path"].to_pylist(), table["label"].to_pylist(), table["split"].to_pylist(), metadata)
+    paths, labels, splits = (table[name].to_pylist() for name in TEXTS)
+    return Facts(paths, labels, splits, metadata, groups_of(table))
 
 
 def read(path: Path, columns: list[str] | None = None) -> pa.Table:
@@ -338,7 +344,7 @@ def check_texts(table: pa.Table, path: Path) -> None:
     Raises:
         UserError: a column is missing or is not text; a path is missing.
     """
-    for name in TEXTS:
+    for name in [*TEXTS, *({GROUP} & set(table.column_names))]:
         kind = table.schema.field(name).type if name in table.column_names else None
         if kind is None or not (pa.types.is_string(kind) or pa.types.is_null(kind)):
             raise UserError(f"{path}: column {name} is {kind or 'missing'}, text was expected; write it again")
@@ -347,7 +353,7 @@ def check_texts(table: pa.Table, path: Path) -> None:
 
 
 def to_arrow(embeddings: Embeddings) -> pa.Table:
-    """Return columns path, label, split and embedding, with the metadata as JSON under the key ``transferkit``."""
+    """Return columns path, label, split, group (if any) and embedding; the metadata is JSON under ``transferkit``."""
     values = embeddings.embedding.detach().to("cpu", torch.float32).contiguous()
     width = values.shape[1]
     column = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1).numpy()), width)
@@ -355,8 +361,10 @@ def to_arrow(embeddings: Embeddings) -> pa.Table:
         "path": pa.array(embeddings.paths, pa.string()),
         "label": pa.array(embeddings.labels, pa.string()),
         "split": pa.array(embeddings.splits, pa.string()),
-        "embedding": column,
     }
+    if embeddings.groups is not None:
+        columns[GROUP] = pa.array(embeddings.groups, pa.string())
+    columns["embedding"] = column
     bare = pa.table(columns)
     return bare.cast(with_metadata(bare.schema, embeddings.metadata))
 
@@ -386,4 +394,10 @@ def from_arrow(table: pa.Table, path: Path) -> Embeddings:
         labels=table["label"].to_pylist(),
         splits=table["split"].to_pylist(),
         metadata=metadata,
+        groups=groups_of(table),
     )
+
+
+def groups_of(table: pa.Table) -> list[str | None] | None:
+    """Return the column group, None if there is none."""
+    return table[GROUP].to_pylist() if GROUP in table.column_names else None

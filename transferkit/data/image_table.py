@@ -45,6 +45,8 @@ class ImageTable:
         splits: ``"train"``, ``"val"``, ``"test"`` or ``None`` (not given) of each image.
         source: what the user named, for messages.
         empty: folders that stand for a class or a split and contain no image.
+        groups: name of the group of each image, ``None`` for one by itself; images of a group (a patient, a burst, a
+            video, a place) are never drawn to two sides. ``None`` if the source has no groups.
         seen: is called with path and pixels of each image that this process decodes.
         in_memory: whether the pixels are in memory, so that there are no files to check, stamp or remember.
     """
@@ -55,6 +57,7 @@ class ImageTable:
     splits: tuple[str | None, ...]
     source: str = ""
     empty: tuple[str, ...] = ()
+    groups: tuple[str | None, ...] | None = None
     seen: Callable[[str, Tensor], None] | None = field(default=None, compare=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -67,6 +70,8 @@ class ImageTable:
         """Validate the order and the lengths."""
         if not len(self.paths) == len(self.labels) == len(self.splits):
             raise ValueError("paths, labels and splits differ in length")
+        if self.groups is not None and len(self.groups) != len(self.paths):
+            raise ValueError("paths and groups differ in length")
         if any(map(operator.ge, self.paths, itertools.islice(self.paths, 1, None))):
             raise ValueError("paths must be sorted and unique")
 
@@ -108,8 +113,9 @@ class ImageTable:
 
     def select(self, rows: Iterable[int]) -> "ImageTable":
         """Return the table of some rows, each once and in path order."""
-        paths, labels, splits = take(self, sorted(set(rows)))
-        return replace(self, paths=tuple(paths), labels=tuple(labels), splits=tuple(splits), empty=())
+        paths, labels, splits, groups = take(self, sorted(set(rows)))
+        kept = None if groups is None else tuple(groups)
+        return replace(self, paths=tuple(paths), labels=tuple(labels), splits=tuple(splits), groups=kept, empty=())
 
     def stamps(self) -> list[str]:
         """Return a text per image that changes with its content; see :mod:`transferkit.data.fingerprint`."""
@@ -280,7 +286,7 @@ def table_of(
 
 
 def table_of_columns(root: str, columns: Columns, source: str, empty: Sequence[str] = ()) -> ImageTable:
-    """:func:`table_of` for columns of path, label and split."""
+    """:func:`table_of` for columns of path, label, split and group."""
     paths = columns.paths
     for path in itertools.filterfalse(str.isascii, (root, *paths)):
         try:
@@ -293,7 +299,8 @@ def table_of_columns(root: str, columns: Columns, source: str, empty: Sequence[s
     forms_of = Counter(map(one_form, written))  # a name in two Unicode forms is one class
     forms = {label: one_form(label) if forms_of[one_form(label)] > 1 else label for label in written}
     labels = tuple(map(forms.__getitem__, columns.labels))
-    return table_class(root)(root, tuple(columns.paths), labels, tuple(columns.splits), source, tuple(empty))
+    groups = None if columns.groups is None else tuple(columns.groups)
+    return table_class(root)(root, tuple(columns.paths), labels, tuple(columns.splits), source, tuple(empty), groups)
 
 
 def name_fault(path: str) -> str:

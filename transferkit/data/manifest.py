@@ -1,4 +1,4 @@
-"""Manifests: a CSV or Parquet table with the columns ``path[,label][,split]``, read and checked in blocks of rows."""
+"""Manifests: CSV or Parquet with the columns ``path[,label][,split][,group]``, read and checked in blocks of rows."""
 
 import csv
 import difflib
@@ -30,7 +30,7 @@ SPLIT_WORDS = {
     "testing": "test",
 }
 
-COLUMNS = ("path", "label", "split")
+COLUMNS = ("path", "label", "split", "group")
 OTHER_NAMES = {
     "path": ("path", "filepath", "filename", "image", "image_path"),
     "label": ("label", "class", "class_name", "category", "target", "species"),
@@ -56,7 +56,7 @@ class Block(NamedTuple):
     """Some rows of the file, unchecked.
 
     Attributes:
-        cells: of the columns path, label and split.
+        cells: of the columns path, label, split and group.
         ragged: positions of rows with more cells than columns.
     """
 
@@ -65,7 +65,7 @@ class Block(NamedTuple):
 
 
 class Labels(dict[str | None, str | None]):
-    """Cell -> label; each text is cleaned once, and all rows share one object."""
+    """Cell -> label or group; each text is cleaned once, and all rows share one object."""
 
     def __missing__(self, cell: str | None) -> str | None:
         text = (cell or "").strip() or None
@@ -85,8 +85,8 @@ class Splits(dict[str | None, str | None]):
 def read_manifest(
     manifest: Path, faults: list[str] | None = None, image_root: str | Path | None = None
 ) -> list[ManifestRow]:
-    """Read and check a manifest as :func:`read_columns` does, and return its rows in file order."""
-    return list(map(ManifestRow, *read_columns(manifest, faults, image_root)))
+    """Read and check a manifest as :func:`read_columns` does, and return its rows in file order, without groups."""
+    return list(map(ManifestRow, *read_columns(manifest, faults, image_root)[:3]))
 
 
 def read_columns(manifest: Path, faults: list[str] | None = None, image_root: str | Path | None = None) -> Columns:
@@ -94,8 +94,8 @@ def read_columns(manifest: Path, faults: list[str] | None = None, image_root: st
 
     Paths are relative to the manifest's folder, or to ``image_root``; absolute ones inside it are accepted. They
     must stay in it, after links are followed. Whether the files exist is not checked here: a missing image is a
-    broken image. Labels are text (numbers are converted), stripped. An empty cell and a number that is NaN are
-    ``None``, and so is the text ``nan`` or ``NaN`` if all other labels are numbers; otherwise it is a class name.
+    broken image. Labels and groups are text (numbers are converted), stripped. An empty cell and a number that is
+    NaN are ``None``, and so is the label ``nan`` or ``NaN`` if all others are numbers; otherwise it is a class name.
 
     Args:
         manifest: a ``.csv`` (UTF-8, comma) or ``.parquet`` file.
@@ -103,14 +103,14 @@ def read_columns(manifest: Path, faults: list[str] | None = None, image_root: st
         image_root: the folder of the images, if it is not the manifest's.
 
     Raises:
-        UserError: the file is unreadable, has no ``path`` column (the most similar one is named), one of the three
+        UserError: the file is unreadable, has no ``path`` column (the most similar one is named), one of the four
             columns twice, no row, or a row with an empty, escaping or repeated path or an unknown split. Rows count
             from 1, without the header.
     """
     is_parquet = manifest.suffix.lower() == ".parquet"
     folder = manifest.parent if image_root is None else Path(image_root).expanduser()
     contain = Containment(folder, "manifest's folder" if image_root is None else "")
-    found, dropped, number = Columns([], [], []), set[int](), 0
+    found, dropped, number = Columns([], [], [], []), set[int](), 0
     labels, splits = Labels(), Splits()
     try:
         for block in parquet_blocks(manifest) if is_parquet else csv_blocks(manifest):
@@ -124,6 +124,7 @@ def read_columns(manifest: Path, faults: list[str] | None = None, image_root: st
             found.paths.extend(checked.paths)
             found.labels.extend(checked.labels)
             found.splits.extend(checked.splits)
+            found.groups.extend(checked.groups or [])  # type: ignore[union-attr]  # a list here
     except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
         kind = "Parquet file" if is_parquet else "CSV file in UTF-8"
         reason = " ".join(str(error).split())[:200]
@@ -132,6 +133,8 @@ def read_columns(manifest: Path, faults: list[str] | None = None, image_root: st
         raise UserError(f"manifest {str(manifest)!r} has no rows; give it one per image")
     if len(set(found.paths)) < len(found.paths):
         found = without_repeated(found, dropped, manifest, faults)
+    if not any(found.groups or []):
+        found = found._replace(groups=None)
     return without_nan(found)
 
 
@@ -154,6 +157,7 @@ def check(block: Block, contain: Containment, labels: Labels, splits: Splits) ->
         contain.all(block.cells[0], reasons),
         list(map(labels.__getitem__, block.cells[1])),
         list(map(splits.__getitem__, block.cells[2])),
+        list(map(labels.__getitem__, block.cells[3])),
     )
     if UNKNOWN in checked.splits:
         for position, split in enumerate(checked.splits):
@@ -199,7 +203,7 @@ def is_number(text: str) -> bool:
 
 
 def csv_blocks(manifest: Path) -> Iterator[Block]:
-    """Yield the three columns in blocks of rows."""
+    """Yield the four columns in blocks of rows."""
     with manifest.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.reader(file, strict=True)
         names = next(reader, [])
@@ -216,7 +220,7 @@ def csv_blocks(manifest: Path) -> Iterator[Block]:
 
 
 def parquet_blocks(manifest: Path) -> Iterator[Block]:
-    """Yield the three columns as text in blocks of rows.
+    """Yield the four columns as text in blocks of rows.
 
     Raises:
         ValueError: a column is not text; the file would unpack into gigabytes.
@@ -266,10 +270,10 @@ def check_columns(names: Sequence[str], manifest: Path) -> None:
     """Validate the column names; warn if there is no label but a column with a similar name.
 
     Raises:
-        UserError: there is no column, no ``path``, or one of the three columns twice.
+        UserError: there is no column, no ``path``, or one of the four columns twice.
     """
     if not names:
-        raise UserError(f"manifest {str(manifest)!r} is empty; give it the columns path[,label][,split]")
+        raise UserError(f"manifest {str(manifest)!r} is empty; give it the columns path[,label][,split][,group]")
     if "path" not in names:
         nearest = most_similar(names, "path")
         raise UserError(f"manifest {str(manifest)!r} has no column 'path'; rename the nearest one, {nearest!r}")

@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import itertools
+import logging
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from transferkit.data.groups import check_enough, fold_units, in_one_unit, split_units, units_of
 from transferkit.data.image_table import ImageTable
-from transferkit.errors import UserError
+from transferkit.errors import UserError, listed
 from transferkit.runtime.files import atomic_path
+
+log = logging.getLogger(__name__)
 
 
 def stratified_split(
@@ -66,6 +70,7 @@ def assign_splits(table: ImageTable, val_fraction: float, test_fraction: float, 
     """Give every image a split: given ones are kept, the rest is train, from which val and test are drawn.
 
     Val is drawn only if the table has no val, and test only if it has no test; fractions are of the training images.
+    A group stays together.
 
     Args:
         table: images, some or all without a split.
@@ -74,21 +79,144 @@ def assign_splits(table: ImageTable, val_fraction: float, test_fraction: float, 
         seed: seed of the split, independent of the seed of training.
 
     Raises:
-        UserError: fractions out of range.
+        UserError: fractions out of range; too few groups.
     """
     wanted = {"val": val_fraction, "test": test_fraction}
     drawn = [name for name in wanted if name not in table.splits]
     splits = [split or "train" for split in table.splits]
     train = [row for row, split in enumerate(splits) if split == "train"]
-    parts = stratified_split(
-        [table.labels[row] for row in train],
-        [wanted[name] for name in drawn],
-        seed,
-        keys=[table.paths[row] for row in train],
+    inside = table.select(train)
+    parts = draw_parts(
+        inside.labels, inside.paths, inside.groups, [wanted[name] for name in drawn], seed, table.source or table.root
     )
     for row, part in zip(train, parts, strict=True):
         splits[row] = ["train", *drawn][part]
     return replace(table, splits=tuple(splits))
+
+
+def assign_fold(table: ImageTable, folds: int, fold: int, seed: int) -> ImageTable:
+    """Make one of K folds val, and all other images train; a given test stays. Stratified, and groups stay together.
+
+    A class that only one fold would have is kept in train by every fold, by its smallest group (or image), so that no
+    fold is judged on a class that it has not seen.
+
+    Args:
+        table: images; given train and val are dealt together.
+        folds: K, 2 or more.
+        fold: from 0 to K - 1.
+        seed: seed of the folds, the same for all of them.
+
+    Raises:
+        UserError: fewer groups, or images, than folds.
+    """
+    rows = [row for row, split in enumerate(table.splits) if split != "test"]
+    inside = table.select(rows)
+    dealt = deal_folds(
+        inside.labels, inside.paths, inside.groups, folds, seed, table.source or table.root, warn=fold == 0
+    )
+    splits = list(table.splits)
+    for row, number in zip(rows, dealt, strict=True):
+        splits[row] = "val" if number == fold else "train"
+    return replace(table, splits=tuple(splits))
+
+
+def deal_folds(
+    labels: Sequence[Hashable],
+    paths: Sequence[str],
+    groups: Sequence[str | None] | None,
+    folds: int,
+    seed: int,
+    source: str,
+    warn: bool = True,
+) -> list[int]:
+    """Deal rows into K folds, stratified, groups together; see :func:`~transferkit.data.groups.fold_units`.
+
+    Args:
+        labels: (N,) class of each row.
+        paths: (N,) unique.
+        groups: (N,) name of each row's group or None; None without groups.
+        folds: K, 2 or more.
+        seed: seed of the folds.
+        source: name of the data, for messages.
+        warn: whether to warn of classes that are in one group.
+
+    Returns:
+        (N,) fold of each row, from 0; -1 for rows that every fold trains on.
+
+    Raises:
+        UserError: fewer groups, or images, than folds.
+    """
+    units = units_of(paths, groups)
+    dealt = fold_units(labels, units, folds, seed)
+    if len({number for number in dealt if number >= 0}) < folds:
+        what = "images" if groups is None else "groups"
+        count = len({unit for unit, number in zip(units, dealt, strict=True) if number >= 0})
+        raise UserError(
+            f"`folds` is {folds}, but {source} has {count} {what} to hold out (the only one of "
+            f"a class stays in train); give fewer folds, or more {what}"
+        )
+    if warn and groups is not None and (single := in_one_unit(labels, units)):
+        log.warning("all images of a class are in one group, and stay in train: %s", listed(single))
+    return dealt
+
+
+def check_folds(folds: int | None, fold: int | None, splits: str | None) -> None:
+    """Validate the number of folds, and of one of them.
+
+    Raises:
+        UserError: out of range, or beside recorded splits.
+    """
+    if folds is None and fold is None:
+        return
+    if folds is None or folds < 2:
+        raise UserError(f"`folds` is {folds}; give 2 or more")
+    if fold is not None and not 0 <= fold < folds:
+        raise UserError(f"`fold` is {fold}; give a number from 0 to {folds - 1}")
+    if splits:
+        raise UserError(f"`folds={folds}` draws splits, but `splits={splits!r}` gives some; leave one of them out")
+
+
+def draw_parts(
+    labels: Sequence[Hashable],
+    paths: Sequence[str],
+    groups: Sequence[str | None] | None,
+    fractions: Sequence[float],
+    seed: int,
+    source: str,
+) -> list[int]:
+    """:func:`stratified_split` by paths; groups, if there are any, stay together.
+
+    A class of which all images are in one group stays in part 0, with a warning.
+
+    Args:
+        labels: (N,) class of each row.
+        paths: (N,) unique.
+        groups: (N,) name of each row's group or None; None without groups.
+        fractions: as of :func:`stratified_split`.
+        seed: seed of the draw.
+        source: name of the data, for messages.
+
+    Returns:
+        (N,) part of each row.
+
+    Raises:
+        UserError: fractions out of range; too few groups.
+    """
+    alone = stratified_split(labels, fractions, seed, paths)
+    if groups is None or not any(fractions):
+        return alone
+    units = units_of(paths, groups)
+    check_enough(units, 1 + sum(map(bool, fractions)), source)
+    parts = split_units(labels, units, fractions, seed)
+    single = in_one_unit(labels, units)
+    if not set(parts).issuperset(part for part, fraction in enumerate(fractions, 1) if fraction):
+        raise UserError(
+            f"the classes of {source} have too few groups to hold some out ({listed(single)} in one group each); "
+            "give images of another group, or rename the column 'group' if it does not say what must stay together"
+        )
+    if single:
+        log.warning("all images of a class are in one group, and stay in train: %s", listed(single))
+    return parts
 
 
 def few_shot(table: ImageTable, n_per_class: int, seed: int) -> tuple[ImageTable, str | None]:

@@ -184,7 +184,7 @@ def touch(file: Path) -> None:
 def stamped(table: ImageTable, rows: Sequence[int], stamps: Sequence[str]) -> ImageTable:
     """Return some rows of a table as an entry holds them: with stamps as labels, without splits."""
     part = table.select(rows)
-    return replace(part, labels=tuple(stamps), splits=(None,) * len(part))
+    return replace(part, labels=tuple(stamps), splits=(None,) * len(part), groups=None)
 
 
 def deposit(out: Path, table: ImageTable, stamps: Sequence[str], space: EmbeddingSpace) -> None:

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import pyarrow.parquet as pq
 import torch
 
-from transferkit.data.embeddings import TEXTS, Embeddings, read_facts, with_metadata, writer
+from transferkit.data.columns import take
+from transferkit.data.embeddings import GROUP, TEXTS, Embeddings, read_facts, with_metadata, writer
 from transferkit.data.image_table import ImageTable
 from transferkit.data.integrity import raise_broken
 from transferkit.embed.stream import Batch, View, batch_ranges, make_table, stream_table, usual_batch_size
@@ -131,7 +132,7 @@ def plan(out: Path, table: ImageTable, metadata: Mapping[str, Any], batch_size: 
     metadata = {**metadata, "batch_size": batch_size}
     size = max(1, min(SHARD_BATCHES, SHARD_BYTES // (4 * metadata["embed_dim"] * batch_size)))
     batches = batch_ranges(len(table), batch_size)
-    content = [metadata, table.labels, table.splits, size]
+    content = [metadata, table.labels, table.splits, size, *([] if table.groups is None else [table.groups])]
     key = sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     out = through_links(out)  # shards are written on the same disk as the result
     folder = out.with_name(f".{out.name}.{key[:16]}.parts")
@@ -265,11 +266,10 @@ def written_before(shards: Shards) -> Written | None:
         return None
     broken, table = facts.metadata.get("broken", {}), shards.table
     same = {**facts.metadata, **IGNORED} == {**shards.metadata, **IGNORED}
-    rows = zip(table.paths, table.labels, table.splits, strict=True)
-    wanted = [row for row in rows if row[0] not in broken]
-    if not same or wanted != list(zip(facts.paths, facts.labels, facts.splits, strict=True)):
+    wanted = take(table, (row for row, path in enumerate(table.paths) if path not in broken))
+    if not same or wanted != (facts.paths, facts.labels, facts.splits, facts.groups):
         return None
-    return Written(len(wanted), broken, 0)
+    return Written(len(wanted.paths), broken, 0)
 
 
 def check_embeddings(out: Path, as_folder: bool) -> None:
@@ -296,7 +296,7 @@ def foreign_to_embeddings(out: Path) -> str | None:
         read_facts(out)
     except UserError:
         return "not a table of embeddings"
-    columns = set(pq.read_schema(out).names) - {*TEXTS, "embedding"} if out.is_file() else set()
+    columns = set(pq.read_schema(out).names) - {*TEXTS, GROUP, "embedding"} if out.is_file() else set()
     return f"a column {min(columns)!r}" if columns else None
 
 

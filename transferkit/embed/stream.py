@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from transferkit.data.columns import take
 from transferkit.data.embeddings import Embeddings
 from transferkit.data.image_table import ImageTable
 from transferkit.data.integrity import remember
@@ -111,13 +112,8 @@ def batch_ranges(rows: int, batch_size: int) -> list[range]:
 
 def make_table(table: ImageTable, rows: list[int], embedding: Tensor, metadata: Mapping[str, Any]) -> Embeddings:
     """Make a table of the embeddings (N, *shape) of some rows, flattened to (N, D)."""
-    return Embeddings(
-        embedding=embedding.flatten(1),
-        paths=[table.paths[row] for row in rows],
-        labels=[table.labels[row] for row in rows],
-        splits=[table.splits[row] for row in rows],
-        metadata=metadata,
-    )
+    paths, labels, splits, groups = take(table, rows)
+    return Embeddings(embedding.flatten(1), paths, labels, splits, metadata, groups)
 
 
 def stream(

@@ -96,8 +96,8 @@ def audit_embeddings(
 ) -> Audit:
     """Look for what should be mended in labeled images.
 
-    Labels are judged by a linear probe on the other folds, near-duplicates kept in one, and by the nearest images
-    that are no near-duplicates.
+    Labels are judged by a linear probe on the other folds, near-duplicates and groups kept in one, and by the nearest
+    images that are no near-duplicates and of another group.
 
     Args:
         table: the embeddings; rows without label are only looked at as images.
@@ -112,8 +112,9 @@ def audit_embeddings(
     found: list[Issue] = []
     unit = similarity.unit_rows(table.embedding)
     neighbors = nearest(unit)
+    same = neighbors.joined(table.groups)
     remarks = [f"near-duplicates: cosine of {neighbors.threshold:.4g} or more"]
-    quality, issues = label_issues(table, unit, neighbors, folds, seed, remarks)
+    quality, issues = label_issues(table, unit, same, folds, seed, remarks)
     found += issues
     found += outliers(table, neighbors)
     taken = {issue.path for issue in found}
@@ -142,6 +143,16 @@ class Neighbors(NamedTuple):
     row: Tensor
     group: Tensor
     threshold: float
+
+    def joined(self, groups: Sequence[str | None] | None) -> "Neighbors":
+        """Return the same neighbors, with given groups joined to those of near-duplicates."""
+        if groups is None:
+            return self
+        first_of: dict[str, int] = {}
+        pairs = [(first_of.setdefault(name, row), row) for row, name in enumerate(groups) if name is not None]
+        linked = [*enumerate(self.group.tolist()), *pairs]
+        first, second = (torch.tensor(column) for column in zip(*linked, strict=True))
+        return self._replace(group=similarity.joined_rows(len(groups), first, second))
 
     def mean_distance(self, most: int = 10) -> Tensor:
         """Return the mean distance of each row to its nearest rows that are no near-duplicates, NaN without any."""

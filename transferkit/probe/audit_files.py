@@ -127,10 +127,12 @@ def read_review(reviewed: Path) -> list[tuple[str, str, str]]:
 
 
 def write_manifest(table: ImageTable, labels: list[str | None], stays: list[bool], out: Path) -> int:
-    """Write a manifest with the columns path, label and split; how many images are in it."""
+    """Write a manifest with the columns path, label, split and group (if any); return the number of images."""
     kept = [row for row in range(len(table)) if stays[row]]
     with atomic_path(out) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(("path", "label", "split"))
-        writer.writerows((table.paths[row], labels[row] or "", table.splits[row] or "") for row in kept)
+        columns = {"path": table.paths, "label": labels, "split": table.splits}
+        columns |= {} if table.groups is None else {"group": table.groups}
+        writer.writerow(columns)
+        writer.writerows([column[row] or "" for column in columns.values()] for row in kept)
     return len(kept)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from transferkit.data.groups import deal
 from transferkit.probe.linear import fit_linear, logits_of, sweep
 
 FOLDS = 5
@@ -16,7 +17,7 @@ TOLERANCE = 1e-4
 
 
 def assign_folds(target: Tensor, group: Tensor, folds: int = FOLDS, seed: int = 0) -> Tensor:
-    """Deal rows into folds: near-duplicates stay together, and every class is spread as evenly as that allows.
+    """Deal rows into folds: a group stays together, and every class is spread as evenly as that allows.
 
     Args:
         target: `(N,)` int64.
@@ -27,14 +28,8 @@ def assign_folds(target: Tensor, group: Tensor, folds: int = FOLDS, seed: int = 
     Returns:
         `(N,)` int64 from 0.
     """
-    _, unit = torch.unique(group, return_inverse=True)
-    units = int(unit.max()) + 1
-    first = torch.full((units,), len(target)).scatter_reduce_(0, unit, torch.arange(len(target)), "amin")
-    order = torch.randperm(units, generator=torch.Generator().manual_seed(seed))
-    order = order[target[first[order]].argsort(stable=True)]
-    dealt = torch.empty(units, dtype=torch.int64)
-    dealt[order] = torch.arange(units) % folds
-    return dealt[unit]
+    units = [f"group {number}" for number in group.tolist()]
+    return torch.tensor(deal(target.tolist(), units, [1 / folds] * folds, f"out of fold/{seed}"))
 
 
 def out_of_fold(

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from transferkit.data.embeddings import Embeddings
-from transferkit.data.splits import stratified_split
+from transferkit.data.groups import check_whole
+from transferkit.data.splits import draw_parts
 from transferkit.errors import UserError, listed
 
 LONGEST = 1e15
@@ -47,11 +48,12 @@ def split_rows(embeddings: Embeddings, *, val_fraction: float, test_fraction: fl
     - train and val: val becomes test, and another val is drawn from train.
     - no splits: test is drawn, `test_fraction` of each class, then val from the rest.
 
-    The draw depends on paths, labels and seed, not on row order; a class of one row stays in train.
+    The draw depends on paths, labels, groups and seed, not on row order; a class of one row stays in train. Rows of
+    one group stay together.
 
     Raises:
-        UserError: NaN or huge values, no labels, an empty split, fewer than two classes, more classes than
-            rows to train on, or all embeddings equal.
+        UserError: NaN or huge values, no labels, given splits that break a group, too few groups, an empty split, fewer
+            than two classes, more classes than rows to train on, or all embeddings equal.
     """
     check_values(embeddings)
     rows = sorted(range(len(embeddings)), key=lambda row: embeddings.paths[row])
@@ -69,18 +71,20 @@ def split_rows(embeddings: Embeddings, *, val_fraction: float, test_fraction: fl
     if None in given and len(given) > 1:
         loose = next(row for row in rows if embeddings.splits[row] is None)
         raise UserError(f"{embeddings.paths[loose]} has no split but others do; give all of them a split, or none")
+    if embeddings.groups is not None:
+        check_whole([embeddings.groups[row] for row in rows], split_of.values(), "the embeddings")
     if not {"train", "val", "test"} <= given:
         origin = {"source": "drawn", "seed": seed, "val_fraction": val_fraction}
         if given == {None}:
             origin["test_fraction"] = test_fraction
-            draw(split_of, "test", test_fraction, embeddings.paths, labels, seed)
+            draw(split_of, "test", test_fraction, embeddings, labels, seed)
         elif "val" in given and "test" not in given:
             origin["source"] = "val is held out for the test, another one drawn from train"
             split_of = {row: "test" if name == "val" else name for row, name in split_of.items()}
         else:
             origin["source"] = "val drawn from train"
         if "train" in split_of.values() and "test" in split_of.values():
-            draw(split_of, "val", val_fraction, embeddings.paths, labels, seed)
+            draw(split_of, "val", val_fraction, embeddings, labels, seed)
     train, val, test = ([row for row in rows if split_of[row] == name] for name in ("train", "val", "test"))
     for name, members in (("train", train), ("val", val), ("test", test)):
         if not members:
@@ -110,11 +114,13 @@ def split_rows(embeddings: Embeddings, *, val_fraction: float, test_fraction: fl
 
 
 def draw(
-    split_of: dict[int, str], name: str, fraction: float, paths: Sequence[str], labels: dict[int, str], seed: int
+    split_of: dict[int, str], name: str, fraction: float, embeddings: Embeddings, labels: dict[int, str], seed: int
 ) -> None:
-    """Move a stratified fraction of the training rows to another split, in place."""
+    """Move a stratified fraction of the training rows to another split, in place; groups stay together."""
     train = [row for row in split_of if split_of[row] == "train"]
-    chosen = stratified_split([labels[row] for row in train], [fraction], seed, [paths[row] for row in train])
+    groups = None if embeddings.groups is None else [embeddings.groups[row] for row in train]
+    paths = [embeddings.paths[row] for row in train]
+    chosen = draw_parts([labels[row] for row in train], paths, groups, [fraction], seed, "the embeddings")
     split_of.update({row: name for row, drawn in zip(train, chosen, strict=True) if drawn})
 
 

@@ -8,6 +8,7 @@ from transferkit.reports.comparison import comparison_report
 from transferkit.reports.content import Report
 from transferkit.reports.other_reports import audit_report, benchmark_report, evaluation_report
 from transferkit.reports.probe_report import probe_report
+from transferkit.reports.rank_report import rank_report
 from transferkit.reports.rendering import write_report
 from transferkit.reports.result_files import ImageSource, ResultFolder
 from transferkit.reports.run_report import run_report
@@ -25,7 +26,7 @@ def report_of(
     image_root: str | None = None,
     embeddings: Embeddings | None = None,
 ) -> Path:
-    """Write the report of a run, probe, benchmark, evaluation or audit.
+    """Write the report of a run, probe, benchmark, evaluation, audit or ranking.
 
     It is made of what there is in the directory, and says what is missing.
 
@@ -51,6 +52,8 @@ def report_of(
         report, source = probe_report(folder, images, image_root)
     elif kind == "benchmark":
         report = benchmark_report(folder)
+    elif kind == "ranking":
+        report = rank_report(folder)
     elif kind == "audit":
         report, source = audit_report(folder, images, image_root)
     else:

@@ -20,7 +20,7 @@ from transferkit.runtime.json_files import read_json
 from transferkit.runtime.parquet import read_table
 
 T = TypeVar("T")
-Kind = Literal["run", "probe", "benchmark", "evaluation", "audit"]
+Kind = Literal["run", "probe", "benchmark", "evaluation", "audit", "ranking"]
 SIGNS: dict[str, Kind] = {  # a file -> what a folder that holds it is; the first that is there decides
     "config.yaml": "run",
     "metrics.json": "run",  # of what was not trained here
@@ -28,6 +28,7 @@ SIGNS: dict[str, Kind] = {  # a file -> what a folder that holds it is; the firs
     "benchmark.csv": "benchmark",
     "similarity.json": "evaluation",
     "audit.parquet": "audit",
+    "rank.json": "ranking",
 }
 
 
@@ -57,7 +58,9 @@ class ResultFolder:
             if (self.path / name).is_file():
                 return kind
         what = "does not exist" if not self.path.exists() else f"holds none of {', '.join(SIGNS)}"
-        raise UserError(f"{self.path} {what}; give the directory of a run, probe, benchmark, evaluation or audit")
+        raise UserError(
+            f"{self.path} {what}; give the directory of a run, probe, benchmark, evaluation, audit or ranking"
+        )
 
     def json(self, name: str) -> dict[str, Any]:
         """Return a JSON object; empty where the file is missing or damaged."""

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from transferkit.data.columns import take
 from transferkit.data.embeddings import Embeddings
 from transferkit.data.fingerprint import MISSING, same
 from transferkit.data.image_table import ImageTable
@@ -106,7 +107,8 @@ def build_index(
         "versions": versions(),
     }
     metadata = describe(extractor, kept_images) | {"broken": broken}
-    table = Embeddings(embedding, kept_images.paths, kept_images.labels, kept_images.splits, metadata)
+    paths, labels, splits, groups = take(kept_images, range(len(kept_images)))
+    table = Embeddings(embedding, paths, labels, splits, metadata, groups)
     if old and len(new):  # before the index is written: if killed after it, they would stay forever
         forget_features(extractor, new)
     write_index(folder, record, table, current, places, ann_index)
@@ -148,8 +150,8 @@ def rows_before(old: ImageIndex | None, images: ImageTable, stamps: Sequence[str
 
 
 def same_rows(one: ImageTable, other: ImageTable) -> bool:
-    """Return whether two tables have the same paths, labels and splits."""
-    return (one.paths, one.labels, one.splits) == (other.paths, other.labels, other.splits)
+    """Return whether two tables have the same paths, labels, splits and groups."""
+    return take(one, range(len(one))) == take(other, range(len(other)))
 
 
 def vectors(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from transferkit.data.embeddings import Embeddings
+from transferkit.data.groups import units_of
 from transferkit.similarity import finite_rows, groups_within, linked_rows, similar_pairs, usual_threshold, zero_rows
 
 MOST_PAIRS = 10_000  # that are kept; all are counted
@@ -33,6 +34,9 @@ class Duplicates(NamedTuple):
         leaks: pairs across splits, highest cosine first; at most 10,000.
         leak_count: number of all such pairs.
         zero_rows: number of rows that are zero, which are in no pair.
+        loose: pairs without a given split in two groups, which a drawn split may part, highest cosine first; at most
+            10,000, and none for a table without groups.
+        loose_count: number of all such pairs.
     """
 
     threshold: float
@@ -42,6 +46,8 @@ class Duplicates(NamedTuple):
     leaks: list[Pair]
     leak_count: int
     zero_rows: int
+    loose: list[Pair]
+    loose_count: int
 
 
 def open_embeddings(path: str | Path) -> Embeddings | None:
@@ -81,13 +87,22 @@ def find_duplicates(embeddings: Embeddings, threshold: float | None = None) -> D
     members = torch.tensor(sorted(row for rows in linked for row in rows), dtype=torch.long)
     names = sorted({split for split in embeddings.splits if split})
     codes = torch.tensor([names.index(split) if split else -1 for split in embeddings.splits])[members]
-    pairs, leaks = Best(), Best()
+    units = units_of(embeddings.paths, embeddings.groups)
+    number = {unit: position for position, unit in enumerate(dict.fromkeys(units))}
+    unit_codes = torch.tensor([number[unit] for unit in units])[members]
+    pairs, leaks, loose = Best(), Best(), Best()
     for first, second, cosine in similar_pairs(values[members], threshold) if len(members) else ():
         across = (codes[first] != codes[second]) & (codes[first] >= 0) & (codes[second] >= 0)
         pairs.add(members[first], members[second], cosine)
         leaks.add(members[first[across]], members[second[across]], cosine[across])
+        if embeddings.groups is not None:
+            apart = (unit_codes[first] != unit_codes[second]) & (codes[first] < 0) & (codes[second] < 0)
+            loose.add(members[first[apart]], members[second[apart]], cosine[apart])
     groups = groups_within(values, linked, threshold)
-    return Duplicates(threshold, pairs.kept, pairs.count, groups, leaks.kept, leaks.count, len(zero_rows(values)))
+    zeros = len(zero_rows(values))
+    return Duplicates(
+        threshold, pairs.kept, pairs.count, groups, leaks.kept, leaks.count, zeros, loose.kept, loose.count
+    )
 
 
 class Best:

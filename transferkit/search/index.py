@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from transferkit.backbones.base import WITH_WORDS
-from transferkit.data.embeddings import Embeddings, to_arrow
+from transferkit.data.embeddings import GROUP, Embeddings, to_arrow
 from transferkit.data.fingerprint import size_and_time
 from transferkit.data.image_table import ImageTable, table_class
 from transferkit.embed import space_of
@@ -158,10 +158,13 @@ def open_index(folder: str | Path) -> ImageIndex:
             raise UserError(f"{folder} has format {record['format']}, this version reads {FORMAT}; update transferkit")
         there = pq.read_schema(folder / TABLE).names
         stamped = ["stamp"] if "stamp" in there else ["size", "mtime_ns"]  # what earlier versions wrote
-        columns = ["path", "label", "split", "place", *stamped]
+        grouped = [GROUP] if GROUP in there else []
+        columns = ["path", "label", "split", "place", *grouped, *stamped]
         table = pq.read_table(folder / TABLE, columns=columns).to_pydict()
         paths, labels, splits = (tuple(table[name]) for name in ("path", "label", "split"))
-        images = table_class(record["images"])(record["images"], paths, labels, splits, source=record["images"])
+        groups = tuple(table[GROUP]) if grouped else None
+        kind = table_class(record["images"])
+        images = kind(record["images"], paths, labels, splits, source=record["images"], groups=groups)
         width = pq.read_schema(folder / TABLE).field("embedding").type.list_size
         if len(images) != record["rows"] or width != record["extractor"]["embed_dim"]:
             raise ValueError(f"{TABLE} is {len(images)} x {width}, unlike {RECORD}")

@@ -125,11 +125,9 @@ class PredictionWriter(Callback):
         """Write the outputs of a split, rows in any order."""
         table, order = module.data.tables[split], merged["row"].argsort()
         rows = merged["row"][order].tolist()
-        embeddings = Embeddings(
-            merged["embedding"][order],
-            *take(table, rows),
-            describe(module.as_extractor(), table, precision=computed_in(trainer, module.data, split)),
-        )
+        paths, labels, splits, groups = take(table, rows)
+        metadata = describe(module.as_extractor(), table, precision=computed_in(trainer, module.data, split))
+        embeddings = Embeddings(merged["embedding"][order], paths, labels, splits, metadata, groups)
         probability = merged["probability"][order].float()
         if split == "predict":
             folder, names = free_folder(self.run / "predict"), module.class_names

@@ -9,7 +9,14 @@ from transferkit.errors import UserError
 from transferkit.extractor.checkpoint_reader import BROKEN, KEY
 from transferkit.training.checkpoints import is_within_epoch
 
-SPLIT_OPTIONS = ("val_fraction", "test_fraction", "split_seed", "n_per_class")  # data options that decide the splits
+SPLIT_OPTIONS = (
+    "val_fraction",
+    "test_fraction",
+    "split_seed",
+    "n_per_class",
+    "folds",
+    "fold",
+)  # data options that decide the splits
 MOVABLE = ("root", "image_root", "num_workers", "splits")  # data options that do not change the resulting weights
 STEPS_PER_EPOCH = ("accumulate_grad_batches", "limit_train_batches")  # a checkpoint also records its processes
 

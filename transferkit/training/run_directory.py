@@ -18,10 +18,7 @@ def new_run(root: Path, name: str) -> Path:
     Raises:
         UserError: the directory cannot be written, or the name cannot be that of a folder.
     """
-    if name in ("", "..") or Path(name).name != name:
-        raise UserError(f"`name` {name!r} cannot name a folder; leave out slashes and dots")
-    if not name.isprintable() or len(name) > 100 or len(name.encode()) > 255:
-        raise UserError(f"`name` {name[:100]!r} cannot name a folder; give a short one without control characters")
+    check_name(name)
     folder = root / "runs" / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -36,6 +33,18 @@ def new_run(root: Path, name: str) -> Path:
         raise UserError(
             f'cannot write the run directory {folder}: {error.strerror}; set `default_root_dir="DIR"`'
         ) from error
+
+
+def check_name(name: str) -> None:
+    """Raise if the name of a run cannot be that of a folder.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if name in ("", "..") or Path(name).name != name:
+        raise UserError(f"`name` {name!r} cannot name a folder; leave out slashes and dots")
+    if not name.isprintable() or len(name) > 100 or len(name.encode()) > 255:
+        raise UserError(f"`name` {name[:100]!r} cannot name a folder; give a short one without control characters")
 
 
 def remove_run(run: Path) -> None:

@@ -37,6 +37,20 @@ def test_copies_that_a_drawn_split_may_part_are_a_leak(tmp_path: Path) -> None:
     assert report.findings[0].detail == "the same as 'a/2.png', and no split is given"
 
 
+def test_groups_that_splits_break_and_copies_in_two_groups(tmp_path: Path) -> None:
+    """A group in two splits is an error; copies leak unless one group keeps them together."""
+    rows = ["path,label,split,group", "a.png,a,,p", "b.png,a,,p", "c.png,b,,q", "d.png,b,,r", "e.png,b,,r"]
+    for number, name in enumerate("abcde"):
+        put(tmp_path / f"{name}.png", seed={"b": 0, "d": 2}.get(name, number))  # a = b, c = d
+    (tmp_path / "m.csv").write_text("\n".join(rows))
+    drawn = scan(tmp_path / "m.csv")
+    assert found(drawn) == {"duplicate": ["a.png", "b.png"], "leak": ["c.png", "d.png"], "one-group": ["."]}
+    given = [row.replace(",,", ",val," if row[0] in "be" else ",train,", 1) for row in rows[1:]]
+    (tmp_path / "m.csv").write_text("\n".join([rows[0], *given]))
+    broken = [finding.detail for finding in scan(tmp_path / "m.csv").findings if finding.kind == "group-leak"]
+    assert broken == ["group 'p' is in train and val", "group 'r' is in train and val"]
+
+
 def test_two_empty_files_are_no_copies(tmp_path: Path) -> None:
     root = classes(tmp_path / "photos")
     for place in ("train/a/x.png", "train/b/x.png"):

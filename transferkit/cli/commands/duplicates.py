@@ -31,7 +31,8 @@ def duplicates(
     """List pairs of nearly identical images, the most similar first, groups of them, and leakage.
 
     The exit status is 2 if there are any, otherwise 0. In a group any two images reach the threshold. Leakage is a
-    pair in different splits.
+    pair in different splits; where a manifest has groups and no splits, pairs in two groups are listed, too: a drawn
+    split may part them.
 
     Args:
         images: a folder, manifest or image, or an embeddings table (.parquet).
@@ -65,7 +66,7 @@ def duplicates(
 
 
 def report(embeddings: "Embeddings", found: "Duplicates", same: dict[str, str], json: bool) -> None:
-    """Print pairs, then groups, then leaking pairs."""
+    """Print pairs, then groups, then leaking pairs, then those that may leak."""
     paths, labels, splits = embeddings.paths, embeddings.labels, embeddings.splits
 
     def member(row: int) -> dict[str, Any]:
@@ -79,7 +80,9 @@ def report(embeddings: "Embeddings", found: "Duplicates", same: dict[str, str], 
         groups = [[member(row) for row in group] for group in found.groups]
         content = {"images": len(paths), "threshold": found.threshold, "groups": groups}
         pairs = {"pairs": in_json(found.pairs), "pair_count": found.pair_count}
-        as_json({**content, **pairs, "leaks": in_json(found.leaks), "leak_count": found.leak_count})
+        leaks = {"leaks": in_json(found.leaks), "leak_count": found.leak_count}
+        loose = {"loose": in_json(found.loose), "loose_count": found.loose_count} if embeddings.groups else {}
+        as_json({**content, **pairs, **leaks, **loose})
         return
     if not found.pairs:
         print(f"no two of {len(paths):,} images have a cosine of {found.threshold:g} or more")
@@ -96,6 +99,9 @@ def report(embeddings: "Embeddings", found: "Duplicates", same: dict[str, str], 
     if found.leaks:
         title = f"Leakage: {found.leak_count:,} pairs in different splits"
         print_pairs(title, found.leaks, found.leak_count, ("split", splits), paths)
+    if found.loose and embeddings.groups:
+        title = f"{found.loose_count:,} pairs in two groups, which a drawn split may part; give them one group"
+        print_pairs(title, found.loose, found.loose_count, ("group", embeddings.groups), paths)
 
 
 def print_pairs(

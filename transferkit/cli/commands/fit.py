@@ -22,6 +22,7 @@ from transferkit.cli.arguments import read_yaml
 from transferkit.cli.console import next_command, note
 from transferkit.cli.dialect import DIALECT
 from transferkit.cli.fit_arguments import prepare
+from transferkit.cli.fit_folds import fit_folds, plan_folds
 from transferkit.cli.parsing import check_seed, rephrase
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.data.splits import save_splits
@@ -62,6 +63,8 @@ def main(arguments: list[str]) -> int:
     DIALECT.options = fit_help.options_by_argument(verb)
     quiet_libraries()
     offline_by_default()
+    if verb == "fit" and (plan_of_folds := plan_folds(rest)):
+        return fit_folds(plan_of_folds, main)
     plan = prepare(verb, rest)
     try:
         cli = TransferCLI(plan.run, [verb, *plan.arguments], plan.progress)

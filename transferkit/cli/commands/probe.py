@@ -29,6 +29,7 @@ def probe(
     val_fraction: float = 0.15,
     test_fraction: float = 0.2,
     splits: str | None = None,
+    folds: int | None = None,
     on_error: Literal["fail", "skip"] = "fail",
     compare: str | None = None,
     export: str | None = None,
@@ -52,6 +53,8 @@ def probe(
         test_fraction: share of all images to report on, if no splits are given; with the same seed, those that fit
             holds out.
         splits: ``splits.parquet`` of a run or of another probe, to use its splits exactly.
+        folds: probe this many times, each time with another fold as the test (stratified, groups together; given splits
+            are not used); the probes are in numbered folders of ``out``, means and spread in folds.json.
         on_error: unreadable images: ``fail`` names them all, ``skip`` leaves them out.
         compare: directory of another probe of the same images, to compare this one with.
         export: directory for the extractor with the classifier as its head.
@@ -67,6 +70,8 @@ def probe(
     from transferkit.runtime.files import check_folder
 
     check_folder(out)
+    if folds is not None:
+        check_folds_alone(folds, splits, compare, export)
     if export and Path(export).exists():
         raise UserError(f"--export {export} exists; choose another directory")
     if export:
@@ -79,6 +84,10 @@ def probe(
     if splits and not table:
         rows = recorded_splits(embeddings.paths, embeddings.labels, splits, images)
         embeddings = replace(embeddings.select(list(rows)), splits=list(rows.values()))
+    if folds is not None:
+        return probe_folds(
+            embeddings, folds, Path(out), json, images, coarse_to_fine=fast, seed=seed, val_fraction=val_fraction
+        )
     result = probe_embeddings(
         embeddings, coarse_to_fine=fast, seed=seed, val_fraction=val_fraction, test_fraction=test_fraction
     )
@@ -110,6 +119,56 @@ def probe(
         how += ["--data.on_error", on_error] if on_error == "skip" else []
         how += ["--data.splits", f"{out}/splits.parquet", "--model.head", f"{out}/start.safetensors"]
         console.next_command("fit", "--data.root", images, *how, "--model.regime", "full")
+    return 0
+
+
+def check_folds_alone(folds: int, splits: str | None, compare: str | None, export: str | None) -> None:
+    """Validate the number of folds, and that nothing is asked beside them that needs one probe.
+
+    Raises:
+        UserError: too few folds, or such an option.
+    """
+    if folds < 2:
+        raise UserError(f"--folds is {folds}; give 2 or more")
+    for name, value in (("splits", splits), ("compare", compare), ("export", export)):
+        if value:
+            raise UserError(f"--{name} is for one probe, not for --folds; leave one of them out")
+
+
+def probe_folds(embeddings: "Embeddings", folds: int, out: Path, json: bool, images: str, **options: Any) -> int:
+    """Probe every fold, and print the mean and the spread; return the exit status.
+
+    Args:
+        embeddings: of all images.
+        folds: K.
+        out: where the probes are written, each into a folder named by its number.
+        json: whether to print one JSON object.
+        images: what was given, for the title.
+        options: of ``probe_embeddings``.
+    """
+    from transferkit.cli.fit_folds import RECORD, summarize
+    from transferkit.probe import probe_embeddings, save_probe
+    from transferkit.probe.fold_tables import fold_tables
+    from transferkit.reports.report import report_of
+    from transferkit.runtime.json_files import write_json
+
+    found = []
+    for fold, table in enumerate(fold_tables(embeddings, folds, options["seed"])):
+        result = probe_embeddings(table, **options)
+        save_probe(result, out / str(fold))
+        report_of(out / str(fold))
+        scores = {name: result.report[name]["top1"] for name in ("linear", "knn", "nearest_class_mean")}
+        found.append({f"{name}/top1": value for name, value in scores.items()})
+        console.note(f"fold {fold} of {folds}: linear top-1 {percent(scores['linear'])} %, {out / str(fold)}")
+    spread = summarize(found)
+    content = {"folds": folds, "runs": [str(out / str(fold)) for fold in range(folds)], "metrics": spread}
+    write_json(out / RECORD, content)
+    if json:
+        console.as_json(content)
+    else:
+        rows = [(name, of["mean"], of["std"], min(of["folds"]), max(of["folds"])) for name, of in spread.items()]
+        console.table(("metric", "mean", "± std", "lowest", "highest"), rows, f"{images}: {folds} folds")
+    console.written(out / RECORD)
     return 0
 
 

@@ -35,9 +35,9 @@ def scan(
     """Find problems in a set of images, in one pass.
 
     An error would stop or spoil training: images that cannot be read or are truncated, the same bytes under two
-    labels or in two splits, empty classes. A note is handled or harmless, but worth knowing: animations, unusual
-    modes, EXIF rotation, blank images, copies in one split, images in unsupported formats. Images are counted by
-    class, other files by kind. The exit status is 2 if there is an error, otherwise 0.
+    labels or in two splits, groups in two splits, empty classes. A note is handled or harmless, but worth knowing:
+    animations, unusual modes, EXIF rotation, blank images, copies in one split, images in unsupported formats. Images
+    are counted by class, other files by kind. The exit status is 2 if there is an error, otherwise 0.
 
     Args:
         images: class folders, a folder with train/val[/test], a flat folder, a CSV or Parquet manifest, or one image.

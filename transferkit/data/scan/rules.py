@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 
+from transferkit.data.groups import in_one_unit, straddling, units_of
 from transferkit.data.image_table import ImageTable, check_trainable
 from transferkit.data.scan.findings import Finding
 from transferkit.errors import UserError
@@ -16,13 +17,15 @@ IMBALANCE = 10  # ratio of training images in the largest class to those in a sm
 def copies(table: ImageTable, sha256: Mapping[str, str]) -> Iterator[Finding]:
     """Yield images with the same bytes: with two labels, in two splits, or in one.
 
-    Without a given split the copies of a labelled image may be drawn to both sides, and count as a leak. Copies with
-    two labels count as a label conflict only, in any splits: one of them must be removed in any case.
+    Without a given split the copies of a labelled image may be drawn to both sides, and count as a leak, unless they
+    are in one group. Copies with two labels count as a label conflict only, in any splits: one of them must be removed
+    in any case.
 
     Args:
         table: the images.
         sha256: path -> hash of the bytes of each image that can be decoded.
     """
+    units = units_of(table.paths, table.groups)
     rows = sorted((sha256[path], row) for row, path in enumerate(table.paths) if path in sha256)
     for _, group in groupby(rows, key=lambda pair: pair[0]):
         same = [row for _, row in group]
@@ -39,10 +42,21 @@ def copies(table: ImageTable, sha256: Mapping[str, str]) -> Iterator[Finding]:
             elif len(splits) > 1:
                 apart = next(o for o in same if table.splits[o] != table.splits[row])
                 yield Finding("leak", table.paths[row], f"the same as {table.paths[apart]!r}")
-            elif splits == {None} and labels:
+            elif splits == {None} and labels and len({units[row] for row in same}) > 1:
                 yield Finding("leak", table.paths[row], f"the same as {other!r}, and no split is given")
             else:
                 yield Finding("duplicate", table.paths[row], f"the same as {other!r}")
+
+
+def groups(table: ImageTable) -> Iterator[Finding]:
+    """Yield groups that given splits break, and classes whose images are all in one group."""
+    if table.groups is None:
+        return
+    for group, sides in straddling(table.groups, table.splits).items():
+        yield Finding("group-leak", ".", f"group {group!r} is in {' and '.join(sides)}")
+    for name in in_one_unit(table.labels, units_of(table.paths, table.groups)):
+        if name != str(None):
+            yield Finding("one-group", ".", f"class {name!r}")
 
 
 def classes(table: ImageTable) -> Iterator[Finding]:

@@ -48,6 +48,7 @@ def scan(source: str | Path, workers: int | None = None, image_root: str | Path 
     found += rules.copies(table, {path: seen.sha256 for path, seen in looks.items() if seen.sha256})
     if len(table) and not any(finding.kind == "untrainable" for finding in found):
         found += rules.classes(table)
+    found += rules.groups(table)
     found += rules.names([*table.paths, *table.empty])
     return report(table, found, others)
 

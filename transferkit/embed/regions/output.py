@@ -76,15 +76,17 @@ def embed_regions(
     given = [boxes[row] for row in rows]
     inside = [box.clip(*sizes[box.path]) for box in given]
     used = {box.path for box in given}
-    splits = dict(zip(images.paths, images.splits, strict=True))
+    rows_of = [images.row_of[box.path] for box in given]
+    groups = images.groups or [None] * len(images)
     metadata = metadata_of(extractor, images.select([i for i, path in enumerate(images.paths) if path in used]), method)
     values = torch.cat(parts)
     embeddings = Embeddings(
         values,
         [box.path for box in given],
         [box.label for box in given],
-        [splits[box.path] for box in given],
+        [images.splits[row] for row in rows_of],
         {**metadata, "embed_dim": values.shape[1], "broken": {str(key): why for key, why in broken.items()}},
+        [groups[row] or images.paths[row] for row in rows_of],  # regions of an image overlap or share its light
     )
     clipped = [box for box, part in zip(given, inside, strict=True) if box != part]
     return Regions(embeddings, inside, clipped, broken)

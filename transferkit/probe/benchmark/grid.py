@@ -88,7 +88,14 @@ def run(
 def cell_key(metadata: Mapping[str, Any], table: ImageTable, options: Mapping[str, Any]) -> str:
     """Return SHA-256 over embedding space and images, labels, splits, protocol and its options."""
     named = {{"coarse_to_fine": "fast"}.get(name, name): value for name, value in options.items()}  # as in old keys
-    parts = [feature_key(metadata), table.labels, table.splits, PROTOCOL, named]
+    parts = [
+        feature_key(metadata),
+        table.labels,
+        table.splits,
+        PROTOCOL,
+        named,
+        *([table.groups] if table.groups else []),
+    ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
