@@ -25,6 +25,7 @@ TRAINER = ["--trainer.accelerator", "cpu", "--trainer.max_epochs", "3"]
 TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
 MODELS = {
     "full vit": [*options("model", VIT), "--model.regime", "full"],
+    "lp-ft vit": [*options("model", VIT), "--model.regime", "lp-ft"],
     "partial vit": [*options("model", VIT), "--model.regime", "partial"],
     "frozen resnet, cached": options("model", RESNET),
     "frozen resnet": [*options("model", RESNET), "--data.cache", "off"],
@@ -65,7 +66,8 @@ def run(*arguments: str, script: list[str] | None = None) -> "subprocess.Complet
 
 def curve(name: str) -> list[dict[str, float]]:
     with Path(f"runs/{name}/0/metrics.csv").open(newline="") as file:
-        return [{key: float(value) for key, value in row.items() if "time" not in key} for row in csv.DictReader(file)]
+        rows = list(csv.DictReader(file))  # the row before the first epoch lacks what training logs
+        return [{key: float(value) for key, value in row.items() if value and "time" not in key} for row in rows]
 
 
 def measured(name: str) -> dict[str, float]:

@@ -23,6 +23,7 @@ from transferkit.training.fit_progress import leave_ended_epoch, run_validation
 from transferkit.training.metrics import EvaluationMetrics, TrainingEpoch
 from transferkit.training.network import TransferNetwork
 from transferkit.training.optimizers import CosineWithWarmup, check_length, check_ranges, gradient_descent
+from transferkit.training.probe_start import probe_start
 from transferkit.training.regimes import Regime, check_unfreezing
 from transferkit.training.regularization_path import (
     MOST_ITERATIONS,
@@ -45,9 +46,11 @@ class TransferModule(TransferNetwork):
         weights: ``DEFAULT``, ``none`` (random) or a path; always random with regime ``scratch``.
         pooling: how features become one embedding; ``None`` is the backbone's default.
         regime: ``frozen`` trains the head alone, ``partial`` also the last stages, ``full`` everything,
-            ``scratch`` everything from random weights.
+            ``scratch`` everything from random weights, ``lp-ft`` everything from the head of a linear probe of the
+            same training images (Kumar et al. 2022, arXiv:2202.10054).
         unfreeze_last: number of stages that learn with regime ``partial``.
-        lr_head: learning rate of the head; 3e-3 by default, and not used if a frozen backbone's head is solved for.
+        lr_head: learning rate of the head; by default 3e-3, with regime ``lp-ft`` that of the backbone. Not used if a
+            frozen backbone's head is solved for.
         lr_backbone: learning rate of the backbone's last stage; by default 3e-4 with BatchNorm, 1e-4 without.
         layer_decay: factor on the learning rate for each stage further from the head, in (0, 1].
         optimizer: ``adamw``, ``sgd``, or ``lbfgs``, which solves for the head on a frozen backbone's embeddings: each
@@ -116,6 +119,7 @@ class TransferModule(TransferNetwork):
         self.validated_at: int | None = None
         self.training_epoch = TrainingEpoch()
         self.solves = False  # whether the optimizer is lbfgs; known when the data is
+        self.resumes = False  # whether this fit continues from a checkpoint
         self.connected: tuple[ImageDataModule, str] | None = None
 
     @property
@@ -198,6 +202,7 @@ class TransferModule(TransferNetwork):
         else:
             data.check_images(splits)
         if stage == "fit":
+            self.resumes, self.starts_trained = False, self.starts_trained or self.regime == "lp-ft"
             self.class_weights = data.loss_weights()
             train = data.tables["train"]
             counts = Counter(train.labels)
@@ -221,7 +226,16 @@ class TransferModule(TransferNetwork):
         return RegularizationPath(self.head, train, target, steps, self.l2_normalize, self.class_weights, smoothing)
 
     def on_fit_start(self) -> None:
-        """Set train mode: extractors are opened in eval mode, and Lightning keeps the mode that it finds."""
+        """Fit the head that a new ``lp-ft`` starts from, and set train mode, which Lightning leaves as it finds it.
+
+        By now a resumed fit has its weights; the optimizer has the head's tensors, so they are filled.
+        """
+        if self.regime == "lp-ft" and not self.resumes and not self.trainer.global_step:
+            assert self.head is not None
+            start = probe_start(self.as_extractor(), self.data, self.hparams["l2_normalize"])
+            assert start.head is not None
+            self.head.load_state_dict(start.head.state_dict())
+            self.l2_normalize = start.l2_normalize
         self.train()
 
     def on_train_start(self) -> None:
@@ -344,7 +358,7 @@ class TransferModule(TransferNetwork):
             raise UserError("this is not a transferkit checkpoint; give one that a fit of transferkit wrote")
         apply_masks(checkpoint["state_dict"])
         record, trainer = checkpoint[KEY], self._trainer
-        resumes = trainer is not None and trainer.state.fn == "fit"
+        self.resumes = resumes = trainer is not None and trainer.state.fn == "fit"
         if resumes:
             check_resumable(checkpoint, self.class_names, self.backbone.state_dict(), self.frozen_keys)
             self.solves = resumed_solver(checkpoint, self.regime, self.hparams["optimizer"], self.solves)
@@ -353,6 +367,7 @@ class TransferModule(TransferNetwork):
             self.set_classes(record["class_names"])
             if trainer is not None:
                 self.data.set_class_names(self.class_names)
+        self.l2_normalize = record["l2_normalize"]  # of lp-ft the probe has chosen it
         if weights := record.get("class_weights"):  # every stage has the loss of the fit
             self.class_weights = torch.tensor(weights)
         if resumes and EPOCH in checkpoint:

@@ -11,7 +11,7 @@ from torch import nn
 from transferkit.backbones import Backbone
 from transferkit.errors import UserError
 
-Regime = Literal["frozen", "partial", "full", "scratch"]
+Regime = Literal["frozen", "partial", "full", "scratch", "lp-ft"]
 
 
 def first_trainable(backbone: Backbone, regime: Regime, unfreeze_last: int) -> int:
