@@ -20,6 +20,7 @@ from transferkit.extractor.checkpoint_reader import KEY
 from transferkit.images.augmentation import view_seed
 from transferkit.training.checkpoints import EPOCH, check_resumable, current_metrics, is_within_epoch, mend_progress
 from transferkit.training.fit_progress import leave_ended_epoch, run_validation
+from transferkit.training.lora import adapt, complete, leave_out_base
 from transferkit.training.metrics import EvaluationMetrics, TrainingEpoch
 from transferkit.training.network import TransferNetwork
 from transferkit.training.optimizers import CosineWithWarmup, check_length, check_ranges, gradient_descent
@@ -45,19 +46,18 @@ class TransferModule(TransferNetwork):
         backbone: torchvision name, Hugging Face id or directory, exported directory, or checkpoint.
         weights: ``DEFAULT``, ``none`` (random) or a path; always random with regime ``scratch``.
         pooling: how features become one embedding; ``None`` is the backbone's default.
-        regime: ``frozen`` trains the head alone, ``partial`` also the last stages, ``full`` everything,
-            ``scratch`` everything from random weights, ``lp-ft`` everything from the head of a linear probe of the
-            same training images (Kumar et al. 2022, arXiv:2202.10054).
+        regime: ``frozen`` trains the head, ``partial`` also the last stages, ``full`` everything, ``scratch``
+            everything from random weights, ``lp-ft`` everything from a linear probe's head, ``lora`` adapters.
         unfreeze_last: number of stages that learn with regime ``partial``.
-        lr_head: learning rate of the head; by default 3e-3, with regime ``lp-ft`` that of the backbone. Not used if a
-            frozen backbone's head is solved for.
-        lr_backbone: learning rate of the backbone's last stage; by default 3e-4 with BatchNorm, 1e-4 without.
+        lr_head: learning rate of the head, unless it is solved for; by default 3e-3, with regime ``lp-ft`` that of the
+            backbone.
+        lr_backbone: learning rate of the last stage; by default 1e-4, BatchNorm 3e-4, lora 1e-3.
         layer_decay: factor on the learning rate for each stage further from the head, in (0, 1].
-        optimizer: ``adamw``, ``sgd``, or ``lbfgs``, which solves for the head on a frozen backbone's embeddings: each
-            epoch at one strength of regularization, from strong to weak, and ``best.ckpt`` is the best of them.
-            ``auto`` is ``lbfgs`` without augmentation, dropout and ``lr_head``, otherwise ``adamw``.
+        optimizer: ``adamw``, ``sgd``, or ``lbfgs``, which solves for the head on a frozen backbone's embeddings at one
+            strength of regularization per epoch, from strong to weak. ``auto`` is ``lbfgs`` without augmentation,
+            dropout and ``lr_head``, otherwise ``adamw``.
         batchnorm: ``train`` normalizes by the batch in BatchNorm layers that learn, ``eval`` by the running
-            statistics, which then do not change; ``auto`` is ``train``, which was found better.
+            statistics, which then stay; ``auto`` is ``train``.
         weight_decay: decoupled for ``adamw``, L2 for ``sgd``; only on weights of linear layers and convolutions.
         momentum: of ``sgd``.
         warmup_epochs: epochs of linear warm-up before the cosine.
@@ -65,14 +65,14 @@ class TransferModule(TransferNetwork):
         dropout: on the embedding before the head, in [0, 1).
         l2_normalize: give the head L2-normalized embeddings; ``None`` is as the checkpoint's head had it, or false.
         head: classifier of a probe of the same extractor, to start from; the data must have its classes, val and
-            test none of the images that it was fitted on, and ``l2_normalize`` comes from it (probe, then
-            fine-tune: Kumar et al. 2022, arXiv:2202.10054). ``zeroshot`` starts from the names of the classes, with
-            a model of images and texts (pooling ``projection``). ``none`` starts from a new head, even if the
-            backbone comes with one for the same classes.
+            test none of the images that it was fitted on, and ``l2_normalize`` comes from it. ``zeroshot`` starts
+            from the names of the classes, with a model of images and texts (pooling ``projection``). ``none`` starts
+            from a new head, even if the backbone comes with one for the same classes.
         preprocessing: fields to override, such as ``{image_size: 160}``; ``None`` is the weights' own.
         architecture: changes to the architecture, for random weights only.
         seed: seed of a new head's weights, the order of batches, augmentation and dropout.
         revision: branch, tag or commit of a Hugging Face repository; by default its newest.
+        lora: fields of regime lora: ``{rank: 4, alpha: 8, dora: false, rslora: false}``.
 
     Attributes:
         epoch: epoch of the checkpoint that the backbone and head were opened from, or None.
@@ -103,6 +103,7 @@ class TransferModule(TransferNetwork):
         architecture: dict[str, Any] | None = None,
         seed: int = 0,
         revision: str | None = None,
+        lora: dict[str, Any] | None = None,
     ) -> None:
         check_ranges(
             lr_head=lr_head, lr_backbone=lr_backbone, layer_decay=layer_decay, weight_decay=weight_decay,
@@ -112,8 +113,13 @@ class TransferModule(TransferNetwork):
             backbone, weights, pooling, preprocessing, architecture,
             regime=regime, head=head, l2_normalize=l2_normalize, revision=revision,
         )  # fmt: skip
+        adapters = adapt(
+            extractor, regime, lora, seed,
+            source=backbone, weights=weights, pooling=pooling, preprocessing=preprocessing, revision=revision,
+        )  # fmt: skip
         super().__init__(extractor, regime, unfreeze_last, dropout, batchnorm != "eval", seed)
         self.save_hyperparameters(logger=False)
+        self.adapters = adapters
         self.epoch: int | None = extractor.record.get("epoch")
         self.by_class: dict[str, Tensor] = {}
         self.validated_at: int | None = None
@@ -344,6 +350,8 @@ class TransferModule(TransferNetwork):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the record, and the state of an epoch that has not ended."""
         checkpoint[KEY] = self.describe()
+        if self.adapters:
+            leave_out_base(checkpoint, self.adapters)
         mend_progress(checkpoint, self.trainer)
         if is_within_epoch(checkpoint):
             checkpoint[EPOCH] = {"processes": self.trainer.world_size} | self.training_epoch.state_dict()
@@ -356,6 +364,7 @@ class TransferModule(TransferNetwork):
         """
         if KEY not in checkpoint:
             raise UserError("this is not a transferkit checkpoint; give one that a fit of transferkit wrote")
+        complete(checkpoint, self.backbone, self.adapters)
         apply_masks(checkpoint["state_dict"])
         record, trainer = checkpoint[KEY], self._trainer
         self.resumes = resumes = trainer is not None and trainer.state.fn == "fit"

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from transferkit.backbones.adapters import merge_adapters
 from transferkit.data.batches import Batch
 from transferkit.extractor import Extractor
 from transferkit.extractor.checkpoint_reader import FORMAT
@@ -126,7 +127,15 @@ class TransferNetwork(LightningModule):
         return self.class_weights.to(target.device)[target]
 
     def as_extractor(self) -> Extractor:
-        """Return the extractor in eval mode; it shares its tensors with this module, whose mode stays."""
+        """Return the extractor in eval mode; it shares its tensors with this module, whose mode stays.
+
+        Adapters are merged into weights of its own.
+        """
+        if self.regime == "lora":
+            backbone, head = copy.deepcopy((self.backbone, self.head))
+            merge_adapters(backbone)
+            head = head and head.float()
+            return Extractor(backbone, self.preprocessing, head, self.class_names, self.l2_normalize, self.describe())
         computed = [value for module in self.modules() for value in vars(module).values() if isinstance(value, Tensor)]
         tensors = {id(tensor): tensor for tensor in (*self.parameters(), *self.buffers(), *computed)}
         backbone, head = copy.deepcopy((self.backbone, self.head), tensors)  # copies modules, not their tensors

@@ -15,6 +15,7 @@ from transferkit.errors import UserError
 # Decayed are matrices that map features to features; not norms, biases, tokens, position tables and scales.
 DECAYED = (nn.Linear, nn.modules.conv._ConvNd)
 LR_HEAD = 3e-3
+LR_ADAPTERS = 1e-3
 LR_BATCHNORM, LR_OTHERS = 3e-4, 1e-4  # of a backbone; tests/bench/bench_transfer.py compares rates
 
 
@@ -24,10 +25,10 @@ def chosen_rates(
     """Return the learning rates of head and backbone, with defaults for None.
 
     The default of a backbone with BatchNorm is higher than that of a transformer. A head that a probe has fitted
-    learns no faster than the backbone.
+    learns no faster than the backbone. Adapters begin at zero and learn faster than weights.
     """
     batchnorm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in backbone.modules())
-    default = LR_BATCHNORM if batchnorm else LR_OTHERS
+    default = LR_ADAPTERS if regime == "lora" else LR_BATCHNORM if batchnorm else LR_OTHERS
     rate = default if lr_backbone is None else lr_backbone
     return (rate if regime == "lp-ft" else LR_HEAD) if lr_head is None else lr_head, rate
 

@@ -1,4 +1,7 @@
-"""Regime ``lp-ft``: a linear probe of the training images gives the head that fine-tuning starts from."""
+"""Regime ``lp-ft``: a linear probe of the training images gives the head that fine-tuning starts from.
+
+Kumar et al. 2022, arXiv:2202.10054.
+"""
 
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.data.seen import remember_paths
