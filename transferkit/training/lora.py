@@ -63,9 +63,14 @@ def adapt(extractor: Extractor, regime: str, lora: Mapping[str, Any] | None, see
 def leave_out_base(checkpoint: dict[str, Any], record: Mapping[str, Any]) -> None:
     """Keep of the backbone what learned, and record what it belongs to; changes the checkpoint in place."""
     checkpoint[KEY][ADAPTERS] = dict(record)
-    state = checkpoint["state_dict"]
-    for name in [name for name in state if name.startswith(PREFIX) and not is_adapter(name)]:
-        del state[name]
+    for state in states_of(checkpoint):
+        for name in [name for name in state if name.startswith(PREFIX) and not is_adapter(name)]:
+            del state[name]
+
+
+def states_of(checkpoint: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the weights of a checkpoint and, where they are an average, those that training goes on with."""
+    return [checkpoint[key] for key in ("state_dict", "current_model_state") if key in checkpoint]
 
 
 def complete(checkpoint: dict[str, Any], backbone: Backbone, own: Mapping[str, Any]) -> None:
@@ -92,4 +97,5 @@ def complete(checkpoint: dict[str, Any], backbone: Backbone, own: Mapping[str, A
         rest = dict(merged_backbone(record, state, "the checkpoint", Extractor.from_pretrained).state_dict())
         for name in [name for name in state if is_adapter(name)]:
             del state[name]
-    state.update({PREFIX + name: value for name, value in rest.items()})
+    for state in states_of(checkpoint):
+        state.update({PREFIX + name: value for name, value in rest.items()})

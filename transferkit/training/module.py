@@ -19,6 +19,7 @@ from transferkit.errors import UserError
 from transferkit.extractor.checkpoint_reader import KEY
 from transferkit.images.augmentation import view_seed
 from transferkit.training.checkpoints import EPOCH, check_resumable, current_metrics, is_within_epoch, mend_progress
+from transferkit.training.ema import MovingAverage
 from transferkit.training.fit_progress import leave_ended_epoch, run_validation
 from transferkit.training.lora import adapt, complete, leave_out_base
 from transferkit.training.metrics import EvaluationMetrics, TrainingEpoch
@@ -72,6 +73,7 @@ class TransferModule(TransferNetwork):
         architecture: changes to the architecture, for random weights only.
         seed: seed of a new head's weights, the order of batches, augmentation and dropout.
         revision: branch, tag or commit of a Hugging Face repository; by default its newest.
+        ema: decay of a moving average of the weights, in [0, 1), such as 0.999, which is validated and kept.
         lora: fields of regime lora: ``{rank: 4, alpha: 8, dora: false, rslora: false}``.
 
     Attributes:
@@ -103,11 +105,12 @@ class TransferModule(TransferNetwork):
         architecture: dict[str, Any] | None = None,
         seed: int = 0,
         revision: str | None = None,
+        ema: float | None = None,
         lora: dict[str, Any] | None = None,
     ) -> None:
         check_ranges(
             lr_head=lr_head, lr_backbone=lr_backbone, layer_decay=layer_decay, weight_decay=weight_decay,
-            momentum=momentum, warmup_epochs=warmup_epochs, label_smoothing=label_smoothing, dropout=dropout,
+            momentum=momentum, warmup_epochs=warmup_epochs, label_smoothing=label_smoothing, dropout=dropout, ema=ema,
         )  # fmt: skip
         extractor = open_start(
             backbone, weights, pooling, preprocessing, architecture,
@@ -189,7 +192,8 @@ class TransferModule(TransferNetwork):
         if self.connected != (self.data, stage):
             self.connect(self.data, stage)
         self.connected = None  # the next fit or evaluation connects again
-        return []
+        ema = self.hparams["ema"]
+        return [] if ema is None or stage != "fit" else [MovingAverage(ema)]
 
     def setup(self, stage: str) -> None:
         """Embed all images once for a frozen backbone, or check that they can be read.

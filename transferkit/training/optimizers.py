@@ -236,8 +236,8 @@ def check_ranges(**options: Any) -> None:
     for name in ("lr_head", "lr_backbone", "weight_decay", "warmup_epochs"):
         if options[name] is not None and not 0 <= options[name] < math.inf:
             raise UserError(f"`{name}` is {options[name]}; give a number from 0 up")
-    for name in ("momentum", "label_smoothing", "dropout"):
-        if not 0 <= options[name] < 1:
+    for name in ("momentum", "label_smoothing", "dropout", "ema"):
+        if options[name] is not None and not 0 <= options[name] < 1:
             raise UserError(f"`{name}` is {options[name]}; give a number in [0, 1)")
     if not 0 < options["layer_decay"] <= 1:
         raise UserError(f"`layer_decay` is {options['layer_decay']}; give a number in (0, 1], 1 for none")
