@@ -1,6 +1,7 @@
 """The DataModule: images from a source, split, preprocessed and batched."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -38,22 +39,24 @@ class ImageDataModule(LightningDataModule):
 
     Args:
         root: class folders, a folder with train/val[/test], a CSV or Parquet manifest, or ``digits``.
-        image_root: the folder that a manifest's paths are relative to, or lie in; by default its own.
-        val_fraction: share of the training images that becomes val, stratified, unless val is given.
+        image_root: the folder of a manifest's paths; by default its own.
+        val_fraction: share of train that becomes val, stratified, unless given.
         test_fraction: share that becomes test, stratified, unless test is given.
-        split_seed: seed of these splits and of ``n_per_class``, independent of the training's.
+        split_seed: seed of these splits and of ``n_per_class``.
         splits: ``splits.parquet`` of an earlier run, to repeat its splits exactly.
         classes: keep these classes only.
         n_per_class: keep this many training images per class (few-shot).
         augmentation: random changes of training images.
         on_error: unreadable images: ``fail`` names them, ``skip`` leaves them out and counts them.
         cache: ``auto`` computes a frozen backbone's embeddings once; ``off`` in each epoch.
-        views: augmented passes to cache; 0 computes augmented images in each epoch.
+        views: augmented passes to cache; 0 augments anew in each epoch.
         class_weights: ``balanced`` (inverse class frequency) or one weight per class, for the loss.
         batch_size: images per step and process.
         num_workers: loading processes; by default one per core but one, at most 8.
         exclude: a CSV or Parquet file with a column ``path`` of images to leave out; in an audit's reviewed table,
             the rows whose ``decision`` is ``drop``.
+        mixup: blend pairs of training images by Beta(A, A); 0 for none.
+        cutmix: paste one image into another by Beta(A, A); 0 for none.
     """
 
     def __init__(
@@ -74,15 +77,19 @@ class ImageDataModule(LightningDataModule):
         num_workers: int | None = None,
         image_root: str | None = None,
         exclude: str | None = None,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
         check_counts(batch_size=batch_size, num_workers=num_workers, views=views, n_per_class=n_per_class)
         check_fractions(val_fraction=val_fraction, test_fraction=test_fraction)
+        check_mixing(mixup=mixup, cutmix=cutmix)
         self.image_root, self.exclude = image_root, exclude
         self.root, self.splits, self.classes, self.n_per_class = root, splits, classes, n_per_class
         self.val_fraction, self.test_fraction, self.split_seed = val_fraction, test_fraction, split_seed
         self.augmentation, self.views, self.cache = augmentation, views, cache
+        self.mixup, self.cutmix = mixup, cutmix
         self.on_error, self.class_weights = on_error, class_weights
         self.batch_size, self.num_workers = batch_size, num_workers
         self.preprocessing = Preprocessing.imagenet()
@@ -95,7 +102,7 @@ class ImageDataModule(LightningDataModule):
     @property
     def caches_features(self) -> bool:
         """Whether a frozen backbone may be run once, before training."""
-        return self.cache == "auto" and (self.augmentation == "none" or self.views > 0)
+        return self.cache == "auto" and (self.augmentation == "none" or self.views > 0) and not self.cutmix
 
     def configure(
         self,
@@ -349,6 +356,17 @@ def check_counts(batch_size: int, num_workers: int | None, views: int, n_per_cla
     for name, (value, low) in least.items():
         if value is not None and value < low:
             raise UserError(f"`{name}` is {value}; give {low} or more")
+
+
+def check_mixing(**alphas: float) -> None:
+    """Validate parameters of Beta distributions, 0 for none.
+
+    Raises:
+        UserError: one is below 0, or not finite.
+    """
+    for name, value in alphas.items():
+        if not 0 <= value < math.inf:
+            raise UserError(f"`{name}` is {value}; give a number from 0 up, 0 for none")
 
 
 def check_fractions(**fractions: float) -> None:

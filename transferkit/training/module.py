@@ -8,7 +8,6 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.nn import functional as F
 
 from transferkit.backbones.weights import apply_masks
 from transferkit.data.batches import Batch
@@ -23,6 +22,7 @@ from transferkit.training.ema import MovingAverage
 from transferkit.training.fit_progress import leave_ended_epoch, run_validation
 from transferkit.training.lora import adapt, complete, leave_out_base
 from transferkit.training.metrics import EvaluationMetrics, TrainingEpoch
+from transferkit.training.mixing import mixed, weighted_losses
 from transferkit.training.network import TransferNetwork
 from transferkit.training.optimizers import CosineWithWarmup, check_length, check_ranges, gradient_descent
 from transferkit.training.probe_start import probe_start
@@ -73,7 +73,7 @@ class TransferModule(TransferNetwork):
         architecture: changes to the architecture, for random weights only.
         seed: seed of a new head's weights, the order of batches, augmentation and dropout.
         revision: branch, tag or commit of a Hugging Face repository; by default its newest.
-        ema: decay of a moving average of the weights, in [0, 1), such as 0.999, which is validated and kept.
+        ema: decay of a moving average of the weights, validated and kept: say 0.999.
         lora: fields of regime lora: ``{rank: 4, alpha: 8, dora: false, rslora: false}``.
 
     Attributes:
@@ -128,6 +128,7 @@ class TransferModule(TransferNetwork):
         self.validated_at: int | None = None
         self.training_epoch = TrainingEpoch()
         self.solves = False  # whether the optimizer is lbfgs; known when the data is
+        self.mixing = (0.0, 0.0)  # mixup and cutmix of the data
         self.resumes = False  # whether this fit continues from a checkpoint
         self.connected: tuple[ImageDataModule, str] | None = None
 
@@ -213,13 +214,13 @@ class TransferModule(TransferNetwork):
             data.check_images(splits)
         if stage == "fit":
             self.resumes, self.starts_trained = False, self.starts_trained or self.regime == "lp-ft"
-            self.class_weights = data.loss_weights()
+            self.class_weights, self.mixing = data.loss_weights(), (data.mixup, data.cutmix)
             train = data.tables["train"]
             counts = Counter(train.labels)
             self.class_counts = {name: counts[name] for name in self.class_names}
             self.image_counts = {name: len(table) for name, table in data.tables.items()}
             self.fitted_on = remember_paths(train.paths, self.fitted_on)
-            all_batches = self.trainer.limit_train_batches == 1.0
+            all_batches = self.trainer.limit_train_batches == 1.0 and not data.mixup
             views = data.features.get("train", []) if all_batches and self.regime == "frozen" else []
             self.solves = is_solvable(self.hparams, views, len(self.class_names))
             data.configure(one_batch=self.solves)
@@ -257,7 +258,7 @@ class TransferModule(TransferNetwork):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed dropout by epoch and batch, so that a resumed fit repeats it, and set the learning rates."""
-        if self.regime != "frozen" or self.dropout:
+        if self.regime != "frozen" or self.dropout or any(self.mixing):
             place = batch_idx * self.trainer.world_size + self.trainer.global_rank
             torch.manual_seed(view_seed(self.seed, self.current_epoch, place))
         schedule = self.lr_schedulers()
@@ -271,10 +272,9 @@ class TransferModule(TransferNetwork):
         The weights have mean 1 over the training images and are not divided by their sum over the batch, which
         would cancel them in a batch of one class.
         """
-        logits, target = self.classify(self.embed(batch)), batch["target"]
-        weight = self.weight_of(target)
-        losses = F.cross_entropy(logits, target, label_smoothing=self.hparams["label_smoothing"], reduction="none")
-        losses = losses * weight
+        batch = mixed(batch, *self.mixing, len(self.class_names), self.normalized)
+        logits, smoothing = self.classify(self.embed(batch)), self.hparams["label_smoothing"]
+        losses, weight = weighted_losses(logits, batch, self.class_weights, smoothing)
         self.training_epoch.loss.update(losses, weight)
         return losses.mean() * batch["scale"] if "scale" in batch else losses.mean()
 

@@ -108,8 +108,13 @@ class TransferNetwork(LightningModule):
             return batch["pixels"].new_empty(0, self.backbone.embed_dim).to(self.dtype)
         exact = nullcontext() if self.training else full_float32()
         with exact, torch.set_grad_enabled(torch.is_grad_enabled() and self.regime != "frozen"):
-            embedding: Tensor = self.backbone(network_input(self.backbone, self.preprocessing, batch["pixels"]))
+            pixels = batch["input"] if "input" in batch else self.normalized(batch["pixels"])
+            embedding: Tensor = self.backbone(pixels)
         return embedding
+
+    def normalized(self, pixels: Tensor) -> Tensor:
+        """Return what the backbone takes: uint8 (B, 3, h, w) -> float (B, 3, h, w)."""
+        return network_input(self.backbone, self.preprocessing, pixels)
 
     def classify(self, embedding: Tensor) -> Tensor:
         """Return the class scores of embeddings: (B, D) -> (B, classes)."""

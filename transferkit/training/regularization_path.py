@@ -119,8 +119,9 @@ def is_solvable(options: Mapping[str, Any], views: Sequence[Tensor], classes: in
         return True
     if asked == "lbfgs":
         raise UserError(
-            '`optimizer="lbfgs"` solves for the head on cached embeddings of a frozen backbone: without augmentation '
-            f'and dropout, with all batches, and up to {MOST_LOGITS} images times classes; give `optimizer="adamw"`'
+            '`optimizer="lbfgs"` solves for the head on cached embeddings of a frozen backbone: without augmentation, '
+            f"mixing and dropout, with all batches, and up to {MOST_LOGITS} images times classes; "
+            'give `optimizer="adamw"`'
         )
     return False
 
