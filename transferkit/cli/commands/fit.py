@@ -33,13 +33,14 @@ from transferkit.training import resume
 from transferkit.training.epoch_lines import progress_callbacks
 from transferkit.training.fit_progress import epoch_number
 from transferkit.training.module import TransferModule
+from transferkit.training.patience import Patience
 from transferkit.training.prediction_writer import TOP_K, PredictionWriter
 from transferkit.training.run_directory import new_run, read_metrics, remove_run, write_metrics
 from transferkit.training.run_record import MONITOR, TIE_BREAK
 from transferkit.training.trainer import TRAINER_DEFAULTS, as_list, chosen_metrics, make_trainer, quiet_libraries
 from transferkit.training.trainer_options import check_callbacks, check_options, class_fault, refusal
 
-SAVED = ("seed_everything", "name", "model", "data", "trainer")
+SAVED = ("seed_everything", "name", "patience", "model", "data", "trainer")
 RUN = "TRANSFERKIT_RUN"  # the run directory, for the processes that Lightning starts
 
 
@@ -99,9 +100,10 @@ class TransferCLI(LightningCLI):
         self._subcommand_parsers["predict"].add_argument("--top_k", default=TOP_K, type=int)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add ``--name``, the name of the run, and ``--json``."""
+        """Add ``--name``, the name of the run, ``--json`` and ``--patience``."""
         parser.add_argument("--name", default="fit", type=str)
         parser.add_argument("--json", action="store_true")
+        parser.add_argument("--patience", default=None, type=int)
         parser.link_arguments("seed_everything", fit_help.LINKED, compute_fn=int)  # check_seed() checks it
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -172,6 +174,8 @@ class TransferCLI(LightningCLI):
         options["enable_progress_bar"], progress = progress_callbacks(options["enable_progress_bar"], callbacks)
         callbacks += progress
         callbacks.append(LambdaCallback(on_train_start=self.announce))
+        if (patience := self.config[self.subcommand].patience) is not None:
+            callbacks.append(Patience(patience))
         if options["logger"] is None and self.subcommand not in ("fit", "test"):
             options["logger"] = False
         # Lightning rejects false beside checkpoint callbacks
