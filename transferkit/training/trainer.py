@@ -18,6 +18,7 @@ from transferkit.training.checkpoints import AtomicCheckpointIO
 from transferkit.training.module import TransferModule
 from transferkit.training.prediction_writer import TOP_K, PredictionWriter
 from transferkit.training.run_record import Checkpoints
+from transferkit.training.trainer_options import automatic_precision
 
 SMALL_HEAD = 2**17  # weights: 170 classes of a ViT-B/16's 768 features
 TRAINER_DEFAULTS: Mapping[str, Any] = {
@@ -69,9 +70,12 @@ def make_trainer(run: Path, checkpoints: bool = True, top_k: int = TOP_K, **opti
         run: the run directory.
         checkpoints: whether to write ``best.ckpt`` and ``last.ckpt``.
         top_k: number of classes per image that ``predict`` ranks.
-        options: arguments of :class:`lightning.pytorch.Trainer`.
+        options: arguments of :class:`lightning.pytorch.Trainer`; ``precision`` may be ``auto``, see
+            :func:`~transferkit.training.trainer_options.automatic_precision`.
     """
     given = {**TRAINER_DEFAULTS, **options}
+    if given.get("precision") == "auto":
+        given["precision"] = automatic_precision(given.get("accelerator"))
     callbacks, loggers = run_parts(run, checkpoints, top_k)
     callbacks += as_list(given.pop("callbacks", None))
     plugins = as_list(given.pop("plugins", None))
