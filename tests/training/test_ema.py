@@ -62,9 +62,10 @@ def alike(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
 
 
-def test_parameters_are_averaged_and_statistics_copied(tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", [VIT, pytest.param(RESNET, marks=pytest.mark.slow)])
+def test_parameters_are_averaged_and_statistics_copied(tmp_path: Path, model: dict[str, Any]) -> None:
     """The recurrence of an exponential moving average, in float64; its decay is (1 + n) / (10 + n) at first."""
-    module, _, steps = fit(tmp_path / "run", {**RESNET, "ema": 0.3})
+    module, _, steps = fit(tmp_path / "run", {**model, "ema": 0.3})
     content = read(tmp_path / "run")
     assert alike(content["current_model_state"], steps.states[-1])
     assert alike(content["state_dict"], module.state_dict())  # a fit ends with the average
@@ -97,7 +98,8 @@ def test_resumed_from_the_middle_of_an_epoch(tmp_path: Path, model: dict[str, An
         assert alike(whole[part], again[part]), part
 
 
-@pytest.mark.parametrize("precision", ["32-true", pytest.param("bf16-mixed", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_what_is_validated_tested_and_exported_is_the_average(tmp_path: Path, precision: str) -> None:
     module, trainer, steps = fit(tmp_path / "run", {**VIT, "ema": 0.5}, precision=precision)
     last = tmp_path / "run/checkpoints/last.ckpt"

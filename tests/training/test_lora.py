@@ -112,9 +112,10 @@ def test_killed_in_the_first_epoch_and_resumed(tmp_path: Path, base: Path, shape
     assert whole.keys() == again.keys() and all(torch.equal(value, again[name]) for name, value in whole.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("precision", "atol"),
-    [("bf16-mixed", 1e-5), pytest.param("bf16-true", 1e-2, marks=pytest.mark.slow)],  # the base is opened in float32
+    [("bf16-mixed", 1e-5), ("bf16-true", 1e-2)],  # the base is opened in float32
 )
 def test_lower_precision(tmp_path: Path, base: Path, precision: str, atol: float) -> None:
     module = fit(tmp_path / "run", base, precision=precision)
@@ -122,6 +123,7 @@ def test_lower_precision(tmp_path: Path, base: Path, precision: str, atol: float
     assert torch.allclose(logits(opened), logits(module.as_extractor()), atol=atol)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_evaluated_by_a_module_without_adapters(tmp_path: Path, base: Path) -> None:
     fitted = fit(tmp_path / "run", base)
     with torch.no_grad():
@@ -188,6 +190,21 @@ def test_what_cannot_be_adapted(tmp_path: Path, base: Path, monkeypatch: pytest.
         TransferModule(str(base), regime="lora")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "change", [{"rank": 10**9}, {"rank": "4"}, {"base": {}}, {"base": None}, {"base_sha256": 1}, {"dora": None}]
+)
+def test_a_broken_record(tmp_path: Path, base: Path, change: dict[str, Any]) -> None:
+    fit(tmp_path / "run", base, lora={"dora": True})
+    last = tmp_path / "run/checkpoints/last.ckpt"
+    content = torch.load(last, weights_only=True)
+    content["transferkit"]["adapters"] |= change
+    torch.save(content, last)
+    with pytest.raises(UserError):
+        Extractor.from_pretrained(last)
+
+
+@pytest.mark.slow
 def test_adapters_of_other_weights(tmp_path: Path, base: Path) -> None:
     fit(tmp_path / "run", base)
     last = tmp_path / "run/checkpoints/last.ckpt"

@@ -116,7 +116,14 @@ def test_resumed_from_the_middle_of_an_epoch(
     whole = fit(tmp_path / "whole", model, data, precision=precision)
     again = fit(tmp_path / "again", model, data, tmp_path / "whole.cut.ckpt", precision)
     assert all(torch.equal(value, again[name]) for name, value in whole.items())
-    plain = fit(tmp_path / "plain", {**model, "optimizer": "adamw"}, {}, precision=precision)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("data", [{"mixup": 0.3}, {"cutmix": 1.0}])
+@pytest.mark.parametrize("regime", ["frozen", "full"])
+def test_mixing_has_an_effect(tmp_path: Path, regime: str, data: dict[str, Any]) -> None:
+    model = {**VIT, "regime": regime, "optimizer": "adamw"}
+    plain, whole = fit(tmp_path / "plain", model, {}), fit(tmp_path / "mixed", model, data)
     assert not torch.equal(plain["head.weight"], whole["head.weight"])
 
 

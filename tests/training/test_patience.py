@@ -50,9 +50,9 @@ def epochs_of(run: Path, patience: int, resume: Path | None = None, **more: Any)
 @pytest.mark.parametrize(
     ("accuracies", "losses", "patience", "ended"),
     [
-        ([0.5, 0.6, 0.6, 0.6, 0.9, 0.9], [1, 1, 1, 1, 1, 1], 2, 4),
+        pytest.param([0.5, 0.6, 0.6, 0.6, 0.9, 0.9], [1, 1, 1, 1, 1, 1], 2, 4, marks=pytest.mark.slow),
         ([0.5, 0.6, 0.6, 0.5, 0.9, 0.8], [1, 1, 0.9, 1, 1, 1], 2, 6),  # of equal accuracies, a lower loss is better
-        ([0.5, 0.4, 0.9, 0.9, 0.9, 0.9], [1, 1, 1, 1, 1, 1], 1, 2),
+        pytest.param([0.5, 0.4, 0.9, 0.9, 0.9, 0.9], [1, 1, 1, 1, 1, 1], 1, 2, marks=pytest.mark.slow),
     ],
 )
 def test_the_epochs_without_a_better_one(
@@ -71,6 +71,7 @@ def test_min_epochs_and_a_resumed_fit(tmp_path: Path, script: Script) -> None:
     assert epochs_of(tmp_path / "again", 4, last, max_epochs=8) == 5
 
 
+@pytest.mark.slow
 def test_from_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

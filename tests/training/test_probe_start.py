@@ -92,7 +92,8 @@ def test_it_starts_from_the_head_of_the_probe_and_measures_it(tmp_path: Path) ->
     assert best.record["epoch"] == 0 and best.l2_normalize == module.l2_normalize
 
 
-@pytest.mark.parametrize("l2_normalize", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("l2_normalize", [True, False])
 def test_a_given_normalization_is_kept(tmp_path: Path, l2_normalize: bool) -> None:
     module, _ = lp_ft(tmp_path, {**VIT, "l2_normalize": l2_normalize}, Watch(), epochs=1)
     assert module.l2_normalize == l2_normalize

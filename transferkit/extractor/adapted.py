@@ -44,6 +44,7 @@ def merged_backbone(
 
     Raises:
         UserError: the extractor that they belong to cannot be opened or has other weights, or peft is not installed.
+        ValueError: the record does not fit the tensors.
     """
     base = {name: record["base"][name] for name in BASE}
     try:
@@ -51,8 +52,11 @@ def merged_backbone(
     except UserError as error:
         raise UserError(f"{path} holds adapters of {base['source']}, which cannot be opened: {error}") from error
     check_base(backbone, record, path)
-    add_adapters(backbone, Adapters(*(record[name] for name in Adapters._fields)), seed=0)
     learned = {name.removeprefix(PREFIX): value for name, value in state.items() if name.startswith(PREFIX)}
+    ranks = {len(value) for name, value in learned.items() if ".lora_A." in name}
+    if ranks != {record["rank"]}:  # before memory is taken for what a file says
+        raise ValueError(f"rank {record['rank']}, but tensors of {sorted(ranks)}")
+    add_adapters(backbone, Adapters(*(record[name] for name in Adapters._fields)), seed=0)
     check_keys(path, missing={name for name in backbone.state_dict() if is_adapter(name)} - learned.keys())
     check_finite(path, learned)
     check_keys(path, unexpected=backbone.load_state_dict(learned, strict=False).unexpected_keys)
