@@ -213,6 +213,8 @@ def test_adapters_of_other_weights(tmp_path: Path, base: Path) -> None:
     other.save_pretrained(tmp_path / "other")
     with pytest.raises(UserError, match=r"adapters of other weights.*give the same `backbone`"):
         fit(tmp_path / "again", tmp_path / "other", last)
+    with pytest.raises(UserError, match=r"or of another shape.*`lora`"):
+        fit(tmp_path / "again", base, last, lora={"rank": 2})
     other.save_pretrained(base, overwrite=True)
     with pytest.raises(UserError, match=r"holds adapters of .*vit, whose weights have changed"):
         Extractor.from_pretrained(last)

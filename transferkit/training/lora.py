@@ -88,9 +88,10 @@ def complete(checkpoint: dict[str, Any], backbone: Backbone, own: Mapping[str, A
     if not record:
         return
     if own:
-        if record["base_sha256"] != own["base_sha256"]:
+        if any(record[name] != own[name] for name in ("base_sha256", *Adapters._fields)):
             raise UserError(
-                "the checkpoint holds adapters of other weights than these; give the same `backbone` and `weights`"
+                "the checkpoint holds adapters of other weights or of another shape; "
+                "give the same `backbone`, `weights` and `lora`"
             )
         rest = {name: value for name, value in backbone.state_dict().items() if not is_adapter(name)}
     else:

@@ -252,7 +252,8 @@ class TransferCLI(LightningCLI):
         """Write ``splits.parquet`` and ``config.yaml``."""
         if not self.trainer.is_global_zero or self.run is None:
             return
-        config = {key: value for key, value in self.config_dump.items() if key in SAVED}
+        given = {key: value for key, value in self.config_dump.items() if key in SAVED}
+        config = {key: value for key, value in given.items() if key != "patience" or value is not None}
         save_splits(self.datamodule.table, self.run / "splits.parquet")
         with atomic_path(self.run / "config.yaml") as temporary:
             temporary.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
