@@ -43,6 +43,8 @@ FINETUNE = yaml.safe_load((Path(__file__).parents[2] / "configs" / "finetune.yam
 RECIPES: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {  # options of the model, of the data, epochs
     "frozen": ({"regime": "frozen"}, {}, 20),
     "full": ({"regime": "full"}, {}, EPOCHS),
+    "lp-ft": ({"regime": "lp-ft"}, {}, EPOCHS),
+    "lora": ({"regime": "lora"}, {}, EPOCHS),  # DINOv2 alone has linear layers in its blocks
     "probe, full": ({"regime": "full", "head": "probe"}, {}, EPOCHS),
     "finetune.yaml": (
         {k: v for k, v in FINETUNE["model"].items() if k != "backbone"},
@@ -54,12 +56,11 @@ RECIPES: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {  # options of
 
 def main() -> None:
     """Print and write one line per dataset, network and recipe."""
+    usual = [recipe for recipe in RECIPES if recipe not in ("frozen", "lora")]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--datasets", nargs="+", default=list(OTHERWISE))
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS)[:3])
-    parser.add_argument(
-        "--recipes", nargs="+", default=["probe", "frozen", "probe's start", *list(RECIPES)[1:], "plain AdamW"]
-    )
+    parser.add_argument("--recipes", nargs="+", default=["probe", "frozen", "probe's start", *usual, "plain AdamW"])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--set", nargs="*", default=[], help="options of the model for every recipe of ours")
     parser.add_argument("--data", nargs="*", default=[], help="options of the data for every recipe of ours")

@@ -63,3 +63,9 @@ def test_what_cannot_be_meant(verb: str, arguments: list[str], pattern: str) -> 
 def test_a_folder_that_is_not_there() -> None:
     assert refused(transferkit("fit", "gone", "--model.weights", "none"), "no such folder or file: 'gone'")
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("given", [["--trainer.precision", "auto"], ["--trainer.precision=auto"]])
+def test_precision_auto_is_chosen_by_the_device(given: list[str]) -> None:
+    done = transferkit("fit", "photos", *given, "--trainer.accelerator", "cpu", "--print_config")
+    assert yaml.safe_load(done.out)["trainer"]["precision"] == "32-true"

@@ -17,6 +17,8 @@ import pytest
 from tests.backbones.families import save
 from tests.running import transferkit, write_photos
 from tests.tiny import RESNET, VIT, options
+from transferkit.extractor import Extractor
+from transferkit.training.trainer import seed_everything
 
 ROOT = Path(__file__).parents[2]
 COLOURS = {"apples": (190, 50, 40), "limes": (70, 180, 60)}
@@ -25,6 +27,8 @@ TRAINER = ["--trainer.accelerator", "cpu", "--trainer.max_epochs", "3"]
 TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
 MODELS = {
     "full vit": [*options("model", VIT), "--model.regime", "full"],
+    "lora vit": ["--model.backbone", "vit", "--model.regime", "lora"],
+    "lp-ft vit": [*options("model", VIT), "--model.regime", "lp-ft"],
     "partial vit": [*options("model", VIT), "--model.regime", "partial"],
     "frozen resnet, cached": options("model", RESNET),
     "frozen resnet": [*options("model", RESNET), "--data.cache", "off"],
@@ -54,6 +58,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copy("photos/train/apples/8.jpg", "photos/train/apples/9.jpg")
     Path("photos/val/limes/6.jpg").unlink()  # 19 train, 13 val, 7 test
     Path("photos/test/limes/3.png").unlink()
+    seed_everything(0)
+    Extractor.from_pretrained(VIT["backbone"], "none", None, None, VIT["architecture"]).save_pretrained("vit")
 
 
 def run(*arguments: str, script: list[str] | None = None) -> "subprocess.CompletedProcess[str]":
@@ -65,7 +71,8 @@ def run(*arguments: str, script: list[str] | None = None) -> "subprocess.Complet
 
 def curve(name: str) -> list[dict[str, float]]:
     with Path(f"runs/{name}/0/metrics.csv").open(newline="") as file:
-        return [{key: float(value) for key, value in row.items() if "time" not in key} for row in csv.DictReader(file)]
+        rows = list(csv.DictReader(file))  # the row before the first epoch lacks what training logs
+        return [{key: float(value) for key, value in row.items() if value and "time" not in key} for row in rows]
 
 
 def measured(name: str) -> dict[str, float]:

@@ -14,6 +14,7 @@ from transferkit.data.datamodule import ImageDataModule
 from transferkit.training.module import TransferModule
 from transferkit.training.run_record import Checkpoints
 from transferkit.training.trainer import make_trainer, torch_threads
+from transferkit.training.trainer_options import automatic_precision
 
 
 @pytest.fixture(autouse=True)
@@ -75,3 +76,12 @@ def test_a_thread_count_is_restored() -> None:
     with torch_threads(before + 1):
         assert torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before
+
+
+def test_precision_auto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert make_trainer(tmp_path, precision="auto", accelerator="cpu", logger=False).precision == "32-true"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for supported, expected in ((True, "bf16-mixed"), (False, "32-true")):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, supported=supported, **__: supported)
+        assert {automatic_precision(accelerator) for accelerator in (None, "auto", "gpu", "cuda")} == {expected}
+        assert automatic_precision("cpu") == "32-true"

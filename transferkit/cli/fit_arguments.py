@@ -20,6 +20,7 @@ from transferkit.extractor.pretrained import RECORD
 from transferkit.probe.saved_probe import CLASSIFIER
 from transferkit.training import resume
 from transferkit.training.run_directory import find_checkpoint
+from transferkit.training.trainer_options import automatic_precision
 
 FLAGS = ("--json", "--print_config")  # options that need no value
 
@@ -53,6 +54,9 @@ def prepare(verb: str, arguments: Sequence[str]) -> Plan:
     for file in files:
         check_sections(file)
     explicit = without_option(without_option(arguments, "--config"), "--ckpt_path")
+    if all_options(explicit, "--trainer.precision")[-1:] == ["auto"]:  # Lightning's parser does not know it
+        precision = automatic_precision(read_setting(arguments, files, "trainer.accelerator"))
+        explicit = [*without_option(explicit, "--trainer.precision"), "--trainer.precision", precision]
     configs = [argument for file in files for argument in ("--config", str(file))]
     name = read_setting(arguments, files, "name") or (files[-1].stem if files else None)
     which = read_setting(arguments, files, "ckpt_path")

@@ -21,6 +21,7 @@ EVALUATE = (
     "best (default) or last of the newest run of that --name, of any without one; or a checkpoint, an exported "
     "directory, or a probe's classifier.safetensors together with its --model.backbone"
 )
+PATIENCE = "end a fit after this many epochs without a better one; best.ckpt is the best"
 TOP_K = "number of classes per image in the table and with --json, the most probable first"
 TRUST = [  # options of predict for a calibrated classifier
     Option(
@@ -73,6 +74,7 @@ def single(verb: str) -> list[Option]:
         Option("config", "a YAML file with any of these options, or the name of a shipped one; explicit options win"),
         Option("ckpt_path", RESUME if verb == "fit" else EVALUATE),
         Option("name", "runs/<name>/<number>/ is the run's directory; by default the config's name, or the verb"),
+        Option("patience", PATIENCE),
         Option("seed_everything", "seed of everything random", default="0"),
         *([Option("top_k", TOP_K, default="5")] if verb == "predict" else []),
         *(TRUST if verb == "predict" else []),

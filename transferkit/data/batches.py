@@ -3,7 +3,7 @@
 import itertools
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from transferkit.data.image_table import ImageTable
 from transferkit.images.augmentation import view_seed
+from transferkit.runtime.cores import cores
 
 Batch = dict[str, Tensor]
 Item = tuple[int, list[int], float]
@@ -181,3 +182,8 @@ def leave_signals_to_main(number: int) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.excepthook = show
+
+
+def loading_processes(tables: Iterable[ImageTable]) -> int:
+    """Return how many processes load the images: one per core but one, at most 8; none if all are in memory."""
+    return 0 if all(table.in_memory for table in tables) else max(1, min(8, cores() - 1))

@@ -17,13 +17,14 @@ from transferkit.data.batches import (
     EpochLoader,
     ImageBatchDataset,
     leave_signals_to_main,
+    loading_processes,
 )
 from transferkit.data.exclusion import leave_out
 from transferkit.data.groups import check_whole
 from transferkit.data.image_table import ImageTable, check_trainable, one_form, open_images
 from transferkit.data.integrity import MOST_NAMED, raise_broken, verify_together
 from transferkit.data.memory_table import Split, table_of_images
-from transferkit.data.option_ranges import check_counts, check_fractions
+from transferkit.data.option_ranges import check_counts, check_fractions, check_mixing
 from transferkit.data.splits import (
     HELD_OUT,
     assign_fold,
@@ -36,7 +37,6 @@ from transferkit.data.splits import (
 from transferkit.errors import UserError, listed
 from transferkit.images.augmentation import Augmentation, OwnTransform, Preset
 from transferkit.images.preprocessing import Preprocessing
-from transferkit.runtime.cores import cores
 from transferkit.runtime.ranks import joined
 
 log = logging.getLogger(__name__)
@@ -49,18 +49,17 @@ class ImageDataModule(LightningDataModule):
 
     Args:
         root: class folders, a folder with train/val[/test], a CSV or Parquet manifest, or ``digits``.
-        image_root: the folder that a manifest's paths are relative to, or lie in; by default its own.
-        val_fraction: share of the training images that becomes val, stratified, unless val is given. Images of one
-            ``group`` of a manifest stay together.
+        image_root: the folder of a manifest's paths; by default its own.
+        val_fraction: share of train that becomes val, stratified, groups of a manifest together, unless given.
         test_fraction: share that becomes test, stratified, unless test is given.
-        split_seed: seed of these splits and of ``n_per_class``, independent of the training's.
+        split_seed: seed of these splits and of ``n_per_class``.
         splits: ``splits.parquet`` of an earlier run, to repeat its splits exactly.
         classes: keep these classes only.
         n_per_class: keep this many training images per class (few-shot).
         augmentation: random changes of training images.
         on_error: unreadable images: ``fail`` names them, ``skip`` leaves them out and counts them.
         cache: ``auto`` computes a frozen backbone's embeddings once; ``off`` in each epoch.
-        views: augmented passes to cache; 0 computes augmented images in each epoch.
+        views: augmented passes to cache; 0 augments anew in each epoch.
         class_weights: ``balanced`` (inverse class frequency) or one weight per class, for the loss.
         batch_size: images per step and process.
         num_workers: loading processes; by default one per core but one, at most 8.
@@ -68,6 +67,8 @@ class ImageDataModule(LightningDataModule):
         fold: only this one of the folds, from 0.
         exclude: a CSV or Parquet file with a column ``path`` of images to leave out; in an audit's reviewed table,
             the rows whose ``decision`` is ``drop``.
+        mixup: blend pairs of training images by Beta(A, A); 0 for none.
+        cutmix: paste one image into another by Beta(A, A); 0 for none.
     """
 
     def __init__(
@@ -90,21 +91,23 @@ class ImageDataModule(LightningDataModule):
         exclude: str | None = None,
         folds: int | None = None,
         fold: int | None = None,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
         check_counts(batch_size=batch_size, num_workers=num_workers, views=views, n_per_class=n_per_class)
         check_fractions(val_fraction=val_fraction, test_fraction=test_fraction)
         check_folds(folds, fold, splits)
+        check_mixing(mixup=mixup, cutmix=cutmix)
         self.image_root, self.exclude, self.folds, self.fold = image_root, exclude, folds, fold
         self.root, self.splits, self.classes, self.n_per_class = root, splits, classes, n_per_class
         self.val_fraction, self.test_fraction, self.split_seed = val_fraction, test_fraction, split_seed
-        self.augmentation, self.views, self.cache = augmentation, views, cache
+        self.augmentation, self.views, self.cache, self.mixup, self.cutmix = augmentation, views, cache, mixup, cutmix
         self.on_error, self.class_weights = on_error, class_weights
         self.batch_size, self.num_workers = batch_size, num_workers
         self.preprocessing = Preprocessing.imagenet()
-        self.seed = 0
-        self.one_batch = False
+        self.seed, self.one_batch = 0, False
         self.tables: dict[str, ImageTable] = {}
         self.features: dict[str, list[Tensor]] = {}
         self.class_names: list[str] = []
@@ -149,7 +152,8 @@ class ImageDataModule(LightningDataModule):
     @property
     def caches_features(self) -> bool:
         """Whether a frozen backbone may be run once, before training."""
-        return self.cache == "auto" and not self.transform and (self.augmentation == "none" or self.views > 0)
+        still = self.augmentation == "none" or self.views > 0
+        return self.cache == "auto" and still and not self.transform and not self.cutmix
 
     def configure(
         self,
@@ -393,8 +397,4 @@ class ImageDataModule(LightningDataModule):
 
     def workers(self) -> int:
         """Return the number of loading processes; by default one per core but one, at most 8, 0 for built-in images."""
-        if self.num_workers is not None:
-            return self.num_workers
-        if all(table.in_memory for table in self.tables.values()):
-            return 0
-        return max(1, min(8, cores() - 1))
+        return loading_processes(self.tables.values()) if self.num_workers is None else self.num_workers

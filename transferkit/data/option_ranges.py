@@ -1,5 +1,7 @@
 """Ranges of the options of the data."""
 
+import math
+
 from transferkit.errors import UserError
 
 
@@ -25,3 +27,14 @@ def check_fractions(**fractions: float) -> None:
     for name, value in fractions.items():
         if not 0 <= value < 1:
             raise UserError(f"`{name}` is {value}; give a number from 0 up and below 1")
+
+
+def check_mixing(**alphas: float) -> None:
+    """Validate parameters of Beta distributions, 0 for none.
+
+    Raises:
+        UserError: one is below 0, or not finite.
+    """
+    for name, value in alphas.items():
+        if not 0 <= value < math.inf:
+            raise UserError(f"`{name}` is {value}; give a number from 0 up, 0 for none")

@@ -1,7 +1,7 @@
 """Reading a training checkpoint without the LightningModule that wrote it."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ from transferkit import backbones
 from transferkit.backbones.loading import check_finite, load_state
 from transferkit.backbones.weights import apply_masks, read_tensors
 from transferkit.errors import UserError, first_line
+from transferkit.extractor import adapted
 from transferkit.extractor.calibration import Calibration
+from transferkit.extractor.core import ExtractorCore
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +46,21 @@ def load(path: Path) -> dict[str, Any]:
     return dict(content)
 
 
-def read(path: Path, weights: str, pooling: str | None, preprocessing: Mapping[str, Any]) -> dict[str, Any]:
+def read(
+    path: Path,
+    weights: str,
+    pooling: str | None,
+    preprocessing: Mapping[str, Any],
+    open_base: Callable[..., ExtractorCore],
+) -> dict[str, Any]:
     """Return the arguments of an Extractor from a checkpoint.
+
+    Args:
+        path: the checkpoint.
+        weights: ``DEFAULT``; a checkpoint has its own.
+        pooling: None, or that of the checkpoint.
+        preprocessing: fields to override.
+        open_base: opens the extractor that adapters belong to, :meth:`Extractor.from_pretrained`.
 
     Raises:
         UserError: the file is not a usable checkpoint, or its record contradicts the arguments.
@@ -66,11 +81,16 @@ def read(path: Path, weights: str, pooling: str | None, preprocessing: Mapping[s
             )
         check_training(record)
         apply_masks(content["state_dict"])
-        backbone = backbones.rebuild(record["backbone"])
+        adapters = record.get(adapted.KEY)
+        if adapters:
+            backbone = adapted.merged_backbone(adapters, content["state_dict"], path, open_base)
+        else:
+            backbone = backbones.rebuild(record["backbone"])
         state = {key.removeprefix("backbone."): tensor for key, tensor in content["state_dict"].items()}
         head = linear(state.pop("head.weight"), state.pop("head.bias"), backbone.embed_dim, record["class_names"])
         check_finite(path, {"head.weight": head.weight, "head.bias": head.bias})
-        load_state(backbone, state, path)
+        if not adapters:
+            load_state(backbone, state, path)
         change_preprocessing(backbone, preprocessing)
         return {
             "backbone": backbone,

@@ -48,7 +48,7 @@ class Extractor(ExtractorCore):
         if revision and (path.suffix == ".ckpt" or path.exists()):
             raise UserError(f"{path} is on this machine, without revisions; leave out `revision`")
         if path.suffix == ".ckpt":
-            return cls(**checkpoint_reader.read(path, weights, pooling, preprocessing or {}))
+            return cls(**checkpoint_reader.read(path, weights, pooling, preprocessing or {}, cls.from_pretrained))
         if (path / pretrained.RECORD).is_file():
             return cls(**pretrained.read(path, weights, pooling, preprocessing or {}))
         return cls(backbones.build(str(source), weights, pooling, dict(architecture or {}), preprocessing, revision))

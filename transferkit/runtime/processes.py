@@ -100,3 +100,16 @@ def start(devices: int | None = None, num_nodes: int | None = None, accelerator:
         raise
     finally:
         torch.distributed.destroy_process_group()
+
+
+@contextmanager
+def environment_variable(name: str, value: str) -> Iterator[None]:
+    """Set an environment variable, for the processes that are started meanwhile."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before

@@ -8,7 +8,6 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.nn import functional as F
 
 from transferkit.backbones.weights import apply_masks
 from transferkit.data.batches import Batch
@@ -19,10 +18,14 @@ from transferkit.errors import UserError
 from transferkit.extractor.checkpoint_reader import KEY
 from transferkit.images.augmentation import view_seed
 from transferkit.training.checkpoints import EPOCH, check_resumable, current_metrics, is_within_epoch, mend_progress
+from transferkit.training.ema import MovingAverage
 from transferkit.training.fit_progress import leave_ended_epoch, run_validation
+from transferkit.training.lora import adapt, complete, leave_out_base
 from transferkit.training.metrics import EvaluationMetrics, TrainingEpoch
+from transferkit.training.mixing import mixed, weighted_losses
 from transferkit.training.network import TransferNetwork
 from transferkit.training.optimizers import CosineWithWarmup, check_length, check_ranges, gradient_descent
+from transferkit.training.probe_start import probe_start
 from transferkit.training.regimes import Regime, check_unfreezing
 from transferkit.training.regularization_path import (
     MOST_ITERATIONS,
@@ -44,17 +47,18 @@ class TransferModule(TransferNetwork):
         backbone: torchvision name, Hugging Face id or directory, exported directory, or checkpoint.
         weights: ``DEFAULT``, ``none`` (random) or a path; always random with regime ``scratch``.
         pooling: how features become one embedding; ``None`` is the backbone's default.
-        regime: ``frozen`` trains the head alone, ``partial`` also the last stages, ``full`` everything,
-            ``scratch`` everything from random weights.
+        regime: ``frozen`` trains the head, ``partial`` also the last stages, ``full`` everything, ``scratch``
+            everything from random weights, ``lp-ft`` everything from a linear probe's head, ``lora`` adapters.
         unfreeze_last: number of stages that learn with regime ``partial``.
-        lr_head: learning rate of the head; 3e-3 by default, and not used if a frozen backbone's head is solved for.
-        lr_backbone: learning rate of the backbone's last stage; by default 3e-4 with BatchNorm, 1e-4 without.
+        lr_head: learning rate of the head, unless it is solved for; by default 3e-3, with regime ``lp-ft`` that of the
+            backbone.
+        lr_backbone: learning rate of the last stage; by default 1e-4, BatchNorm 3e-4, lora 1e-3.
         layer_decay: factor on the learning rate for each stage further from the head, in (0, 1].
-        optimizer: ``adamw``, ``sgd``, or ``lbfgs``, which solves for the head on a frozen backbone's embeddings: each
-            epoch at one strength of regularization, from strong to weak, and ``best.ckpt`` is the best of them.
-            ``auto`` is ``lbfgs`` without augmentation, dropout and ``lr_head``, otherwise ``adamw``.
+        optimizer: ``adamw``, ``sgd``, or ``lbfgs``, which solves for the head on a frozen backbone's embeddings at one
+            strength of regularization per epoch, from strong to weak. ``auto`` is ``lbfgs`` without augmentation,
+            dropout and ``lr_head``, otherwise ``adamw``.
         batchnorm: ``train`` normalizes by the batch in BatchNorm layers that learn, ``eval`` by the running
-            statistics, which then do not change; ``auto`` is ``train``, which was found better.
+            statistics, which then stay; ``auto`` is ``train``.
         weight_decay: decoupled for ``adamw``, L2 for ``sgd``; only on weights of linear layers and convolutions.
         momentum: of ``sgd``.
         warmup_epochs: epochs of linear warm-up before the cosine.
@@ -62,14 +66,14 @@ class TransferModule(TransferNetwork):
         dropout: on the embedding before the head, in [0, 1).
         l2_normalize: give the head L2-normalized embeddings; ``None`` is as the checkpoint's head had it, or false.
         head: classifier of a probe of the same extractor, to start from; the data must have its classes, val and
-            test none of the images that it was fitted on, and ``l2_normalize`` comes from it (probe, then
-            fine-tune: Kumar et al. 2022, arXiv:2202.10054). ``zeroshot`` starts from the names of the classes, with
-            a model of images and texts (pooling ``projection``). ``none`` starts from a new head, even if the
-            backbone comes with one for the same classes.
+            test none of the images that it was fitted on, and ``l2_normalize`` comes from it. ``zeroshot`` starts
+            from the class names, with a model of images and texts (pooling ``projection``); ``none`` from a new head.
         preprocessing: fields to override, such as ``{image_size: 160}``; ``None`` is the weights' own.
         architecture: changes to the architecture, for random weights only.
         seed: seed of a new head's weights, the order of batches, augmentation and dropout.
         revision: branch, tag or commit of a Hugging Face repository; by default its newest.
+        ema: decay of a moving average of the weights, validated and kept: say 0.999.
+        lora: fields of regime lora: ``{rank: 4, alpha: 8, dora: false, rslora: false}``.
 
     Attributes:
         epoch: epoch of the checkpoint that the backbone and head were opened from, or None.
@@ -100,22 +104,31 @@ class TransferModule(TransferNetwork):
         architecture: dict[str, Any] | None = None,
         seed: int = 0,
         revision: str | None = None,
+        ema: float | None = None,
+        lora: dict[str, Any] | None = None,
     ) -> None:
         check_ranges(
             lr_head=lr_head, lr_backbone=lr_backbone, layer_decay=layer_decay, weight_decay=weight_decay,
-            momentum=momentum, warmup_epochs=warmup_epochs, label_smoothing=label_smoothing, dropout=dropout,
+            momentum=momentum, warmup_epochs=warmup_epochs, label_smoothing=label_smoothing, dropout=dropout, ema=ema,
         )  # fmt: skip
         extractor = open_start(
             backbone, weights, pooling, preprocessing, architecture,
             regime=regime, head=head, l2_normalize=l2_normalize, revision=revision,
         )  # fmt: skip
+        adapters = adapt(
+            extractor, regime, lora, seed,
+            source=backbone, weights=weights, pooling=pooling, preprocessing=preprocessing, revision=revision,
+        )  # fmt: skip
         super().__init__(extractor, regime, unfreeze_last, dropout, batchnorm != "eval", seed)
         self.save_hyperparameters(logger=False)
+        self.adapters = adapters
         self.epoch: int | None = extractor.record.get("epoch")
         self.by_class: dict[str, Tensor] = {}
         self.validated_at: int | None = None
         self.training_epoch = TrainingEpoch()
         self.solves = False  # whether the optimizer is lbfgs; known when the data is
+        self.mixing = (0.0, 0.0)  # mixup and cutmix of the data
+        self.resumes = False  # whether this fit continues from a checkpoint
         self.connected: tuple[ImageDataModule, str] | None = None
 
     @property
@@ -182,7 +195,8 @@ class TransferModule(TransferNetwork):
         if self.connected != (self.data, stage):
             self.connect(self.data, stage)
         self.connected = None  # the next fit or evaluation connects again
-        return []
+        ema = self.hparams["ema"]
+        return [] if ema is None or stage != "fit" else [MovingAverage(ema)]
 
     def setup(self, stage: str) -> None:
         """Embed all images once for a frozen backbone, or check that they can be read.
@@ -201,13 +215,14 @@ class TransferModule(TransferNetwork):
         else:
             data.check_images(splits)
         if stage == "fit":
-            self.class_weights = data.loss_weights()
+            self.resumes, self.starts_trained = False, self.starts_trained or self.regime == "lp-ft"
+            self.class_weights, self.mixing = data.loss_weights(), (data.mixup, data.cutmix)
             if train := data.tables.get("train"):  # the user's own loaders have none
                 counts = Counter(train.labels)
                 self.class_counts = {name: counts[name] for name in self.class_names}
                 self.image_counts = {name: len(table) for name, table in data.tables.items()}
                 self.fitted_on = remember_paths(train.paths, self.fitted_on)
-            all_batches = self.trainer.limit_train_batches == 1.0
+            all_batches = self.trainer.limit_train_batches == 1.0 and not data.mixup
             views = data.features.get("train", []) if all_batches and self.regime == "frozen" else []
             self.solves = is_solvable(self.hparams, views, len(self.class_names))
             data.configure(one_batch=self.solves)
@@ -224,7 +239,16 @@ class TransferModule(TransferNetwork):
         return RegularizationPath(self.head, train, target, steps, self.l2_normalize, self.class_weights, smoothing)
 
     def on_fit_start(self) -> None:
-        """Set train mode: extractors are opened in eval mode, and Lightning keeps the mode that it finds."""
+        """Fit the head that a new ``lp-ft`` starts from, and set train mode, which Lightning leaves as it finds it.
+
+        By now a resumed fit has its weights; the optimizer has the head's tensors, so they are filled.
+        """
+        if self.regime == "lp-ft" and not self.resumes and not self.trainer.global_step:
+            assert self.head is not None
+            start = probe_start(self.as_extractor(), self.data, self.hparams["l2_normalize"])
+            assert start.head is not None
+            self.head.load_state_dict(start.head.state_dict())
+            self.l2_normalize = start.l2_normalize
         self.train()
 
     def on_train_start(self) -> None:
@@ -236,7 +260,7 @@ class TransferModule(TransferNetwork):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed dropout by epoch and batch, so that a resumed fit repeats it, and set the learning rates."""
-        if self.regime != "frozen" or self.dropout:
+        if self.regime != "frozen" or self.dropout or any(self.mixing):
             place = batch_idx * self.trainer.world_size + self.trainer.global_rank
             torch.manual_seed(view_seed(self.seed, self.current_epoch, place))
         schedule = self.lr_schedulers()
@@ -250,10 +274,9 @@ class TransferModule(TransferNetwork):
         The weights have mean 1 over the training images and are not divided by their sum over the batch, which
         would cancel them in a batch of one class.
         """
-        logits, target = self.classify(self.embed(batch)), batch["target"]
-        weight = self.weight_of(target)
-        losses = F.cross_entropy(logits, target, label_smoothing=self.hparams["label_smoothing"], reduction="none")
-        losses = losses * weight
+        batch = mixed(batch, *self.mixing, len(self.class_names), self.normalized)
+        logits, smoothing = self.classify(self.embed(batch)), self.hparams["label_smoothing"]
+        losses, weight = weighted_losses(logits, batch, self.class_weights, smoothing)
         self.training_epoch.loss.update(losses, weight)
         return losses.mean() * batch["scale"] if "scale" in batch else losses.mean()
 
@@ -333,6 +356,8 @@ class TransferModule(TransferNetwork):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the record, and the state of an epoch that has not ended."""
         checkpoint[KEY] = self.describe()
+        if self.adapters:
+            leave_out_base(checkpoint, self.adapters)
         mend_progress(checkpoint, self.trainer)
         if is_within_epoch(checkpoint):
             checkpoint[EPOCH] = {"processes": self.trainer.world_size} | self.training_epoch.state_dict()
@@ -345,9 +370,10 @@ class TransferModule(TransferNetwork):
         """
         if KEY not in checkpoint:
             raise UserError("this is not a transferkit checkpoint; give one that a fit of transferkit wrote")
+        complete(checkpoint, self.backbone, self.adapters)
         apply_masks(checkpoint["state_dict"])
         record, trainer = checkpoint[KEY], self._trainer
-        resumes = trainer is not None and trainer.state.fn == "fit"
+        self.resumes = resumes = trainer is not None and trainer.state.fn == "fit"
         if resumes:
             check_resumable(checkpoint, self.class_names, self.backbone.state_dict(), self.frozen_keys)
             self.solves = resumed_solver(checkpoint, self.regime, self.hparams["optimizer"], self.solves)
@@ -356,8 +382,9 @@ class TransferModule(TransferNetwork):
             self.set_classes(record["class_names"])
             if trainer is not None:
                 self.data.set_class_names(self.class_names)
-        if weights := record.get("class_weights"):  # every stage has the loss of the fit
-            self.class_weights = torch.tensor(weights)
+        self.l2_normalize = record["l2_normalize"]  # of lp-ft the probe has chosen it
+        if weights := record.get("class_weights"):
+            self.class_weights = torch.tensor(weights)  # every stage has the loss of the fit
         if resumes and EPOCH in checkpoint:
             check_processes(checkpoint[EPOCH], self.trainer.world_size)
             self.training_epoch.load_state_dict(checkpoint[EPOCH], self.trainer.strategy.root_device)

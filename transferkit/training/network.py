@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from transferkit.backbones.adapters import merge_adapters
 from transferkit.data.batches import Batch
 from transferkit.extractor import Extractor
 from transferkit.extractor.calibration import Calibration
@@ -114,8 +115,13 @@ class TransferNetwork(LightningModule):
             return batch["pixels"].new_empty(0, self.backbone.embed_dim).to(self.dtype)
         exact = nullcontext() if self.training else full_float32()
         with exact, torch.set_grad_enabled(torch.is_grad_enabled() and self.regime != "frozen"):
-            embedding: Tensor = self.backbone(network_input(self.backbone, self.preprocessing, batch["pixels"]))
+            pixels = batch["input"] if "input" in batch else self.normalized(batch["pixels"])
+            embedding: Tensor = self.backbone(pixels)
         return embedding
+
+    def normalized(self, pixels: Tensor) -> Tensor:
+        """Return what the backbone takes: uint8 (B, 3, h, w) -> float (B, 3, h, w)."""
+        return network_input(self.backbone, self.preprocessing, pixels)
 
     def classify(self, embedding: Tensor) -> Tensor:
         """Return the class scores of embeddings: (B, D) -> (B, classes)."""
@@ -133,7 +139,15 @@ class TransferNetwork(LightningModule):
         return self.class_weights.to(target.device)[target]
 
     def as_extractor(self) -> Extractor:
-        """Return the extractor in eval mode; it shares its tensors with this module, whose mode stays."""
+        """Return the extractor in eval mode; it shares its tensors with this module, whose mode stays.
+
+        Adapters are merged into weights of its own.
+        """
+        if self.regime == "lora":
+            backbone, head = copy.deepcopy((self.backbone, self.head))
+            merge_adapters(backbone)
+            head = head and head.float()
+            return Extractor(backbone, self.preprocessing, head, self.class_names, self.l2_normalize, self.describe())
         computed = [value for module in self.modules() for value in vars(module).values() if isinstance(value, Tensor)]
         tensors = {id(tensor): tensor for tensor in (*self.parameters(), *self.buffers(), *computed)}
         backbone, head = copy.deepcopy((self.backbone, self.head), tensors)  # copies modules, not their tensors

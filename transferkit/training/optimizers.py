@@ -15,17 +15,22 @@ from transferkit.errors import UserError
 # Decayed are matrices that map features to features; not norms, biases, tokens, position tables and scales.
 DECAYED = (nn.Linear, nn.modules.conv._ConvNd)
 LR_HEAD = 3e-3
+LR_ADAPTERS = 1e-3
 LR_BATCHNORM, LR_OTHERS = 3e-4, 1e-4  # of a backbone; tests/bench/bench_transfer.py compares rates
 
 
-def chosen_rates(lr_head: float | None, lr_backbone: float | None, backbone: Backbone) -> tuple[float, float]:
+def chosen_rates(
+    lr_head: float | None, lr_backbone: float | None, backbone: Backbone, regime: str = "full"
+) -> tuple[float, float]:
     """Return the learning rates of head and backbone, with defaults for None.
 
-    The default of a backbone with BatchNorm is higher than that of a transformer.
+    The default of a backbone with BatchNorm is higher than that of a transformer. A head that a probe has fitted
+    learns no faster than the backbone. Adapters begin at zero and learn faster than weights.
     """
     batchnorm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in backbone.modules())
-    default = LR_BATCHNORM if batchnorm else LR_OTHERS
-    return LR_HEAD if lr_head is None else lr_head, default if lr_backbone is None else lr_backbone
+    default = LR_ADAPTERS if regime == "lora" else LR_BATCHNORM if batchnorm else LR_OTHERS
+    rate = default if lr_backbone is None else lr_backbone
+    return (rate if regime == "lp-ft" else LR_HEAD) if lr_head is None else lr_head, rate
 
 
 def parameter_groups(
@@ -159,7 +164,7 @@ def gradient_descent(
         options: arguments of a TransferModule.
         trainer: of the fit.
     """
-    rates = chosen_rates(options["lr_head"], options["lr_backbone"], backbone)
+    rates = chosen_rates(options["lr_head"], options["lr_backbone"], backbone, options["regime"])
     groups = parameter_groups(backbone, head, *rates, options["layer_decay"], options["weight_decay"])
     kind: Literal["adamw", "sgd"] = "sgd" if options["optimizer"] == "sgd" else "adamw"
     optimizer = make_optimizer(kind, groups, options["momentum"], fused=may_fuse(trainer))
@@ -231,8 +236,8 @@ def check_ranges(**options: Any) -> None:
     for name in ("lr_head", "lr_backbone", "weight_decay", "warmup_epochs"):
         if options[name] is not None and not 0 <= options[name] < math.inf:
             raise UserError(f"`{name}` is {options[name]}; give a number from 0 up")
-    for name in ("momentum", "label_smoothing", "dropout"):
-        if not 0 <= options[name] < 1:
+    for name in ("momentum", "label_smoothing", "dropout", "ema"):
+        if options[name] is not None and not 0 <= options[name] < 1:
             raise UserError(f"`{name}` is {options[name]}; give a number in [0, 1)")
     if not 0 < options["layer_decay"] <= 1:
         raise UserError(f"`layer_decay` is {options['layer_decay']}; give a number in (0, 1], 1 for none")

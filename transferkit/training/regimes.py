@@ -9,9 +9,10 @@ from lightning.pytorch.callbacks import BaseFinetuning
 from torch import nn
 
 from transferkit.backbones import Backbone
+from transferkit.backbones.adapters import is_adapter
 from transferkit.errors import UserError
 
-Regime = Literal["frozen", "partial", "full", "scratch"]
+Regime = Literal["frozen", "partial", "full", "scratch", "lp-ft", "lora"]
 
 
 def first_trainable(backbone: Backbone, regime: Regime, unfreeze_last: int) -> int:
@@ -22,7 +23,7 @@ def first_trainable(backbone: Backbone, regime: Regime, unfreeze_last: int) -> i
     """
     count = len(backbone.stages)
     if regime != "partial":
-        return count if regime == "frozen" else 0
+        return count if regime in ("frozen", "lora") else 0
     if not 1 <= unfreeze_last <= count:
         raise UserError(
             f"`unfreeze_last` is {unfreeze_last}, {backbone.name} has {count} stages "
@@ -32,9 +33,9 @@ def first_trainable(backbone: Backbone, regime: Regime, unfreeze_last: int) -> i
 
 
 def freeze(backbone: Backbone, first: int) -> None:
-    """Let only the stages from ``first`` on learn, except parameters that no gradient reaches."""
+    """Let only adapters and the stages from ``first`` on learn, except parameters that no gradient reaches."""
     for name, parameter in backbone.model.named_parameters():
-        parameter.requires_grad_(backbone.stage_of(name) >= first)
+        parameter.requires_grad_(is_adapter(name) or backbone.stage_of(name) >= first)
     for parameter in unreached(backbone):
         parameter.requires_grad_(False)
 
@@ -83,7 +84,8 @@ def set_mode(backbone: Backbone, first: int, training: bool, batchnorm_moves: bo
 
 def frozen_keys(backbone: Backbone, first: int) -> set[str]:
     """Return the names, within the backbone, of the parameters and buffers that training does not change."""
-    return {f"model.{name}" for name in backbone.model.state_dict() if backbone.stage_of(name) < first}
+    names = [name for name in backbone.model.state_dict() if not is_adapter(name)]
+    return {f"model.{name}" for name in names if backbone.stage_of(name) < first}
 
 
 def count_parameters(module: nn.Module) -> tuple[int, int]:

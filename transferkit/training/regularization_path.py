@@ -103,7 +103,7 @@ def is_solvable(options: Mapping[str, Any], views: Sequence[Tensor], classes: in
     """Return whether to use a :class:`RegularizationPath`: if the problem is convex and fits into memory.
 
     Args:
-        options: ``optimizer``, ``lr_head``, ``head`` and ``dropout`` of the module.
+        options: ``optimizer``, ``lr_head``, ``head``, ``ema`` and ``dropout`` of the module.
         views: embeddings (N, D) of the training images; several if augmented, none if not cached.
         classes: number of classes.
 
@@ -111,15 +111,17 @@ def is_solvable(options: Mapping[str, Any], views: Sequence[Tensor], classes: in
         UserError: ``lbfgs`` is given, but cannot be used.
     """
     asked = options["optimizer"]
-    steps = options["lr_head"] is not None or options["head"] == "zeroshot"  # a path would begin from zero
+    averaged = options["ema"] is not None  # of heads that converge, not of those along a path
+    steps = averaged or options["lr_head"] is not None or options["head"] == "zeroshot"  # a path begins from zero
     if asked not in ("auto", "lbfgs") or (asked == "auto" and steps):
         return False
     if len(views) == 1 and not options["dropout"] and len(views[0]) * classes <= MOST_LOGITS:
         return True
     if asked == "lbfgs":
         raise UserError(
-            '`optimizer="lbfgs"` solves for the head on cached embeddings of a frozen backbone: without augmentation '
-            f'and dropout, with all batches, and up to {MOST_LOGITS} images times classes; give `optimizer="adamw"`'
+            '`optimizer="lbfgs"` solves for the head on cached embeddings of a frozen backbone: without augmentation, '
+            f"mixing and dropout, with all batches, and up to {MOST_LOGITS} images times classes; "
+            'give `optimizer="adamw"`'
         )
     return False
 

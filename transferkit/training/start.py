@@ -23,6 +23,14 @@ log = logging.getLogger(__name__)
 LARGEST_WEIGHTS = 1 / 3
 
 
+def finetune_start(classifier: LinearClassifier, extractor: Extractor) -> Extractor:
+    """Return the extractor with a probe's classifier as its head, in the scale that fine-tuning starts from."""
+    start = classifier.as_head_of(extractor)
+    if start.head:
+        soften(start.head)
+    return start
+
+
 def open_start(
     source: str,
     weights: str,
@@ -56,6 +64,10 @@ def open_start(
     Raises:
         UserError: the extractor or the classifier cannot be opened, or the options contradict each other.
     """
+    if regime == "lp-ft":
+        if head not in (None, "none"):
+            raise UserError(f'`regime="lp-ft"` fits its own head by a probe; leave out `head={head}`, or give "full"')
+        head = "none"
     if regime == "scratch":
         if weights not in ("DEFAULT", "none"):
             raise UserError(f'`regime="scratch"` takes no `weights="{weights}"`; give `regime="full"`')
@@ -67,10 +79,7 @@ def open_start(
     if head == WORDS and extractor.backbone.wordless:
         raise UserError(f'`head="{WORDS}"` needs words: {extractor.backbone.wordless}')
     if classifier:
-        extractor = classifier.as_head_of(extractor)
-        if extractor.head and regime != "frozen":
-            soften(extractor.head)
-        return extractor
+        return classifier.as_head_of(extractor) if regime == "frozen" else finetune_start(classifier, extractor)
     reads_unit = extractor.l2_normalize if l2_normalize is None else l2_normalize
     if head is None and extractor.head:
         if reads_unit == extractor.l2_normalize:

@@ -19,6 +19,7 @@ from transferkit.training.checkpoints import AtomicCheckpointIO
 from transferkit.training.module import TransferModule
 from transferkit.training.prediction_writer import TOP_K, PredictionWriter
 from transferkit.training.run_record import Checkpoints
+from transferkit.training.trainer_options import automatic_precision
 
 SMALL_HEAD = 2**17  # weights: 170 classes of a ViT-B/16's 768 features
 TRAINER_DEFAULTS: Mapping[str, Any] = {
@@ -88,9 +89,12 @@ def make_trainer(
         answering: what ``predict`` says beside the classes, if the classifier is calibrated.
         calibrates: whether ``test`` calibrates the classifier, which embeds images of val and train.
         tensorboard: whether to log into the run.
-        options: arguments of :class:`lightning.pytorch.Trainer`; ``logger=False`` is none at all.
+        options: arguments of :class:`lightning.pytorch.Trainer`; ``logger=False`` is none at all, ``precision`` may be
+            ``auto``, see :func:`~transferkit.training.trainer_options.automatic_precision`.
     """
     given = {**TRAINER_DEFAULTS, **options}
+    if given.get("precision") == "auto":
+        given["precision"] = automatic_precision(given.get("accelerator"))
     callbacks, loggers = run_parts(run, checkpoints, top_k, answering, calibrates)
     callbacks += as_list(given.pop("callbacks", None))
     plugins = as_list(given.pop("plugins", None))

@@ -54,6 +54,16 @@ def check_options(options: Mapping[str, Any]) -> None:
         raise UserError(f'`strategy="{strategy}"` cannot start the processes of a command; give `strategy="ddp"`')
 
 
+def automatic_precision(accelerator: Any) -> str:
+    """Return ``bf16-mixed`` where the device computes in bfloat16, ``32-true`` elsewhere, as on a CPU.
+
+    Args:
+        accelerator: argument of the Trainer.
+    """
+    on_gpu = accelerator in (None, "auto", "gpu", "cuda") and torch.cuda.is_available()
+    return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+
+
 def check_callbacks(callbacks: Collection[Callback], logged: Collection[str]) -> None:
     """Raise for callbacks that cannot work with a TransferModule.
 

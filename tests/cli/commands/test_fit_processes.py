@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from transferkit.cli.commands.fit import RUN, environment_variable
+from transferkit.cli.commands.fit import RUN
+from transferkit.runtime.processes import environment_variable
 
 
 def test_the_environment_is_as_before_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,11 +31,13 @@ from transferkit.probe.audit_files import audit_run
 from transferkit.reports.answers import Answering
 from transferkit.reports.report import report_of
 from transferkit.runtime.files import atomic_path
+from transferkit.runtime.processes import environment_variable
 from transferkit.runtime.ranks import told_once
 from transferkit.training import resume
 from transferkit.training.epoch_lines import progress_callbacks
 from transferkit.training.fit_progress import epoch_number
 from transferkit.training.module import TransferModule
+from transferkit.training.patience import Patience
 from transferkit.training.prediction_writer import TOP_K, PredictionWriter
 from transferkit.training.run_directory import new_run, read_metrics, remove_run, write_metrics
 from transferkit.training.run_record import MONITOR, TIE_BREAK
@@ -50,7 +52,7 @@ from transferkit.training.trainer import (
 )
 from transferkit.training.trainer_options import check_callbacks, check_options, class_fault, refusal
 
-SAVED = ("seed_everything", "name", "model", "data", "trainer")
+SAVED = ("seed_everything", "name", "patience", "model", "data", "trainer")
 RUN = "TRANSFERKIT_RUN"  # the run directory, for the processes that Lightning starts
 
 
@@ -116,9 +118,10 @@ class TransferCLI(LightningCLI):
             predict.add_argument(f"--{field.name}", default=field.default, type=get_type_hints(Answering)[field.name])
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add ``--name``, the name of the run, and ``--json``."""
+        """Add ``--name``, the name of the run, ``--json`` and ``--patience``."""
         parser.add_argument("--name", default="fit", type=str)
         parser.add_argument("--json", action="store_true")
+        parser.add_argument("--patience", default=None, type=int)
         parser.link_arguments("seed_everything", fit_help.LINKED, compute_fn=int)  # check_seed() checks it
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -192,6 +195,8 @@ class TransferCLI(LightningCLI):
         options["enable_progress_bar"], progress = progress_callbacks(options["enable_progress_bar"], callbacks)
         callbacks += progress
         callbacks.append(LambdaCallback(on_train_start=self.announce))
+        if (patience := self.config[self.subcommand].patience) is not None:
+            callbacks.append(Patience(patience))
         options["tensorboard"] = self.subcommand in ("fit", "test")
         # Lightning rejects false beside checkpoint callbacks
         checkpoints = options.pop("enable_checkpointing") is not False and not self.scratch
@@ -268,7 +273,8 @@ class TransferCLI(LightningCLI):
         """Write ``splits.parquet`` and ``config.yaml``."""
         if not self.trainer.is_global_zero or self.run is None:
             return
-        config = {key: value for key, value in self.config_dump.items() if key in SAVED}
+        given = {key: value for key, value in self.config_dump.items() if key in SAVED}
+        config = {key: value for key, value in given.items() if key != "patience" or value is not None}
         save_splits(self.datamodule.table, self.run / "splits.parquet")
         with atomic_path(self.run / "config.yaml") as temporary:
             temporary.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
@@ -385,16 +391,3 @@ class TransferCLI(LightningCLI):
     def predict(self, model: TransferModule, **kwargs: Any) -> None:
         """Predict without keeping every batch in memory: a callback writes the results."""
         self.trainer.predict(model, **{**kwargs, "return_predictions": False})
-
-
-@contextmanager
-def environment_variable(name: str, value: str) -> Iterator[None]:
-    """Set an environment variable, for the processes that are started meanwhile."""
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        del os.environ[name]
-        if before is not None:
-            os.environ[name] = before

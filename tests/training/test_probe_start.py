@@ -1,0 +1,136 @@
+"""Regime lp-ft: one fit that begins with the probe's head, and resumes without probing again."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from tests.tiny import RESNET, VIT
+from transferkit.data.datamodule import ImageDataModule
+from transferkit.embed import cached_features
+from transferkit.errors import UserError
+from transferkit.extractor import Extractor
+from transferkit.extractor.core import head_logits
+from transferkit.probe import ProbeResult, probe_embeddings
+from transferkit.training import module as training
+from transferkit.training.module import TransferModule
+from transferkit.training.optimizers import chosen_rates
+from transferkit.training.start import finetune_start
+from transferkit.training.trainer import make_trainer, seed_everything
+
+DIGITS: dict[str, Any] = {
+    "classes": ["0", "1", "2"],
+    "n_per_class": 10,
+    "val_fraction": 0.1,
+    "test_fraction": 0.1,
+    "num_workers": 0,
+}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRANSFERKIT_CACHE", str(tmp_path / "cache"))
+
+
+class Watch(Callback):
+    """The head before the first step, val/acc by step, and a checkpoint written in the middle of the first epoch."""
+
+    def __init__(self, cut: Path | None = None) -> None:
+        self.cut, self.accuracies = cut, dict[int, float]()
+        self.head: dict[str, Tensor] = {}
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.accuracies[trainer.global_step] = float(trainer.callback_metrics["val/acc"])
+        if not trainer.global_step:
+            assert isinstance(pl_module, TransferModule) and pl_module.head is not None
+            self.head = {name: value.clone() for name, value in pl_module.head.state_dict().items()}
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if self.cut and trainer.global_step == 2:
+            trainer.save_checkpoint(self.cut)
+
+
+def lp_ft(
+    run: Path, model: dict[str, Any], watch: Watch, resume: Path | None = None, epochs: int = 2, **options: Any
+) -> tuple[TransferModule, Trainer]:
+    seed_everything(0)
+    module = TransferModule(**{**model, "regime": "lp-ft"})
+    options = {"max_epochs": epochs, "enable_progress_bar": False, "accelerator": "cpu", **options}
+    trainer = make_trainer(run, callbacks=[watch], **options)
+    trainer.fit(module, datamodule=ImageDataModule("digits", **DIGITS), ckpt_path=resume)
+    return module, trainer
+
+
+def probe(model: dict[str, Any]) -> tuple[Extractor, ProbeResult]:
+    """The probe's own result, on the splits of the fit."""
+    seed_everything(0)
+    module = TransferModule(**model)
+    data = ImageDataModule("digits", **DIGITS)
+    data.configure(preprocessing=module.preprocessing)
+    data.setup("fit")
+    extractor = Extractor(module.backbone, module.preprocessing)
+    return extractor, probe_embeddings(cached_features(extractor, data.table), shots=(1,), few_shot_seeds=(0,))
+
+
+def test_it_starts_from_the_head_of_the_probe_and_measures_it(tmp_path: Path) -> None:
+    """The probe's `start` is fitted on train and chosen on val, as ``transferkit probe`` does."""
+    extractor, result = probe(VIT)
+    watch = Watch()
+    module, _ = lp_ft(tmp_path / "run", {**VIT, "lr_backbone": 0.0, "weight_decay": 0.0}, watch, epochs=1)
+    expected = finetune_start(result.start, extractor)
+    assert expected.head is not None and module.head is not None
+    for name, value in expected.head.state_dict().items():
+        assert torch.allclose(watch.head[name], value, rtol=1e-4, atol=1e-6)
+        assert torch.equal(module.head.state_dict()[name], watch.head[name])  # the head learns at the backbone's rate
+    assert module.l2_normalize == expected.l2_normalize
+    assert watch.accuracies[0] == pytest.approx(result.report["linear"]["val_top1"])
+    assert module.fitted_on == result.start.fitted_on
+    best = Extractor.from_pretrained(tmp_path / "run/checkpoints/best.ckpt")
+    assert best.record["epoch"] == 0 and best.l2_normalize == module.l2_normalize
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("l2_normalize", [True, False])
+def test_a_given_normalization_is_kept(tmp_path: Path, l2_normalize: bool) -> None:
+    module, _ = lp_ft(tmp_path, {**VIT, "l2_normalize": l2_normalize}, Watch(), epochs=1)
+    assert module.l2_normalize == l2_normalize
+
+
+@pytest.mark.parametrize("model", [VIT, pytest.param(RESNET, marks=pytest.mark.slow)])
+def test_killed_in_the_first_epoch_and_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: dict[str, Any]
+) -> None:
+    whole, _ = lp_ft(tmp_path / "whole", model, Watch(tmp_path / "cut.ckpt"))
+    monkeypatch.setattr(training, "probe_start", lambda *_: pytest.fail("a resumed fit probed again"))
+    again, _ = lp_ft(tmp_path / "again", model, Watch(), tmp_path / "cut.ckpt")
+    assert again.l2_normalize == whole.l2_normalize
+    states = whole.state_dict(), again.state_dict()
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", pytest.param("bf16-true", marks=pytest.mark.slow)])
+def test_lower_precision_and_the_export(tmp_path: Path, precision: str) -> None:
+    module, _ = lp_ft(tmp_path / "run", VIT, Watch(), epochs=1, precision=precision)
+    extractor = module.float().requires_grad_(False).as_extractor()
+    extractor.save_pretrained(tmp_path / "export")
+    again = Extractor.from_pretrained(tmp_path / "export")
+    pixels = torch.randint(256, (3, 3, 32, 32), dtype=torch.uint8)
+    assert extractor.head is not None and again.head is not None
+    logits = [head_logits(one.head, one(pixels).clone(), one.l2_normalize) for one in (again, extractor) if one.head]
+    assert torch.equal(*logits)
+
+
+def test_the_rate_of_the_head_is_not_raised() -> None:
+    backbone = TransferModule(**VIT).backbone
+    assert chosen_rates(None, None, backbone, "lp-ft") == (1e-4, 1e-4)
+    assert chosen_rates(None, 2e-4, backbone, "lp-ft") == (2e-4, 2e-4)
+    assert chosen_rates(1e-3, None, backbone, "lp-ft") == (1e-3, 1e-4)
+
+
+def test_a_head_of_another_origin_is_refused() -> None:
+    for head in ("probe/start.safetensors", "zeroshot"):
+        with pytest.raises(UserError, match=r"lp-ft.*fits its own head.*leave out `head="):
+            TransferModule(**VIT, regime="lp-ft", head=head)

@@ -1,0 +1,65 @@
+"""Mixed batches: mixup (Zhang et al. 2018, arXiv:1710.09412) and CutMix (Yun et al. 2019, arXiv:1905.04899)."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms import v2
+
+from transferkit.data.batches import Batch
+
+
+def mixed(batch: Batch, mixup: float, cutmix: float, classes: int, normalized: Callable[[Tensor], Tensor]) -> Batch:
+    """Mix each row of a batch with the one before, as torchvision does; with both kinds, draw one for the batch.
+
+    Args:
+        batch: with ``pixels`` or cached ``embedding``, and ``target``.
+        mixup: parameter of the Beta distribution of the shares; 0 for none.
+        cutmix: that of the areas; 0 for none. It is for pixels only.
+        classes: K.
+        normalized: from pixels to what the network takes.
+
+    Returns:
+        The batch with ``input``, normalized pixels, or ``embedding`` mixed; and ``soft``, float (B, K), the shares of
+        the classes. Without mixing, the batch as it is.
+    """
+    kinds = [
+        kind(alpha=alpha, num_classes=classes) for kind, alpha in ((v2.MixUp, mixup), (v2.CutMix, cutmix)) if alpha
+    ]
+    if not kinds or not len(batch["target"]):
+        return batch
+    mix = v2.RandomChoice(kinds)
+    if "embedding" in batch:
+        inputs, soft = mix(batch["embedding"][:, :, None, None], batch["target"])
+        return {**batch, "embedding": inputs.flatten(1), "soft": soft}
+    inputs, soft = mix(normalized(batch["pixels"]), batch["target"])
+    return {**batch, "input": inputs, "soft": soft}
+
+
+def weighted_losses(
+    logits: Tensor, batch: Batch, class_weights: Tensor | None, smoothing: float
+) -> tuple[Tensor, Tensor]:
+    """Return the cross-entropy of each row times its weight, and the weight, that of its class.
+
+    A mixed row has, of each class, the loss and the weight that it would have with that target, by the class's share.
+
+    Args:
+        logits: (B, K).
+        batch: with ``target`` (B,) or, if it is mixed, ``soft`` (B, K).
+        class_weights: (K,), or None for equal ones.
+        smoothing: of the labels, in [0, 1).
+
+    Returns:
+        Two tensors (B,).
+    """
+    weights = torch.ones(logits.shape[1]) if class_weights is None else class_weights
+    weights = weights.to(logits.device)
+    if "soft" not in batch:
+        weight = weights[batch["target"]]
+        return F.cross_entropy(logits, batch["target"], label_smoothing=smoothing, reduction="none") * weight, weight
+    shares = batch["soft"] * weights  # (B, K)
+    weight = shares.sum(1)
+    log_probability = logits.log_softmax(1)
+    sharp = -(shares * log_probability).sum(1)
+    return (1 - smoothing) * sharp - smoothing * weight * log_probability.mean(1), weight

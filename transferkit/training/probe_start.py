@@ -1,0 +1,59 @@
+"""Regime ``lp-ft``: a linear probe of the training images gives the head that fine-tuning starts from.
+
+Kumar et al. 2022, arXiv:2202.10054.
+"""
+
+from transferkit.data.datamodule import ImageDataModule
+from transferkit.data.seen import remember_paths
+from transferkit.embed import cached_features
+from transferkit.extractor import Extractor
+from transferkit.probe import LinearClassifier
+from transferkit.probe.linear import logits_of, sweep
+from transferkit.probe.protocol import determined
+from transferkit.probe.row_splits import check_values
+from transferkit.probe.standardize import KINDS, Kind
+from transferkit.runtime.ranks import joined
+from transferkit.similarity.temperature import fit_temperature
+from transferkit.training.start import finetune_start
+
+
+def probe_start(extractor: Extractor, data: ImageDataModule, l2_normalize: bool | None) -> Extractor:
+    """Probe an extractor on the training images; all processes of a fit call this, and get the same head.
+
+    Standardization, C and temperature are chosen on val, by the sweep of the probe, and nothing is fitted on val. The
+    images are embedded as they are, without augmentation; their embeddings stay in the feature cache alone.
+
+    Args:
+        extractor: on the device to use.
+        data: with its tables set up.
+        l2_normalize: whether the head is to read L2-normalized embeddings; None leaves it to the sweep.
+
+    Returns:
+        The extractor with its head, in the scale that fine-tuning starts from.
+
+    Raises:
+        UserError: images cannot be read and the data does not skip them, or embeddings are not finite.
+    """
+    with joined() as ranks:
+        found = cached_features(extractor, data.union(["train", "val"]), ranks=ranks)
+        ranks.run_on_all(lambda: data.check_broken(found.metadata["broken"]))
+
+        def fit() -> LinearClassifier:
+            check_values(found)
+            paths = {name: data.tables[name].paths for name in ("train", "val")}
+            train, val = (found.embedding[[found.row_of[path] for path in paths[name]]] for name in paths)
+            target, names = data.targets("val"), tuple(data.class_names)
+            best = sweep(train, data.targets("train"), val, target, len(names), kinds=kinds_of(l2_normalize)).best
+            logits = logits_of(val, best.weight, best.bias, best.standardization)
+            temperature = determined(fit_temperature(logits, target))
+            fitted_on = remember_paths(paths["train"])
+            return LinearClassifier(
+                best.weight, best.bias, names, best.standardization, best.c, temperature, found.metadata, fitted_on
+            )
+
+        return finetune_start(ranks.from_first(fit), extractor)
+
+
+def kinds_of(l2_normalize: bool | None) -> tuple[Kind, ...]:
+    """Return the standardizations that a head may have which reads L2-normalized embeddings, or which does not."""
+    return tuple(kind for kind in KINDS if l2_normalize is None or (kind == "l2") == l2_normalize)
