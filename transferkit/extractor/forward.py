@@ -8,6 +8,7 @@ import math
 import re
 import threading
 from collections import Counter
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from transferkit.backbones import Backbone
 from transferkit.errors import UserError
+from transferkit.extractor.engine import Engine, compile_graph
 from transferkit.images.preprocessing import Preprocessing
 from transferkit.runtime.full_float32 import full_float32
 
@@ -52,13 +54,14 @@ class Forward:
         features: ``pooled``, or the features before pooling: ``tokens`` (T, C), ``map`` (C, h, w), or ``unpooled`` for
             whichever of the two the network has.
         normalize: whether embeddings are scaled to length 1; a zero embedding stays zero.
+        engine: what runs the network, see :mod:`transferkit.extractor.engine`.
 
     Attributes:
         shape: of the result for one image, ``(D,)`` if it is pooled.
         pooling: how features become one embedding; ``none`` if they do not.
 
     Raises:
-        UserError: the network has no such stage or features.
+        UserError: the network has no such stage or features, or the engine cannot run it.
     """
 
     def __init__(
@@ -69,18 +72,21 @@ class Forward:
         layer: str | None = None,
         features: Features = "pooled",
         normalize: bool = False,
+        engine: Engine = "torch",
     ) -> None:
         if normalize and features != "pooled":
             raise UserError(f'`normalize` applies to pooled embeddings, not to `features="{features}"`; leave one out')
         stage = find_stage(backbone, layer) if layer else backbone.stage_names[-1]
         self.layer = None if stage == backbone.stage_names[-1] else stage
         self.precision, self.features, self.normalize = precision, features, normalize
-        self.preprocessing, self.backbone = preprocessing, for_inference(backbone, DTYPES[precision])
+        self.engine, computed = engine, DTYPES[precision] if engine == "torch" else torch.float32
+        self.preprocessing, self.backbone = preprocessing, for_inference(backbone, computed)
         self.device = next(backbone.parameters()).device
         self.local = threading.local()
         ends = self.layer is None and features == "pooled"
         plain = (backbone.pooling, (backbone.embed_dim,))
         self.pooling, self.shape = plain if ends else self.infer_shape(preprocessing.image_size)
+        self.run: Callable[[Tensor], Tensor] | None = None if engine == "torch" else self.compile()
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor, stopped: threading.Event | None = None) -> Tensor:
@@ -96,20 +102,39 @@ class Forward:
         Raises:
             Stopped: ``stopped`` was set.
         """
+        if self.run:
+            if stopped and stopped.is_set():
+                raise Stopped
+            kept = self.run(self.preprocessing.normalize(pixels))
+            return F.normalize(kept) if self.normalize else kept
         backbone = self.own_modules()
         self.local.stopped = stopped
         if self.device.type == "cuda":
             pixels = pixels.pin_memory().to(self.device, non_blocking=True)
         with full_float32() if self.precision == "32" else nullcontext():
-            if self.layer or self.features != "pooled":
-                kept = self.pool(self.stage_output(backbone, pixels))
-            else:
-                kept = backbone(network_input(backbone, self.preprocessing, pixels))
+            kept = self.kept(backbone, network_input(backbone, self.preprocessing, pixels))
         return F.normalize(kept.float()) if self.normalize else kept.float()
 
-    def stage_output(self, backbone: Backbone, pixels: Tensor) -> Tensor:
+    def compile(self) -> Callable[[Tensor], Tensor]:
+        """Return the engine's program.
+
+        Raises:
+            UserError: the engine cannot run the network.
+        """
+        noise = torch.rand(2, 3, *self.preprocessing.image_size, generator=torch.Generator().manual_seed(0))
+        example = self.preprocessing.normalize((255 * noise).byte())
+        graph = Graph(self, replica(self.backbone)).eval()
+        return compile_graph(graph, example, self.engine, self.precision, self.backbone.name)
+
+    def kept(self, backbone: Backbone, inputs: Tensor) -> Tensor:
+        """Return what is kept of normalized pixels."""
+        if self.layer or self.features != "pooled":
+            return self.pool(self.stage_output(backbone, inputs))
+        embedding: Tensor = backbone(inputs)
+        return embedding
+
+    def stage_output(self, backbone: Backbone, inputs: Tensor) -> Tensor:
         """Return a map (B, C, h, w) or tokens: patches (B, T, C) of the last stage, all (B, P + T, C) of earlier."""
-        inputs = network_input(backbone, self.preprocessing, pixels)
         return backbone.forward_stage(inputs, self.layer or backbone.stage_names[-1])
 
     def pool(self, output: Tensor) -> Tensor:
@@ -136,7 +161,9 @@ class Forward:
         Raises:
             UserError: the network has tokens instead of a map, or a map instead of tokens.
         """
-        output = self.stage_output(self.own_modules(), torch.zeros(1, 3, *image_size, dtype=torch.uint8))
+        backbone = self.own_modules()
+        blank = torch.zeros(1, 3, *image_size, dtype=torch.uint8)
+        output = self.stage_output(backbone, network_input(backbone, self.preprocessing, blank))
         kind = "map" if output.ndim == 4 else "tokens"
         if self.features not in ("pooled", "unpooled", kind):
             found = f"{self.backbone.name} has {'a map' if kind == 'map' else 'tokens'} of {tuple(output.shape[1:])}"
@@ -170,6 +197,23 @@ class Forward:
         """Raise if the pass is cancelled."""
         if self.local.stopped and self.local.stopped.is_set():
             raise Stopped
+
+
+class Graph(nn.Module):
+    """What a forward pass does between normalized pixels and what is kept, for an engine.
+
+    Args:
+        forward: the forward pass.
+        backbone: its network, without hooks.
+    """
+
+    def __init__(self, forward: Forward, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone, self.kept = backbone, forward.kept
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Return what is kept: float32 (B, 3, h, w) -> (B, *shape)."""
+        return self.kept(self.backbone, pixel_values)
 
 
 def find_stage(backbone: Backbone, layer: str) -> str:
