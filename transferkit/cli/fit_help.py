@@ -24,6 +24,7 @@ EVALUATE = (
     "directory, or a probe's classifier.safetensors together with its --model.backbone"
 )
 TOP_K = "number of classes per image in the table and with --json, the most probable first"
+ENGINE = "what runs the network: torch, openvino, onnx, or auto, which is openvino on a CPU if it is installed"
 TRUST = {  # options of predict for a calibrated classifier: name -> what it does, and its values
     "coverage": (
         "add to each image a set of classes that contains the true one with this probability, such as 0.9",
@@ -104,6 +105,7 @@ def single(verb: str) -> list[Option]:
         Option("name", "runs/<name>/<number>/ is the run's directory; by default the config's name, or the verb"),
         Option("seed_everything", "seed of everything random", "default: 0"),
         *([Option("top_k", TOP_K, "default: 5")] if verb == "predict" else []),
+        *([Option("engine", ENGINE, "default: torch")] if verb == "predict" else []),
         *(Option(name, *told) for name, told in TRUST.items() if verb == "predict"),
         Option("json", "print one JSON object"),
         Option("print_config", "print the resulting configuration and exit"),

@@ -3,23 +3,21 @@
 The network it is made from is never changed, only a copy.
 """
 
-import copy
 import math
 import re
 import threading
-from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from transferkit.backbones import Backbone
 from transferkit.errors import UserError
 from transferkit.extractor.engine import Engine, compile_graph
+from transferkit.extractor.fast_modules import for_inference, replica
 from transferkit.images.preprocessing import Preprocessing
 from transferkit.runtime.full_float32 import full_float32
 
@@ -80,7 +78,7 @@ class Forward:
         self.layer = None if stage == backbone.stage_names[-1] else stage
         self.precision, self.features, self.normalize = precision, features, normalize
         self.engine, computed = engine, DTYPES[precision] if engine == "torch" else torch.float32
-        self.preprocessing, self.backbone = preprocessing, for_inference(backbone, computed)
+        self.preprocessing, self.backbone = preprocessing, for_inference(backbone, computed, pack=engine == "torch")
         self.device = next(backbone.parameters()).device
         self.local = threading.local()
         ends = self.layer is None and features == "pooled"
@@ -229,51 +227,3 @@ def find_stage(backbone: Backbone, layer: str) -> str:
     if len(found) != 1:
         raise UserError(f"{backbone.name} has no stage {layer!r}; its stages: {', '.join(backbone.stages)}")
     return found[0]
-
-
-def replica(backbone: Backbone) -> Backbone:
-    """Copy the modules, sharing their tensors."""
-    return copy.deepcopy(backbone, {id(t): t for t in (*backbone.parameters(), *backbone.buffers())})
-
-
-def for_inference(backbone: Backbone, dtype: torch.dtype) -> Backbone:
-    """Return a fast copy of a network, or the network itself if nothing would change.
-
-    BatchNorm is folded into the convolutions before it, these are laid out channels last, and all is cast once.
-    """
-    convolutional = any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules())
-    if not convolutional and dtype == torch.float32:
-        return backbone
-    fast = copy.deepcopy(backbone).eval().requires_grad_(False)
-    set_attention = getattr(fast.model, "set_attn_implementation", None)  # a Hugging Face model's
-    if set_attention and dtype == torch.bfloat16 and next(backbone.parameters()).device.type == "cpu":
-        set_attention("eager")  # two matrix products take 0.6 of the time of PyTorch's fused attention there
-    if convolutional:
-        fold_batchnorm(fast.model)
-        fast.to(memory_format=torch.channels_last)
-    return fast.to(dtype)
-
-
-def fold_batchnorm(module: nn.Module) -> None:
-    """Fold every BatchNorm that directly follows a convolution into it.
-
-    See Jacob et al. 2017, arXiv:1712.05877, section 3.2. If a module cannot be traced, its children are tried.
-    """
-    if not any(isinstance(child, nn.BatchNorm2d) for child in module.modules()):
-        return
-    try:
-        nodes = list(fx.Tracer().trace(module).nodes)
-    except Exception:  # control flow that depends on the input may raise anything under tracing
-        for child in module.children():
-            fold_batchnorm(child)
-        return
-    calls = Counter(node.target for node in nodes if node.op == "call_module")
-    for node in nodes:
-        before = node.args[0] if node.op == "call_module" and node.args else None
-        if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) > 1:
-            continue
-        conv, norm = module.get_submodule(str(before.target)), module.get_submodule(str(node.target))
-        once = calls[before.target] == calls[node.target] == 1
-        if once and type(conv) is nn.Conv2d and isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None:
-            module.set_submodule(str(before.target), fuse_conv_bn_eval(conv, norm))
-            module.set_submodule(str(node.target), nn.Identity())

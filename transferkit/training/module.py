@@ -17,6 +17,7 @@ from transferkit.data.seen import check_unseen, remember_paths
 from transferkit.embed import fill_features
 from transferkit.errors import UserError
 from transferkit.extractor.checkpoint_reader import KEY
+from transferkit.extractor.engine import Choice
 from transferkit.images.augmentation import view_seed
 from transferkit.training.checkpoints import EPOCH, check_resumable, current_metrics, is_within_epoch, mend_progress
 from transferkit.training.fit_progress import leave_ended_epoch, run_validation
@@ -75,7 +76,10 @@ class TransferModule(TransferNetwork):
         epoch: epoch of the checkpoint that the backbone and head were opened from, or None.
         by_class: metrics of the last evaluation by class or pair of classes, for reports.
         validated_at: global step of the last validation.
+        engine: what embeds images for predictions, see :mod:`transferkit.extractor.engine`.
     """
+
+    engine: Choice = "torch"
 
     def __init__(
         self,
@@ -195,10 +199,14 @@ class TransferModule(TransferNetwork):
         splits = own.get(stage, ("train", "val"))
         # cached embeddings are float32: the head of a fit is solved for on them, but evaluated in the precision given
         cached = data.cache == "auto" and self.trainer.precision == "32-true"
-        if self.regime == "frozen" and (data.caches_features if stage == "fit" else cached):
-            extractor = self.as_extractor().to(self.trainer.strategy.root_device)
+        fixed = self.regime == "frozen" or self.engine != "torch"  # an engine embeds, and does not train
+        if fixed and (data.caches_features if stage == "fit" else cached):
+            extractor = self.as_extractor().to(self.trainer.strategy.root_device).run_with(self.engine)
+            self.engine = extractor.engine
             fill_features(extractor, data, splits)
         else:
+            if self.engine not in ("torch", "auto"):
+                log.warning("PyTorch runs the network: `engine` needs cached float32 embeddings, without `cache=off`")
             data.check_images(splits)
         if stage == "fit":
             self.class_weights = data.loss_weights()

@@ -125,10 +125,11 @@ class PredictionWriter(Callback):
         """Write the outputs of a split, rows in any order."""
         table, order = module.data.tables[split], merged["row"].argsort()
         rows = merged["row"][order].tolist()
+        extractor = module.as_extractor().run_with(module.engine if split in module.data.features else "torch")
         embeddings = Embeddings(
             merged["embedding"][order],
             *take(table, rows),
-            describe(module.as_extractor(), table, precision=computed_in(trainer, module.data, split)),
+            describe(extractor, table, precision=computed_in(trainer, module.data, split)),
         )
         probability = merged["probability"][order].float()
         if split == "predict":

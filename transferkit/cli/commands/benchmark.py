@@ -116,7 +116,12 @@ def read_approach(name: str, entry: str | dict[str, Any]) -> Approach:
     """
     entry = {"extractor": entry} if isinstance(entry, str) else entry
     check_entry("extractors", name, entry, Approach)
-    return Approach(**entry)
+    approach = Approach(**entry)
+    try:
+        engine_and_precision(approach.engine, approach.precision)
+    except UserError as error:
+        raise UserError(translate(str(error), {"engine": "engine:", "precision": "precision:"})) from error
+    return approach
 
 
 def read_dataset(name: str, entry: str | dict[str, Any]) -> Dataset:
