@@ -94,7 +94,8 @@ def packs_linear() -> bool:
     On AMD's processors with AVX-512 they are: by a sixth where a core executes 32 float32 operations per cycle (Zen 4),
     where MKL is near the limit, too, and by more where it executes 64 (Zen 5), which MKL does not use.
     """
-    if not (torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"):
+    has_onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if not has_onednn or torch.backends.cpu.get_cpu_capability() != "AVX512":
         return False
     try:
         return "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
