@@ -63,7 +63,7 @@ def embed_regions(
         UserError: a box has no pixels, with ``fail``; or no box is left.
     """
     if method == "roi_align" and extractor.engine != "torch":
-        log.warning("%s runs one size of image, roi_align needs any: PyTorch runs the network instead", extractor.engine)
+        log.warning("%s takes one image size, roi_align needs any: PyTorch runs the network instead", extractor.engine)
         extractor = copy(extractor).run_with("torch", extractor.precision)
     boxes = sorted(boxes, key=lambda box: (box.path, box.number))
     sizes: dict[str, tuple[int, int]] = {}
