@@ -109,6 +109,7 @@ def test_every_consumer_notices_every_field(consumers: Consumers) -> None:
     for name, value in OTHERS.items():
         seen = notice(consumers, **{name: value})
         unit = {"probe"} if name == "normalize" else set()  # its head then reads unit rows
+        unit |= {"index", "evaluate", "compare", "probe"} if name == "engine" else set()  # float32: rounding only
         assert {consumer for consumer, noticed in seen.items() if not noticed} == unit, name
     seen = notice(consumers, precision="bf16", dtype="bfloat16", device="cuda")
     assert all(seen.values())
@@ -121,6 +122,7 @@ def test_the_device_counts_where_numbers_differ_by_it(consumers: Consumers) -> N
     low = replace(space_of(vit()), precision="bf16", dtype="bfloat16")
     assert list(low.differences(replace(low, device="cuda"))) == ["device"]
     assert low.sha256 != replace(low, device="cuda").sha256
+    assert list(low.differences(replace(low, engine="openvino"))) == ["engine"]
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,8 @@ from tests.bench.bench_parity import BACKBONES, REGIMES, decode, draw_images, pa
 from tests.extractor.examples import CLASSES, resnet18, transformer
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
-from transferkit.extractor.onnx import LIBRARIES, Graph, export, largest_difference, name_outputs
+from transferkit.extractor.engine import LIBRARIES
+from transferkit.extractor.onnx import Graph, export, largest_difference, name_outputs
 
 
 class Case(NamedTuple):
@@ -187,7 +188,7 @@ def test_a_file_that_the_exporter_got_wrong_ends_in_one_line(fault: str, tmp_pat
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("library", LIBRARIES["onnx"])
 def test_without_the_extra(library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(UserError, match=rf"^`onnx` needs {library}, .*: pip install 'transferkit\[onnx\]'$"):

@@ -23,6 +23,7 @@ EVALUATE = (
 )
 PATIENCE = "end a fit after this many epochs without a better one; best.ckpt is the best"
 TOP_K = "number of classes per image in the table and with --json, the most probable first"
+ENGINE = "what runs the network: auto is openvino on a CPU if it is installed, otherwise torch"
 TRUST = [  # options of predict for a calibrated classifier
     Option(
         "coverage", "add to each image a set of classes that contains the true one with this probability, such as 0.9"
@@ -77,6 +78,7 @@ def single(verb: str) -> list[Option]:
         Option("patience", PATIENCE),
         Option("seed_everything", "seed of everything random", default="0"),
         *([Option("top_k", TOP_K, default="5")] if verb == "predict" else []),
+        *([Option("engine", ENGINE, ("torch", "openvino", "onnx", "auto"), "torch")] if verb == "predict" else []),
         *(TRUST if verb == "predict" else []),
         Option("json", "print one JSON object"),
         Option("print_config", "print the resulting configuration and exit"),

@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from transferkit.cli.dialect import Flat
+from transferkit.errors import UserError
 
 if TYPE_CHECKING:
     from transferkit.extractor import Extractor
 
 Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
+Engine = Literal["torch", "openvino", "onnx", "auto"]
+Precision = Literal["32", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -21,16 +24,27 @@ class Network(Flat):
         weights: DEFAULT, none (random), or a weights file.
         pooling: how features become one embedding; by default the extractor's own.
         revision: branch, tag or commit of a Hugging Face repository; by default its newest.
+        engine: what runs the network: torch; openvino or onnx (ONNX Runtime), faster on some processors, from
+            pip install 'transferkit[openvino]'; auto is openvino on a CPU if it is installed, otherwise torch. By
+            default torch, or what an index was built with.
+        precision: bf16 computes in bfloat16, faster if the processor supports it; embeddings are float32. By default
+            32, or what an index was built with.
     """
 
     extractor: str | None = "resnet18"
     weights: str = "DEFAULT"
     pooling: str | None = None
     revision: str | None = None
+    engine: Engine | None = None
+    precision: Precision | None = None
 
     def open(self, accelerator: Accelerator = "auto", preprocessing: Mapping[str, Any] | None = None) -> "Extractor":
         """Open the extractor on the device to use, see :func:`open_extractor`."""
-        return open_extractor(self.name, self.weights, self.pooling, accelerator, preprocessing)
+        return self.run(open_extractor(self.name, self.weights, self.pooling, accelerator, preprocessing))
+
+    def run(self, extractor: "Extractor") -> "Extractor":
+        """Choose engine and precision for an extractor that is on the device to use, and return it."""
+        return extractor.run_with(*engine_and_precision(self.engine, self.precision))
 
     def read(self, preprocessing: Mapping[str, Any] | None = None) -> "Extractor":
         """Open the extractor on the CPU, see :func:`read_extractor`."""
@@ -46,6 +60,18 @@ class Network(Flat):
         from transferkit.backbones import with_revision
 
         return with_revision(self.extractor or "resnet18", self.revision)
+
+
+def engine_and_precision(engine: str | None, precision: str | None) -> tuple[Engine, Precision]:
+    """Return engine and precision, torch and float32 by default; they may be read from a file.
+
+    Raises:
+        UserError: unknown ones.
+    """
+    for name, value, known in (("engine", engine, Engine), ("precision", precision, Precision)):
+        if value is not None and value not in get_args(known):
+            raise UserError(f"`{name}={value}` is unknown; give one of {', '.join(get_args(known))}")
+    return cast(Engine, engine or "torch"), cast(Precision, precision or "32")
 
 
 def open_extractor(

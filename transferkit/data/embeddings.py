@@ -275,7 +275,7 @@ def read_facts(path: str | Path) -> Facts:
     metadata = metadata_of(table.schema, path)
     check_texts(table, path)
     paths, labels, splits = (table[name].to_pylist() for name in TEXTS)
-    return Facts(paths, labels, splits, metadata, groups_of(table))
+    return Facts(paths, labels, splits, metadata, table[GROUP].to_pylist() if GROUP in table.column_names else None)
 
 
 def read(path: Path, columns: list[str] | None = None) -> pa.Table:
@@ -394,10 +394,5 @@ def from_arrow(table: pa.Table, path: Path) -> Embeddings:
         labels=table["label"].to_pylist(),
         splits=table["split"].to_pylist(),
         metadata=metadata,
-        groups=groups_of(table),
+        groups=table[GROUP].to_pylist() if GROUP in table.column_names else None,
     )
-
-
-def groups_of(table: pa.Table) -> list[str | None] | None:
-    """Return the column group, None if there is none."""
-    return table[GROUP].to_pylist() if GROUP in table.column_names else None

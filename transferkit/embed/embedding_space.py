@@ -39,7 +39,8 @@ class EmbeddingSpace:
         normalize: whether embeddings have length 1.
         precision: of the forward pass: ``32``, ``bf16``, or a name of Lightning's Trainer, such as ``bf16-mixed``.
         dtype: of the computation.
-        engine: what runs the network: ``torch``.
+        engine: what runs the network: ``torch``, ``openvino`` or ``onnx``. In float32 engines differ by rounding only:
+            then their embeddings can be compared, but are not cached for one another.
         device: its type, such as ``cpu`` or ``cuda``. In float32 devices differ by rounding only (TF32 is switched
             off), so an index made on a GPU can be searched on a CPU; in lower precision they differ by more.
         space_format: version of the arithmetic, see ``FORMAT``.
@@ -77,9 +78,14 @@ class EmbeddingSpace:
     def compared(self) -> dict[str, Any]:
         """Return the fields that are compared; the device only where it changes more than rounding."""
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))  # as it comes back from a file
-        if (self.precision, self.dtype) == ("32", "float32"):
+        if self.is_float32:
             plain["device"] = UNKNOWN
         return plain
+
+    @property
+    def is_float32(self) -> bool:
+        """Whether it is computed in full float32, in which devices and engines differ by rounding only."""
+        return (self.precision, self.dtype) == ("32", "float32")
 
     def differences(self, other: "EmbeddingSpace") -> dict[str, tuple[Any, Any]]:
         """Return the fields in which two spaces differ, with both values; unknown fields are left out.
@@ -94,6 +100,8 @@ class EmbeddingSpace:
             given = theirs[name]
             if UNKNOWN in (value, given) or value == given:
                 continue
+            if name == "engine" and self.is_float32 and other.is_float32:
+                continue
             if not (isinstance(value, dict) and isinstance(given, dict)):
                 found[name] = (value, given)
                 continue
@@ -104,14 +112,16 @@ class EmbeddingSpace:
         return found
 
 
-def space_of(extractor: Extractor, forward: Forward | None = None, precision: str = "32") -> EmbeddingSpace:
+def space_of(extractor: Extractor, forward: Forward | None = None, precision: str | None = None) -> EmbeddingSpace:
     """Return the space of an extractor's embeddings.
 
     Args:
         extractor: the extractor, on the device to use.
         forward: what is kept of each image; by default the extractor's embedding.
-        precision: without ``forward``, the precision of the computation by its name in Lightning's Trainer.
+        precision: without ``forward``, the precision of the computation by its name in Lightning's Trainer; by default
+            the extractor's.
     """
+    precision = precision or extractor.precision
     pooled: dict[str, Any] = {"pooling": extractor.pooling, "layer": None, "features": "pooled", "normalize": False}
     kept = forward.describe() if forward else {**pooled, "dtype": dtype_of(precision)}
     return EmbeddingSpace(
@@ -124,7 +134,7 @@ def space_of(extractor: Extractor, forward: Forward | None = None, precision: st
         normalize=kept["normalize"],
         precision=forward.precision if forward else "32" if precision.startswith("32") else precision,
         dtype=kept["dtype"],
-        engine="torch",
+        engine=forward.engine if forward else extractor.engine,
         device=extractor.device.type,
     )
 
@@ -140,7 +150,7 @@ def describe(
     table: ImageTable,
     augmentation: str = "none",
     forward: Forward | None = None,
-    precision: str = "32",
+    precision: str | None = None,
     stamps: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Return the metadata of an extractor's embeddings of a table: everything their values depend on.
@@ -149,7 +159,7 @@ def describe(
         extractor: the extractor.
         table: images in path order.
         augmentation: name of the random view, or ``none``.
-        forward: what is kept of each image; by default the extractor's embedding in float32.
+        forward: what is kept of each image; by default the extractor's embedding.
         precision: see :func:`space_of`.
         stamps: stamps of the images, if they are known already.
     """

@@ -2,8 +2,9 @@
 
 import itertools
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import sha256
 from typing import Any, Self
 
@@ -16,6 +17,7 @@ from transferkit.backbones.text_tower import TextTower
 from transferkit.backbones.weights import state_sha256
 from transferkit.errors import UserError
 from transferkit.extractor.calibration import Calibration
+from transferkit.extractor.engine import Choice, Engine, choose_engine
 from transferkit.extractor.forward import Features, Forward, Precision, network_input
 from transferkit.images.image_source import count_of, each_image, read_pixels
 from transferkit.images.preprocessing import Preprocessing
@@ -23,6 +25,8 @@ from transferkit.runtime.full_float32 import full_float32
 from transferkit.runtime.progress import progress_bar
 from transferkit.runtime.verbosity import showing_progress
 from transferkit.similarity import cosine_matrix
+
+log = logging.getLogger(__name__)
 
 
 class ExtractorCore:
@@ -36,7 +40,14 @@ class ExtractorCore:
         l2_normalize: whether the head reads L2-normalized embeddings.
         record: facts about its training (class counts, regime, metrics), for the model card.
         calibration: of this head; one that was made for another head, pooling or preprocessing is dropped.
+
+    Attributes:
+        engine: what runs the network over many images, see :meth:`run_with`.
+        precision: of that.
     """
+
+    engine: Engine = "torch"
+    precision: Precision = "32"
 
     def __init__(
         self,
@@ -56,6 +67,7 @@ class ExtractorCore:
         self.record = dict(record or {})
         fits = calibration is not None and self.head is not None and calibration.classifier == self.classifier_sha256()
         self.calibration = calibration if fits else None
+        self.compiled: dict[tuple[Any, ...], Forward] = {}
 
     @property
     def name(self) -> str:
@@ -84,6 +96,23 @@ class ExtractorCore:
             self.head.to(device)
         if "text" in vars(self):
             self.text.to(device)
+        return self
+
+    def run_with(self, engine: Choice = "auto", precision: Precision = "32") -> Self:
+        """Choose engine and precision for many images, on the device where the network is now; return self.
+
+        Args:
+            engine: ``torch``; ``openvino`` or ``onnx``, see :mod:`transferkit.extractor.engine`; ``auto`` is openvino
+                on a CPU if it is installed and can run the network, otherwise torch.
+            precision: ``32`` or ``bf16``.
+        """
+        self.engine, self.precision = choose_engine(engine, self.device, precision), precision
+        if engine == "auto" and self.engine != "torch":
+            try:
+                self.forward()
+            except UserError as error:
+                log.warning("PyTorch runs the network: %s", str(error).partition("; ")[0])
+                self.engine = "torch"
         return self
 
     @torch.inference_mode()
@@ -121,7 +150,8 @@ class ExtractorCore:
         source, count = each_image(images), count_of(images)
         batches = [torch.empty(0, self.embed_dim)]
         # the fast pass takes as long to make as a few images
-        forward = self.forward() if count is None or count > batch_size else self
+        few = count is not None and count <= batch_size and self.precision == "32"
+        forward = self if few else self.forward()
         numbered = enumerate(source)
         with showing_progress(progress), progress_bar(f"embedding with {self.name}", count) as advance:
             while batch := list(itertools.islice(numbered, batch_size)):
@@ -202,19 +232,26 @@ class ExtractorCore:
 
     def forward(
         self,
-        precision: Precision = "32",
+        precision: Precision | None = None,
         layer: str | None = None,
         features: Features = "pooled",
         normalize: bool = False,
     ) -> Forward:
-        """Return the fast forward pass for many batches; for the arguments see :class:`Forward`.
+        """Return the fast forward pass for many batches, with the extractor's engine and, by default, its precision.
 
-        It may copy the weights: make a new one after training.
+        It may copy the weights: make a new one after training. For the arguments see :class:`Forward`.
 
         Raises:
             UserError: the network has no such stage or features.
         """
-        return Forward(self.backbone, self.preprocessing, precision, layer, features, normalize)
+        precision = precision or self.precision
+        make = partial(Forward, self.backbone, self.preprocessing, precision, layer, features, normalize, self.engine)
+        if self.engine == "torch":
+            return make()
+        key = (self.weights_sha256(), json.dumps(self.spec()), self.engine, precision, layer, features, normalize)
+        if key not in self.compiled:  # takes seconds
+            self.compiled[key] = make()
+        return self.compiled[key]
 
     def weights_sha256(self) -> str:
         """Return the SHA-256 over the backbone's tensors."""

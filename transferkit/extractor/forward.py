@@ -3,21 +3,21 @@
 The network it is made from is never changed, only a copy.
 """
 
-import copy
 import math
 import re
 import threading
-from collections import Counter
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from transferkit.backbones import Backbone
 from transferkit.errors import UserError
+from transferkit.extractor.engine import Engine, compile_graph
+from transferkit.extractor.fast_modules import for_inference, replica
 from transferkit.images.preprocessing import Preprocessing
 from transferkit.runtime.full_float32 import full_float32
 
@@ -52,13 +52,14 @@ class Forward:
         features: ``pooled``, or the features before pooling: ``tokens`` (T, C), ``map`` (C, h, w), or ``unpooled`` for
             whichever of the two the network has.
         normalize: whether embeddings are scaled to length 1; a zero embedding stays zero.
+        engine: what runs the network, see :mod:`transferkit.extractor.engine`.
 
     Attributes:
         shape: of the result for one image, ``(D,)`` if it is pooled.
         pooling: how features become one embedding; ``none`` if they do not.
 
     Raises:
-        UserError: the network has no such stage or features.
+        UserError: the network has no such stage or features, or the engine cannot run it.
     """
 
     def __init__(
@@ -69,18 +70,21 @@ class Forward:
         layer: str | None = None,
         features: Features = "pooled",
         normalize: bool = False,
+        engine: Engine = "torch",
     ) -> None:
         if normalize and features != "pooled":
             raise UserError(f'`normalize` applies to pooled embeddings, not to `features="{features}"`; leave one out')
         stage = find_stage(backbone, layer) if layer else backbone.stage_names[-1]
         self.layer = None if stage == backbone.stage_names[-1] else stage
         self.precision, self.features, self.normalize = precision, features, normalize
-        self.preprocessing, self.backbone = preprocessing, for_inference(backbone, DTYPES[precision])
+        self.engine, computed = engine, DTYPES[precision] if engine == "torch" else torch.float32
+        self.preprocessing, self.backbone = preprocessing, for_inference(backbone, computed, pack=engine == "torch")
         self.device = next(backbone.parameters()).device
         self.local = threading.local()
         ends = self.layer is None and features == "pooled"
         plain = (backbone.pooling, (backbone.embed_dim,))
         self.pooling, self.shape = plain if ends else self.infer_shape(preprocessing.image_size)
+        self.run: Callable[[Tensor], Tensor] | None = None if engine == "torch" else self.compile()
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor, stopped: threading.Event | None = None) -> Tensor:
@@ -96,20 +100,39 @@ class Forward:
         Raises:
             Stopped: ``stopped`` was set.
         """
+        if self.run:
+            if stopped and stopped.is_set():
+                raise Stopped
+            kept = self.run(self.preprocessing.normalize(pixels))
+            return F.normalize(kept) if self.normalize else kept
         backbone = self.own_modules()
         self.local.stopped = stopped
         if self.device.type == "cuda":
             pixels = pixels.pin_memory().to(self.device, non_blocking=True)
         with full_float32() if self.precision == "32" else nullcontext():
-            if self.layer or self.features != "pooled":
-                kept = self.pool(self.stage_output(backbone, pixels))
-            else:
-                kept = backbone(network_input(backbone, self.preprocessing, pixels))
+            kept = self.kept(backbone, network_input(backbone, self.preprocessing, pixels))
         return F.normalize(kept.float()) if self.normalize else kept.float()
 
-    def stage_output(self, backbone: Backbone, pixels: Tensor) -> Tensor:
+    def compile(self) -> Callable[[Tensor], Tensor]:
+        """Return the engine's program.
+
+        Raises:
+            UserError: the engine cannot run the network.
+        """
+        noise = torch.rand(2, 3, *self.preprocessing.image_size, generator=torch.Generator().manual_seed(0))
+        example = self.preprocessing.normalize((255 * noise).byte())
+        graph = Graph(self, replica(self.backbone)).eval()
+        return compile_graph(graph, example, self.engine, self.precision, self.backbone.name)
+
+    def kept(self, backbone: Backbone, inputs: Tensor) -> Tensor:
+        """Return what is kept of normalized pixels."""
+        if self.layer or self.features != "pooled":
+            return self.pool(self.stage_output(backbone, inputs))
+        embedding: Tensor = backbone(inputs)
+        return embedding
+
+    def stage_output(self, backbone: Backbone, inputs: Tensor) -> Tensor:
         """Return a map (B, C, h, w) or tokens: patches (B, T, C) of the last stage, all (B, P + T, C) of earlier."""
-        inputs = network_input(backbone, self.preprocessing, pixels)
         return backbone.forward_stage(inputs, self.layer or backbone.stage_names[-1])
 
     def pool(self, output: Tensor) -> Tensor:
@@ -136,7 +159,9 @@ class Forward:
         Raises:
             UserError: the network has tokens instead of a map, or a map instead of tokens.
         """
-        output = self.stage_output(self.own_modules(), torch.zeros(1, 3, *image_size, dtype=torch.uint8))
+        backbone = self.own_modules()
+        blank = torch.zeros(1, 3, *image_size, dtype=torch.uint8)
+        output = self.stage_output(backbone, network_input(backbone, self.preprocessing, blank))
         kind = "map" if output.ndim == 4 else "tokens"
         if self.features not in ("pooled", "unpooled", kind):
             found = f"{self.backbone.name} has {'a map' if kind == 'map' else 'tokens'} of {tuple(output.shape[1:])}"
@@ -172,6 +197,23 @@ class Forward:
             raise Stopped
 
 
+class Graph(nn.Module):
+    """What a forward pass does between normalized pixels and what is kept, for an engine.
+
+    Args:
+        forward: the forward pass.
+        backbone: its network, without hooks.
+    """
+
+    def __init__(self, forward: Forward, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone, self.kept = backbone, forward.kept
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Return what is kept: float32 (B, 3, h, w) -> (B, *shape)."""
+        return self.kept(self.backbone, pixel_values)
+
+
 def find_stage(backbone: Backbone, layer: str) -> str:
     """Return the stage with a name, or with a number at the end of its name.
 
@@ -185,51 +227,3 @@ def find_stage(backbone: Backbone, layer: str) -> str:
     if len(found) != 1:
         raise UserError(f"{backbone.name} has no stage {layer!r}; its stages: {', '.join(backbone.stages)}")
     return found[0]
-
-
-def replica(backbone: Backbone) -> Backbone:
-    """Copy the modules, sharing their tensors."""
-    return copy.deepcopy(backbone, {id(t): t for t in (*backbone.parameters(), *backbone.buffers())})
-
-
-def for_inference(backbone: Backbone, dtype: torch.dtype) -> Backbone:
-    """Return a fast copy of a network, or the network itself if nothing would change.
-
-    BatchNorm is folded into the convolutions before it, these are laid out channels last, and all is cast once.
-    """
-    convolutional = any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules())
-    if not convolutional and dtype == torch.float32:
-        return backbone
-    fast = copy.deepcopy(backbone).eval().requires_grad_(False)
-    set_attention = getattr(fast.model, "set_attn_implementation", None)  # a Hugging Face model's
-    if set_attention and dtype == torch.bfloat16 and next(backbone.parameters()).device.type == "cpu":
-        set_attention("eager")  # two matrix products take 0.6 of the time of PyTorch's fused attention there
-    if convolutional:
-        fold_batchnorm(fast.model)
-        fast.to(memory_format=torch.channels_last)
-    return fast.to(dtype)
-
-
-def fold_batchnorm(module: nn.Module) -> None:
-    """Fold every BatchNorm that directly follows a convolution into it.
-
-    See Jacob et al. 2017, arXiv:1712.05877, section 3.2. If a module cannot be traced, its children are tried.
-    """
-    if not any(isinstance(child, nn.BatchNorm2d) for child in module.modules()):
-        return
-    try:
-        nodes = list(fx.Tracer().trace(module).nodes)
-    except Exception:  # control flow that depends on the input may raise anything under tracing
-        for child in module.children():
-            fold_batchnorm(child)
-        return
-    calls = Counter(node.target for node in nodes if node.op == "call_module")
-    for node in nodes:
-        before = node.args[0] if node.op == "call_module" and node.args else None
-        if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) > 1:
-            continue
-        conv, norm = module.get_submodule(str(before.target)), module.get_submodule(str(node.target))
-        once = calls[before.target] == calls[node.target] == 1
-        if once and type(conv) is nn.Conv2d and isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None:
-            module.set_submodule(str(before.target), fuse_conv_bn_eval(conv, norm))
-            module.set_submodule(str(node.target), nn.Identity())

@@ -2,8 +2,7 @@
 
 import importlib
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,9 @@ import transferkit
 from transferkit.errors import UserError, first_line
 from transferkit.extractor import Extractor, model_card, pretrained
 from transferkit.extractor.core import head_logits
+from transferkit.extractor.engine import LIBRARIES, plain_attention
 from transferkit.extractor.forward import network_input
 
-LIBRARIES = ("onnx", "onnxruntime", "onnxscript")
 OUTPUTS = ("embedding", "logits")
 BATCHES = (1, 3, 17)
 TOLERANCE = 1e-4  # of the largest difference; relative where values exceed 1
@@ -69,7 +68,7 @@ def require_onnx() -> None:
     Raises:
         UserError: one of them is not installed.
     """
-    for name in LIBRARIES:
+    for name in LIBRARIES["onnx"]:
         try:
             importlib.import_module(name)
         except ImportError as error:
@@ -117,7 +116,7 @@ def write_onnx(extractor: Extractor, path: Path) -> float:
     """
     require_onnx()
     graph = Graph(extractor).eval()
-    with plain_attention(extractor.backbone.model):
+    with plain_attention(graph):
         try:
             program: Any = torch.onnx.export(
                 graph,
@@ -151,20 +150,6 @@ def name_outputs(graph: Any) -> None:
             value.name = f"{value.name}/operator"  # no operator of PyTorch has a slash in its name
     for value, name in zip(graph.outputs, OUTPUTS, strict=False):
         value.name = name
-
-
-@contextmanager
-def plain_attention(model: Any) -> Iterator[None]:
-    """Use transformers' plain attention inside the block: the fused one fixes the batch size of some models."""
-    if not hasattr(model, "set_attn_implementation"):
-        yield
-        return
-    before = model.config._attn_implementation
-    model.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)
 
 
 def noise(extractor: Extractor, images: int) -> Tensor:

@@ -16,6 +16,7 @@ from transferkit.data.seen import check_unseen, remember_paths
 from transferkit.embed import fill_features
 from transferkit.errors import UserError
 from transferkit.extractor.checkpoint_reader import KEY
+from transferkit.extractor.engine import Choice
 from transferkit.images.augmentation import view_seed
 from transferkit.training.checkpoints import EPOCH, check_resumable, current_metrics, is_within_epoch, mend_progress
 from transferkit.training.ema import MovingAverage
@@ -28,8 +29,6 @@ from transferkit.training.optimizers import CosineWithWarmup, check_length, chec
 from transferkit.training.probe_start import probe_start
 from transferkit.training.regimes import Regime, check_unfreezing
 from transferkit.training.regularization_path import (
-    MOST_ITERATIONS,
-    TOLERANCE,
     RegularizationPath,
     is_solvable,
     path_length,
@@ -79,7 +78,10 @@ class TransferModule(TransferNetwork):
         epoch: epoch of the checkpoint that the backbone and head were opened from, or None.
         by_class: metrics of the last evaluation by class or pair of classes, for reports.
         validated_at: global step of the last validation.
+        engine: what embeds images for predictions, see :mod:`transferkit.extractor.engine`.
     """
+
+    engine: Choice = "torch"
 
     def __init__(
         self,
@@ -209,10 +211,14 @@ class TransferModule(TransferNetwork):
         splits = own.get(stage, ("train", "val"))
         # cached embeddings are float32: the head of a fit is solved for on them, but evaluated in the precision given
         cached = data.cache == "auto" and self.trainer.precision == "32-true"
-        if self.regime == "frozen" and (data.caches_features if stage == "fit" else cached):
-            extractor = self.as_extractor().to(self.trainer.strategy.root_device)
+        fixed = self.regime == "frozen" or self.engine != "torch"  # an engine embeds, and does not train
+        if fixed and (data.caches_features if stage == "fit" else cached):
+            extractor = self.as_extractor().to(self.trainer.strategy.root_device).run_with(self.engine)
+            self.engine = extractor.engine
             fill_features(extractor, data, splits)
         else:
+            if self.engine not in ("torch", "auto"):
+                log.warning("PyTorch runs the network: `engine` needs cached float32 embeddings, without `cache=off`")
             data.check_images(splits)
         if stage == "fit":
             self.resumes, self.starts_trained = False, self.starts_trained or self.regime == "lp-ft"
@@ -300,15 +306,8 @@ class TransferModule(TransferNetwork):
     def on_train_end(self) -> None:
         """Warn if the head is not at its optimum."""
         optimizer = self.trainer.optimizers[0]
-        if isinstance(optimizer, RegularizationPath) and optimizer.unsolved:
-            strengths = ", ".join(f"{c:.2g}" for c in optimizer.unsolved)
-            log.warning(
-                "the head is not at its optimum at C = %s (gradient above %g after up to %d iterations); "
-                'if best.ckpt is of such an epoch, try `optimizer="adamw"`',
-                strengths,
-                TOLERANCE,
-                MOST_ITERATIONS,
-            )
+        if isinstance(optimizer, RegularizationPath):
+            optimizer.warn_of_unsolved()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Update the metrics under ``val/``."""

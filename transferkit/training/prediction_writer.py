@@ -126,7 +126,8 @@ class PredictionWriter(Callback):
         table, order = module.data.tables[split], merged["row"].argsort()
         rows = merged["row"][order].tolist()
         paths, labels, splits, groups = take(table, rows)
-        metadata = describe(module.as_extractor(), table, precision=computed_in(trainer, module.data, split))
+        extractor = module.as_extractor().run_with(module.engine if split in module.data.features else "torch")
+        metadata = describe(extractor, table, precision=computed_in(trainer, module.data, split))
         embeddings = Embeddings(merged["embedding"][order], paths, labels, splits, metadata, groups)
         probability = merged["probability"][order].float()
         if split == "predict":

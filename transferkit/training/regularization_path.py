@@ -1,5 +1,6 @@
 """An optimizer that solves for the head of a frozen backbone: each step is a complete fit."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from transferkit.errors import UserError
 from transferkit.probe.lbfgs import Fits, minimize
 from transferkit.probe.objective import Objective
 from transferkit.probe.standardize import Standardization
+
+log = logging.getLogger(__name__)
 
 # log10 of C. Few images need little regularization: with C up to 100 alone, a fit of 25 digits per class is up to 4
 # points below a probe (tests/bench/bench_transfer.py).
@@ -97,6 +100,17 @@ class RegularizationPath(torch.optim.Optimizer):
         """The fit at one C from parameters (D + 1, K)."""
         strengths = torch.tensor([c], dtype=torch.float64)
         return minimize(self.objective, strengths, start[None], tolerance=TOLERANCE, max_iterations=MOST_ITERATIONS)
+
+    def warn_of_unsolved(self) -> None:
+        """Warn if the head was not at its optimum at some C."""
+        if self.unsolved:
+            log.warning(
+                "the head is not at its optimum at C = %s (gradient above %g after up to %d iterations); "
+                'if best.ckpt is of such an epoch, try `optimizer="adamw"`',
+                ", ".join(f"{c:.2g}" for c in self.unsolved),
+                TOLERANCE,
+                MOST_ITERATIONS,
+            )
 
 
 def is_solvable(options: Mapping[str, Any], views: Sequence[Tensor], classes: int) -> bool:

@@ -48,6 +48,10 @@ def test_a_table_of_what_could_be_measured(place: Path) -> None:
             "'x' has the unknown option 'wieghts'; it takes extractor, weights",
         ),
         ({"extractors": {"x": {"weights": "none"}}}, "'x' lacks 'extractor'"),
+        (
+            {"extractors": {"x": {"extractor": "resnet18", "weights": "none", "engine": "tvm"}}},
+            "engine: tvm is unknown; give one of torch, openvino, onnx, auto",
+        ),
         ({"extractors": {"x": {"extractor": 18}}}, "extractor of 'x' is 18; give a string"),
         (
             {"extractors": {"x": {"extractor": "resnet18", "preprocessing": 160}}},

@@ -286,3 +286,20 @@ def test_a_calibrated_classifier_says_when_to_trust_it(caplog: pytest.LogCapture
 def test_what_cannot_be_said_is_refused_in_one_line(options: list[str], line: str) -> None:
     done = transferkit("predict", "photos", "--name", "tiny", *options)
     assert done.status == 2 and len(done.err.splitlines()) == 1 and line in done.err, done.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("regime", ["frozen", "full"])
+@pytest.mark.parametrize("engine", ["openvino", "onnx"])
+def test_another_engine_predicts_the_same(regime: str, engine: str, caplog: pytest.LogCaptureFixture) -> None:
+    fitted = ("fit", "photos", *SMALL, "--model.regime", regime, "--trainer.max_epochs", "1", "--name", "other")
+    for command in (fitted, ("predict", "photos/val", "--name", "other")):
+        assert transferkit(*command).status == 0
+    assert transferkit("predict", "photos/val", "--name", "other", "--engine", engine).status == 0
+    plain, other = by_class(table("runs/other/0/predict")), by_class(table("runs/other/0/predict-2"))
+    np.testing.assert_allclose(other, plain, atol=1e-5)
+    schema = pq.read_schema("runs/other/0/predict-2/embeddings.parquet")
+    assert json.loads(schema.metadata[b"transferkit"])["engine"] == engine
+    uncached = ("--engine", engine, "--data.cache", "off")
+    assert transferkit("predict", "photos/val", "--name", "other", *uncached).status == 0
+    assert "PyTorch runs the network" in caplog.text

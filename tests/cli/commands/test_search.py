@@ -186,3 +186,16 @@ def test_duplicates(here: Path, extractors: Path) -> None:
     done = transferkit("duplicates", "photos", *one, "--threshold", "1")
     assert done.status == 0 and "no two of 24 images have a cosine of 1 or more" in done.out
     assert "--threshold is 0" in refused("duplicates", "photos", *one, "--threshold", "0")
+
+
+@pytest.mark.slow
+def test_an_index_is_searched_with_engine_and_precision_that_it_was_built_with(here: Path, extractors: Path) -> None:
+    given = ("--extractor", str(extractors / "one"), "--engine", "openvino", "--precision", "bf16", "--out", "low")
+    assert transferkit("index", "photos", *given).status == 0
+    query = ("photos/val/limes/2.jpg", "-k", "1", "--json")
+    done = transferkit("search", "low", *query)
+    assert found(done) == ["val/limes/2.jpg"] and json.loads(done.out)["results"][0]["cosine"] > 0.99999
+    assert "has other precision; use the former" in refused("search", "low", *query, "--precision", "32")
+    assert "has other precision; use the former" in refused("search", "index", *query, "--precision", "bf16")
+    assert "has other engine; use the former" in refused("search", "low", *query, "--engine", "torch")
+    assert found(transferkit("search", "index", *query, "--engine", "openvino")) == ["val/limes/2.jpg"]

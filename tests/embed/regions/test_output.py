@@ -75,3 +75,23 @@ def test_boxes_that_contradict_their_image_are_named_or_left_out(tmp_path: Path,
     assert "row 3: 'a.png': the box 0.1, 0.2, 0.5, 0.6 looks like fractions" in str(error.value)
     rest = embed_regions(Extractor(Colors()), images, [good, *bad], method, on_error="skip")
     assert [box.number for box in rest.boxes] == [1] and set(rest.broken) == {2, 3}
+
+
+def test_crops_go_through_the_engine_and_roi_align_through_pytorch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    images, boxes = folder(tmp_path, a=gradient(40, 60)), [Box(1, "a.png", 2, 2, 20, 20)]
+    asked: list[str] = []
+
+    def program(graph: object, example: object, engine: str, precision: str, name: str) -> object:
+        asked.append(engine)
+        return graph
+
+    monkeypatch.setattr("transferkit.extractor.forward.compile_graph", program)
+    for method in ("crop", "roi_align"):
+        extractor = Extractor(Colors()).run_with("openvino")
+        found = embed_regions(extractor, images, boxes, method).embeddings  # type: ignore[arg-type]
+        assert found.metadata["engine"] == {"crop": "openvino", "roi_align": "torch"}[method]
+        assert extractor.engine == "openvino"
+    assert asked == ["openvino"]
+    assert caplog.messages == ["openvino takes one image size, roi_align needs any: PyTorch runs the network instead"]

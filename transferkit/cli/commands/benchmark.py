@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from transferkit.cli import console
 from transferkit.cli.dialect import translate
-from transferkit.cli.open_extractor import Accelerator, open_extractor
+from transferkit.cli.open_extractor import Accelerator, engine_and_precision, open_extractor
 from transferkit.cli.parsing import resumable
 from transferkit.errors import UserError
 from transferkit.probe.benchmark.cells import Approach, Dataset
@@ -41,8 +41,8 @@ def benchmark(
     The protocol is that of ``transferkit probe``. The exit status is 2 if no cell could be measured.
 
     Args:
-        extractors: name in the table -> extractor, or {extractor, weights, pooling, preprocessing}, the last as
-            {image_size: 160}; all are compared with the first.
+        extractors: name in the table -> extractor, or {extractor, weights, pooling, preprocessing, engine,
+            precision}, preprocessing as {image_size: 160}, the last two as for embed; all are compared with the first.
         datasets: name in the table -> folder, manifest, ``digits``, or the name of a torchvision dataset
             (cifar10, cifar100, country211, dtd, eurosat, fashionmnist, fgvcaircraft, flowers102, food101, mnist,
             oxfordiiitpet, stl10, svhn), which is downloaded; or {images, image_root}, if a manifest's paths are
@@ -96,9 +96,10 @@ def open_approach(approach: Approach, accelerator: Accelerator = "auto") -> "Ext
     """
     keys = [field.name for field in fields(Approach)]
     try:
-        return open_extractor(
+        opened = open_extractor(
             approach.extractor, approach.weights, approach.pooling, accelerator, approach.preprocessing
         )
+        return opened.run_with(*engine_and_precision(approach.engine, approach.precision))
     except UserError as error:
         raise UserError(
             translate(
@@ -115,7 +116,12 @@ def read_approach(name: str, entry: str | dict[str, Any]) -> Approach:
     """
     entry = {"extractor": entry} if isinstance(entry, str) else entry
     check_entry("extractors", name, entry, Approach)
-    return Approach(**entry)
+    approach = Approach(**entry)
+    try:
+        engine_and_precision(approach.engine, approach.precision)
+    except UserError as error:
+        raise UserError(translate(str(error), {"engine": "engine:", "precision": "precision:"})) from error
+    return approach
 
 
 def read_dataset(name: str, entry: str | dict[str, Any]) -> Dataset:

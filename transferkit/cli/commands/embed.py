@@ -42,7 +42,6 @@ def embed(
     layer: str | None = None,
     features: Literal["pooled", "tokens", "map"] = "pooled",
     normalize: bool = False,
-    precision: Literal["32", "bf16"] = "32",
     preprocessing: dict[str, Any] | None = None,
     batch_size: int | None = None,
     workers: int | None = None,
@@ -65,7 +64,6 @@ def embed(
         features: pooled is one embedding per image; tokens and map are the features before pooling, flattened
             (the metadata has the shape).
         normalize: scale embeddings to length 1.
-        precision: bf16 computes in bfloat16, faster if the processor supports it; the table is float32.
         preprocessing: fields to override, such as {image_size: 160}.
         batch_size: images per forward pass; by default 16 on a CPU, 128 on a GPU.
         workers: number of threads; by default one per core.
@@ -89,7 +87,7 @@ def embed(
     table = open_images(images, image_root)
     opened = network.read(preprocessing)
     with start(trainer.devices, trainer.num_nodes, trainer.accelerator) as member:
-        forward = opened.to(member.device).forward(precision, layer, features, normalize)
+        forward = network.run(opened.to(member.device)).forward(None, layer, features, normalize)
         begin = time.perf_counter()
         as_folder, threads = out.endswith("/"), workers or member.workers
         done = embed_to_file(opened, table, Path(out), forward, batch_size, on_error, as_folder, threads)

@@ -27,6 +27,7 @@ from transferkit.cli.parsing import check_seed, rephrase
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.data.splits import save_splits
 from transferkit.errors import UserError
+from transferkit.extractor.engine import Choice
 from transferkit.probe.audit_files import audit_run
 from transferkit.reports.answers import Answering
 from transferkit.reports.report import report_of
@@ -114,6 +115,7 @@ class TransferCLI(LightningCLI):
         super().setup_parser(*arguments)
         predict = self._subcommand_parsers["predict"]
         predict.add_argument("--top_k", default=TOP_K, type=int)
+        predict.add_argument("--engine", default="torch", type=Choice)
         for field in fields(Answering):
             predict.add_argument(f"--{field.name}", default=field.default, type=get_type_hints(Answering)[field.name])
 
@@ -390,4 +392,5 @@ class TransferCLI(LightningCLI):
 
     def predict(self, model: TransferModule, **kwargs: Any) -> None:
         """Predict without keeping every batch in memory: a callback writes the results."""
+        model.engine = self.config.predict.engine
         self.trainer.predict(model, **{**kwargs, "return_predictions": False})

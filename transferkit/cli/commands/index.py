@@ -1,5 +1,6 @@
 """``index``: a directory of embeddings to search in."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,12 +49,12 @@ def index(
     from transferkit.search.build import absolute_source, build_index
     from transferkit.search.index import open_index
 
-    source, pooling = absolute_source(network.name, network.weights), network.pooling
+    source = absolute_source(network.name, network.weights)
     if network.extractor is None and not overwrite and (Path(out) / "index.json").is_file():
-        before = open_index(out)
-        source = dict(zip(("source", "weights"), before.source(), strict=True))
-        pooling = pooling or before.record["extractor"]["pooling"]
-    opened = Network(source["source"], source["weights"], pooling).open(accelerator)
+        network = network_of(open_index(out), network)
+        source = {"source": network.name, "weights": network.weights}
+    network = replace(network, extractor=source["source"], weights=source["weights"], revision=None)
+    opened = network.open(accelerator)
     built, change = build_index(open_images(images, image_root), out, opened, source, index, overwrite)
     report(built, change, asked=index, json=json)
     if opened.backbone.wordless and PROJECTION in opened.backbone.poolings:
@@ -61,6 +62,18 @@ def index(
     written(Path(out))
     next_command("search", out, "QUERY.jpg", "-k", "10")
     return 0
+
+
+def network_of(index: "ImageIndex", given: Network = Network()) -> Network:
+    """Return the network that an index was built with; a pooling, engine or precision that is given replaces its own.
+
+    Raises:
+        UserError: its files have been moved or deleted.
+    """
+    recorded = index.record["extractor"]
+    source, weights = index.source()
+    own = {name: getattr(given, name) or recorded.get(name) for name in ("pooling", "engine", "precision")}
+    return Network(source, weights, **own)
 
 
 def report(built: "ImageIndex", change: "Change", asked: str | None, json: bool) -> None:

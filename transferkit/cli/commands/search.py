@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from transferkit.cli.arguments import all_options, without_option
+from transferkit.cli.commands.index import network_of
 from transferkit.cli.console import as_json, note, table, written
-from transferkit.cli.open_extractor import Accelerator, Network
+from transferkit.cli.open_extractor import Accelerator, Engine, Network, Precision
 from transferkit.cli.parsing import call
 from transferkit.errors import UserError
 
@@ -34,6 +35,8 @@ def search(
     exact: bool = False,
     html: str | None = None,
     accelerator: Accelerator = "auto",
+    engine: Engine | None = None,
+    precision: Precision | None = None,
     json: bool = False,
 ) -> int:
     """Find the images of an index that are nearest to an image or to words, or to the mean of several.
@@ -49,6 +52,8 @@ def search(
         exact: compare with every image, for any kind of index.
         html: also write the results with thumbnails as one HTML file.
         accelerator: auto is a GPU if there is one.
+        engine: what runs the network, as for embed; by default what the index was built with.
+        precision: of the queries; by default that of the index, which alone can be compared with it.
         json: print one JSON object.
     """
     from transferkit.search.index import open_index
@@ -65,7 +70,7 @@ def search(
     if texts:
         opened.check_words()
     if row is None:
-        left_out, direction = None, mean_direction(embed_queries(opened, query, texts, accelerator))
+        left_out, direction = None, mean_direction(embed_queries(opened, query, texts, accelerator, engine, precision))
     else:
         import torch
 
@@ -96,12 +101,17 @@ def search(
 
 
 def embed_queries(
-    index: "ImageIndex", query: list[str], texts: list[str], accelerator: Accelerator = "auto"
+    index: "ImageIndex",
+    query: list[str],
+    texts: list[str],
+    accelerator: Accelerator = "auto",
+    engine: Engine | None = None,
+    precision: Precision | None = None,
 ) -> "Tensor":
     """Embed images and texts with the extractor that the index was built with: (Q, D)."""
     import torch
 
-    extractor = Network(*index.source(), index.record["extractor"]["pooling"]).open(accelerator)
+    extractor = network_of(index, Network(engine=engine, precision=precision)).open(accelerator)
     index.check_extractor(extractor)
     parts = [extractor.embed(query)] if query else []
     if texts:

@@ -1,6 +1,8 @@
 """Embedding boxes into a Parquet table: one row per box, with its corners."""
 
+import logging
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +22,8 @@ from transferkit.errors import UserError, listed
 from transferkit.extractor import Extractor
 from transferkit.runtime.files import atomic_path, check_folder, check_place
 from transferkit.runtime.progress import progress_bar
+
+log = logging.getLogger(__name__)
 
 Method = Literal["crop", "roi_align"]
 
@@ -58,6 +62,9 @@ def embed_regions(
     Raises:
         UserError: a box has no pixels, with ``fail``; or no box is left.
     """
+    if method == "roi_align" and extractor.engine != "torch":
+        log.warning("%s takes one image size, roi_align needs any: PyTorch runs the network instead", extractor.engine)
+        extractor = copy(extractor).run_with("torch", extractor.precision)
     boxes = sorted(boxes, key=lambda box: (box.path, box.number))
     sizes: dict[str, tuple[int, int]] = {}
     work = {"crop": embed_crops, "roi_align": embed_aligned}[method](extractor, images, boxes, sizes)

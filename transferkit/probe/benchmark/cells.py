@@ -26,12 +26,16 @@ class Approach:
         weights: ``DEFAULT``, ``none`` (random) or a file of weights.
         pooling: how features become one embedding; ``None`` is the extractor's own.
         preprocessing: fields to override, such as ``{image_size: 160}``; ``None`` is the weights' own.
+        engine: what runs the network, see :mod:`transferkit.extractor.engine`; ``None`` is torch.
+        precision: of the forward pass; ``None`` is ``32``.
     """
 
     extractor: str
     weights: str = "DEFAULT"
     pooling: str | None = None
     preprocessing: Mapping[str, Any] | None = None
+    engine: str | None = None
+    precision: str | None = None
 
 
 @dataclass(frozen=True)
