@@ -61,6 +61,8 @@ def number(value: float) -> str:
 def first_predictions(table: Path, most: int = 10) -> None:
     """Print the first predictions, one per line, and whether the classifier is not sure or the image is unlike train.
 
+    The probability is the calibrated one if there is one, as what depends on it is.
+
     Args:
         table: ``predictions.parquet``.
         most: number of predictions.
@@ -72,7 +74,8 @@ def first_predictions(table: Path, most: int = 10) -> None:
         remarks = ["not answered"] if row.get("answer", "") is None else []
         remarks += ["unlike train"] if row.get("unlike_train") else []
         remark = f" ({', '.join(remarks)})" if remarks else ""
-        print(for_terminal(f"{row['path']} {row['prediction']} {row['probability']:.3f}{remark}"))
+        probability = row.get("calibrated_probability", row["probability"])
+        print(for_terminal(f"{row['path']} {row['prediction']} {probability:.3f}{remark}"))
 
 
 def predictions(table: Path, top_k: int) -> list[dict[str, Any]]:
