@@ -95,3 +95,11 @@ def test_sets_need_a_calibration(calibration: Calibration) -> None:
     for given in ({"coverage": 0.9}, {"reject": 0.05}):
         with pytest.raises(UserError, match=r"needs a calibrated classifier; test this one first"):
             Answering(**given).require(None)  # type: ignore[arg-type]
+
+
+def test_that_no_threshold_keeps_the_bound_is_said(calibration: Calibration, probability: torch.Tensor) -> None:
+    wrong = torch.zeros(400, dtype=torch.bool)
+    tensors = {**calibration.tensors, "correct": wrong, "confidence": torch.rand(400), "lac": torch.rand(400)}
+    answers = answer(replace(calibration, tensors=tensors), probability, None, Answering(reject=0.05))
+    assert answers.answered is not None and not answers.answered.any()
+    assert answers.remarks[-1].startswith("on val 1 are wrong in all, and not even among the surest images are so few")

@@ -118,13 +118,20 @@ def answer(calibration: Calibration, probability: Tensor, inner: Tensor | None, 
         if math.isinf(calibration.set_threshold(answering.coverage, answering.sets)):
             remarks.append(f"each set has all classes: val has too few images ({len(calibration)}) for this coverage")
     if answering.reject is not None:
-        answered = confidence > calibration.answer_threshold(answering.reject, LEVEL)
+        threshold = calibration.answer_threshold(answering.reject, LEVEL)
+        answered = confidence > threshold
         remarks.append(
             f"answered {int(answered.sum()):,} of {len(answered):,}: among answered images like val at most "
             f"{answering.reject:.4g} are wrong, with {LEVEL:.0%} confidence"
         )
         if len(calibration) < (least := fewest_rows(answering.reject, LEVEL)):
             remarks.append(f"this takes at least {least:,} images of val, there are {len(calibration):,}; add some")
+        elif threshold == math.inf:
+            wrong = 1 - float(calibration.tensors["correct"].double().mean())
+            remarks.append(
+                f"on val {wrong:.4g} are wrong in all, and not even among the surest images are so few; "
+                "give a larger `reject`, or train a better classifier"
+            )
     if inner is not None and answering.unlike != "none":
         distances = {kind: calibration.distance(inner, kind) for kind in DISTANCES}
         unlike = distances[answering.unlike] > calibration.distance_threshold(answering.unlike, answering.false_alarm)
