@@ -65,8 +65,7 @@ class ImageDataModule(LightningDataModule):
         num_workers: loading processes; by default one per core but one, at most 8.
         folds: train K times, each time with another fold as val; stratified, groups together, a given test apart.
         fold: only this one of the folds, from 0.
-        exclude: a CSV or Parquet file with a column ``path`` of images to leave out; in an audit's reviewed table,
-            the rows whose ``decision`` is ``drop``.
+        exclude: table with a column ``path`` of images to leave out; of a reviewed audit those to ``drop``.
         mixup: blend pairs of training images by Beta(A, A); 0 for none.
         cutmix: paste one image into another by Beta(A, A); 0 for none.
     """

@@ -64,9 +64,9 @@ class TransferModule(TransferNetwork):
         label_smoothing: in [0, 1).
         dropout: on the embedding before the head, in [0, 1).
         l2_normalize: give the head L2-normalized embeddings; ``None`` is as the checkpoint's head had it, or false.
-        head: classifier of a probe of the same extractor, to start from; the data must have its classes, val and
-            test none of the images that it was fitted on, and ``l2_normalize`` comes from it. ``zeroshot`` starts
-            from the class names, with a model of images and texts (pooling ``projection``); ``none`` from a new head.
+        head: a probe's classifier of the same extractor and classes, fitted on no image of val and test, which brings
+            its ``l2_normalize``; ``zeroshot`` starts from the class names, with a model of images and texts (pooling
+            ``projection``); ``none`` from a new head.
         preprocessing: fields to override, such as ``{image_size: 160}``; ``None`` is the weights' own.
         architecture: changes to the architecture, for random weights only.
         seed: seed of a new head's weights, the order of batches, augmentation and dropout.
