@@ -63,7 +63,7 @@ class ImageDataModule(LightningDataModule):
         class_weights: ``balanced`` (inverse class frequency) or one weight per class, for the loss.
         batch_size: images per step and process.
         num_workers: loading processes; by default one per core but one, at most 8.
-        folds: train K times, each time with another fold as val; stratified, groups together, a given test apart.
+        folds: train K times, each time with another fold as val.
         fold: only this one of the folds, from 0.
         exclude: table with a column ``path`` of images to leave out; of a reviewed audit those to ``drop``.
         mixup: blend pairs of training images by Beta(A, A); 0 for none.
