@@ -18,14 +18,14 @@ quickstart: $(VENV)/.installed ## install, then transfer learning on real digits
 
 test: $(VENV)/.installed-dev ## install, then the default tests, under 5 minutes
 	@echo "Default tests: under 5 minutes on 2 cores, no network connection."
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-all: $(VENV)/.installed-dev ## every test: fuzzing, killed processes, hostile files; under 60 minutes
 	@echo "Every test: under 60 minutes on 2 cores."
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m '' -n 2 --dist loadfile
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m '' -n 2 --dist loadfile --no-loadscope-reorder
 
 coverage: $(VENV)/.installed-dev ## the default tests, and the share of the package's lines and branches they run
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered
 
 lint: style types ## check style, format and types
 
