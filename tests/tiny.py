@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.training.module import TransferModule
@@ -33,6 +33,17 @@ def options(section: str, values: dict[str, Any]) -> list[str]:
     """Values as command line options of a section."""
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
     return [part for key, text in texts.items() for part in (f"--{section}.{key}", text)]
+
+
+class Cut(Callback):
+    """Write a checkpoint in the middle of the first epoch."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == 2:
+            trainer.save_checkpoint(self.path)
 
 
 def fit(

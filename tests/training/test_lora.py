@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 from transformers import AutoModel
 
-from tests.tiny import RESNET, VIT
+from tests.tiny import RESNET, VIT, Cut
 from transferkit.backbones import build
 from transferkit.backbones.adapters import Adapters, add_adapters, merge_adapters
 from transferkit.data.datamodule import ImageDataModule
@@ -39,17 +38,6 @@ def base(tmp_path: Path) -> Path:
         tmp_path / "vit"
     )
     return tmp_path / "vit"
-
-
-class Cut(Callback):
-    """Write a checkpoint in the middle of the first epoch."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        if trainer.global_step == 2:
-            trainer.save_checkpoint(self.path)
 
 
 def fit(

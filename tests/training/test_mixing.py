@@ -5,11 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 from torch.nn import functional as F
 
-from tests.tiny import RESNET, VIT
+from tests.tiny import RESNET, VIT, Cut
 from transferkit.data.batches import Batch
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.errors import UserError
@@ -76,17 +75,6 @@ def test_no_mixing_and_no_rows() -> None:
     assert mixed(batch, 0.0, 0.0, 2, torch.Tensor.float) is batch
     empty: Batch = {"pixels": torch.empty(0, 3, 4, 4), "target": torch.empty(0, dtype=torch.long)}
     assert mixed(empty, 1.0, 1.0, 2, torch.Tensor.float) is empty
-
-
-class Cut(Callback):
-    """Write a checkpoint in the middle of the first epoch."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        if trainer.global_step == 2:
-            trainer.save_checkpoint(self.path)
 
 
 def fit(
