@@ -137,13 +137,13 @@ def apply_decisions(
     dropped = stays.count(False)
     broken = verify(table, [row for row, stay in enumerate(stays) if stay])
     if on_error == "fail":
-        raise_broken(broken, table.source, "leave out with --on_error skip")
+        raise_broken({path: str(why) for path, why in broken.items()}, table.source, "leave out with --on_error skip")
     stays = [stay and path not in broken for stay, path in zip(stays, table.paths, strict=True)]
     check_listed(table, stays)
     kept = write_manifest(table, labels, stays, Path(manifest))
-    counts = {"images": kept, "relabeled": changed, "dropped": dropped}
+    counts = {"images": kept, "relabeled": changed, "dropped": dropped, "unreadable": len(broken)}
     if json:
-        console.as_json(counts | {"unreadable": len(broken), "manifest": manifest})
+        console.as_json(counts | {"manifest": manifest})
     else:
         console.table(list(counts), [list(counts.values())])
     console.note_first("left out", [f"{path} ({reason})" for path, reason in broken.items()])
