@@ -150,6 +150,20 @@ def test_links_that_stay_inside_or_loop_are_no_fault(tmp_path: Path) -> None:
     assert len(read_manifest(write(tmp_path / "m.csv", "path\nlink.png\nloop.png\n"))) == 2
 
 
+@pytest.mark.parametrize(
+    ("path", "link"), [("gone.png", "gone.png"), ("./a/gone.png", "a/gone.png"), ("shut/a/x.png", "shut")]
+)
+def test_a_broken_link_that_leads_out_is_refused_as_missing(tmp_path: Path, path: str, link: str) -> None:
+    root, target = tmp_path / "root", tmp_path / "elsewhere"
+    (root / "a").mkdir(parents=True)
+    (root / link).symlink_to(target)
+    file = write(root / "m.csv", f"path\n{path}\n")
+    assert f"row 1: {path!r} is missing: {link!r} is a broken link; restore its target or remove" in refusal(file)
+    assert "broken link" in refusal(write(root / "m.csv", "path\n" + "".join(f"{n}.png\n" for n in range(40)) + path))
+    target.mkdir()
+    assert f"{path!r} leads out of the manifest's folder" in refusal(write(root / "m.csv", f"path\n{path}\n"))
+
+
 def test_files_that_are_no_table(tmp_path: Path) -> None:
     latin = tmp_path / "latin.csv"
     latin.write_bytes("path\ncafé.png\n".encode("latin-1"))
@@ -223,7 +237,7 @@ def test_paths_may_lie_in_another_folder(tmp_path: Path) -> None:
     (root / "a").mkdir(parents=True)
     (tmp_path / "alias").symlink_to(root)
     (root / "out").symlink_to(tmp_path)
-    (root / "a" / "out.png").symlink_to(tmp_path / "secret.png")
+    (root / "a" / "out.png").symlink_to(write(tmp_path / "secret.png", ""))
     rows = f"path\na/0.png\n{root}/a/1.png\n{tmp_path}/alias/a/2.png\n{root}/a/../b.png\n"
     file = write(lists / "m.csv", rows)
     expected = [("a/0.png", None, None), ("a/1.png", None, None), ("a/2.png", None, None), ("b.png", None, None)]
@@ -265,7 +279,7 @@ def test_a_link_among_many_files_is_found(tmp_path: Path, count: int) -> None:
     names = [f"{number:02d}.png" for number in range(count)]
     for folder in ("a", "b"):
         (tmp_path / "root" / folder).mkdir(parents=True)
-    (tmp_path / "root" / "b" / names[-1]).symlink_to(tmp_path / "secret.png")
+    (tmp_path / "root" / "b" / names[-1]).symlink_to(write(tmp_path / "secret.png", ""))
     rows = [f"{folder}/{name}" for folder in ("a", "b") for name in names]
     file = write(tmp_path / "root" / "m.csv", "\n".join(["path", *rows]))
     faults: list[str] = []

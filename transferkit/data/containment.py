@@ -38,15 +38,20 @@ class Containment:
         return checked
 
     def one(self, path: str) -> tuple[str, str | None]:
-        """Return the path relative to the folder, without ``.`` and ``..``, and a reason if it leads out of it."""
+        """Return the path relative to the folder, without ``.`` and ``..``, and a reason if it leads out of it.
+
+        A link whose target is outside and missing is refused as well, as a broken one: the target may appear later.
+        """
         if not path or "\0" in path:
             return path, "the path is empty or not a path; give one relative to the manifest"
         relative = self.relative_to_root(path)
         folder = relative.rpartition("/")[0]
         if folder not in self.inside:
             self.inside[folder] = real(self.root / folder).is_relative_to(self.root)
-        leaves = relative.split("/", 1)[0] == ".." or not self.inside[folder]
-        if leaves or (self.may_be_link(folder) and self.leads_out(relative)):
+        upward = relative.split("/", 1)[0] == ".."
+        if upward or not self.inside[folder] or (self.may_be_link(folder) and self.leads_out(relative)):
+            if not upward and (link := self.broken_link(relative)):
+                return path, f"{path!r} is missing: {link!r} is a broken link; restore its target or remove the row"
             place = f"the {self.name}" if self.name else str(self.root)
             remedy = "move the image or the manifest, or give the images' folder as `image_root`"
             return path, f"{path!r} leads out of {place}; {remedy}"
@@ -81,6 +86,14 @@ class Containment:
         """Return whether a file is a link whose target is outside."""
         file = os.path.join(self.root, relative)  # noqa: PTH118  # a Path costs more than the system call
         return os.path.islink(file) and not real(Path(file)).is_relative_to(self.root)  # noqa: PTH114
+
+    def broken_link(self, relative: str) -> str | None:
+        """Return the first link on a path that leads out, if its target is missing."""
+        for part in (*list(Path(relative).parents)[-2::-1], Path(relative)):
+            link = self.root / part
+            if link.is_symlink() and not real(link).is_relative_to(self.root):
+                return None if os.path.exists(link) else part.as_posix()  # noqa: PTH110  # Path's may raise
+        return None
 
 
 def may_be_irregular(path: str) -> bool:

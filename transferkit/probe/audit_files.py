@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from transferkit.data.containment import Containment
 from transferkit.data.embeddings import Embeddings
 from transferkit.data.image_table import ImageTable
 from transferkit.errors import UserError, listed
@@ -50,6 +51,27 @@ def save_audit(audit: Audit, folder: Path, images: Mapping[str, Any] | None = No
     with atomic_path(files[3]) as temporary:
         pq.write_table(pa.table(quality), temporary)
     return files
+
+
+def check_decisions_place(folder: Path, overwrite: bool = False) -> None:
+    """Refuse to write an audit over one that somebody has reviewed.
+
+    Args:
+        folder: to write into.
+        overwrite: whether decisions may be replaced.
+
+    Raises:
+        UserError: the ``audit.csv`` in the folder holds decisions, or is not as an audit has written it.
+    """
+    file = folder / CSV
+    if overwrite or not file.exists() or file.stat().st_size == 0:
+        return
+    try:
+        decided = sum(bool(decision) for _, decision, _ in read_review(file))
+    except UserError as error:  # such as a spreadsheet's semicolons: decisions may be in it
+        raise UserError(f"{file} is not as an audit writes it; move it, or add `overwrite=True`") from error
+    if decided:
+        raise UserError(f"{file} holds decisions ({decided:,}); apply it, move it, or add `overwrite=True`")
 
 
 def audit_run(run: Path) -> None:
@@ -124,6 +146,24 @@ def read_review(reviewed: Path) -> list[tuple[str, str, str]]:
             return [tuple((row[n] or "").strip() for n in ("path", "decision", "suggested")) for row in reader]  # type: ignore[misc]
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"cannot read {reviewed} as CSV ({' '.join(str(error).split())[:200]})") from error
+
+
+def check_listed(table: ImageTable, stays: list[bool]) -> None:
+    """Validate that a manifest of the images that stay can be read: a folder may have links that lead out of it.
+
+    Raises:
+        UserError: no image stays, or some lie outside of the folder.
+    """
+    kept = [path for path, stay in zip(table.paths, stays, strict=True) if stay]
+    if not kept:
+        raise UserError(f"no image of {table.source or table.root} is left; drop fewer, or repair the unreadable ones")
+    outside: dict[int, str] = {}
+    Containment(Path(table.root)).all(kept, outside)
+    if outside:
+        names = listed([kept[position] for position in outside])
+        raise UserError(
+            f"links lead out of {table.root}, which a manifest must not: {names}; replace them by copies, or drop them"
+        )
 
 
 def write_manifest(table: ImageTable, labels: list[str | None], stays: list[bool], out: Path) -> int:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,8 @@ def test_from_images_to_a_fit(place: Path) -> None:
         writer.writeheader()
         writer.writerows(decisions)
     done = audit("photos", "--apply", "reviewed.csv", "--json")
-    assert json.loads(done.out) == {"dropped": 1, "images": 24, "manifest": "corrected.csv", "relabeled": 1}
+    counts = {"dropped": 1, "images": 24, "relabeled": 1, "unreadable": 0}
+    assert json.loads(done.out) == counts | {"manifest": "corrected.csv"}
     with Path("corrected.csv").open(newline="") as file:
         corrected = {row["path"]: row for row in csv.DictReader(file)}
     assert corrected["train/limes/apple.jpg"] == {"path": "train/limes/apple.jpg", "label": "apples", "split": "train"}
@@ -95,3 +97,67 @@ def test_bad_input_is_one_line(place: Path) -> None:
     Path("corrected.csv").write_text("mine")
     Path("reviewed.csv").write_text("path,decision,suggested\n")
     assert refused(transferkit("audit", "photos", "--apply", "reviewed.csv"), "--manifest corrected.csv exists")
+
+
+def test_decisions_are_not_overwritten(place: Path) -> None:
+    assert transferkit("embed", "photos", *RANDOM, "--out", "photos.parquet").status == 0
+    reviewed = Path("audit/audit.csv")
+    again = ("audit", "photos.parquet")
+    audit("photos.parquet")
+    written = reviewed.read_text()
+    audit("photos.parquet")  # nobody has decided anything
+    rows = "path,decision,suggested\na.jpg,,\nb.jpg,drop,\nc.jpg,relabel,limes\n"
+    for content, said in (
+        (rows, r"audit/audit\.csv holds decisions \(2\); apply it, move it, or add --overwrite"),
+        (rows.replace(",", ";"), r"audit/audit\.csv is not as an audit writes it; move it, or add --overwrite"),
+        (rows.encode("utf-16").decode("latin-1"), r"audit/audit\.csv is not as an audit writes it"),
+    ):
+        reviewed.write_text(content, encoding="latin-1")
+        before = {file: file.read_bytes() for file in reviewed.parent.iterdir()}
+        assert refused(transferkit(*again), said)
+        assert refused(transferkit("audit", "photos", "--extractor", "nowhere/model"), said), "before a model is loaded"
+        assert before == {file: file.read_bytes() for file in reviewed.parent.iterdir()}
+    audit("photos.parquet", "--overwrite")
+    assert reviewed.read_text() == written
+
+
+def test_unreadable_images_are_not_in_the_manifest(place: Path) -> None:
+    """Empty, cut, or links without a target, inside or outside of the folder: the printed command takes the rest."""
+    photo = (place / "train/apples/0.jpg").read_bytes()
+    (place / "train/apples/empty.jpg").write_bytes(b"")
+    (place / "train/apples/cut.jpg").write_bytes(photo[:-200])
+    (place / "train/limes/gone.jpg").symlink_to(place / "nothing.jpg")
+    (place / "train/limes/outside.jpg").symlink_to("/nowhere/nothing.jpg")
+    Path("reviewed.csv").write_text("path,decision,suggested\ntrain/apples/0.jpg,drop,\n")
+    fail = transferkit("audit", "photos", "--apply", "reviewed.csv", "--on_error", "fail")
+    assert refused(fail, "4 broken images: .*'train/limes/outside.jpg'.* --on_error skip")
+    done = audit("photos", "--apply", "reviewed.csv", "--json")
+    counts = {"dropped": 1, "images": 24, "relabeled": 0, "unreadable": 4}
+    assert json.loads(done.out) == counts | {"manifest": "corrected.csv"}
+    assert done.err.count("left out: ") == 4 and "left out: train/limes/gone.jpg (" in done.err
+    with Path("corrected.csv").open(newline="") as file:
+        paths = {row["path"] for row in csv.DictReader(file)}
+    whole = {path.relative_to(place).as_posix() for path in place.rglob("*.*") if path.is_file()}
+    assert paths == whole - {"train/apples/0.jpg", "train/apples/empty.jpg", "train/apples/cut.jpg"}
+    (line,) = (line for line in done.err.splitlines() if "next: transferkit fit" in line)
+    command = shlex.split(line.partition("transferkit ")[2])
+    fit = transferkit(*command, "--model.weights", "none", "--trainer.max_epochs", "1")
+    assert fit.status == 0, fit.err
+
+
+def test_links_that_a_manifest_cannot_list(place: Path) -> None:
+    outside = place.parent / "outside.png"
+    outside.write_bytes((place / "train/apples/1.png").read_bytes())
+    (place / "train/apples/link.png").symlink_to(outside)
+    Path("reviewed.csv").write_text("path,decision,suggested\n")
+    said = "links lead out of .*: 'train/apples/link.png'; replace them by copies, or drop them"
+    assert refused(transferkit("audit", "photos", "--apply", "reviewed.csv"), said)
+    assert not Path("corrected.csv").exists()
+    Path("reviewed.csv").write_text("path,decision,suggested\ntrain/apples/link.png,drop,\n")
+    audit("photos", "--apply", "reviewed.csv")
+
+
+def test_no_image_is_left(place: Path) -> None:
+    paths = [path.relative_to(place).as_posix() for path in place.rglob("*.*")]
+    Path("reviewed.csv").write_text("path,decision,suggested\n" + "".join(f"{path},drop,\n" for path in paths))
+    assert refused(transferkit("audit", "photos", "--apply", "reviewed.csv"), "no image of photos is left; drop fewer")

@@ -1,7 +1,7 @@
 """``audit``: what to mend in labeled images, and the manifest that a review of it leads to."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from transferkit.cli import console
 from transferkit.cli.commands.probe import extract, is_embeddings
@@ -32,6 +32,7 @@ def audit(
     folds: int = 5,
     seed: int = 0,
     on_error: Literal["fail", "skip"] = "skip",
+    overwrite: bool = False,
     apply: str | None = None,
     manifest: str = "corrected.csv",
     image_root: str | None = None,
@@ -55,7 +56,8 @@ def audit(
         folds: of the probe; each image is judged by the one that did not see it.
         seed: of the folds.
         on_error: unreadable images: ``skip`` leaves them out, ``fail`` names them all.
-        apply: audit.csv with decisions; writes the manifest they lead to, and nothing else.
+        overwrite: replace an audit.csv that holds decisions.
+        apply: audit.csv with decisions; writes the manifest they lead to, without unreadable images, and nothing else.
         manifest: the manifest that ``--apply`` writes.
         image_root: the folder that a manifest's paths are relative to or lie in, where it is not its own.
         accelerator: auto takes a GPU if there is one.
@@ -65,7 +67,7 @@ def audit(
     from transferkit.data.embeddings import Embeddings
     from transferkit.data.image_table import open_images
     from transferkit.probe.audit import audit_embeddings
-    from transferkit.probe.audit_files import save_audit
+    from transferkit.probe.audit_files import check_decisions_place, save_audit
     from transferkit.probe.picture_looks import look_at_pictures
     from transferkit.reports.report import report_of
     from transferkit.runtime.files import check_folder
@@ -74,8 +76,9 @@ def audit(
         raise UserError(f"--folds is {folds}; give 2 or more")
     table = None if is_embeddings(images) else open_images(images, image_root)
     if apply is not None:
-        return apply_decisions(table, images, apply, manifest, json)
+        return apply_decisions(table, images, apply, manifest, on_error, json)
     check_folder(out)
+    check_decisions_place(Path(out), overwrite)  # before the images are embedded, which takes a while
     if table is None:
         embeddings, pictures = Embeddings.load(images), None
     else:
@@ -113,13 +116,17 @@ def print_issues(found: "Audit", images: str) -> None:
         console.note(f"{len(found.issues) - SHOWN:,} more; audit.csv lists all")
 
 
-def apply_decisions(table: "ImageTable | None", images: str, reviewed: str, manifest: str, json: bool) -> int:
-    """Write the manifest that the decisions lead to.
+def apply_decisions(
+    table: "ImageTable | None", images: str, reviewed: str, manifest: str, on_error: str, json: bool
+) -> int:
+    """Write the manifest that the decisions lead to; unreadable images are left out.
 
     Raises:
-        UserError: images without files, or decisions that cannot be applied.
+        UserError: images without files, decisions that cannot be applied, unreadable images with ``fail``, or no image
+            that a manifest can list.
     """
-    from transferkit.probe.audit_files import apply_review, write_manifest
+    from transferkit.data.integrity import raise_broken, verify
+    from transferkit.probe.audit_files import apply_review, check_listed, write_manifest
 
     if table is None or table.in_memory:
         raise UserError(f"{images} has no image files to list in a manifest; give their folder or manifest")
@@ -127,12 +134,19 @@ def apply_decisions(table: "ImageTable | None", images: str, reviewed: str, mani
         raise UserError(f"--manifest {manifest} exists; choose another name")
     labels, stays = apply_review(Path(reviewed), list(table.paths), list(table.labels))
     changed = sum(new != old for new, old in zip(labels, table.labels, strict=True))
+    dropped = stays.count(False)
+    broken = verify(table, [row for row, stay in enumerate(stays) if stay])
+    if on_error == "fail":
+        raise_broken({path: str(why) for path, why in broken.items()}, table.source, "leave out with --on_error skip")
+    stays = [stay and path not in broken for stay, path in zip(stays, table.paths, strict=True)]
+    check_listed(table, stays)
     kept = write_manifest(table, labels, stays, Path(manifest))
-    done: dict[str, Any] = {"images": kept, "relabeled": changed, "dropped": len(table) - kept, "manifest": manifest}
+    counts = {"images": kept, "relabeled": changed, "dropped": dropped, "unreadable": len(broken)}
     if json:
-        console.as_json(done)
+        console.as_json(counts | {"manifest": manifest})
     else:
-        console.table(("images", "relabeled", "dropped"), [(kept, changed, len(table) - kept)])
+        console.table(list(counts), [list(counts.values())])
+    console.note_first("left out", [f"{path} ({reason})" for path, reason in broken.items()])
     console.written(Path(manifest))
     console.next_command("fit", "--data.root", manifest, "--data.image_root", table.root)
     return 0
