@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.base import clone
@@ -123,3 +124,11 @@ def test_bad_input_is_told(pictures: tuple[list[Any], list[str]]) -> None:
         given.fit([], [])
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         given.fit(images, labels[:3])
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), pd.NA, ""])
+@pytest.mark.parametrize("form", [list, pd.Series, lambda values: np.array(values, dtype=object)])
+def test_a_missing_class_is_not_a_class(missing: Any, form: Any, pictures: tuple[list[Any], list[str]]) -> None:
+    for given, images in ((transformer("vit", "cls"), pictures[0][:4]), (None, np.eye(4))):
+        with pytest.raises(UserError, match=r"^y: item 2 is missing; give a class, or leave the image out$"):
+            TransferClassifier(given).fit(images, form(["a", "b", missing, "a"]))
