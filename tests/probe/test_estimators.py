@@ -89,6 +89,21 @@ def test_a_classifier_is_logistic_regression_on_the_embeddings(
     assert np.array_equal(again.predict_proba(images[:5]), given.predict_proba(images[:5]))
 
 
+def test_an_array_of_paths_is_the_same_as_a_list(photo_folder: Path) -> None:
+    paths = sorted((photo_folder / "train").rglob("*.*"))
+    labels = np.array([path.parent.name for path in paths])
+    array = np.array(list(map(str, paths)))
+    given = TransferClassifier(transformer("vit", "cls"))
+    expected = given.fit(paths, labels).predict_proba(paths)
+    assert np.array_equal(given.fit(array, labels).predict_proba(array), expected)
+    transform = EmbeddingTransformer(given.extractor)
+    assert np.array_equal(transform.fit_transform(array), transform.fit_transform(paths))
+    folds = {"cv": 2, "error_score": "raise"}
+    for estimator in (given, make_pipeline(transform, LogisticRegression())):
+        scores = cross_val_score(estimator, array, labels, **folds)
+        assert np.array_equal(scores, cross_val_score(estimator, paths, labels, **folds))
+
+
 @pytest.mark.slow
 def test_searches_compute_each_image_once(
     pictures: tuple[list[Any], list[str]], monkeypatch: pytest.MonkeyPatch
