@@ -60,7 +60,8 @@ def fit(
     Args:
         images: folder, manifest or ``digits``; or a list, iterator or dataset as for ``Extractor.embed``; or an
             :class:`~transferkit.data.datamodule.ImageDataModule`.
-        labels: class of each image; by default that of the folder or the dataset.
+        labels: class of each image; by default that of the folder or the dataset. They are made to text, so that
+            the classes of 2 and 10 are ``"10"`` and ``"2"``, in the order of text.
         splits: ``train``, ``val``, ``test`` or None of each image; of None, val and test are drawn.
         split: a function that returns the splits of paths and labels.
         transform: random change of a training image, uint8 (3, H, W).
