@@ -141,3 +141,14 @@ def test_a_full_disk_leaves_the_old_table(table: Embeddings, tmp_path: Path) -> 
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert path.read_bytes() == old
     assert [path.name for path in tmp_path.iterdir()] == ["e.parquet"]
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.CSV", "t.npy", "t.feather", "t.parquet.gz"])
+def test_another_format_s_suffix_is_refused(name: str, tmp_path: Path) -> None:
+    table = Embeddings.from_numpy(np.eye(3))
+    with pytest.raises(UserError, match=rf"^`path` .*{name}' does not end in \.parquet.*to_pandas\(\).*to_csv$"):
+        table.save(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+    for good in ("t.parquet", "t.pq", "T.PARQUET", "t"):
+        table.save(tmp_path / good)
+        assert pq.read_table(tmp_path / good)["path"].to_pylist() == ["0", "1", "2"]

@@ -5,6 +5,8 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -121,6 +123,42 @@ def test_one_s_own_transform_changes_training_images_only(paths: list[Path]) -> 
 def test_arguments_that_do_not_fit_are_named(paths: list[Path], arguments: Any, told: str) -> None:
     with pytest.raises(UserError, match=told):
         ImageDataModule.from_images(paths, **arguments)
+
+
+MISSING: dict[str, Any] = {
+    "a list": ["a", "b", None],
+    "NaN": ["a", "b", float("nan")],
+    "NumPy": np.array(["a", "b", np.nan], dtype=object),
+    "numbers": np.array([0, 1, np.nan], np.float32),
+    "a tensor": torch.tensor([0, 1, torch.nan]),
+    "pandas": pd.Series(["a", "b", None]),
+    "pandas, text": pd.Series(["a", "b", None], dtype="string"),
+    "pandas, dates": pd.Series([pd.Timestamp(0), pd.Timestamp(1), pd.NaT]),
+    "Arrow": pa.array(["a", "b", None]),
+    "empty": ["a", "b", ""],
+}
+
+
+@pytest.mark.parametrize("kind", MISSING)
+def test_a_missing_label_is_not_a_class(paths: list[Path], kind: str) -> None:
+    with pytest.raises(UserError, match=r"^labels: item 2 is missing; give a class, or leave the image out$"):
+        table_of_images(paths[:3], MISSING[kind])
+    assert table_of_images(paths[:3], MISSING[kind], ["train", None, "test"]).labels[2] is None
+    pairs = list(zip(paths[:3], MISSING[kind], strict=True))
+    assert table_of_images(pairs).labels[2] is None
+
+
+def test_what_looks_like_missing_but_is_text_or_a_number_is_a_class(paths: list[Path]) -> None:
+    assert table_of_images(paths[:4], ["nan", "None", 0, False]).labels == ("nan", "None", "0", "False")
+    assert table_of_images(paths[:2], torch.tensor([3, 10])).labels == ("3", "10")
+
+
+def test_a_series_is_read_in_its_order(paths: list[Path]) -> None:
+    series = pd.Series(paths[:3], index=[2, 0, 1])
+    table = table_of_images(series, pd.Series(["a", "b", "c"], index=[2, 0, 1]))
+    assert table.labels == ("a", "b", "c")
+    for row, path in enumerate(paths[:3]):
+        assert np.array_equal(table.read(row).permute(1, 2, 0).numpy(), read(path))
 
 
 def test_images_that_cannot_be_read_are_named(tmp_path: Path) -> None:

@@ -53,6 +53,14 @@ class Own(Dataset[tuple[Any, int]]):
         return Image.open(self.paths[row % len(self)]), row
 
 
+def array_of(values: list[Any]) -> np.ndarray:
+    """An array of objects, which NumPy does not look into."""
+    array = np.empty(len(values), dtype=object)
+    for row, value in enumerate(values):
+        array[row] = value
+    return array
+
+
 def forms(paths: list[Path]) -> dict[str, Any]:
     """The images in every form that has several."""
     root = paths[0].parents[1]
@@ -68,6 +76,10 @@ def forms(paths: list[Path]) -> dict[str, Any]:
     return {
         "mixed": [kinds[row % len(kinds)](path) for row, path in enumerate(paths)],
         "tuple": tuple(paths),
+        "array of text": np.array(list(map(str, paths))),
+        "array of paths": np.array(paths, dtype=object),
+        "array of bytes": array_of([path.read_bytes() for path in paths]),
+        "array of Pillow's images": array_of([Image.open(path) for path in paths]),
         "iterator": (np.array(Image.open(path)) for path in paths),
         "generator of pairs": ((path, "label") for path in paths),
         "torch": Own(paths),
@@ -126,6 +138,8 @@ def test_similarity_is_the_cosine(extractor: Extractor, paths: list[Path], expec
         (Image.new("L", (4, 4)), "embed takes a list of images, not one Image"),
         (torch.zeros(3, 4, 4), "not one Tensor"),
         (b"bytes", "not one bytes"),
+        (np.zeros(4, np.uint8), "not one ndarray"),
+        (np.array([["a.png"]]), "not one ndarray"),
         (3, "`images` is of type int; give a list of images"),
         ({"a": "b"}, "`images` is of type dict; give a list of images"),
         ([np.zeros((4, 4, 3), np.uint8), None], "`images`: item 1 cannot be read as an image: NoneType is not"),

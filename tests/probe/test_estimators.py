@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.base import clone
@@ -88,6 +89,21 @@ def test_a_classifier_is_logistic_regression_on_the_embeddings(
     assert np.array_equal(again.predict_proba(images[:5]), given.predict_proba(images[:5]))
 
 
+def test_an_array_of_paths_is_the_same_as_a_list(photo_folder: Path) -> None:
+    paths = sorted((photo_folder / "train").rglob("*.*"))
+    labels = np.array([path.parent.name for path in paths])
+    array = np.array(list(map(str, paths)))
+    given = TransferClassifier(transformer("vit", "cls"))
+    expected = given.fit(paths, labels).predict_proba(paths)
+    assert np.array_equal(given.fit(array, labels).predict_proba(array), expected)
+    transform = EmbeddingTransformer(given.extractor)
+    assert np.array_equal(transform.fit_transform(array), transform.fit_transform(paths))
+    folds = {"cv": 2, "error_score": "raise"}
+    for estimator in (given, make_pipeline(transform, LogisticRegression())):
+        scores = cross_val_score(estimator, array, labels, **folds)
+        assert np.array_equal(scores, cross_val_score(estimator, paths, labels, **folds))
+
+
 @pytest.mark.slow
 def test_searches_compute_each_image_once(
     pictures: tuple[list[Any], list[str]], monkeypatch: pytest.MonkeyPatch
@@ -123,3 +139,11 @@ def test_bad_input_is_told(pictures: tuple[list[Any], list[str]]) -> None:
         given.fit([], [])
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         given.fit(images, labels[:3])
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), pd.NA, ""])
+@pytest.mark.parametrize("form", [list, pd.Series, lambda values: np.array(values, dtype=object)])
+def test_a_missing_class_is_not_a_class(missing: Any, form: Any, pictures: tuple[list[Any], list[str]]) -> None:
+    for given, images in ((transformer("vit", "cls"), pictures[0][:4]), (None, np.eye(4))):
+        with pytest.raises(UserError, match=r"^y: item 2 is missing; give a class, or leave the image out$"):
+            TransferClassifier(given).fit(images, form(["a", "b", missing, "a"]))

@@ -147,6 +147,20 @@ def test_own_callbacks_loggers_and_data(photo_folder: Path, tmp_path: Path, capf
         ({"labels": ["a"]}, "labels: 1 for 30 images"),
         ({"regime": "partial", "unfreeze_last": 9}, "`unfreeze_last` is 9"),
         ({"devices": 2}, "`devices` is 2, and fit runs in one process"),
+        ({"max_epochs": "x"}, "^`max_epochs` is 'x'; give a whole number$"),
+        ({"max_epochs": 1.5}, "^`max_epochs` is 1.5; give a whole number$"),
+        ({"max_epochs": -5}, "^`trainer`: `max_epochs` must be a non-negative integer or -1"),
+        ({"limit_train_batches": -1}, "^`trainer`: .* limit_train_batches, it has to be in"),
+        ({"gradient_clip_val": "x"}, "^`gradient_clip_val` is 'x'; give a number$"),
+        ({"check_val_every_n_epoch": 0}, "^`check_val_every_n_epoch` is 0; give 1 or more$"),
+        ({"callbacks": "x"}, "^`callbacks` has 'x'; give instances of"),
+        ({"seed": -1}, "^`seed` is -1; give a whole number from 0 to 4294967295$"),
+        ({"seed": "x"}, "^`seed` is 'x'; give a whole number from 0"),
+        ({"accelerator": "x"}, "^`trainer`: .*`accelerator='x'`"),
+        ({"precision": "x"}, "^`trainer`: Precision 'x' is invalid"),
+        ({"profiler": "x"}, "^`trainer`: .* `profiler`"),
+        ({"batch_size": "x"}, "^`batch_size` is 'x'; give a whole number$"),
+        ({"lr_head": "x"}, "^`lr_head` is 'x'; give a number$"),
         ({"name": "a/b"}, "`name` 'a/b' cannot name a folder"),
         ({"images": "nowhere"}, "no such folder or file: 'nowhere'"),
         ({"images": ImageDataModule("x"), "labels": ["a"]}, "labels is given beside an ImageDataModule"),
@@ -157,6 +171,14 @@ def test_a_wrong_argument_is_named(arguments: dict[str, Any], told: str, tmp_pat
     images, labels = pictures(30)
     with pytest.raises(UserError, match=told):
         fit(**{"images": images, "labels": labels, **SMALL, "out": tmp_path, **arguments})
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="it has a GPU")
+@pytest.mark.parametrize("accelerator", ["gpu", "cuda"])
+def test_a_device_that_is_not_there_is_told(accelerator: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"`accelerator` names a device that this machine does not have; leave it out$"):
+        fit(*pictures(30), **{**SMALL, "accelerator": accelerator}, out=tmp_path)
     assert not (tmp_path / "runs").exists()
 
 

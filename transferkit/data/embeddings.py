@@ -19,7 +19,7 @@ from transferkit.data import frames
 from transferkit.data.columns import take
 from transferkit.errors import UserError
 from transferkit.runtime.files import atomic_path
-from transferkit.runtime.parquet import read_table
+from transferkit.runtime.parquet import check_suffix, read_table
 
 KEY = b"transferkit"
 TEXTS = ["path", "label", "split"]
@@ -65,7 +65,8 @@ class Embeddings:
         return Embeddings(embedding, paths, labels, splits, self.metadata, groups)
 
     def save(self, path: str | Path) -> None:
-        """Write one Parquet file atomically."""
+        """Write one Parquet file atomically; a suffix other than ``.parquet`` or ``.pq`` is refused by a UserError."""
+        check_suffix(path)
         table = to_arrow(self)
         with atomic_path(path) as temporary, writer(temporary, table.schema) as parquet:
             parquet.write_table(table)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -17,6 +18,7 @@ from transferkit.images.image_source import each_image, read_pixels, undecoded, 
 
 MEMORY = "images in memory"  # instead of a folder, for messages
 LABEL_KEYS = ("label", "labels", "target", "fine_label", "class")  # of a dataset's rows, the usual ones first
+MISSING = ("None", "nan", "NaN", "NaT", "<NA>")  # text of what Python, NumPy, pandas and Arrow put for no value
 SPLITS = ("train", "val", "test", None)
 
 Split = Callable[[Sequence[str], Sequence[str | None]], Sequence[str | None]]
@@ -73,18 +75,19 @@ def table_of_images(
     Args:
         images: what :func:`~transferkit.data.image_table.open_images` opens; or a list, iterator or dataset as for
             :meth:`~transferkit.extractor.core.ExtractorCore.embed`.
-        labels: class of each image; by default that of the folder or the dataset.
+        labels: class of each image, made to text; by default that of the folder or the dataset.
         splits: split of each image.
         split: a function that gives the splits.
 
     Raises:
-        UserError: an image cannot be read, or the numbers of labels, splits and images differ.
+        UserError: an image cannot be read, the numbers of labels, splits and images differ, or a label is missing of
+            an image outside test.
     """
     table = open_images(images) if isinstance(images, str | Path) else held_in_memory(images)
     if labels is not None:
         labels = list(labels)
         check_length("labels", labels, table)
-        table = relabeled(table, [None if label is None else str(label) for label in labels], list(table.splits))
+        table = relabeled(table, [class_text(label) for label in labels], list(table.splits))
     if splits is not None and split is not None:
         raise UserError("splits and split are given; give the splits, or the function")
     if split is not None:
@@ -95,6 +98,8 @@ def table_of_images(
         if unknown := sorted({name for name in splits if name not in SPLITS}, key=str):
             raise UserError(f"splits has {unknown[0]!r}; give 'train', 'val', 'test' or None per image")
         table = relabeled(table, list(table.labels), splits)
+    if labels is not None:
+        check_present("labels", table.labels, table.splits)
     return table
 
 
@@ -106,6 +111,27 @@ def check_length(name: str, values: Sequence[Any], table: ImageTable) -> None:
     """
     if len(values) != len(table):
         raise UserError(f"{name}: {len(values)} for {len(table)} images; give one per image")
+
+
+def check_present(name: str, labels: Iterable[Any], splits: Iterable[str | None] = ()) -> None:
+    """Raise if a label is missing: None, NaN of any library, or empty; images of test need none.
+
+    Raises:
+        UserError: naming the argument and the first such item.
+    """
+    for row, (label, split) in enumerate(zip(labels, chain(splits, repeat(None)), strict=False)):
+        if class_text(label) is None and split != "test":
+            raise UserError(f"{name}: item {row} is missing; give a class, or leave the image out")
+
+
+def class_text(label: Any) -> str | None:
+    """Return a class as text; None if it is missing.
+
+    >>> [class_text(label) for label in ("ant", 7, float("nan"), "")]
+    ['ant', '7', None, None]
+    """
+    text = str(label.item() if isinstance(label, Tensor) else label)
+    return None if not text or (text in MISSING and not isinstance(label, str)) else text
 
 
 def relabeled(table: ImageTable, labels: list[str | None], splits: list[str | None]) -> ImageTable:
@@ -125,6 +151,7 @@ def held_in_memory(images: Any) -> MemoryTable:
     Raises:
         UserError: an image cannot be read; there are none.
     """
+    images = list(images) if hasattr(images, "iloc") else images  # pandas numbers rows by their index
     labels = labels_of(images)
     source = undecoded(images)
     lazy = hasattr(source, "__getitem__") and hasattr(source, "__len__") and not isinstance(source, list | tuple)
@@ -183,12 +210,10 @@ def label_of(row: Any) -> Any:
 
 def named(value: Any, names: Sequence[str] | None) -> str | None:
     """Return a class as text: its name, if it is the number of one."""
-    if value is None:
-        return None
-    if isinstance(value, str):
-        return value
+    if isinstance(value, str) or class_text(value) is None:
+        return class_text(value)
     try:
         number = int(value)
     except (TypeError, ValueError):
-        return str(value)
+        return class_text(value)
     return str(names[number]) if names is not None and 0 <= number < len(names) else str(number)

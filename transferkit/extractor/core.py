@@ -133,9 +133,9 @@ class ExtractorCore:
         """Embed images in any form, also mixed; of a dataset's rows the image is taken.
 
         Args:
-            images: a list, an iterator, or a dataset of torch or Hugging Face, of paths, bytes, open files,
-                ``PIL.Image``, RGB arrays ``(H, W, 3)`` or tensors ``(3, H, W)`` of any sizes: uint8, or floats of 0..1;
-                see :func:`~transferkit.images.from_python.pixels_of`.
+            images: a list, an array ``(N,)``, an iterator, or a dataset of torch or Hugging Face, of paths, bytes, open
+                files, ``PIL.Image``, RGB arrays ``(H, W, 3)`` or tensors ``(3, H, W)`` of any sizes: uint8, or floats
+                of 0..1; see :func:`~transferkit.images.from_python.pixels_of`.
             batch_size: images per forward pass.
             progress: show a progress bar on a terminal or in a notebook.
 

@@ -39,7 +39,9 @@ class Explanation(NamedTuple):
 
 
 def explain(extractor: ExtractorCore, images: Iterable[Any], class_name: str | None = None) -> Iterator[Explanation]:
-    """Explain images with Grad-CAM, see :mod:`transferkit.extractor.grad_cam`; in batches, as they are asked for.
+    """Return an iterator that explains images with Grad-CAM, in batches, as they are asked for.
+
+    For the method see :mod:`transferkit.extractor.grad_cam`.
 
     Args:
         extractor: a trained extractor, on the device to use.
@@ -47,15 +49,23 @@ def explain(extractor: ExtractorCore, images: Iterable[Any], class_name: str | N
         class_name: the class to explain; by default each image's prediction.
 
     Raises:
-        UserError: the extractor has no head or no such class, or a file cannot be read as an image.
+        UserError: the extractor has no head or no such class, at the call; a file cannot be read as an image, when
+            it is asked for.
     """
     grad_cam, names = GradCam(extractor), extractor.class_names
     if class_name is not None and class_name not in names:
         raise UserError(f"`class_name` is {class_name!r}, which is not a class here; the classes: {listed(names)}")
-    numbered = enumerate(each_image(images))
+    return explained(extractor, grad_cam, images, None if class_name is None else names.index(class_name))
+
+
+def explained(
+    extractor: ExtractorCore, grad_cam: GradCam, images: Iterable[Any], index: int | None
+) -> Iterator[Explanation]:
+    """Yield the explanations of images: of the class of an index, or of each image's prediction."""
+    names, numbered = extractor.class_names, enumerate(each_image(images))
     while opened := [read_pixels(image, row) for row, image in islice(numbered, BATCH)]:
         pixels = torch.stack([extractor.preprocessing.resize_crop(image) for image in opened])
-        maps = grad_cam(pixels, None if class_name is None else [names.index(class_name)] * len(opened))
+        maps = grad_cam(pixels, None if index is None else [index] * len(opened))
         share = maps.logits.softmax(1).cpu()
         for row, (image, target) in enumerate(zip(opened, maps.target.tolist(), strict=True)):
             heat, seen = carry_back(maps.heat[row].cpu(), extractor.preprocessing, image.shape[1], image.shape[2])

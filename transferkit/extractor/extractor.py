@@ -54,7 +54,7 @@ class Extractor(ExtractorCore):
         return cls(backbones.build(str(source), weights, pooling, dict(architecture or {}), preprocessing, revision))
 
     def explain(self, images: Iterable[Any], class_name: str | None = None) -> Iterator[explanation.Explanation]:
-        """Show what the network looked at; see :func:`~transferkit.extractor.explanation.explain`."""
+        """Yield what the network looked at, per image; see :func:`~transferkit.extractor.explanation.explain`."""
         return explanation.explain(self, images, class_name)
 
     def save_pretrained(self, path: str | Path, overwrite: bool = False) -> None:

@@ -26,7 +26,8 @@ MODES = {2: "LA", 3: "RGB", 4: "RGBA"}  # Pillow's, by the number of channels
 def is_single(value: object) -> bool:
     """Return whether a value is one image rather than several: ``embed`` takes a list of images."""
     if isinstance(value, Tensor | np.ndarray):
-        return value.ndim < 4 and value.dtype != object
+        several = isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind in "STU"  # paths, bytes
+        return value.ndim < 4 and value.dtype != object and not several
     text = isinstance(value, str | os.PathLike | bytes | bytearray | memoryview | Image.Image)
     return text or is_readable(value) or (type(value) is dict and "bytes" in value)
 

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler, normalize
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from transferkit.data.memory_table import MEMORY, MemoryTable, hash_of
+from transferkit.data.memory_table import MEMORY, MemoryTable, check_present, hash_of
 from transferkit.embed import cached_features
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
@@ -163,8 +163,9 @@ class TransferClassifier(ClassifierMixin, OnExtractor):  # type: ignore[misc]
             y: N classes.
 
         Raises:
-            UserError: the extractor cannot be opened, or an image cannot be read.
+            UserError: the extractor cannot be opened, an image cannot be read, or a class is missing.
         """
+        check_present("y", y if hasattr(y, "__iter__") else ())  # as an array of text it would be the class 'nan'
         if self.extractor is None:
             X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
         rows = self.embed(X, reset=True)

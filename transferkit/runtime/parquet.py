@@ -8,6 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from transferkit.errors import UserError
+
 # Floats of embeddings hardly compress: a table that exceeds both limits is not one of embeddings.
 MAX_RATIO, MAX_BYTES = 100, 2**30
 
@@ -71,3 +73,16 @@ def text_bytes(column: Any) -> int:
         else:
             total += pc.sum(pc.binary_length(chunk)).as_py() or 0
     return total
+
+
+def check_suffix(path: str | Path) -> None:
+    """Raise for the name of a file of another format than Parquet.
+
+    Raises:
+        UserError: naming ``path`` and the remedy.
+    """
+    if Path(path).suffix.lower() not in (".parquet", ".pq", ""):
+        raise UserError(
+            f"`path` {str(path)!r} does not end in .parquet, the format that is written; name it so, or call "
+            "to_pandas() and a writer of pandas, such as to_csv"
+        )

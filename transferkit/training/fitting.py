@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,9 @@ from transferkit.training.trainer import (
     seed_everything,
     users_loggers,
 )
-from transferkit.training.trainer_options import check_callbacks
+from transferkit.training.trainer_options import check_callbacks, check_numbers, check_options, refusal
+
+OWNERS = (TransferModule, ImageDataModule, Trainer)  # of the options of fit
 
 
 def fit(
@@ -57,7 +60,8 @@ def fit(
     Args:
         images: folder, manifest or ``digits``; or a list, iterator or dataset as for ``Extractor.embed``; or an
             :class:`~transferkit.data.datamodule.ImageDataModule`.
-        labels: class of each image; by default that of the folder or the dataset.
+        labels: class of each image; by default that of the folder or the dataset. They are made to text, so that
+            the classes of 2 and 10 are ``"10"`` and ``"2"``, in the order of text.
         splits: ``train``, ``val``, ``test`` or None of each image; of None, val and test are drawn.
         split: a function that returns the splits of paths and labels.
         transform: random change of a training image, uint8 (3, H, W).
@@ -81,6 +85,10 @@ def fit(
     devices = trainer_options.setdefault("devices", 1)  # one index in a list is a GPU
     if (len(devices) if isinstance(devices, list | tuple) else devices) not in (1, "1"):
         raise UserError(f"`devices` is {devices!r}, and fit runs in one process; give 1, or call Lightning's Trainer")
+    defaults = {name: each.default for name, each in inspect.signature(Trainer).parameters.items()}
+    check_options(defaults | trainer_options)
+    if not (isinstance(seed, numbers.Integral) and 0 <= seed < 2**32):
+        raise UserError(f"`seed` is {seed!r}; give a whole number from 0 to {2**32 - 1}")
     seed_everything(seed)
     module = TransferModule(**model, seed=seed)
     if isinstance(images, ImageDataModule):
@@ -99,7 +107,7 @@ def fit(
     with quietly(), showing_progress(progress):
         module.connect(data, "fit")
         check_callbacks(own, module.logged_names)
-        run = new_run(Path(out), name)
+        run, trainer = new_run(Path(out), name), None
         try:
             trainer_options["enable_progress_bar"], shown = (
                 progress_callbacks(progress, own) if progress else (False, [])
@@ -109,10 +117,13 @@ def fit(
             record_options(trainer, users_loggers(trainer), config)
             record(run, config, data)
             trainer.fit(module, datamodule=data)
-        except BaseException:
+        except BaseException as error:
             if not any((run / "checkpoints").glob("*.ckpt")):
                 remove_run(run)
-            raise
+            refused = None if isinstance(error, UserError) else refusal(error, before_training=trainer is None)
+            if refused is None:
+                raise
+            raise refused from error
         finish(trainer, run, data, report)
     return Run(run, data)
 
@@ -130,9 +141,9 @@ def sorted_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str
     """Sort options into those of the module, of the data and of the Trainer.
 
     Raises:
-        UserError: one is unknown; with the most similar name.
+        UserError: one is unknown, with the most similar name; or is not a number where one is expected.
     """
-    owners = [set(inspect.signature(owner).parameters) for owner in (TransferModule, ImageDataModule, Trainer)]
+    owners = [set(inspect.signature(owner).parameters) for owner in OWNERS]
     owners[1].discard("root")  # it is the first argument
     found: tuple[dict[str, Any], ...] = ({}, {}, {})
     for key, value in options.items():
@@ -141,6 +152,8 @@ def sorted_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str
             near = difflib.get_close_matches(key, set().union(*owners), n=1)
             raise UserError(f"fit has no argument {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
         found[number][key] = value
+    for owner, given in zip(OWNERS, found, strict=True):
+        check_numbers(owner, given)
     return found[0], found[1], found[2]
 
 

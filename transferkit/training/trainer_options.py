@@ -1,9 +1,10 @@
 """Trainer options: checked before training, and errors of the libraries turned into one line."""
 
+import numbers
 import re
-from collections.abc import Collection, Iterator, Mapping
-from types import TracebackType
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping
+from types import NoneType, TracebackType
+from typing import Any, get_args, get_type_hints
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -20,6 +21,8 @@ REMEDIES = {
     r"Expected more than 1 value per channel": "BatchNorm cannot train on a single value per channel; "
     "give a `batch_size` of 2 or more, or larger images",
     r"SyncBatchNorm.* GPU|sync.*on GPU": "SyncBatchNorm works on GPUs only; leave out `sync_batchnorm`",
+    r"^No supported gpu backend|Accelerator` can not run on your system": "`accelerator` names a device that "
+    "this machine does not have; leave it out",
     r"out of memory": "the device has no memory left; give a smaller `batch_size`",
     r"does not have a deterministic implementation": "a layer has no deterministic implementation on this device; "
     'give `deterministic="warn"`',
@@ -54,6 +57,27 @@ def check_options(options: Mapping[str, Any]) -> None:
         raise UserError(f'`strategy="{strategy}"` cannot start the processes of a command; give `strategy="ddp"`')
 
 
+def check_numbers(owner: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Raise for a value of another type where a number is expected; the command line's parser refuses these itself.
+
+    Args:
+        owner: a class.
+        options: arguments of its constructor.
+
+    Raises:
+        UserError: naming the argument.
+    """
+    hints = get_type_hints(owner.__init__)
+    for name, value in options.items():
+        kinds = set(get_args(hints[name]) or [hints[name]])
+        if not kinds <= {int, float, bool, NoneType} or (value is None and NoneType in kinds):
+            continue
+        number = numbers.Real if float in kinds else numbers.Integral  # NumPy's, too
+        if not isinstance(value, number):
+            what = "true or false" if kinds <= {bool, NoneType} else "a number" if float in kinds else "a whole number"
+            raise UserError(f"`{name}` is {value!r}; give {what}")
+
+
 def automatic_precision(accelerator: Any) -> str:
     """Return ``bf16-mixed`` where the device computes in bfloat16, ``32-true`` elsewhere, as on a CPU.
 
@@ -74,6 +98,8 @@ def check_callbacks(callbacks: Collection[Callback], logged: Collection[str]) ->
     Raises:
         UserError: naming the callback.
     """
+    if other := [callback for callback in callbacks if not isinstance(callback, Callback)]:
+        raise UserError(f"`callbacks` has {other[0]!r}; give instances of lightning.pytorch.Callback")
     check_unfreezing(callbacks)
     for callback in callbacks:
         name = type(callback).__name__
@@ -103,7 +129,7 @@ def refusal(error: BaseException, before_training: bool) -> UserError | None:
     if "DataLoader worker" in message:
         return None  # a process that loads images was killed
     for pattern, remedy in REMEDIES.items():
-        if isinstance(error, RuntimeError | ValueError) and re.search(pattern, message):
+        if isinstance(error, RuntimeError | ValueError | MisconfigurationException) and re.search(pattern, message):
             return UserError(remedy)
     if fault := disk_fault(error):
         return fault
