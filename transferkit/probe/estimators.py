@@ -165,7 +165,9 @@ class TransferClassifier(ClassifierMixin, OnExtractor):  # type: ignore[misc]
         Raises:
             UserError: the extractor cannot be opened, an image cannot be read, or a class is missing.
         """
-        check_present("y", y if hasattr(y, "__iter__") else ())  # as an array of text it would be the class 'nan'
+        floats = self.extractor is None and getattr(getattr(y, "dtype", None), "kind", "") == "f"
+        if hasattr(y, "__iter__") and not floats:  # scikit-learn refuses NaN of floats, and makes others a text 'nan'
+            check_present("y", y)
         if self.extractor is None:
             X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
         rows = self.embed(X, reset=True)
