@@ -22,6 +22,7 @@ def test_its_code_runs(
     page: str, photo_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(photo_folder.parent)
+    Path("boxes.csv").write_text("path,x1,y1,x2,y2,label\ntrain/apples/0.jpg,0,0,20,20,spot\n")
     names: dict[str, object] = {}
     for language, code in BLOCK.findall(PAGES[page].read_text(encoding="utf-8")):
         if language == "bash":
