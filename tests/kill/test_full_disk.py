@@ -15,8 +15,9 @@ SHARES = (0.0, 0.02, 0.2, 0.6, 0.98)  # of the largest file that is written
 NAMES = ("fit frozen", "fit full", "embed", "embed shards", "benchmark", "index", "index again", "export again")
 
 
-@pytest.mark.parametrize("share", [pytest.param(s, marks=[] if s == 0.6 else pytest.mark.kill) for s in SHARES])
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n == "embed" else pytest.mark.kill) for n in NAMES])
+@pytest.mark.kill
+@pytest.mark.parametrize("share", SHARES)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_full_disk(name: str, share: float, place: Path, tmp_path: Path) -> None:
     work, before, whole, folder = WORKS[name].at(place), tmp_path / "before", tmp_path / "whole", tmp_path / "full"
     prepare(before, work)

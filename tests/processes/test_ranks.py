@@ -121,6 +121,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         Path(f"photos/a/{number}.png").write_bytes(b"no picture")
 
 
+@pytest.mark.slow
 def test_processes_wait_for_each_other_and_hear_of_each_others_failures() -> None:
     (first, said), (second, heard) = run("fails")
     assert (first, second) == (0, 0), (said, heard)

@@ -143,7 +143,7 @@ def test_what_is_remembered() -> None:
     [
         (1.0, {}),
         pytest.param(1e-3, {}, marks=pytest.mark.slow),
-        (1e3, {}),
+        pytest.param(1e3, {}, marks=pytest.mark.slow),
         pytest.param(1.0, {"n_per_class": 25, "split_seed": 5}, marks=pytest.mark.slow),
     ],
 )

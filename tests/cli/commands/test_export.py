@@ -59,6 +59,7 @@ def test_a_backbone_by_name_and_an_export_again(tmp_path: Path, monkeypatch: pyt
     assert Path("again/README.md").read_text(encoding="utf-8") == Path("export/README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_onnx_in_the_directory(run: Path) -> None:
     done = transferkit("export", "best", "--onnx", "--out", "export")
     assert done.status == 0, done.err
