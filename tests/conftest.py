@@ -51,6 +51,12 @@ def seeds() -> None:
 
 
 @pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A feature cache that no other test has filled."""
+    monkeypatch.setenv("TRANSFERKIT_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Counts how often each image is decoded."""
     from transferkit.data.image_table import ImageTable  # once the caches above are set

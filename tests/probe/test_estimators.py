@@ -20,13 +20,10 @@ from transferkit.embed import features
 from transferkit.errors import UserError
 from transferkit.probe.estimators import EmbeddingTransformer, TransferClassifier
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 TINY: dict[str, Any] = {"weights": "none", "preprocessing": {"image_size": 32}}
 COLORS = {"apples": (190, 50, 40), "limes": (70, 180, 60), "plums": (90, 40, 130)}
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRANSFERKIT_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="module")

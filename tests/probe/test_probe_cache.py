@@ -14,10 +14,7 @@ from transferkit.embed import stream as streaming
 from transferkit.extractor import Extractor
 from transferkit.probe import probe_embeddings
 
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRANSFERKIT_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def tiny(seed: int = 0, pooling: str | None = None, size: int = 32) -> Extractor:

@@ -16,13 +16,10 @@ from transferkit.extractor import Extractor
 from transferkit.training.module import TransferModule
 from transferkit.training.trainer import make_trainer, seed_everything
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 DIGITS: dict[str, Any] = {"classes": ["0", "1", "2"], "n_per_class": 6, "batch_size": 6, "num_workers": 0}
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRANSFERKIT_CACHE", str(tmp_path / "cache"))
 
 
 class Steps(Callback):

@@ -20,14 +20,11 @@ from transferkit.training.module import TransferModule
 from transferkit.training.regimes import count_parameters, freeze, frozen_keys
 from transferkit.training.trainer import make_trainer, seed_everything
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 DIGITS: dict[str, Any] = {"classes": ["0", "1", "2"], "n_per_class": 6, "batch_size": 6, "num_workers": 0}
 QUICK = {"regime": "lora", "lr_backbone": 3e-2}
 SHAPES = [{}, {"dora": True}, {"rank": 2, "alpha": 3.5, "rslora": True}]
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRANSFERKIT_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture

@@ -16,13 +16,10 @@ from transferkit.training.mixing import mixed, weighted_losses
 from transferkit.training.module import TransferModule
 from transferkit.training.trainer import make_trainer, seed_everything
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 DIGITS: dict[str, Any] = {"classes": ["0", "1", "2"], "n_per_class": 6, "batch_size": 6, "num_workers": 0}
 CLASSES = 4
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRANSFERKIT_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])

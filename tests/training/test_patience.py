@@ -15,14 +15,11 @@ from transferkit.training.module import TransferModule
 from transferkit.training.patience import Patience
 from transferkit.training.trainer import make_trainer, seed_everything
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 Script = Callable[[list[float], list[float]], None]
 DIGITS: dict[str, Any] = {"classes": ["0", "1"], "n_per_class": 4, "batch_size": 8, "num_workers": 0}
 STILL: dict[str, Any] = {**VIT, "lr_head": 0.0}
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRANSFERKIT_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture

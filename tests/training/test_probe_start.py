@@ -21,6 +21,8 @@ from transferkit.training.optimizers import chosen_rates
 from transferkit.training.start import finetune_start
 from transferkit.training.trainer import make_trainer, seed_everything
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 DIGITS: dict[str, Any] = {
     "classes": ["0", "1", "2"],
     "n_per_class": 10,
@@ -28,11 +30,6 @@ DIGITS: dict[str, Any] = {
     "test_fraction": 0.1,
     "num_workers": 0,
 }
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRANSFERKIT_CACHE", str(tmp_path / "cache"))
 
 
 class Watch(Callback):

@@ -25,12 +25,9 @@ from transferkit.training.module import TransferModule
 from transferkit.training.start import soften
 from transferkit.training.trainer import make_trainer, seed_everything
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 STILL = {"lr_head": 0.0, "lr_backbone": 0.0, "weight_decay": 0.0, "regime": "full"}
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRANSFERKIT_CACHE", str(tmp_path / "cache"))
 
 
 def probed(root: Path | str, folder: Path, model: dict[str, Any], **data: Any) -> ProbeResult:

@@ -16,10 +16,7 @@ from transferkit.training.run_record import Checkpoints
 from transferkit.training.trainer import make_trainer, torch_threads
 from transferkit.training.trainer_options import automatic_precision
 
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRANSFERKIT_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 class Threads(Callback):
