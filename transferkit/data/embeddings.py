@@ -19,7 +19,7 @@ from transferkit.data import frames
 from transferkit.data.columns import take
 from transferkit.errors import UserError
 from transferkit.runtime.files import atomic_path
-from transferkit.runtime.parquet import check_suffix, read_table
+from transferkit.runtime.parquet import check_suffix, read_table, values_of
 
 KEY = b"transferkit"
 TEXTS = ["path", "label", "split"]
@@ -276,7 +276,7 @@ def read_facts(path: str | Path) -> Facts:
     metadata = metadata_of(table.schema, path)
     check_texts(table, path)
     paths, labels, splits = (table[name].to_pylist() for name in TEXTS)
-    return Facts(paths, labels, splits, metadata, table[GROUP].to_pylist() if GROUP in table.column_names else None)
+    return Facts(paths, labels, splits, metadata, values_of(table, GROUP))
 
 
 def read(path: Path, columns: list[str] | None = None) -> pa.Table:
@@ -395,5 +395,5 @@ def from_arrow(table: pa.Table, path: Path) -> Embeddings:
         labels=table["label"].to_pylist(),
         splits=table["split"].to_pylist(),
         metadata=metadata,
-        groups=table[GROUP].to_pylist() if GROUP in table.column_names else None,
+        groups=values_of(table, GROUP),
     )

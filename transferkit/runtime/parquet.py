@@ -48,6 +48,11 @@ def read_table(file: str | Path, columns: Sequence[str] | None = None) -> pa.Tab
     return table.cast(pa.schema(plain, table.schema.metadata))
 
 
+def values_of(table: pa.Table, name: str) -> list[Any] | None:
+    """Return the values of a column, None if the table does not have it."""
+    return list(table[name].to_pylist()) if name in table.column_names else None
+
+
 def is_text(kind: Any) -> bool:
     """Return whether the type of a column is text, also large or dictionary-encoded."""
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
