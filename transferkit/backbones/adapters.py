@@ -12,6 +12,7 @@ from torch import nn
 
 from transferkit.backbones.base import Backbone
 from transferkit.errors import UserError
+from transferkit.runtime.optional import optional
 
 
 class Adapters(NamedTuple):
@@ -36,11 +37,7 @@ def library() -> Any:
     Raises:
         UserError: it is not installed.
     """
-    try:
-        import peft
-    except ImportError as error:
-        raise UserError("LoRA needs peft, which is not installed; pip install 'transferkit[peft]'") from error
-    return peft
+    return optional("peft", "'transferkit[peft]'", "LoRA")
 
 
 def is_adapter(name: str) -> bool:

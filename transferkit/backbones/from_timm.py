@@ -18,6 +18,7 @@ from transferkit.backbones.weights import read_state_dict
 from transferkit.errors import UserError, first_line
 from transferkit.images.preprocessing import Preprocessing, is_complete
 from transferkit.runtime.json_files import read_json
+from transferkit.runtime.optional import optional
 from transferkit.runtime.reachability import require_network
 
 log = logging.getLogger(__name__)
@@ -261,11 +262,7 @@ def library() -> Any:
     Raises:
         UserError: it is not installed.
     """
-    try:
-        import timm
-    except ImportError as error:
-        raise UserError("this backbone needs timm, which is not installed; pip install 'transferkit[timm]'") from error
-    return timm
+    return optional("timm", "'transferkit[timm]'", "this backbone")
 
 
 def make_model(name: str, arguments: Mapping[str, Any], pretrained: bool, cfg: Mapping[str, Any]) -> nn.Module:
