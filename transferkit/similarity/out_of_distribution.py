@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from transferkit.similarity.neighbours import top_k
+from transferkit.similarity.shrinkage import ledoit_wolf
 
 BLOCK = 1024
 """Queries at once."""
@@ -62,30 +63,13 @@ def fit_gaussians(rows: Tensor, target: Tensor, shrinkage: float | None = None) 
     means = torch.zeros(len(counts), rows.shape[1], dtype=torch.float64).index_add_(0, group, rows) / counts[:, None]
     residuals = rows - means[group]
     covariance = residuals.T @ residuals / len(rows)
-    share = ledoit_wolf(residuals) if shrinkage is None else shrinkage
+    share = ledoit_wolf(residuals, covariance) if shrinkage is None else shrinkage
     scale = covariance.trace() / len(covariance)
     identity = torch.eye(len(covariance), dtype=torch.float64)
     # The least values keep it invertible where no shrinkage was asked for, or all rows are equal.
     covariance = (1 - share) * covariance + (share * scale).clamp(min=1e-9 * float(scale) + 1e-12) * identity
     whitening = torch.linalg.solve_triangular(torch.linalg.cholesky(covariance), identity, upper=False)
     return Gaussians(whitening.float(), (means @ whitening.T).float())
-
-
-def ledoit_wolf(residuals: Tensor) -> float:
-    """Return the shrinkage of least expected squared error (Ledoit and Wolf 2004, J. Multivariate Analysis 88, 365).
-
-    Args:
-        residuals: `(N, D)` float64, centered.
-
-    Returns:
-        From 0 to 1; 1 if all are zero.
-    """
-    rows, width = residuals.shape
-    covariance = residuals.T @ residuals / rows
-    squares = float((covariance**2).sum())
-    from_identity = squares - float(covariance.trace()) ** 2 / width
-    noise = (float((residuals**2).sum(1).square().sum()) / rows - squares) / rows
-    return min(1.0, noise / from_identity) if from_identity > 0 else 1.0
 
 
 def mahalanobis_distance(query: Tensor, gaussians: Gaussians) -> Tensor:

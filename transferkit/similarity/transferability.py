@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from transferkit.similarity.shrinkage import ledoit_wolf
+
 STEPS = 200
 """Points of the grid on which the evidence is maximized; the best one is refined."""
 LOWEST, HIGHEST = -14.0, 8.0
@@ -82,17 +84,3 @@ def shrunk_h_score(features: Tensor, target: Tensor) -> float:
     means = torch.zeros(len(names), width, dtype=torch.float64).index_add_(0, code, centered) / sizes[:, None]
     between = means * (sizes[:, None] / count).sqrt()  # (K, D); its Gram matrix is the covariance of the means
     return float((1 - shrinkage) * (between.T * torch.linalg.solve(shrunk, between.T)).sum())
-
-
-def ledoit_wolf(centered: Tensor, covariance: Tensor) -> float:
-    """Return the share of the identity that makes a covariance most accurate, in [0, 1] (Ledoit and Wolf 2004).
-
-    Args:
-        centered: `(N, D)` float64, of mean 0.
-        covariance: `(D, D)`, their products over N.
-    """
-    count, width = centered.shape
-    squares = covariance.square().sum()
-    spread = (centered.square().sum(1).square().sum() / count - squares) / count  # of the N products around their mean
-    distance = squares - covariance.trace().square() / width
-    return float((spread / distance).clamp(0, 1)) if distance > 0 else 1.0
