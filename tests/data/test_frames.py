@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import duckdb
@@ -36,6 +37,17 @@ def test_there_and_back(name: str) -> None:
         same(back, TABLE, metadata=kept)
         assert kept or back.metadata in ({}, TABLE.metadata)
     same(getattr(Embeddings, f"from_{name}")(frame, metadata=TABLE.metadata), TABLE)
+
+
+@pytest.mark.parametrize("name", ["arrow", "pandas", "polars", "duckdb", "datasets"])
+def test_groups_go_along(name: str) -> None:
+    groups = ["p1", None, "p1", "p2", None]
+    table = replace(TABLE, groups=groups)
+    assert Embeddings.from_frame(getattr(table, f"to_{name}")()).groups == groups
+    assert TABLE.join(pd.DataFrame({"path": PATHS[::-1], "group": groups[::-1]})).groups == groups
+    parts = [table.filter(label="lime"), TABLE.filter(split="train")]
+    assert Embeddings.concat(parts).groups == [None, None, "p1", "p2"]
+    assert Embeddings.concat([TABLE]).groups is None
 
 
 def test_each_library_reads_the_values() -> None:

@@ -173,3 +173,17 @@ def test_a_folder_stays_a_folder(photo_folder: Path) -> None:
     assert table == open_images(photo_folder) and type(table) is ImageTable
     held = table_of_images([np.zeros((4, 4, 3), np.uint8)], ["é"])
     assert type(held) is MemoryTable and held.labels == ("é",)
+
+
+def test_own_labels_and_splits_keep_the_groups_and_the_folder_of_a_manifest(tmp_path: Path, paths: list[Path]) -> None:
+    manifest = tmp_path / "elsewhere/images.csv"
+    manifest.parent.mkdir()
+    names = [path.relative_to(paths[0].parents[1]).as_posix() for path in paths]
+    manifest.write_text("path,group\n" + "".join(f"{name},{row // 3}\n" for row, name in enumerate(names)))
+    data = ImageDataModule.from_images(manifest, NAMES, image_root=str(paths[0].parents[1]), val_fraction=0.5)
+    data.setup("fit")
+    train, val = data.tables["train"], data.tables["val"]
+    assert train.groups and val.groups and not set(train.groups) & set(val.groups)
+    assert np.array_equal(train.read(0).permute(1, 2, 0).numpy(), read(paths[names.index(train.paths[0])]))
+    given = table_of_images(manifest, NAMES, ["train"] * 12, image_root=str(paths[0].parents[1]))
+    assert given.groups == tuple(str(row // 3) for row in range(12))

@@ -3,6 +3,9 @@
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
+TEXTS = ("path", "label", "split")  # the columns of text that every table of embeddings has
+GROUP = "group"  # a column that a table has if its images have groups
+
 
 class Rows(Protocol):
     """A table with a path, a label and a split per row, and perhaps a group."""

@@ -140,7 +140,7 @@ class ImageDataModule(LightningDataModule):
         if transform is not None and options.get("augmentation", "none") != "none":
             raise UserError("`augmentation` and transform are given; give one of them")
         data = cls(**options)
-        data.given, data.transform = table_of_images(images, labels, splits, split), transform
+        data.given, data.transform = table_of_images(images, labels, splits, split, data.image_root), transform
         data.root = data.given.source
         return data
 

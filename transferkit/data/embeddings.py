@@ -16,14 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from transferkit.data import frames
-from transferkit.data.columns import take
+from transferkit.data.columns import GROUP, TEXTS, take
 from transferkit.errors import UserError
 from transferkit.runtime.files import atomic_path
 from transferkit.runtime.parquet import check_suffix, read_table, values_of
 
 KEY = b"transferkit"
-TEXTS = ["path", "label", "split"]
-GROUP = "group"  # a column that a table has if its images have groups
 
 
 @dataclass(frozen=True)
@@ -67,6 +65,10 @@ class Embeddings:
     def save(self, path: str | Path) -> None:
         """Write one Parquet file atomically; a suffix other than ``.parquet`` or ``.pq`` is refused by a UserError."""
         check_suffix(path)
+        self.write(path)
+
+    def write(self, path: str | Path) -> None:
+        """Write one Parquet file atomically, whatever its name is."""
         table = to_arrow(self)
         with atomic_path(path) as temporary, writer(temporary, table.schema) as parquet:
             parquet.write_table(table)
@@ -106,18 +108,13 @@ class Embeddings:
         elif callable(keep):
             chosen = [row for row in chosen if keep(self.paths[row], self.labels[row], self.splits[row])]  # type: ignore[assignment]
         labels, splits = ({each} if isinstance(each, str) else each for each in (label, split))
-        return self.select(
-            [
-                row
-                for row in chosen
-                if (labels is None or self.labels[row] in labels) and (splits is None or self.splits[row] in splits)
-            ]
-        )
+        rows = [row for row in chosen if labels is None or self.labels[row] in labels]
+        return self.select([row for row in rows if splits is None or self.splits[row] in splits])
 
     def join(self, other: Any) -> "Embeddings":
         """Return the rows whose path is in another table, too, in their order, with its columns.
 
-        Label and split are the other's, if it has these columns. Embeddings of the other are put beside these:
+        Label, split and group are the other's, if it has these columns. Embeddings of the other are put beside these:
         ``(N, D1 + D2)``; their metadata are then under ``joined``.
 
         Args:
@@ -134,7 +131,7 @@ class Embeddings:
             raise UserError(f"other has none of the {len(self)} paths, such as {next(iter(self.paths), '')!r}")
         rows = [row_of[path] for path in kept.paths]
         columns: dict[str, Any] = {}
-        for name, column in (("labels", "label"), ("splits", "split")):
+        for name, column in (("labels", "label"), ("splits", "split"), ("groups", GROUP)):
             if column in table.column_names:
                 values = frames.texts(table, column, "other")
                 columns[name] = [values[row] for row in rows]
@@ -163,12 +160,14 @@ class Embeddings:
         if len(set(paths)) < len(paths):
             path = next(path for path, count in Counter(paths).items() if count > 1)
             raise UserError(f"tables have the path {path!r} twice; filter one of them")
+        grouped = any(part.groups is not None for part in parts)
         whole = Embeddings(
             torch.cat([part.embedding for part in parts]),
             paths,
             [label for part in parts for label in part.labels],
             [split for part in parts for split in part.splits],
             frames.common_metadata(part.metadata for part in parts),
+            [group for part in parts for group in part.groups or [None] * len(part)] if grouped else None,
         )
         return whole.select(sorted(range(len(paths)), key=paths.__getitem__))
 
@@ -244,7 +243,7 @@ class Embeddings:
         """Make a table of a table of pandas, polars, Arrow, DuckDB or Hugging Face datasets, or of columns by name.
 
         Args:
-            table: with a column ``embedding``, of N lists of D numbers, and perhaps ``path``, ``label`` and ``split``.
+            table: with ``embedding``, N lists of D numbers, and perhaps ``path``, ``label``, ``split`` and ``group``.
             metadata: what is known of the extractor; by default what the table carries.
 
         Raises:

@@ -10,11 +10,11 @@ import pyarrow.compute
 import torch
 from torch import Tensor
 
+from transferkit.data.columns import GROUP, TEXTS
 from transferkit.errors import UserError
 from transferkit.runtime.optional import optional
 
 KEY = "transferkit"
-TEXTS = ("path", "label", "split")
 
 
 class Rows(NamedTuple):
@@ -25,6 +25,7 @@ class Rows(NamedTuple):
     labels: Sequence[str | None]
     splits: Sequence[str | None]
     metadata: dict[str, Any]
+    groups: Sequence[str | None] | None = None
 
 
 def to_pandas(table: pa.Table) -> Any:
@@ -77,7 +78,7 @@ def to_arrow(frame: Any, name: str) -> pa.Table:
 
 def from_pandas(frame: Any) -> pa.Table:
     """Return the columns that embeddings have, of a ``pandas.DataFrame``."""
-    columns = {name: frame[name] for name in (*TEXTS, "embedding") if name in frame.columns}
+    columns = {name: frame[name] for name in (*TEXTS, GROUP, "embedding") if name in frame.columns}
     table = pa.table({name: pa.array(list(values), from_pandas=True) for name, values in columns.items()})
     return table.replace_schema_metadata({KEY: frame.attrs[KEY]} if KEY in frame.attrs else None)
 
@@ -152,6 +153,7 @@ def rows_of_array(
     labels: Sequence[Any] | None,
     splits: Sequence[str | None] | None,
     metadata: Mapping[str, Any] | None,
+    groups: Sequence[str | None] | None = None,
 ) -> Rows:
     """Return the fields of embeddings (N, D); paths are the numbers of the rows by default, labels become text.
 
@@ -165,7 +167,7 @@ def rows_of_array(
     if embedding.ndim != 2:
         raise UserError(f"array has the shape {tuple(embedding.shape)}; give (N, D)")
     count = len(embedding)
-    for name, values in (("paths", paths), ("labels", labels), ("splits", splits)):
+    for name, values in (("paths", paths), ("labels", labels), ("splits", splits), ("groups", groups)):
         if values is not None and len(values) != count:
             raise UserError(f"{name}: {len(values)} for {count} rows; give one per row")
     numbers = [f"{row:0{len(str(count - 1))}d}" for row in range(count)]  # in order also as text
@@ -175,6 +177,7 @@ def rows_of_array(
         [None if label is None else str(label) for label in ([None] * count if labels is None else labels)],
         [None] * count if splits is None else list(splits),
         dict(metadata or {}),
+        groups,
     )
 
 
@@ -187,7 +190,9 @@ def rows_of_frame(frame: Any, given: Mapping[str, Any] | None) -> Rows:
     table = to_arrow(frame, "table")
     paths = list(row_of_path(table, "table")) if "path" in table.column_names else None
     labels, splits = (texts(table, column, "table") for column in ("label", "split"))
-    return rows_of_array(matrix(table, "table"), paths, labels, splits, metadata(table) if given is None else given)
+    groups = texts(table, GROUP, "table") if GROUP in table.column_names else None
+    known = metadata(table) if given is None else given
+    return rows_of_array(matrix(table, "table"), paths, labels, splits, known, groups)
 
 
 def row_of_path(table: pa.Table, name: str) -> dict[str, int]:

@@ -1,11 +1,11 @@
 """Images that Python holds, with their labels and splits, as a table like that of a folder."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import chain, repeat
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -21,6 +21,7 @@ LABEL_KEYS = ("label", "labels", "target", "fine_label", "class")  # of a datase
 MISSING = ("None", "nan", "NaN", "NaT", "<NA>")  # text of what Python, NumPy, pandas and Arrow put for no value
 SPLITS = ("train", "val", "test", None)
 
+Table = TypeVar("Table", bound=ImageTable)
 Split = Callable[[Sequence[str], Sequence[str | None]], Sequence[str | None]]
 """The user's own split: paths and labels of all images -> ``train``, ``val``, ``test`` or None of each."""
 
@@ -69,6 +70,7 @@ def table_of_images(
     labels: Sequence[Any] | None = None,
     splits: Sequence[str | None] | None = None,
     split: Split | None = None,
+    image_root: str | None = None,
 ) -> ImageTable:
     """Return the table of images in any form; each of those in memory is decoded once, to check it.
 
@@ -78,12 +80,13 @@ def table_of_images(
         labels: class of each image, made to text; by default that of the folder or the dataset.
         splits: split of each image.
         split: a function that gives the splits.
+        image_root: the folder of a manifest's paths; by default its own.
 
     Raises:
         UserError: an image cannot be read, the numbers of labels, splits and images differ, or a label is missing of
             an image outside test.
     """
-    table = open_images(images) if isinstance(images, str | Path) else held_in_memory(images)
+    table = open_images(images, image_root) if isinstance(images, str | Path) else held_in_memory(images)
     if labels is not None:
         labels = list(labels)
         check_length("labels", labels, table)
@@ -134,15 +137,10 @@ def class_text(label: Any) -> str | None:
     return None if not text or (text in MISSING and not isinstance(label, str)) else text
 
 
-def relabeled(table: ImageTable, labels: list[str | None], splits: list[str | None]) -> ImageTable:
+def relabeled(table: Table, labels: list[str | None], splits: list[str | None]) -> Table:
     """Return the table with other labels and splits, labels in one Unicode form."""
     columns = table_of_columns(table.root, Columns(list(table.paths), labels, splits), table.source)
-    if isinstance(table, MemoryTable):
-        return MemoryTable(
-            table.root, columns.paths, columns.labels, columns.splits, table.source,
-            images=table.images, hashes=table.hashes,
-        )  # fmt: skip
-    return columns
+    return replace(table, labels=columns.labels, splits=columns.splits, empty=())
 
 
 def held_in_memory(images: Any) -> MemoryTable:
@@ -151,8 +149,30 @@ def held_in_memory(images: Any) -> MemoryTable:
     Raises:
         UserError: an image cannot be read; there are none.
     """
-    images = list(images) if hasattr(images, "iloc") else images  # pandas numbers rows by their index
+    images = in_order(images)
     labels = labels_of(images)
+    held, hashes = hold(images)
+    paths = tuple(held)
+    bare: tuple[None, ...] = (None,) * len(paths)
+    table = MemoryTable(MEMORY, paths, bare, bare, MEMORY, images=held, hashes=hashes)
+    return relabeled(table, labels, list(bare)) if labels else table
+
+
+def in_order(images: Any) -> Any:
+    """Return a column of pandas as a list, since it numbers rows by its index; anything else as it is."""
+    return list(images) if hasattr(images, "iloc") else images
+
+
+def hold(images: Any) -> tuple[dict[str, Any], dict[str, str]]:
+    """Read images once, and keep what they can be read from again: their pixels only where there is nothing else.
+
+    Returns:
+        Name -> what :class:`MemoryTable` decodes, and name -> hash of the pixels, in the order given.
+
+    Raises:
+        UserError: an image cannot be read; there are none.
+    """
+    images = in_order(images)
     source = undecoded(images)
     lazy = hasattr(source, "__getitem__") and hasattr(source, "__len__") and not isinstance(source, list | tuple)
     held: dict[str, Any] = {}
@@ -167,10 +187,7 @@ def held_in_memory(images: Any) -> MemoryTable:
             held[name] = image if isinstance(image, str | Path | bytes | Tensor | np.ndarray) else pixels
     if not held:
         raise UserError("`images` is empty; give some")
-    paths = tuple(held)
-    bare: tuple[None, ...] = (None,) * len(paths)
-    table = MemoryTable(MEMORY, paths, bare, bare, MEMORY, images=held, hashes=hashes)
-    return relabeled(table, labels, list(bare)) if labels else table  # type: ignore[return-value]  # of the same class
+    return held, hashes
 
 
 def hash_of(pixels: Tensor) -> str:

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import pyarrow.parquet as pq
 import torch
 
-from transferkit.data.columns import take
-from transferkit.data.embeddings import GROUP, TEXTS, Embeddings, read_facts, with_metadata, writer
+from transferkit.data.columns import GROUP, TEXTS, take
+from transferkit.data.embeddings import Embeddings, read_facts, with_metadata, writer
 from transferkit.data.image_table import ImageTable
 from transferkit.data.integrity import raise_broken
 from transferkit.embed.stream import Batch, View, batch_ranges, make_table, stream_table, usual_batch_size

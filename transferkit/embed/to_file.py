@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from transferkit.data.embeddings import to_arrow, writer
 from transferkit.data.image_table import ImageTable
 from transferkit.data.integrity import raise_broken
 from transferkit.embed import feature_cache
@@ -16,7 +15,6 @@ from transferkit.embed.stream import make_table, stream_table, usual_batch_size
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 from transferkit.extractor.forward import Forward
-from transferkit.runtime.files import atomic_path
 from transferkit.runtime.ranks import joined
 
 log = logging.getLogger(__name__)
@@ -84,9 +82,7 @@ def from_cache(shards: Shards, stamps: Sequence[str], on_error: str) -> Written 
     row_of = {path: row for row, path in enumerate(known.places)}
     rows = [row for row, path in enumerate(table.paths) if path in row_of]
     values = values[[row_of[table.paths[row]] for row in rows]]
-    whole = to_arrow(make_table(table, rows, values, with_origin(metadata, known.broken, known.foreign)))
-    with atomic_path(shards.out) as temporary, writer(temporary, whole.schema) as parquet:
-        parquet.write_table(whole)
+    make_table(table, rows, values, with_origin(metadata, known.broken, known.foreign)).write(shards.out)
     discard_parts(shards.out)
     return Written(len(rows), dict(known.broken), 0)
 

@@ -13,11 +13,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler, normalize
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from transferkit.data.memory_table import MEMORY, MemoryTable, check_present, hash_of
+from transferkit.data.memory_table import MEMORY, MemoryTable, check_present, hold
 from transferkit.embed import cached_features
-from transferkit.errors import UserError
 from transferkit.extractor import Extractor
-from transferkit.images.image_source import each_image, read_pixels
 
 Array = NDArray[Any]
 
@@ -219,17 +217,12 @@ def embeddings_of(images: Any, extractor: Extractor) -> Array:
     Raises:
         UserError: an image cannot be read, or there are none.
     """
-    names: list[str] = []
-    held: dict[str, Any] = {}
-    for number, image in enumerate(each_image(images)):
-        pixels = read_pixels(image, number)
-        names.append(hash_of(pixels))
-        held[names[-1]] = pixels
-    if not held:
-        raise UserError("`images` is empty; give some")
-    paths = tuple(sorted(held))
+    held, hashes = hold(images)
+    different = {hashes[name]: image for name, image in held.items()}
+    paths = tuple(sorted(different))
     bare = (None,) * len(paths)
-    table = MemoryTable(MEMORY, paths, bare, bare, MEMORY, images=held, hashes=dict(zip(paths, paths, strict=True)))
+    itself = dict(zip(paths, paths, strict=True))
+    table = MemoryTable(MEMORY, paths, bare, bare, MEMORY, images=different, hashes=itself)
     features = cached_features(extractor, table)
-    found: Array = features.embedding[[features.row_of[name] for name in names]].numpy()
+    found: Array = features.embedding[[features.row_of[name] for name in hashes.values()]].numpy()
     return found

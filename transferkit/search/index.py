@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from transferkit.backbones.base import WITH_WORDS
-from transferkit.data.embeddings import GROUP, Embeddings, to_arrow
+from transferkit.data.columns import GROUP
+from transferkit.data.embeddings import Embeddings, to_arrow
 from transferkit.data.fingerprint import size_and_time
 from transferkit.data.image_table import ImageTable, table_class
 from transferkit.embed import space_of
