@@ -34,10 +34,10 @@ def test_metrics_by_scikit_learn(classes: int) -> None:
     if classes > 5:
         numbers = [one.class_names.index(str(label)) for label in truth]
         expected["test/acc_top5"] = top_k_accuracy_score(numbers, one.logits.numpy(), k=5, labels=range(classes))
-    values = one.metrics()
+    values = one.metrics
     assert 0 <= values.pop("test/ece") <= 1
     assert values == pytest.approx(expected, abs=1e-6)
-    assert "test/ece" not in found(classes, sigmoid=True).metrics()  # its probabilities are not of one class in all
+    assert "test/ece" not in found(classes, sigmoid=True).metrics  # its probabilities are not of one class in all
 
 
 def test_labels_that_are_not_among_the_classes_are_not_scored() -> None:
@@ -45,8 +45,8 @@ def test_labels_that_are_not_among_the_classes_are_not_scored() -> None:
     one = found(3, labels=labels)
     assert one.known == [0, *range(3, 40)]
     right = [one.class_names[int(one.logits[row].argmax())] == labels[row] for row in one.known]
-    assert one.metrics()["test/acc"] == pytest.approx(np.mean(right), abs=1e-6)
-    assert found(3, labels=(None,) * 40).metrics() == {}
+    assert one.metrics["test/acc"] == pytest.approx(np.mean(right), abs=1e-6)
+    assert found(3, labels=(None,) * 40).metrics == {}
 
 
 def test_the_files(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_the_files(tmp_path: Path) -> None:
     np.testing.assert_allclose(table["probability/class 6"].to_numpy(), one.probability[:, 6])
     said = json.loads(files["zeroshot.json"].read_text())
     assert said["classes"] == list(one.class_names) and said["sigmoid"] and said["scored"] == 40
-    assert json.loads(files["metrics.json"].read_text()) == one.metrics()
+    assert json.loads(files["metrics.json"].read_text()) == one.metrics
     assert torch.equal(Embeddings.load(files["embeddings.parquet"]).embedding, one.embeddings.embedding)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -48,16 +49,17 @@ class ZeroShot:
     sigmoid: bool
     extractor: dict[str, Any]
 
-    @property
+    @cached_property
     def known(self) -> list[int]:
         """Rows with a label that is one of the classes."""
         classes = set(self.class_names)
         return [row for row, label in enumerate(self.embeddings.labels) if label in classes]
 
+    @cached_property
     def metrics(self) -> dict[str, float]:
-        """Return ``test/acc``, ``test/acc_top5``, ``test/f1_macro`` and, for a softmax, ``test/ece`` of :attr:`known`.
+        """``test/acc``, ``test/acc_top5``, ``test/f1_macro`` and, for a softmax, ``test/ece`` of :attr:`known`.
 
-        They are those that a fit logs; empty without labels.
+        They are the metrics that a fit logs; empty without labels.
         """
         rows, classes = self.known, len(self.class_names)
         if not rows or classes < 2:
@@ -124,5 +126,5 @@ def save_zero_shot(found: ZeroShot, folder: Path) -> list[Path]:
     write_json(
         files[3], {**rest, "images": len(found.embeddings), "scored": len(found.known), "sigmoid": found.sigmoid}
     )
-    write_json(files[4], found.metrics())
+    write_json(files[4], found.metrics)
     return files

@@ -114,7 +114,7 @@ def read_classes(text: str) -> list[str]:
 
 def show(found: "ZeroShot", images: str, json: bool) -> None:
     """Print the metrics, or the first predictions where there are none."""
-    metrics = found.metrics()
+    metrics = found.metrics
     best = found.probability.argmax(1).tolist()
     if json:
         rows = zip(
