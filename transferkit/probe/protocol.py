@@ -320,6 +320,16 @@ def compare_predictions(
         seed: seed of the bootstrap.
 
     Raises:
+        UserError: see :func:`check_same_images`.
+    """
+    check_same_images(first, second)
+    return compare_paired(first.correct, second.correct, resamples=resamples, seed=seed)
+
+
+def check_same_images(first: Predictions, second: Predictions) -> None:
+    """Validate that two probes were tested on the same images.
+
+    Raises:
         UserError: the test images or their labels differ.
     """
     for one, other in zip(
@@ -337,4 +347,3 @@ def compare_predictions(
             f"the two probes tested {len(first.paths)} and {len(second.paths)} images; "
             "probe both on the same images with the same splits and seed"
         )
-    return compare_paired(first.correct, second.correct, resamples=resamples, seed=seed)

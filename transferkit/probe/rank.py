@@ -10,7 +10,8 @@ from torch import Tensor
 from transferkit.data.embeddings import Embeddings
 from transferkit.data.groups import units_of
 from transferkit.errors import UserError
-from transferkit.probe.protocol import ProbeResult, compare_predictions, probe_embeddings
+from transferkit.probe.protocol import ProbeResult, check_same_images, probe_embeddings
+from transferkit.similarity.cosine import class_codes
 from transferkit.similarity.rank_intervals import difference_interval, rank_intervals, resampled_accuracies
 from transferkit.similarity.transferability import log_me, shrunk_h_score
 
@@ -74,15 +75,13 @@ def measure_candidate(
         seed=seed,
         val_fraction=val_fraction,
         test_fraction=test_fraction,
-        shots=(1,),
-        few_shot_seeds=(seed,),
+        shots=(),
     )
     fitted = [
         row for row, split in zip(result.splits.paths, result.splits.splits, strict=True) if split in ("train", "val")
     ]
     rows = torch.tensor([embeddings.row_of[path] for path in fitted])
-    names = {name: number for number, name in enumerate(sorted({str(embeddings.labels[row]) for row in rows}))}
-    target = torch.tensor([names[str(embeddings.labels[row])] for row in rows])
+    _, (target,) = class_codes([embeddings.labels[row] for row in rows.tolist()])
     features = embeddings.embedding[rows]
     unit_of = dict(zip(embeddings.paths, units_of(embeddings.paths, embeddings.groups), strict=True))
     units = [unit_of[path] for path in result.predictions.paths]
@@ -104,7 +103,7 @@ def rank_candidates(candidates: Sequence[Candidate], *, seed: int = 0) -> dict[s
     ordered = sorted(candidates, key=lambda c: (-c.linear["top1"], -c.knn["top1"], c.known.extractor))
     first, second = ordered[:2]
     for other in ordered[1:]:
-        compare_predictions(first.result.predictions, other.result.predictions, resamples=1)  # the same images
+        check_same_images(first.result.predictions, other.result.predictions)
     correct: Tensor = torch.stack([each.result.predictions.correct for each in ordered])
     accuracies = resampled_accuracies(correct, first.units, seed=seed)
     intervals, ends = rank_intervals(accuracies), difference_interval(accuracies, 0, 1)
