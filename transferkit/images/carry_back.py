@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from transferkit.images.preprocessing import MAX_RESIZED_PIXELS, Preprocessing
-from transferkit.images.resize import shorten
+from transferkit.images.preprocessing import Preprocessing
 
 
 def carry_back(heat: Tensor, preprocessing: Preprocessing, height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -27,10 +26,7 @@ def carry_back(heat: Tensor, preprocessing: Preprocessing, height: int, width: i
 
 def axes(preprocessing: Preprocessing, height: int, width: int) -> tuple[Tensor, Tensor]:
     """Return where each row and each column of an image lies in the input, in its pixels: (height,) and (width,)."""
-    kept = torch.Size((height, width))
-    if isinstance(preprocessing.resize, int) or preprocessing.fit == "cover":  # as in Preprocessing.resize_crop
-        shorter = preprocessing.resize if isinstance(preprocessing.resize, int) else max(preprocessing.resize)
-        kept = shorten(torch.empty(3, height, width, device="meta"), MAX_RESIZED_PIXELS // shorter**2).shape[1:]
+    kept = preprocessing.shortened(torch.empty(3, height, width, device="meta")).shape[1:]
     resized = preprocessing.resized_size(*kept)
     offset = preprocessing.crop_offset(*resized)
     down, across = (

@@ -286,12 +286,17 @@ class Preprocessing:
         """
         if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 or not image.numel():
             raise ValueError(f"expected uint8 (3, H, W), got {image.dtype} {tuple(image.shape)}")
-        if isinstance(self.resize, int) or self.fit == "cover":
-            shorter = self.resize if isinstance(self.resize, int) else max(self.resize)
-            image = shorten(image, limit=MAX_RESIZED_PIXELS // shorter**2)
+        image = self.shortened(image)
         size = self.resized_size(*image.shape[-2:])
         resized = resize(image, size, self.interpolation, self.arithmetic if exact else "transformers")
         return crop_or_pad(resized, self.crop_offset(*size), self.image_size, self.fill)
+
+    def shortened(self, image: Tensor) -> Tensor:
+        """Return an image (3, H, W) without the ends of its longer side that would be resized for nothing."""
+        if not (isinstance(self.resize, int) or self.fit == "cover"):
+            return image
+        shorter = self.resize if isinstance(self.resize, int) else max(self.resize)
+        return shorten(image, limit=MAX_RESIZED_PIXELS // shorter**2)
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """Scale to 0..1, put the channels in the model's order, subtract the mean, divide by the standard deviation.
