@@ -48,6 +48,7 @@ def build(
         UserError: unknown name (the nearest are named), or see the libraries' ``build``.
     """
     from transferkit.backbones import from_timm, from_torchvision, from_transformers
+    from transferkit.backbones.hub import is_hub_id
 
     known = from_torchvision.names()
     name = with_revision(name, revision)
@@ -57,7 +58,7 @@ def build(
         raise UserError(f"{name} is a file, but not a checkpoint (.ckpt); give the folder that an extractor is in")
     if from_timm.is_timm(name):
         return from_timm.build(name, weights, pooling, architecture, preprocessing)
-    if Path(name).is_dir() or (name.partition("@")[0].count("/") == 1 and not name.startswith((".", "/", "~"))):
+    if Path(name).is_dir() or is_hub_id(name):
         return from_transformers.build(name, weights, pooling, architecture, preprocessing)
     near = difflib.get_close_matches(name, [*known, from_transformers.VIT, *from_timm.known()], n=3, cutoff=0.4)
     hint = f"nearest: {', '.join(near)}" if near else f"try resnet18 or {from_transformers.VIT}"

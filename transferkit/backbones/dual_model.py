@@ -84,7 +84,7 @@ def load_tower(choice: ModelClass, name: str, weights: str, pooling: str | None)
     if pooling == PROJECTION:
         return load_projected(choice, name, weights)
     if weights != "DEFAULT" and holds_text(weights):
-        return load_projected(choice, name, weights).vision_model
+        return whole_model(choice, name, weights).vision_model
     try:
         return load_model(choice.kind, name, weights, choice.config, choice.options)
     except UserError:
@@ -100,13 +100,28 @@ def load_projected(choice: ModelClass, name: str, weights: str) -> Projected:
         UserError: see :func:`~transferkit.backbones.hub.load_model`.
     """
     assert choice.dual is not None and choice.dual_config is not None
-    file = Path(name, "model.safetensors") if weights == "DEFAULT" else Path(weights)
-    if file.is_file() and not holds_text(file):  # as save_pretrained writes it
+    if file := file_without_text(name, weights):  # as save_pretrained writes it
         whole: Any = choice.dual(choice.dual_config)
         part = Projected.of(whole)
         load_state(part, own_names(read_state_dict(file), part.state_dict(), file), file)
         return part
+    return whole_model(choice, name, weights)
+
+
+def whole_model(choice: ModelClass, name: str, weights: str) -> Projected:
+    """Load the whole model, and keep its vision tower and projection.
+
+    Raises:
+        UserError: see :func:`~transferkit.backbones.hub.load_model`.
+    """
+    assert choice.dual is not None and choice.dual_config is not None
     return Projected.of(load_model(choice.dual, name, weights, choice.dual_config, {}))
+
+
+def file_without_text(name: str, weights: str) -> Path | None:
+    """Return the weights file of a model, if it is on disk and holds no text tower."""
+    file = Path(name, "model.safetensors") if weights == "DEFAULT" else Path(weights)
+    return file if file.is_file() and not holds_text(file) else None
 
 
 def holds_text(path: str | Path) -> bool:

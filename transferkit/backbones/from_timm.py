@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from transferkit.backbones.base import Backbone, choose_pooling
-from transferkit.backbones.hub import split_revision
+from transferkit.backbones.hub import is_hub_id, split_revision
 from transferkit.backbones.hub_faults import hub_fault
 from transferkit.backbones.loading import check_finite, load_state, own_names, without_heads
 from transferkit.backbones.timm_stages import find_stages
@@ -120,11 +120,11 @@ def is_timm(name: str) -> bool:
         return True
     if (config := Path(name, "config.json")).is_file():
         return is_config(read_config(config))
-    if name.count("/") == 1:
+    if is_hub_id(name):
         from huggingface_hub import try_to_load_from_cache
 
         repo, revision = split_revision(name)
-        cached = try_to_load_from_cache(repo, "config.json", revision=revision) if name[0] not in "./~" else None
+        cached = try_to_load_from_cache(repo, "config.json", revision=revision)
         return isinstance(cached, str) and is_config(read_config(Path(cached)))
     return "/" not in name and name.partition(".")[0] in known()
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transferkit.backbones.base import Backbone, choose_pooling
 from transferkit.backbones.block_stages import find_stages
 from transferkit.backbones.dual_model import Projected, load_tower
-from transferkit.backbones.hub import VIT, load_model, read_config, read_preprocessing
+from transferkit.backbones.hub import VIT, is_hub_id, load_model, read_config, read_preprocessing
 from transferkit.backbones.model_class import (
     PROJECTION,
     ModelClass,
@@ -151,7 +151,7 @@ class TransformersBackbone(Backbone):
         """
         if self.wordless:
             raise UserError(f"it cannot be asked by words: {self.wordless}")
-        if self.place.partition("@")[0].count("/") != 1 and not Path(self.place).is_dir():
+        if not is_hub_id(self.place) and not Path(self.place).is_dir():
             raise UserError(f"the texts of {self.name} are read from {self.place}, which no longer exists; restore it")
         config = read_config(self.place, self.weights, None)
         return load_text_tower(model_class(self.place, config, PROJECTION), self.place, self.weights)

@@ -41,6 +41,11 @@ def split_revision(name: str) -> tuple[str, str | None]:
     return (name, None) if not at or Path(name).exists() else (place, revision or None)
 
 
+def is_hub_id(name: str) -> bool:
+    """Return whether a name can be that of a hub repository, ``owner/model`` or ``owner/model@REVISION``."""
+    return name.partition("@")[0].count("/") == 1 and not name.startswith((".", "/", "~"))
+
+
 def read_local_or_hub(name: str, what: str, read: Callable[[bool], Content]) -> Content:
     """Return ``read(True)`` from a directory or the local cache, or else ``read(False)`` from the hub.
 

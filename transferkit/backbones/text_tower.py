@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from transferkit.backbones.dual_model import holds_text
+from transferkit.backbones.dual_model import file_without_text
 from transferkit.backbones.hub import load_model, quiet, read_local_or_hub, repository
 from transferkit.backbones.model_class import ModelClass
 from transferkit.errors import UserError, first_line, listed
@@ -88,8 +88,7 @@ def load_text_tower(choice: ModelClass, name: str, weights: str) -> TextTower:
         UserError: there is no text tower or tokenizer.
     """
     assert choice.dual is not None
-    file = Path(name, "model.safetensors") if weights == "DEFAULT" else Path(weights)
-    if file.is_file() and not holds_text(file):
+    if file := file_without_text(name, weights):
         raise UserError(f"{file} holds no text tower, so it cannot be asked by words; give the whole model")
     tokenizer = read_tokenizer(name, choice.dual_config)  # fast, and missing more often than the weights
     whole = load_model(choice.dual, name, weights, copy.deepcopy(choice.dual_config), {})  # type: ignore[arg-type]
