@@ -8,6 +8,7 @@ from torch import Tensor
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.data.seen import count_seen
 from transferkit.embed import cached_features
+from transferkit.extractor import Extractor
 from transferkit.extractor.calibration import MOST_REFERENCES, MOST_VAL, Calibration, inner_stage
 from transferkit.extractor.forward import Forward
 from transferkit.similarity.cosine import drawn_rows
@@ -39,7 +40,7 @@ def calibrate(module: TransferNetwork, data: ImageDataModule) -> Calibration | N
         return None
     extractor = module.as_extractor()
     assert extractor.head is not None
-    embedding, target = features(module, data, "val", MOST_VAL)
+    embedding, target = features(extractor, data, "val", MOST_VAL)
     if not len(embedding):
         log.warning("not calibrated: no image of val can be read; scan %s to see why", data.root)
         return None
@@ -49,17 +50,17 @@ def calibrate(module: TransferNetwork, data: ImageDataModule) -> Calibration | N
         return Calibration.fit(logits, target, names, classifier=classifier)
     layer = inner_stage(extractor.backbone)
     inner = extractor.forward(layer=layer)
-    near, _ = features(module, data, "val", MOST_VAL, inner)
-    train, train_target = features(module, data, "train", MOST_REFERENCES, inner)
+    near, _ = features(extractor, data, "val", MOST_VAL, inner)
+    train, train_target = features(extractor, data, "train", MOST_REFERENCES, inner)
     return Calibration.fit(logits, target, names, near, train, train_target, layer, classifier)
 
 
 def features(
-    module: TransferNetwork, data: ImageDataModule, split: str, most: int, forward: Forward | None = None
+    extractor: Extractor, data: ImageDataModule, split: str, most: int, forward: Forward | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return embeddings (N, D) and class numbers (N,) of a split, or of so many images drawn from it."""
     table = data.tables[split].select(drawn_rows(len(data.tables[split]), most, 0).tolist())
-    found = cached_features(module.as_extractor(), table, forward=forward)
+    found = cached_features(extractor, table, forward=forward)
     row_of = data.tables[split].row_of
     rows = torch.tensor([row_of[path] for path in found.paths], dtype=torch.long)
     return found.embedding, data.targets(split)[rows]

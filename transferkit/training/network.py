@@ -147,10 +147,10 @@ class TransferNetwork(LightningModule):
             backbone, head = copy.deepcopy((self.backbone, self.head))
             merge_adapters(backbone)
             head = head and head.float()
-            return Extractor(backbone, self.preprocessing, head, self.class_names, self.l2_normalize, self.describe())
-        computed = [value for module in self.modules() for value in vars(module).values() if isinstance(value, Tensor)]
-        tensors = {id(tensor): tensor for tensor in (*self.parameters(), *self.buffers(), *computed)}
-        backbone, head = copy.deepcopy((self.backbone, self.head), tensors)  # copies modules, not their tensors
+        else:
+            parts = [value for module in self.modules() for value in vars(module).values() if isinstance(value, Tensor)]
+            tensors = {id(tensor): tensor for tensor in (*self.parameters(), *self.buffers(), *parts)}
+            backbone, head = copy.deepcopy((self.backbone, self.head), tensors)  # copies modules, not their tensors
         record = self.describe()
         return Extractor(
             backbone, self.preprocessing, head, self.class_names, self.l2_normalize, record, self.calibration
