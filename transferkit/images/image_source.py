@@ -19,7 +19,7 @@ def count_of(images: Any) -> int | None:
 
 
 def each_image(images: Any) -> Iterator[Any]:
-    """Yield images one by one, without their labels.
+    """Return an iterator over images, without their labels.
 
     Args:
         images: an iterable of images, of pairs (image, label) or of rows with a column ``image``; a map-style dataset.
@@ -38,7 +38,7 @@ def each_image(images: Any) -> Iterator[Any]:
     rows: Iterable[Any] = images
     if not hasattr(images, "__iter__") and hasattr(images, "__len__"):  # a map-style dataset need not end by itself
         rows = (images[row] for row in range(len(images)))
-    yield from map(without_label, rows)
+    return map(without_label, rows)
 
 
 def undecoded(images: Any) -> Any:

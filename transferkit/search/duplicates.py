@@ -87,16 +87,18 @@ def find_duplicates(embeddings: Embeddings, threshold: float | None = None) -> D
     members = torch.tensor(sorted(row for rows in linked for row in rows), dtype=torch.long)
     names = sorted({split for split in embeddings.splits if split})
     codes = torch.tensor([names.index(split) if split else -1 for split in embeddings.splits])[members]
-    units = units_of(embeddings.paths, embeddings.groups)
-    number = {unit: position for position, unit in enumerate(dict.fromkeys(units))}
-    unit_codes = torch.tensor([number[unit] for unit in units])[members]
+    group_codes = None
+    if embeddings.groups is not None:
+        units = units_of(embeddings.paths, embeddings.groups)
+        number = {unit: position for position, unit in enumerate(dict.fromkeys(units))}
+        group_codes = torch.tensor([number[unit] for unit in units])[members]
     pairs, leaks, loose = Best(), Best(), Best()
     for first, second, cosine in similar_pairs(values[members], threshold) if len(members) else ():
         across = (codes[first] != codes[second]) & (codes[first] >= 0) & (codes[second] >= 0)
         pairs.add(members[first], members[second], cosine)
         leaks.add(members[first[across]], members[second[across]], cosine[across])
-        if embeddings.groups is not None:
-            apart = (unit_codes[first] != unit_codes[second]) & (codes[first] < 0) & (codes[second] < 0)
+        if group_codes is not None:
+            apart = (group_codes[first] != group_codes[second]) & (codes[first] < 0) & (codes[second] < 0)
             loose.add(members[first[apart]], members[second[apart]], cosine[apart])
     groups = groups_within(values, linked, threshold)
     zeros = len(zero_rows(values))
