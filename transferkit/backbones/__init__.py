@@ -65,6 +65,13 @@ def build(
     raise UserError(f"unknown backbone {name!r} (no such torchvision or timm model, hub id or directory); {hint}")
 
 
+def is_library_name(name: str) -> bool:
+    """Return whether :func:`build` takes a name for one of torchvision's or timm's, whatever folder has it."""
+    from transferkit.backbones import from_timm, from_torchvision
+
+    return name in from_torchvision.names() or (not Path(name, "config.json").is_file() and from_timm.is_timm(name))
+
+
 def with_revision(name: str, revision: str | None) -> str:
     """Return the name of a hub repository at a revision: ``owner/model@v1``.
 

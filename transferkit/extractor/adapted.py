@@ -6,12 +6,12 @@ from typing import Any
 
 from torch import Tensor
 
-from transferkit.backbones import Backbone
+from transferkit.backbones import Backbone, is_library_name
 from transferkit.backbones.adapters import Adapters, add_adapters, is_adapter, merge_adapters
 from transferkit.backbones.loading import check_finite, check_keys
 from transferkit.backbones.weights import state_sha256
 from transferkit.errors import UserError
-from transferkit.extractor.core import ExtractorCore
+from transferkit.extractor.core import RECORD, ExtractorCore
 
 KEY = "adapters"  # of a checkpoint's record
 PREFIX = "backbone."
@@ -26,9 +26,16 @@ def adapter_record(base: Mapping[str, Any], backbone: Backbone, adapters: Adapte
         backbone: before the adapters are added.
         adapters: their shape.
     """
-    absolute = {name: str(Path(base[name]).absolute()) for name in ("source", "weights") if Path(base[name]).exists()}
+    on_disk = {"source": is_on_disk(base["source"]), "weights": base["weights"] not in ("DEFAULT", "none")}
+    absolute = {name: str(Path(base[name]).absolute()) for name, is_path in on_disk.items() if is_path}
     sha256 = state_sha256(backbone.state_dict())
     return {"base": {**{name: base[name] for name in BASE}, **absolute}, "base_sha256": sha256, **adapters._asdict()}
+
+
+def is_on_disk(source: str) -> bool:
+    """Return whether a source is opened from this machine, rather than by a name that a folder may also have."""
+    path = Path(source)
+    return (path / RECORD).is_file() or (path.exists() and not is_library_name(source))
 
 
 def merged_backbone(

@@ -29,6 +29,9 @@ from transferkit.similarity import cosine_matrix
 log = logging.getLogger(__name__)
 
 
+RECORD = "transferkit.json"  # of an exported directory
+
+
 class ExtractorCore:
     """A backbone with its preprocessing and pooling, and a linear head with class names if it has been trained.
 

@@ -7,7 +7,7 @@ from typing import Any
 from transferkit import backbones
 from transferkit.errors import UserError
 from transferkit.extractor import checkpoint_reader, explanation, pretrained
-from transferkit.extractor.core import ExtractorCore
+from transferkit.extractor.core import RECORD, ExtractorCore
 
 
 class Extractor(ExtractorCore):
@@ -43,13 +43,13 @@ class Extractor(ExtractorCore):
             UserError: the name is unknown, files cannot be used, or a download needs a network.
         """
         path = Path(source)
-        if architecture and (path.suffix == ".ckpt" or (path / pretrained.RECORD).is_file()):
+        if architecture and (path.suffix == ".ckpt" or (path / RECORD).is_file()):
             raise UserError(f"{path} has its own architecture; leave out `architecture`")
         if revision and (path.suffix == ".ckpt" or path.exists()):
             raise UserError(f"{path} is on this machine, without revisions; leave out `revision`")
         if path.suffix == ".ckpt":
             return cls(**checkpoint_reader.read(path, weights, pooling, preprocessing or {}, cls.from_pretrained))
-        if (path / pretrained.RECORD).is_file():
+        if (path / RECORD).is_file():
             return cls(**pretrained.read(path, weights, pooling, preprocessing or {}))
         return cls(backbones.build(str(source), weights, pooling, dict(architecture or {}), preprocessing, revision))
 

@@ -24,7 +24,7 @@ from transferkit.errors import UserError, first_line
 from transferkit.extractor import model_card
 from transferkit.extractor.calibration import Calibration
 from transferkit.extractor.checkpoint_reader import BROKEN, TRAINING, change_preprocessing, check_training, linear
-from transferkit.extractor.core import ExtractorCore
+from transferkit.extractor.core import RECORD, ExtractorCore
 from transferkit.extractor.timm_layout import timm_layout
 from transferkit.images.preprocessing import Preprocessing
 from transferkit.runtime import json_files
@@ -34,7 +34,6 @@ from transferkit.runtime.versions import versions
 
 log = logging.getLogger(__name__)
 
-RECORD = "transferkit.json"
 FORMAT = 1
 # Keys of a config.json that are never written and that transformers would follow: code, and unlimited memory.
 FOREIGN = ("auto_map", "custom_pipelines", "num_labels", "attn_implementation", "_attn_implementation")
