@@ -69,3 +69,10 @@ def test_a_folder_that_is_not_there() -> None:
 def test_precision_auto_is_chosen_by_the_device(given: list[str]) -> None:
     done = transferkit("fit", "photos", *given, "--trainer.accelerator", "cpu", "--print_config")
     assert yaml.safe_load(done.out)["trainer"]["precision"] == "32-true"
+
+
+def test_precision_auto_of_a_config_too() -> None:
+    Path("mine.yaml").write_text("trainer:\n  precision: auto\n  max_epochs: 7\n")
+    done = transferkit("fit", "photos", "--config", "mine.yaml", "--trainer.accelerator", "cpu", "--print_config")
+    trainer = yaml.safe_load(done.out)["trainer"]
+    assert done.status == 0 and (trainer["precision"], trainer["max_epochs"]) == ("32-true", 7), done.err

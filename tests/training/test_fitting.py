@@ -144,6 +144,8 @@ def test_own_callbacks_loggers_and_data(photo_folder: Path, tmp_path: Path, capf
     ("arguments", "told"),
     [
         ({"bathc_size": 3}, "fit has no argument 'bathc_size'; did you mean 'batch_size'?"),
+        ({"default_root_dir": "runs"}, "fit has no argument 'default_root_dir'"),
+        ({"enable_progress_bar": True}, "fit has no argument 'enable_progress_bar'"),
         ({"labels": ["a"]}, "labels: 1 for 30 images"),
         ({"regime": "partial", "unfreeze_last": 9}, "`unfreeze_last` is 9"),
         ({"devices": 2}, "`devices` is 2, and fit runs in one process"),

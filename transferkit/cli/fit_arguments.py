@@ -16,7 +16,7 @@ from transferkit.cli.arguments import (
 )
 from transferkit.errors import UserError
 from transferkit.extractor.checkpoint_reader import KEY, load
-from transferkit.extractor.pretrained import RECORD
+from transferkit.extractor.core import RECORD
 from transferkit.probe.saved_probe import CLASSIFIER
 from transferkit.training import resume
 from transferkit.training.run_directory import find_checkpoint
@@ -54,10 +54,14 @@ def prepare(verb: str, arguments: Sequence[str]) -> Plan:
     for file in files:
         check_sections(file)
     explicit = without_option(without_option(arguments, "--config"), "--ckpt_path")
+    accelerator = read_setting(arguments, files, "trainer.accelerator")
     if all_options(explicit, "--trainer.precision")[-1:] == ["auto"]:  # Lightning's parser does not know it
-        precision = automatic_precision(read_setting(arguments, files, "trainer.accelerator"))
-        explicit = [*without_option(explicit, "--trainer.precision"), "--trainer.precision", precision]
-    configs = [argument for file in files for argument in ("--config", str(file))]
+        explicit = [
+            *without_option(explicit, "--trainer.precision"),
+            "--trainer.precision",
+            automatic_precision(accelerator),
+        ]
+    configs = [argument for file in files for argument in config_of(file, accelerator)]
     name = read_setting(arguments, files, "name") or (files[-1].stem if files else None)
     which = read_setting(arguments, files, "ckpt_path")
     asks = any(argument.startswith("--print_config") for argument in explicit)
@@ -157,3 +161,11 @@ def check_undecided(explicit: Sequence[str], options: Sequence[str], by: Path) -
         if all_options(explicit, f"--model.{option}"):
             kind = "checkpoint" if by.suffix == ".ckpt" else "--ckpt_path"
             raise UserError(f"--model.{option} is decided by the {kind} {by}; leave it out")
+
+
+def config_of(file: Path, accelerator: Any) -> list[str]:
+    """Return the arguments of a config: the file, or its content with the device's precision where it says ``auto``."""
+    content = read_yaml(file)
+    if (content.get("trainer") or {}).get("precision") != "auto":
+        return ["--config", str(file)]
+    return as_config({**content, "trainer": {**content["trainer"], "precision": automatic_precision(accelerator)}})

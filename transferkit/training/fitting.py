@@ -31,7 +31,13 @@ from transferkit.training.trainer import (
     seed_everything,
     users_loggers,
 )
-from transferkit.training.trainer_options import check_callbacks, check_numbers, check_options, refusal
+from transferkit.training.trainer_options import (
+    automatic_precision,
+    check_callbacks,
+    check_numbers,
+    check_options,
+    refusal,
+)
 
 OWNERS = (TransferModule, ImageDataModule, Trainer)  # of the options of fit
 
@@ -102,6 +108,8 @@ def fit(
         data = ImageDataModule.from_images(
             images, labels, splits=splits, split=split, transform=transform, **data_options
         )
+    if trainer_options.get("precision") == "auto":  # resolved here, since a config holds what it came to
+        trainer_options["precision"] = automatic_precision(trainer_options.get("accelerator"))
     own = as_list(callbacks)
     offline_by_default()
     with quietly(), showing_progress(progress):
@@ -145,6 +153,7 @@ def sorted_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str
     """
     owners = [set(inspect.signature(owner).parameters) for owner in OWNERS]
     owners[1].discard("root")  # it is the first argument
+    owners[2] -= {"default_root_dir", "enable_progress_bar"}  # they are `out` and `progress`
     found: tuple[dict[str, Any], ...] = ({}, {}, {})
     for key, value in options.items():
         number = next((number for number, names in enumerate(owners) if key in names), None)
