@@ -74,9 +74,14 @@ def caches() -> dict[str, Path]:
 
 def folder_facts(folder: Path) -> dict[str, Any]:
     """Return the path, whether it exists, its bytes, and the bytes that are free where it is or would be."""
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     facts = {"path": str(folder), "exists": folder.is_dir(), "bytes": sum(file_sizes(folder))}
-    return facts | {"free_bytes": shutil.disk_usage(there).free}
+    return facts | {"free_bytes": free_bytes(folder)}
+
+
+def free_bytes(folder: Path) -> int:
+    """Return the bytes that are free where a folder is or would be."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    return shutil.disk_usage(there).free
 
 
 def file_sizes(folder: Path) -> Iterator[int]:

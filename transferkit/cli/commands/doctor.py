@@ -30,7 +30,7 @@ def doctor(offline: bool = False, json: bool = False) -> int:
         "versions": diagnosis.library_versions(),
         "devices": diagnosis.devices(),
         "caches": {name: diagnosis.folder_facts(folder) for name, folder in diagnosis.caches().items()},
-        "working_folder": {"free_bytes": diagnosis.folder_facts(Path())["free_bytes"]},
+        "working_folder": {"free_bytes": diagnosis.free_bytes(Path())},
         "network": {} if offline else diagnosis.reachable(diagnosis.hosts()),
         "missing": diagnosis.missing_packages() | missing_formats(),
     }
