@@ -166,9 +166,7 @@ def finish(plan: FoldsPlan, parent: Path) -> None:
     if plan.json:
         console.as_json({**content, "run": str(parent)})
     else:
-        rows = [(name, of["mean"], of["std"], min(of["folds"]), max(of["folds"])) for name, of in spread.items()]
-        title = f"{parent}: {plan.folds} folds"
-        console.table(("metric", "mean", "± std", "lowest", "highest"), rows, title)
+        print_spread(spread, f"{parent}: {plan.folds} folds")
     for fold, run in enumerate(runs):
         console.note(f"fold {fold}: {run}")
     console.written(parent / RECORD)
@@ -184,3 +182,9 @@ def summarize(metrics: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any
     names = sorted(set.intersection(*(set(each) for each in metrics)))
     values = {name: [float(each[name]) for each in metrics] for name in names if not name.endswith("/epoch")}
     return {name: {"mean": mean(of), "std": stdev(of), "folds": of} for name, of in values.items()}
+
+
+def print_spread(spread: Mapping[str, Any], title: str) -> None:
+    """Print what :func:`summarize` returned as a table."""
+    rows = [(name, of["mean"], of["std"], min(of["folds"]), max(of["folds"])) for name, of in spread.items()]
+    console.table(("metric", "mean", "± std", "lowest", "highest"), rows, title)

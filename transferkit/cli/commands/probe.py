@@ -146,7 +146,7 @@ def probe_folds(embeddings: "Embeddings", folds: int, out: Path, json: bool, ima
         images: what was given, for the title.
         options: of ``probe_embeddings``.
     """
-    from transferkit.cli.fit_folds import RECORD, summarize
+    from transferkit.cli.fit_folds import RECORD, print_spread, summarize
     from transferkit.probe import probe_embeddings, save_probe
     from transferkit.probe.fold_tables import fold_tables
     from transferkit.reports.report import report_of
@@ -166,8 +166,7 @@ def probe_folds(embeddings: "Embeddings", folds: int, out: Path, json: bool, ima
     if json:
         console.as_json(content)
     else:
-        rows = [(name, of["mean"], of["std"], min(of["folds"]), max(of["folds"])) for name, of in spread.items()]
-        console.table(("metric", "mean", "± std", "lowest", "highest"), rows, f"{images}: {folds} folds")
+        print_spread(spread, f"{images}: {folds} folds")
     console.written(out / RECORD)
     return 0
 
