@@ -53,8 +53,8 @@ def weighted_losses(
     Returns:
         Two tensors (B,).
     """
-    weights = torch.ones(logits.shape[1]) if class_weights is None else class_weights
-    weights = weights.to(logits.device)
+    device = logits.device
+    weights = torch.ones(logits.shape[1], device=device) if class_weights is None else class_weights.to(device)
     if "soft" not in batch:
         weight = weights[batch["target"]]
         return F.cross_entropy(logits, batch["target"], label_smoothing=smoothing, reduction="none") * weight, weight
