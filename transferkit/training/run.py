@@ -21,7 +21,7 @@ from transferkit.reports.result_files import ResultFolder
 from transferkit.runtime.verbosity import showing_progress
 from transferkit.similarity import class_codes, principal_axes
 from transferkit.training.module import TransferModule
-from transferkit.training.run_directory import read_metrics, write_metrics
+from transferkit.training.run_directory import checkpoint_of, read_metrics, write_metrics
 from transferkit.training.trainer import make_trainer, quietly
 
 
@@ -52,10 +52,10 @@ class Run:
 
     def __init__(self, path: str | Path, data: ImageDataModule | None = None) -> None:
         self.path, self.given = Path(path), data
-        names = [name for name in ("best.ckpt", "last.ckpt") if (self.path / "checkpoints" / name).is_file()]
-        if not names:
+        checkpoint = checkpoint_of(self.path)
+        if checkpoint is None:
             raise UserError(f"{self.path} holds no checkpoint; give the directory of a run, such as runs/fit/0")
-        self.checkpoint = self.path / "checkpoints" / names[0]
+        self.checkpoint = checkpoint
 
     def __repr__(self) -> str:
         """Return the directory and what was measured."""

@@ -99,6 +99,12 @@ def find_checkpoint(root: Path, name: str | None, which: str) -> tuple[Path | No
     return run if path.parent.name == "checkpoints" and (run / "config.yaml").is_file() else None, path
 
 
+def checkpoint_of(run: Path) -> Path | None:
+    """Return ``best.ckpt`` of a run, ``last.ckpt`` if no epoch was validated, None if there is neither."""
+    files = (run / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
+    return next((file for file in files if file.is_file()), None)
+
+
 def read_metrics(run: Path) -> dict[str, float]:
     """Return the content of the run's ``metrics.json``; empty if it is missing or not JSON."""
     try:

@@ -18,6 +18,7 @@ from transferkit.reports.answers import Answering
 from transferkit.training.checkpoints import AtomicCheckpointIO
 from transferkit.training.module import TransferModule
 from transferkit.training.prediction_writer import TOP_K, PredictionWriter
+from transferkit.training.run_directory import checkpoint_of
 from transferkit.training.run_record import Checkpoints
 from transferkit.training.trainer_options import automatic_precision
 
@@ -123,13 +124,12 @@ def chosen_metrics(run: Path) -> tuple[str, dict[str, float], int | None]:
         Its name, empty if there is no checkpoint; the metrics of its weights, for ``best.ckpt`` with ``val/epoch``;
         and its epoch, from 1.
     """
-    for name in ("best.ckpt", "last.ckpt"):
-        path = run / "checkpoints" / name
-        if path.is_file():
-            content = load(path)
-            epoch, metrics = epoch_of(content), dict(content[KEY]["metrics"])
-            return name, metrics | ({"val/epoch": epoch} if name == "best.ckpt" else {}), epoch
-    return "", {}, None
+    path = checkpoint_of(run)
+    if path is None:
+        return "", {}, None
+    content = load(path)
+    epoch, metrics = epoch_of(content), dict(content[KEY]["metrics"])
+    return path.name, metrics | ({"val/epoch": epoch} if path.name == "best.ckpt" else {}), epoch
 
 
 def quiet_libraries() -> None:

@@ -104,8 +104,9 @@ def explain(
             near = nearest(
                 extractor, trained_on, embeddings, [table.file(table.row_of[each.path]) for each in found], k
             )
-            found = [replace(each, nearest=few) for each, few in zip(found, near, strict=True)]
-            readers |= {relpath(trained_on.file(row)): partial(trained_on.read, row) for row in range(len(trained_on))}
+            found = [replace(each, nearest=[one for one, _ in few]) for each, few in zip(found, near, strict=True)]
+            shown = {one.path: partial(trained_on.read, row) for few in near for one, row in few}
+            readers = shown | readers  # of one name, the explained image
         except UserError as error:
             missing.append(f"the nearest training images: {first_line(error)}")
     if not found:
@@ -138,16 +139,14 @@ def find_trained(ckpt_path: str, name: str | None) -> tuple[Path | None, Path]:
     Raises:
         UserError: neither can be found.
     """
-    from transferkit.training.run_directory import find_checkpoint
+    from transferkit.training.run_directory import checkpoint_of, find_checkpoint
 
     place = Path(ckpt_path).expanduser()
     if ckpt_path in ("best", "last") or not place.is_dir():
         return find_checkpoint(Path(), name, ckpt_path)
     if not (place / "checkpoints").is_dir():
         return None, place
-    files = [place / "checkpoints" / f"{which}.ckpt" for which in ("best", "last")]
-    file = next((file for file in files if file.is_file()), files[0])
-    return find_checkpoint(Path(), None, str(file))
+    return find_checkpoint(Path(), None, str(checkpoint_of(place) or place / "checkpoints" / "best.ckpt"))
 
 
 def explained(
@@ -241,8 +240,8 @@ def training_images(run: Path | None, train: str | None) -> "ImageTable":
 
 def nearest(
     extractor: "Extractor", trained_on: "ImageTable", embeddings: "list[Tensor]", files: list[Path], k: int
-) -> "list[list[Neighbor]]":
-    """Return the training images of highest cosine for each image, without the image itself.
+) -> "list[list[tuple[Neighbor, int]]]":
+    """Return the training images of highest cosine for each image with their rows, without the image itself.
 
     Args:
         extractor: the extractor.
@@ -263,7 +262,7 @@ def nearest(
     for own, values, found in zip(files, cosine.clamp(-1, 1).tolist(), rows.tolist(), strict=True):
         places = [Path(trained_on.root, train.paths[row]) for row in found]
         several = [
-            Neighbor(relpath(place), train.labels[row], value)
+            (Neighbor(relpath(place), train.labels[row], value), trained_on.row_of[train.paths[row]])
             for place, row, value in zip(places, found, values, strict=True)
             if place.absolute() != own.absolute()
         ]

@@ -40,7 +40,7 @@ from transferkit.training.fit_progress import epoch_number
 from transferkit.training.module import TransferModule
 from transferkit.training.patience import Patience
 from transferkit.training.prediction_writer import TOP_K, PredictionWriter
-from transferkit.training.run_directory import new_run, read_metrics, remove_run, write_metrics
+from transferkit.training.run_directory import checkpoint_of, new_run, read_metrics, remove_run, write_metrics
 from transferkit.training.run_record import MONITOR, TIE_BREAK
 from transferkit.training.trackers import offline_by_default, record_files, record_options
 from transferkit.training.trainer import (
@@ -337,9 +337,7 @@ class TransferCLI(LightningCLI):
         if self.subcommand == "test":
             audit_run(self.run)
         report_of(self.run, images=self.datamodule.root, image_root=self.datamodule.image_root)
-        checkpoint = self.run / "checkpoints" / "best.ckpt"
-        checkpoint = checkpoint if checkpoint.is_file() else checkpoint.with_name("last.ckpt")
-        record_files(users_loggers(self.trainer), self.run, checkpoint if checkpoint.is_file() else None)
+        record_files(users_loggers(self.trainer), self.run, checkpoint_of(self.run))
 
     def after_validate(self) -> None:
         """Write and print the metrics."""
