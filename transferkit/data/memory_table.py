@@ -86,7 +86,10 @@ def table_of_images(
         UserError: an image cannot be read, the numbers of labels, splits and images differ, or a label is missing of
             an image outside test.
     """
-    table = open_images(images, image_root) if isinstance(images, str | Path) else held_in_memory(images)
+    if isinstance(images, str | Path):
+        table = open_images(images, image_root)
+    else:
+        table = held_in_memory(images, with_labels=labels is None)
     if labels is not None:
         labels = list(labels)
         check_length("labels", labels, table)
@@ -143,14 +146,18 @@ def relabeled(table: Table, labels: list[str | None], splits: list[str | None]) 
     return replace(table, labels=columns.labels, splits=columns.splits, empty=())
 
 
-def held_in_memory(images: Any) -> MemoryTable:
+def held_in_memory(images: Any, with_labels: bool = True) -> MemoryTable:
     """Return the table of a list, iterator or dataset; named by their numbers, and by their paths if they have any.
+
+    Args:
+        images: the images.
+        with_labels: whether to look for labels, which may decode images.
 
     Raises:
         UserError: an image cannot be read; there are none.
     """
     images = in_order(images)
-    labels = labels_of(images)
+    labels = labels_of(images) if with_labels else None
     held, hashes = hold(images)
     paths = tuple(held)
     bare: tuple[None, ...] = (None,) * len(paths)
