@@ -24,7 +24,7 @@ from transferkit.cli.dialect import DIALECT, translate
 from transferkit.errors import ToldByFirst, UserError
 from transferkit.runtime.cores import limit_threads
 from transferkit.runtime.files import disk_fault, place_of
-from transferkit.runtime.memory import is_out_of_memory
+from transferkit.runtime.no_memory import is_out_of_memory
 from transferkit.runtime.text import for_terminal
 from transferkit.runtime.verbosity import showing_progress
 

@@ -23,7 +23,7 @@ from transferkit.extractor.fast_modules import for_inference, replica
 from transferkit.images.channel_values import channel_values
 from transferkit.images.preprocessing import Preprocessing
 from transferkit.runtime.full_float32 import full_float32
-from transferkit.runtime.memory import is_out_of_memory
+from transferkit.runtime.no_memory import is_out_of_memory
 
 log = logging.getLogger(__name__)
 

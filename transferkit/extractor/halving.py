@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from transferkit.runtime.memory import is_out_of_memory
+from transferkit.runtime.no_memory import is_out_of_memory
 
 log = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from transferkit.runtime.memory import is_out_of_memory
+from transferkit.runtime.no_memory import is_out_of_memory
 
 
 @pytest.mark.parametrize(
