@@ -25,7 +25,7 @@ class Fitted:
     """One linear classifier, and how its fit ended.
 
     Attributes:
-        weight: `(K, D)` in the features' dtype, for raw features (for unit rows if `standardization` is `l2`); on the CPU.
+        weight: `(K, D)` in the features' dtype, on the CPU, for raw features (unit rows if `standardization` is `l2`).
         bias: `(K,)`.
         standardization: `none`, `l2` or `zscore`.
         c: inverse strength of regularization.
