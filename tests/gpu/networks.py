@@ -35,7 +35,7 @@ NETWORKS: dict[str, Callable[[], Extractor]] = {
     "mobilenet_v3_small": lambda: torchvision("mobilenet_v3_small"),
     "vit": lambda: transformer("vit", "cls"),
     "dinov2_with_registers": lambda: transformer("dinov2_with_registers", "cls+mean"),
-    "convnext": lambda: transformer("convnext", "avg"),
+    "convnext": lambda: transformer("convnext", "mean"),
     "timm": timm,
 }
 

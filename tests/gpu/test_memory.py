@@ -12,7 +12,7 @@ from transferkit.data.embeddings import Embeddings
 
 pytestmark = pytest.mark.gpu
 
-RANDOM = ["--extractor", "resnet18", "--weights", "none", "--accelerator", "gpu"]
+RANDOM = ["--extractor", "resnet18", "--weights", "none", "--trainer.accelerator", "gpu"]
 
 
 @pytest.fixture(autouse=True)
@@ -57,5 +57,5 @@ def test_where_nothing_is_left_one_line_says_so() -> None:
     limit(4)  # not even the weights
     assert refused(
         transferkit("embed", "digits", *RANDOM, "--out", "e.parquet"),
-        r"out of memory \(CUDA\); give a smaller --batch_size, or compute on the CPU with --accelerator cpu",
+        r"out of memory \(CUDA\); give a smaller --batch_size, or compute on the CPU with --trainer.accelerator cpu",
     )

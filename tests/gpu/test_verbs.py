@@ -33,7 +33,7 @@ COMMANDS = {
     "test": FIT,
     "predict": FIT,
     "explain": ["photos/val", "--name", "run", "-k", "2", *ON, "--json"],
-    "embed": ["photos", *RANDOM, "--out", "e.parquet", *ON],
+    "embed": ["photos", *RANDOM, "--out", "e.parquet", "--trainer.accelerator", "ACCELERATOR"],
     "evaluate": ["e.parquet", "--out", "evaluated"],
     "compare": ["e.parquet", "e.parquet", "--json"],
     "similarity": ["photos/val/limes/0.jpg", "photos/val/apples/0.jpg", *RANDOM, *ON, "--json"],
@@ -122,7 +122,7 @@ NAMED: dict[str, Any] = {
     "probe": lambda content: [content["linear"]["top1"], content["knn"]["top1"], content["nearest_class_mean"]["top1"]],
     "zeroshot": lambda content: [row["probability"] for row in content["predictions"]],
     "explain": lambda content: [near["cosine"] for image in content["images"] for near in image["nearest"]],
-    "search": lambda content: [hit["cosine"] for hit in content["hits"]],
+    "search": lambda content: [hit["cosine"] for hit in content["results"]],
 }
 
 

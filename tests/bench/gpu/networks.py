@@ -65,4 +65,4 @@ def vit_small(small: bool = False) -> Network:
 def makers(small: bool) -> dict[str, Callable[[], Network]]:
     """The networks by name."""
     torch.manual_seed(0)
-    return {"ResNet18": resnet, "ViT-B/16": lambda: vit_base(small), "ViT-S/14": lambda: vit_small(small)}
+    return {"ViT-B/16": lambda: vit_base(small), "ResNet18": resnet, "ViT-S/14": lambda: vit_small(small)}
