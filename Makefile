@@ -29,7 +29,7 @@ test-all: $(VENV)/.installed-dev ## every test: fuzzing, killed processes, hosti
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 
 test-gpu: ## tests of a CUDA device with the PyTorch that is installed, 3 minutes
-	@OMP_NUM_THREADS=1 $(GPU_PYTHON) -m pytest -m gpu tests/gpu -n 4 --dist loadfile --no-loadscope-reorder
+	@OMP_NUM_THREADS=1 $(GPU_PYTHON) -m pytest -m gpu tests/gpu -n 6 --dist loadfile --no-loadscope-reorder
 
 coverage: $(VENV)/.installed-dev ## the default tests, and the share of the package's lines and branches they run
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered

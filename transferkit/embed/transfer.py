@@ -18,7 +18,9 @@ class Transfer:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.stream: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def send(self, images: Sequence[Tensor]) -> Tensor:
         """Return images of one shape (3, h, w) as a batch (B, 3, h, w) on a GPU; elsewhere on the CPU."""
@@ -39,7 +41,8 @@ class Transfer:
             copied = result.cpu()
             return lambda: copied
         host = result.to("cpu", non_blocking=True)  # page-locked
-        done = torch.cuda.Event(blocking=True)  # a thread that waits leaves its core to the decoding
+        # blocking: a thread that waits leaves its core to the decoding
+        done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         done.record()
 
         def take() -> Tensor:

@@ -25,7 +25,7 @@ class Recorded:
 
     def __init__(self, run: Callable[[Tensor], Tensor], pixels: Tensor) -> None:
         self.pixels, device = pixels.clone(), pixels.device
-        current, aside = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+        current, aside = torch.cuda.current_stream(device), torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         aside.wait_stream(current)
         with torch.cuda.stream(aside):
             for _ in range(WARM_UP):

@@ -46,7 +46,7 @@ class Halving:
     def attempt(self, pixels: Tensor, size: int, *more: Any) -> Tensor | None:
         """Run passes of at most ``size`` rows; return None if memory does not suffice for more than one."""
         try:
-            parts = [self.forward(part, *more) for part in pixels.split(max(size, 1))]
+            parts = [self.forward(part, *more) for part in torch.split(pixels, max(size, 1))]
             return parts[0] if len(parts) == 1 else torch.cat(parts)
         except (RuntimeError, MemoryError) as error:
             if size < 2 or not is_out_of_memory(error):

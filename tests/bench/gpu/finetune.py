@@ -16,7 +16,7 @@ from transferkit.data.datamodule import ImageDataModule
 from transferkit.training.module import TransferModule
 from transferkit.training.trainer import make_trainer, seed_everything
 
-BATCH, STEPS, CLASSES = 128, 24, 10
+BATCH, STEPS, CLASSES = 128, 24, 8
 
 
 class Clock(Callback):
@@ -72,8 +72,8 @@ def ours(setting: Setting, batch: int, steps: int, skip: int) -> float:
     on_gpu = setting.device.type == "cuda"
     with TemporaryDirectory() as folder:
         trainer = make_trainer(
-            Path(folder), max_epochs=1, enable_progress_bar=False, callbacks=[clock], limit_val_batches=0,
-            accelerator="gpu" if on_gpu else "cpu", precision="bf16-mixed",
+            Path(folder), checkpoints=False, max_epochs=1, limit_val_batches=0, callbacks=[clock],
+            accelerator="gpu" if on_gpu else "cpu", precision="bf16-mixed", enable_progress_bar=False,
         )  # fmt: skip
         trainer.fit(module, datamodule=data)
     return clock.seconds
