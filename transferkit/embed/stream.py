@@ -147,8 +147,9 @@ def stream(
         device: where the network is.
     """
     transfer, forward, running = Transfer(device), Halving(forward), None
+    beside = nullcontext() if device.type == "cpu" else one_core_each()  # a network on the CPU needs all cores itself
     # Silenced from here on, reading an image need not change the process's filters and loggers.
-    with pillow_silenced(), ThreadPoolExecutor(workers or cores(), "decode") as pool:
+    with pillow_silenced(), beside, ThreadPoolExecutor(workers or cores(), "decode") as pool:
         try:
             for rows, futures in ahead_of(
                 rows_of_batches, lambda rows: [pool.submit(attempt, read, row) for row in rows], ahead

@@ -43,7 +43,7 @@ class Transfer:
         host = result.to("cpu", non_blocking=True)  # page-locked
         # blocking: a thread that waits leaves its core to the decoding
         done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
-        done.record()
+        done.record(torch.cuda.current_stream(self.device))
 
         def take() -> Tensor:
             done.synchronize()

@@ -133,17 +133,18 @@ class Forward:
             batches: the batches to come.
             images: of the whole table, also those that an earlier run has embedded, so that both give the same bits.
         """
-        self.expected, self.recorded = 0, None
-        if self.device.type == "cuda" and (len(batches) >= RECORDED_FROM or images >= COMPILED_FROM):
-            self.expected, self.compiles = len(batches[0]), images >= COMPILED_FROM
+        many = self.device.type == "cuda" and (len(batches) >= RECORDED_FROM or images >= COMPILED_FROM)
+        self.expected = len(batches[0]) if many else 0
+        if self.compiles != (images >= COMPILED_FROM):
+            self.compiles, self.recorded = images >= COMPILED_FROM, None
 
     def repeat(self, pixels: Tensor) -> Tensor:
-        """Run a batch of the expected size on a GPU; of another size or type later, if it cannot be recorded."""
+        """Run a batch of the expected size on a GPU; if its pass cannot be recorded, the ordinary one."""
         size, self.expected = self.expected, 0  # the pass itself is the ordinary one
         try:
-            if self.recorded is None:
+            if self.recorded is None or not self.recorded.fits(pixels):
                 self.recorded = Recorded(self.compile_pass() if self.compiles else self, pixels)
-            result = self.recorded(pixels) if self.recorded.fits(pixels) else self(pixels)
+            result = self.recorded(pixels)
         except Exception as error:  # of any kind, from compilers and drivers
             if is_out_of_memory(error):
                 self.expected = size

@@ -1,6 +1,5 @@
 """`embed` from JPEG files, against the smaller of its two limits: decoding on all cores, and the forward pass alone."""
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
@@ -15,9 +14,10 @@ from PIL import Image
 from tests.bench.gpu.measure import Row, Setting, in_turns, say, seconds
 from tests.bench.gpu.networks import resnet, vit_base
 from transferkit.data.image_table import ImageTable, open_images
-from transferkit.embed.stream import batch_ranges, stream_table, usual_batch_size
+from transferkit.embed.stream import batch_ranges, one_core_each, stream_table, usual_batch_size
 from transferkit.extractor import Extractor
 from transferkit.images.preprocessing import Preprocessing
+from transferkit.images.silence import pillow_silenced
 from transferkit.runtime.cores import cores
 
 IMAGES, DISTINCT = 4096, 512
@@ -26,19 +26,19 @@ IMAGES, DISTINCT = 4096, 512
 def rows(setting: Setting) -> Iterator[Row]:
     """Yield a row per network, and one on nvJPEG for information."""
     images, distinct = (32, 8) if setting.small else (IMAGES, DISTINCT)
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, processes() as pool:
         root = Path(folder, "photographs")
-        drawn = seconds(setting.device, partial(draw, root, images, distinct))
+        drawn = seconds(setting.device, partial(draw, pool, root, images, distinct))
         megabytes = sum(path.stat().st_size for path in root.iterdir()) / 2**20
         say(f"{images:,} photographs of {distinct} drawn in {drawn:.0f} s, {megabytes / images * 1024:.0f} KB each")
         table = open_images(root)
         yield from nvjpeg(root, setting)
         networks = {"ResNet18": resnet, "ViT-B/16": lambda: vit_base(setting.small)}
         for name, make in networks.items():
-            yield measure(name, make().extractor.to(setting.device), table, setting)
+            yield measure(name, make().extractor.to(setting.device), table, pool, setting)
 
 
-def measure(name: str, extractor: Extractor, table: ImageTable, setting: Setting) -> Row:
+def measure(name: str, extractor: Extractor, table: ImageTable, pool: ProcessPoolExecutor, setting: Setting) -> Row:
     """Time all of it and both limits in turns; each limit is what the same machine does of one part alone."""
     size = 8 if setting.small else usual_batch_size(setting.device)
     ranges = batch_ranges(len(table), size)
@@ -55,15 +55,14 @@ def measure(name: str, extractor: Extractor, table: ImageTable, setting: Setting
             alone(pixels)
 
     scheme = extractor.preprocessing
-    with processes() as pool:
-        decoders = {
-            "threads": partial(decode_in_threads, table, scheme),
-            "processes": partial(decode_in_processes, pool, table, scheme),
-        }
-        for function in (whole, compute, *decoders.values()):  # warm
-            function()
-        pairs = 1 if setting.small else 3
-        times = in_turns(setting.device, whole, compute, *decoders.values(), pairs=pairs)
+    decoders = {
+        "threads": partial(decode_in_threads, table, scheme),
+        "processes": partial(decode_in_processes, pool, table, scheme),
+    }
+    for function in (whole, compute, *decoders.values()):  # warm
+        function()
+    pairs = 1 if setting.small else 3
+    times = in_turns(setting.device, whole, compute, *decoders.values(), pairs=pairs)
     rates = [[len(table) / each for each in side] for side in times]
     ours, limits = rates[0], [min(computed, max(decoded)) for computed, *decoded in zip(*rates[1:], strict=True)]
     texts = [f"{what} {max(side):,.0f}" for what, side in zip(("ours", "forward", *decoders), rates, strict=True)]
@@ -73,14 +72,13 @@ def measure(name: str, extractor: Extractor, table: ImageTable, setting: Setting
 
 
 def processes() -> ProcessPoolExecutor:
-    """Return a process per core, each with one thread."""
-    context = get_context("forkserver" if os.name == "posix" else "spawn")
-    return ProcessPoolExecutor(cores(), context, initializer=torch.set_num_threads, initargs=(1,))
+    """Return a process per core, each with one thread; they are forked, and leave the GPU alone."""
+    return ProcessPoolExecutor(cores(), get_context("fork"), initializer=torch.set_num_threads, initargs=(1,))
 
 
 def decode_in_threads(table: ImageTable, scheme: Preprocessing) -> None:
     """Decode and resize all images in a thread per core."""
-    with ThreadPoolExecutor(cores()) as pool:
+    with one_core_each(), pillow_silenced(), ThreadPoolExecutor(cores()) as pool:
         for _ in pool.map(lambda row: scheme.resize_crop(table.read(row), exact=False), range(len(table))):
             pass
 
@@ -122,11 +120,10 @@ def nvjpeg(root: Path, setting: Setting) -> Iterator[Row]:
     yield Row("nvJPEG", "", [len(data) / each for each in times], unit=" images/s", note=note)
 
 
-def draw(root: Path, images: int, distinct: int) -> None:
+def draw(pool: ProcessPoolExecutor, root: Path, images: int, distinct: int) -> None:
     """Write JPEGs of 500 x 375 with detail at every scale, as photographs have; the rest are links to them."""
     root.mkdir()
-    with processes() as pool:
-        list(pool.map(partial(draw_one, root), range(distinct), chunksize=8))
+    list(pool.map(partial(draw_one, root), range(distinct), chunksize=8))
     for number in range(distinct, images):
         (root / f"{number:05d}.jpg").hardlink_to(root / f"{number % distinct:05d}.jpg")
 
