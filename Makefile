@@ -4,8 +4,7 @@ PYTHON ?= python3
 BIN = $(VENV)/bin
 SHELL := bash
 .DELETE_ON_ERROR:
-.PHONY: help install quickstart test test-all test-gpu coverage lint style types format docs bench bench-full bench-gpu \
-	floors release-check clean
+.PHONY: help install quickstart test test-all test-gpu coverage lint style types format docs bench bench-full bench-gpu floors release-check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
