@@ -21,7 +21,7 @@ from tests.bench.gpu.measure import Row, Setting, say
 from transferkit.runtime.cores import cores
 from transferkit.training.trainer import quiet_libraries
 
-NAMES = ("files", "finetune", "search", "probe", "forward")  # compiling takes longest
+NAMES = ("files", "finetune", "forward", "search", "probe")
 LIBRARIES = ("torch", "torchvision", "transformers", "lightning", "numpy", "pillow", "triton")
 
 

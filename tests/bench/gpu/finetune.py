@@ -16,7 +16,7 @@ from transferkit.data.datamodule import ImageDataModule
 from transferkit.training.module import TransferModule
 from transferkit.training.trainer import make_trainer, seed_everything
 
-BATCH, STEPS, CLASSES = 128, 24, 8
+BATCH, STEPS, CLASSES = 128, 20, 8
 
 
 class Clock(Callback):

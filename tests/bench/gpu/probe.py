@@ -10,7 +10,7 @@ from transferkit.probe.linear import C_GRID, COARSE_ENOUGH, fit_linear, logits_o
 from transferkit.probe.standardize import KINDS
 
 WIDTH, CLASSES, HELD_OUT = 768, 1000, 20_000
-SECONDS = 60  # no further strength is begun after these
+SECONDS = 35  # no further strength is begun after these
 
 
 def rows(setting: Setting) -> Iterator[Row]:
