@@ -83,5 +83,18 @@ def write_run(
     return Example(run, paths, labels, preds, probability.numpy(), metrics)
 
 
+def write_photographed_run(root: Path) -> Example:
+    """Write a run of 2,000 images in 50 classes, as hard to compress as photographs: noise on all scales."""
+    example = write_run(root, [f"class {number:02d}" for number in range(50)], per_class=40, images=False)
+    rng = np.random.default_rng(0)
+    for path in example.paths:
+        pixels = sum(
+            np.kron(rng.normal(0, 12, (300 // size + 1, 400 // size + 1, 3)), np.ones((size, size, 1)))[:300, :400]
+            for size in (2, 8, 32, 128)
+        )
+        Image.fromarray(np.clip(128 + 2 * pixels, 0, 255).astype(np.uint8)).save(root / "images" / path, quality=85)
+    return example
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content))
