@@ -23,16 +23,12 @@ from transferkit.training.ema import MovingAverage
 from transferkit.training.fit_progress import leave_ended_epoch, run_validation
 from transferkit.training.lora import adapt, complete, leave_out_base
 from transferkit.training.metrics import EvaluationMetrics, TrainingEpoch
-from transferkit.training.mixing import mixed, weighted_losses
+from transferkit.training.mixing import mixed, weigh_rows, weighted_losses
 from transferkit.training.network import TransferNetwork
 from transferkit.training.optimizers import CosineWithWarmup, check_length, check_ranges, gradient_descent
 from transferkit.training.probe_start import probe_start
 from transferkit.training.regimes import Regime, check_unfreezing
-from transferkit.training.regularization_path import (
-    RegularizationPath,
-    is_solvable,
-    path_length,
-)
+from transferkit.training.regularization_path import RegularizationPath, is_solvable, path_length
 from transferkit.training.resume import check_processes, resumed_solver
 from transferkit.training.start import WORDS, open_start
 
@@ -180,7 +176,7 @@ class TransferModule(TransferNetwork):
         if stage == "fit":
             held_out = {name: table.paths for name, table in data.tables.items() if name in ("val", "test")}
             check_unseen(held_out, self.fitted_on if self.starts_trained else "")
-            data.loss_weights()  # raises now rather than after an hour of embedding
+            data.loss_weights(), data.row_weights()  # raise now rather than after an hour of embedding
             if self.regime != "frozen" and data.views:
                 log.warning("`views=%d` has no effect: embeddings are cached for a frozen backbone only", data.views)
         self.connected = (data, stage)
@@ -223,6 +219,7 @@ class TransferModule(TransferNetwork):
         if stage == "fit":
             self.resumes, self.starts_trained = False, self.starts_trained or self.regime == "lp-ft"
             self.class_weights, self.mixing = data.loss_weights(), (data.mixup, data.cutmix)
+            self.row_weights = data.row_weights()
             if train := data.tables.get("train"):  # the user's own loaders have none
                 counts = Counter(train.labels)
                 self.class_counts = {name: counts[name] for name in self.class_names}
@@ -240,9 +237,11 @@ class TransferModule(TransferNetwork):
         if not self.solves:
             return gradient_descent(self.backbone, self.head, self.hparams, self.trainer)
         (train,), target = self.data.features["train"], self.data.targets("train")
-        smoothing = self.hparams["label_smoothing"]
+        smoothing, rows = self.hparams["label_smoothing"], self.row_weights and self.row_weights.rows
         steps = path_length(self.trainer)
-        return RegularizationPath(self.head, train, target, steps, self.l2_normalize, self.class_weights, smoothing)
+        return RegularizationPath(
+            self.head, train, target, steps, self.l2_normalize, self.class_weights, smoothing, rows
+        )
 
     def on_fit_start(self) -> None:
         """Fit the head that a new ``lp-ft`` starts from, and set train mode, which Lightning leaves as it finds it.
@@ -282,7 +281,7 @@ class TransferModule(TransferNetwork):
         """
         batch = mixed(batch, *self.mixing, len(self.class_names), self.normalized)
         logits, smoothing = self.classify(self.embed(batch)), self.hparams["label_smoothing"]
-        losses, weight = weighted_losses(logits, batch, self.class_weights, smoothing)
+        losses, weight = weigh_rows(batch, *weighted_losses(logits, batch, self.class_weights, smoothing))
         self.training_epoch.loss.update(losses, weight)
         return losses.mean() * batch["scale"] if "scale" in batch else losses.mean()
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from transferkit.backbones.adapters import merge_adapters
 from transferkit.data.batches import Batch
+from transferkit.data.sample_weights import SampleWeights
 from transferkit.extractor import Extractor
 from transferkit.extractor.calibration import Calibration
 from transferkit.extractor.checkpoint_reader import FORMAT
@@ -37,6 +38,7 @@ class TransferNetwork(LightningModule):
     Attributes:
         head: linear layer (D -> classes); None until the classes are known.
         class_weights: (classes,) weight of each class in the loss, or None.
+        row_weights: weight of each training image in the loss, or None.
         class_counts: number of training images by class.
         image_counts: number of images by split.
         starts_trained: whether the head was trained before.
@@ -54,6 +56,7 @@ class TransferNetwork(LightningModule):
         self.head: nn.Linear | None = None
         self.l2_normalize = extractor.l2_normalize
         self.class_weights: Tensor | None = None
+        self.row_weights: SampleWeights | None = None
         self.class_counts: dict[str, int] = {}
         self.image_counts: dict[str, int] = {}
         self.starts_trained, self.fitted_on = False, ""
@@ -169,6 +172,7 @@ class TransferNetwork(LightningModule):
             "regime": self.regime,
             "fitted_on": self.fitted_on,
             "class_weights": None if self.class_weights is None else self.class_weights.tolist(),
+            "sample_weights": self.row_weights and self.row_weights.record,
             "versions": self.versions,
         }
 

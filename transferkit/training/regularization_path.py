@@ -42,6 +42,7 @@ class RegularizationPath(torch.optim.Optimizer):
         l2_normalize: whether the head reads L2-normalized embeddings.
         class_weights: (K,) weight of each class in the loss, or None.
         label_smoothing: in [0, 1).
+        row_weights: (N,) weight of each row in the loss, or None.
 
     Attributes:
         unsolved: the C of each step that did not reach the tolerance.
@@ -59,6 +60,7 @@ class RegularizationPath(torch.optim.Optimizer):
         l2_normalize: bool = False,
         class_weights: Tensor | None = None,
         label_smoothing: float = 0.0,
+        row_weights: Tensor | None = None,
     ) -> None:
         super().__init__([{"name": "head", "params": list(head.parameters()), "C": 0.0, "done": 0}], {"lr": 1.0})
         rows = F.normalize(features.float()) if l2_normalize else features.float()
@@ -66,7 +68,7 @@ class RegularizationPath(torch.optim.Optimizer):
             raise UserError("some training embeddings hold NaN or infinity; check the extractor and its weights")
         self.standardization = Standardization.fit(rows, "zscore")
         self.objective = Objective(
-            rows, target, head.out_features, self.standardization, class_weights, label_smoothing
+            rows, target, head.out_features, self.standardization, class_weights, label_smoothing, row_weights
         )
         self.steps = steps
         self.unsolved: list[float] = []
