@@ -29,6 +29,8 @@ MODELS = {
     "full vit": [*options("model", VIT), "--model.regime", "full"],
     "lora vit": ["--model.backbone", "vit", "--model.regime", "lora"],
     "lp-ft vit": [*options("model", VIT), "--model.regime", "lp-ft"],
+    "stages vit": [*options("model", VIT), "--model.regime", "stages"],
+    "stages resnet": [*options("model", {**RESNET, "batchnorm": "eval"}), "--model.regime", "stages"],
     "partial vit": [*options("model", VIT), "--model.regime", "partial"],
     "frozen resnet, cached": options("model", RESNET),
     "frozen resnet": [*options("model", RESNET), "--data.cache", "off"],

@@ -1,7 +1,6 @@
 """The LightningModule: an extractor's backbone and a linear head, trained on labelled images."""
 
 import logging
-from collections import Counter
 from typing import Any, Literal
 
 import torch
@@ -12,20 +11,27 @@ from torch import Tensor
 from transferkit.backbones.weights import apply_masks
 from transferkit.data.batches import Batch
 from transferkit.data.datamodule import ImageDataModule
-from transferkit.data.seen import check_unseen, remember_paths
+from transferkit.data.seen import check_unseen
 from transferkit.embed import fill_features
 from transferkit.errors import UserError
 from transferkit.extractor.checkpoint_reader import KEY
 from transferkit.extractor.engine import Choice
 from transferkit.images.augmentation import view_seed
-from transferkit.training.checkpoints import EPOCH, check_resumable, current_metrics, is_within_epoch, mend_progress
-from transferkit.training.ema import MovingAverage
+from transferkit.training.checkpoints import (
+    EPOCH,
+    check_resumable,
+    current_metrics,
+    is_within_epoch,
+    mend_progress,
+    same_weights,
+)
 from transferkit.training.fit_progress import leave_ended_epoch, run_validation
 from transferkit.training.lora import adapt, complete, leave_out_base
 from transferkit.training.metrics import EvaluationMetrics, TrainingEpoch
 from transferkit.training.mixing import mixed, weighted_losses
 from transferkit.training.network import TransferNetwork
 from transferkit.training.optimizers import CosineWithWarmup, check_length, check_ranges, gradient_descent
+from transferkit.training.own_callbacks import own_callbacks
 from transferkit.training.probe_start import probe_start
 from transferkit.training.regimes import Regime, check_unfreezing
 from transferkit.training.regularization_path import (
@@ -47,7 +53,8 @@ class TransferModule(TransferNetwork):
         weights: ``DEFAULT``, ``none`` (random) or a path; always random with regime ``scratch``.
         pooling: how features become one embedding; ``None`` is the backbone's default.
         regime: ``frozen`` trains the head, ``partial`` also the last stages, ``full`` everything, ``scratch``
-            everything from random weights, ``lp-ft`` everything from a linear probe's head, ``lora`` adapters.
+            everything from random weights, ``lp-ft`` everything from a linear probe's head, ``stages`` the head, then
+            one more stage after the other, ``lora`` adapters.
         unfreeze_last: number of stages that learn with regime ``partial``.
         lr_head: learning rate of the head, unless it is solved for; by default 3e-3, with regime ``lp-ft`` that of the
             backbone.
@@ -151,7 +158,7 @@ class TransferModule(TransferNetwork):
     @property
     def logged_names(self) -> set[str]:
         """Names that a fit logs and a callback may monitor, once the classes are known."""
-        return self.val_metrics.scalars | {"train/loss", "epoch_time", "lr/head", "lr/backbone", "head/C"}
+        return self.val_metrics.scalars | {"train/loss", "epoch_time", "lr/head", "lr/backbone", "head/C", "stages"}
 
     def connect(self, data: ImageDataModule, stage: str) -> None:
         """Exchange classes and preprocessing with the data, and check what can be checked without decoding images.
@@ -197,8 +204,7 @@ class TransferModule(TransferNetwork):
         if self.connected != (self.data, stage):
             self.connect(self.data, stage)
         self.connected = None  # the next fit or evaluation connects again
-        ema = self.hparams["ema"]
-        return [] if ema is None or stage != "fit" else [MovingAverage(ema)]
+        return own_callbacks(self) if stage == "fit" else []
 
     def setup(self, stage: str) -> None:
         """Embed all images once for a frozen backbone, or check that they can be read.
@@ -223,11 +229,7 @@ class TransferModule(TransferNetwork):
         if stage == "fit":
             self.resumes, self.starts_trained = False, self.starts_trained or self.regime == "lp-ft"
             self.class_weights, self.mixing = data.loss_weights(), (data.mixup, data.cutmix)
-            if train := data.tables.get("train"):  # the user's own loaders have none
-                counts = Counter(train.labels)
-                self.class_counts = {name: counts[name] for name in self.class_names}
-                self.image_counts = {name: len(table) for name, table in data.tables.items()}
-                self.fitted_on = remember_paths(train.paths, self.fitted_on)
+            self.remember_images(data.tables)
             all_batches = self.trainer.limit_train_batches == 1.0 and not data.mixup
             views = data.features.get("train", []) if all_batches and self.regime == "frozen" else []
             self.solves = is_solvable(self.hparams, views, len(self.class_names))
@@ -387,13 +389,8 @@ class TransferModule(TransferNetwork):
         if resumes and EPOCH in checkpoint:
             check_processes(checkpoint[EPOCH], self.trainer.world_size)
             self.training_epoch.load_state_dict(checkpoint[EPOCH], self.trainer.strategy.root_device)
-        elif not resumes and trainer is not None and self.data.features:
-            self.forget_features(checkpoint["state_dict"])
-
-    def forget_features(self, state: dict[str, Tensor]) -> None:
-        """Drop cached embeddings if a loaded checkpoint has another backbone than the one that computed them."""
-        own = self.backbone.state_dict()
-        if any(not torch.equal(state[f"backbone.{name}"].cpu(), value.cpu()) for name, value in own.items()):
-            splits = tuple(self.data.features)
-            self.data.configure(features={})
-            self.data.check_images(splits)
+        elif not resumes and trainer is not None and (splits := tuple(self.data.features)):
+            same = same_weights(checkpoint["state_dict"], self.backbone)
+            if not same:
+                self.data.configure(features={})
+                self.data.check_images(splits)

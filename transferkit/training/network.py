@@ -1,6 +1,8 @@
 """The network that is trained: an extractor's backbone, partly or wholly frozen, under a linear head."""
 
 import copy
+from collections import Counter
+from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import cached_property
 from typing import Any
@@ -11,6 +13,8 @@ from torch import Tensor, nn
 
 from transferkit.backbones.adapters import merge_adapters
 from transferkit.data.batches import Batch
+from transferkit.data.image_table import ImageTable
+from transferkit.data.seen import remember_paths
 from transferkit.extractor import Extractor
 from transferkit.extractor.calibration import Calibration
 from transferkit.extractor.checkpoint_reader import FORMAT
@@ -41,6 +45,8 @@ class TransferNetwork(LightningModule):
         image_counts: number of images by split.
         starts_trained: whether the head was trained before.
         calibration: what is known of the head that it starts from; as_extractor() drops that of another head.
+        first_trainable: index of the first stage that a fit changes.
+        learns_from: index of the first stage that learns now.
         fitted_on: the images that it was fitted on, as :func:`~transferkit.data.seen.remember_paths` writes them.
     """
 
@@ -61,6 +67,7 @@ class TransferNetwork(LightningModule):
         if extractor.head:
             self.start_from(extractor)
         self.first_trainable = first_trainable(self.backbone, regime, unfreeze_last)
+        self.learns_from = self.first_trainable
         freeze(self.backbone, self.first_trainable)
 
     def set_classes(self, names: list[str]) -> None:
@@ -81,6 +88,15 @@ class TransferNetwork(LightningModule):
         if weights := extractor.record.get("class_weights"):
             self.class_weights = torch.tensor(weights)
 
+    def remember_images(self, tables: Mapping[str, ImageTable]) -> None:
+        """Take down how many images a fit has by class and split, and which it learns from, by table of each split."""
+        if "train" not in tables:  # the user's own loaders
+            return
+        counts = Counter(tables["train"].labels)
+        self.class_counts = {name: counts[name] for name in self.class_names}
+        self.image_counts = {name: len(table) for name, table in tables.items()}
+        self.fitted_on = remember_paths(tables["train"].paths, self.fitted_on)
+
     def start_from_words(self, names: list[str]) -> None:
         """Make the head that the names of the classes are, see :func:`~transferkit.extractor.word_head.word_head`.
 
@@ -100,7 +116,7 @@ class TransferNetwork(LightningModule):
     def train(self, mode: bool = True) -> "TransferNetwork":
         """Set train or eval mode; frozen stages stay in eval mode, so that their BatchNorm statistics stay."""
         super().train(mode)
-        set_mode(self.backbone, self.first_trainable, mode, self.batchnorm_moves)
+        set_mode(self.backbone, self.learns_from, mode, self.batchnorm_moves)
         return self
 
     def embed(self, batch: Batch) -> Tensor:
