@@ -54,13 +54,17 @@ class EpochBatchSampler(DistributedSampler[Item]):
         self.epoch = 0
         self.begun = (0, 0)  # an epoch, and how many of its batches were done before a fit was resumed
 
-    def batches(self) -> list[tuple[list[int], float]]:
-        """Return rows and scale of each batch of this process in the current epoch."""
+    def wholes(self) -> list[list[int]]:
+        """Return the rows of each global batch, which the processes share, in the current epoch."""
         order = list(range(self.rows))
         if self.shuffle:
             generator = torch.Generator().manual_seed(view_seed(self.seed, self.epoch, self.rows))
             order = torch.randperm(self.rows, generator=generator).tolist()
-        wholes = [order[start:end] for start, end in itertools.pairwise([0, *self.ends])]
+        return [order[start:end] for start, end in itertools.pairwise([0, *self.ends])]
+
+    def batches(self) -> list[tuple[list[int], float]]:
+        """Return rows and scale of each batch of this process in the current epoch."""
+        wholes = self.wholes()
         shares = [whole[self.rank :: self.num_replicas] for whole in wholes]
         return [
             (share, len(share) * self.num_replicas / len(whole)) for share, whole in zip(shares, wholes, strict=True)

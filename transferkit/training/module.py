@@ -26,6 +26,7 @@ from transferkit.training.checkpoints import (
     same_weights,
 )
 from transferkit.training.fit_progress import leave_ended_epoch, run_validation
+from transferkit.training.head_rates import candidates, choose_rates
 from transferkit.training.lora import adapt, complete, leave_out_base
 from transferkit.training.metrics import EvaluationMetrics, TrainingEpoch
 from transferkit.training.mixing import mixed, weighted_losses
@@ -40,7 +41,7 @@ from transferkit.training.regularization_path import (
     path_length,
 )
 from transferkit.training.resume import check_processes, resumed_solver
-from transferkit.training.start import WORDS, open_start
+from transferkit.training.start import open_start
 
 log = logging.getLogger(__name__)
 
@@ -50,27 +51,26 @@ class TransferModule(TransferNetwork):
 
     Args:
         backbone: torchvision name, Hugging Face id or directory, exported directory, or checkpoint.
-        weights: ``DEFAULT``, ``none`` (random) or a path; always random with regime ``scratch``.
+        weights: ``DEFAULT``, ``none`` (random, as with scratch) or a path.
         pooling: how features become one embedding; ``None`` is the backbone's default.
         regime: ``frozen`` trains the head, ``partial`` also the last stages, ``full`` everything, ``scratch``
             everything from random weights, ``lp-ft`` everything from a linear probe's head, ``stages`` the head, then
             one more stage after the other, ``lora`` adapters.
         unfreeze_last: number of stages that learn with regime ``partial``.
-        lr_head: learning rate of the head, unless it is solved for; by default 3e-3, with regime ``lp-ft`` that of the
-            backbone.
+        lr_head: learning rate of the head; by default 3e-3, with lp-ft the backbone's; ``auto`` or a list, if frozen, is
+            the best of several on val.
         lr_backbone: learning rate of the last stage; by default 1e-4, BatchNorm 3e-4, lora 1e-3.
-        layer_decay: factor on the learning rate for each stage further from the head, in (0, 1].
+        layer_decay: factor on the rate per stage away from the head, in (0, 1].
         optimizer: ``adamw``, ``sgd``, or ``lbfgs``, which solves for the head on a frozen backbone's embeddings at one
-            strength of regularization per epoch, from strong to weak. ``auto`` is ``lbfgs`` without augmentation,
-            dropout and ``lr_head``, otherwise ``adamw``.
-        batchnorm: ``train`` normalizes by the batch in BatchNorm layers that learn, ``eval`` by the running
-            statistics, which then stay; ``auto`` is ``train``.
-        weight_decay: decoupled for ``adamw``, L2 for ``sgd``; only on weights of linear layers and convolutions.
+            strength of regularization per epoch; ``auto`` is ``lbfgs`` without augmentation, dropout and ``lr_head``,
+            otherwise ``adamw``.
+        batchnorm: layers that learn normalize by the batch, or (``eval``) by the running statistics, which then stay.
+        weight_decay: decoupled for ``adamw``, L2 for ``sgd``; on linear layers and convolutions; or a list, as lr_head.
         momentum: of ``sgd``.
         warmup_epochs: epochs of linear warm-up before the cosine.
         label_smoothing: in [0, 1).
         dropout: on the embedding before the head, in [0, 1).
-        l2_normalize: give the head L2-normalized embeddings; ``None`` is as the checkpoint's head had it, or false.
+        l2_normalize: normalize embeddings; None is as the checkpoint's head, or false.
         head: a probe's classifier of the same extractor and classes, fitted on no image of val and test, which brings
             its ``l2_normalize``; ``zeroshot`` starts from the class names, with a model of images and texts (pooling
             ``projection``); ``none`` from a new head.
@@ -97,12 +97,12 @@ class TransferModule(TransferNetwork):
         pooling: str | None = None,
         regime: Regime = "frozen",
         unfreeze_last: int = 1,
-        lr_head: float | None = None,
+        lr_head: float | list[float] | Literal["auto"] | None = None,
         lr_backbone: float | None = None,
         layer_decay: float = 1.0,
         optimizer: Literal["auto", "adamw", "sgd", "lbfgs"] = "auto",
         batchnorm: Literal["auto", "train", "eval"] = "auto",
-        weight_decay: float = 0.01,
+        weight_decay: float | list[float] = 0.01,
         momentum: float = 0.9,
         warmup_epochs: float = 1.0,
         label_smoothing: float = 0.0,
@@ -137,6 +137,7 @@ class TransferModule(TransferNetwork):
         self.training_epoch = TrainingEpoch()
         self.solves = False  # whether the optimizer is lbfgs; known when the data is
         self.mixing = (0.0, 0.0)  # mixup and cutmix of the data
+        self.chosen: dict[str, float] = {}  # of options for which several values are tried
         self.resumes = False  # whether this fit continues from a checkpoint
         self.connected: tuple[ImageDataModule, str] | None = None
 
@@ -175,19 +176,12 @@ class TransferModule(TransferNetwork):
         if stage != "fit":
             data.set_class_names(self.class_names)
         elif self.class_names != data.class_names:
-            if self.hparams["head"] == WORDS:
-                self.start_from_words(data.class_names)
-            elif self.hparams["head"] not in (None, "none"):
-                raise UserError(
-                    f"the classes of {self.hparams['head']} are {', '.join(self.class_names)}, the data has "
-                    f"{', '.join(data.class_names)}; probe this data, or leave out `head`"
-                )
-            else:
-                self.set_classes(data.class_names)
+            self.take_classes(data.class_names, self.hparams["head"])
         if stage == "fit":
             held_out = {name: table.paths for name, table in data.tables.items() if name in ("val", "test")}
             check_unseen(held_out, self.fitted_on if self.starts_trained else "")
             data.loss_weights()  # raises now rather than after an hour of embedding
+            candidates(self.hparams)
             if self.regime != "frozen" and data.views:
                 log.warning("`views=%d` has no effect: embeddings are cached for a frozen backbone only", data.views)
         self.connected = (data, stage)
@@ -227,6 +221,7 @@ class TransferModule(TransferNetwork):
                 log.warning("PyTorch runs the network: `engine` needs cached float32 embeddings, without `cache=off`")
             data.check_images(splits)
         if stage == "fit":
+            self.chosen = {}
             self.resumes, self.starts_trained = False, self.starts_trained or self.regime == "lp-ft"
             self.class_weights, self.mixing = data.loss_weights(), (data.mixup, data.cutmix)
             self.remember_images(data.tables)
@@ -240,7 +235,11 @@ class TransferModule(TransferNetwork):
         assert self.head is not None
         check_length(self.trainer, len(self.data.train_dataloader()))
         if not self.solves:
-            return gradient_descent(self.backbone, self.head, self.hparams, self.trainer)
+            if len(candidates(self.hparams)) > 1 and not self.chosen:
+                self.chosen = choose_rates(
+                    self.head, self.hparams, self.data, self.trainer, self.class_weights, self.l2_normalize
+                )
+            return gradient_descent(self.backbone, self.head, {**self.hparams, **self.chosen}, self.trainer)
         (train,), target = self.data.features["train"], self.data.targets("train")
         smoothing = self.hparams["label_smoothing"]
         steps = path_length(self.trainer)
@@ -351,6 +350,7 @@ class TransferModule(TransferNetwork):
         """Return the record of a checkpoint: the network's, what it started from, and what it reached."""
         return super().describe() | {
             "weights": f"{self.hparams['backbone']} ({self.hparams['weights']})",
+            "chosen": self.chosen,
             "metrics": current_metrics(self._trainer, self.validated_at) if self._trainer else {},
         }
 
@@ -377,6 +377,7 @@ class TransferModule(TransferNetwork):
         self.resumes = resumes = trainer is not None and trainer.state.fn == "fit"
         if resumes:
             check_resumable(checkpoint, self.class_names, self.backbone.state_dict(), self.frozen_keys)
+            self.chosen = record.get("chosen", {})
             self.solves = resumed_solver(checkpoint, self.regime, self.hparams["optimizer"], self.solves)
             self.data.configure(one_batch=self.solves)
         elif record["class_names"] != self.class_names:

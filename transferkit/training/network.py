@@ -15,6 +15,7 @@ from transferkit.backbones.adapters import merge_adapters
 from transferkit.data.batches import Batch
 from transferkit.data.image_table import ImageTable
 from transferkit.data.seen import remember_paths
+from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 from transferkit.extractor.calibration import Calibration
 from transferkit.extractor.checkpoint_reader import FORMAT
@@ -25,6 +26,7 @@ from transferkit.runtime.full_float32 import full_float32
 from transferkit.runtime.versions import versions
 from transferkit.training.metrics import EvaluationMetrics
 from transferkit.training.regimes import Regime, first_trainable, freeze, frozen_keys, set_mode
+from transferkit.training.start import WORDS
 
 
 class TransferNetwork(LightningModule):
@@ -96,6 +98,26 @@ class TransferNetwork(LightningModule):
         self.class_counts = {name: counts[name] for name in self.class_names}
         self.image_counts = {name: len(table) for name, table in tables.items()}
         self.fitted_on = remember_paths(tables["train"].paths, self.fitted_on)
+
+    def take_classes(self, names: list[str], head: str | None) -> None:
+        """Make a head for the classes of the data, which are not those of the head so far.
+
+        Args:
+            names: the classes.
+            head: the option of the module.
+
+        Raises:
+            UserError: a classifier of other classes was asked for.
+        """
+        if head == WORDS:
+            self.start_from_words(names)
+        elif head in (None, "none"):
+            self.set_classes(names)
+        else:
+            raise UserError(
+                f"the classes of {head} are {', '.join(self.class_names)}, the data has {', '.join(names)}; "
+                "probe this data, or leave out `head`"
+            )
 
     def start_from_words(self, names: list[str]) -> None:
         """Make the head that the names of the classes are, see :func:`~transferkit.extractor.word_head.word_head`.
