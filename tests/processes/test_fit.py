@@ -33,6 +33,8 @@ MODELS = {
     "stages resnet": [*options("model", {**RESNET, "batchnorm": "eval"}), "--model.regime", "stages"],
     "partial vit": [*options("model", VIT), "--model.regime", "partial"],
     "frozen resnet, cached": options("model", RESNET),
+    "frozen resnet, best of several rates": [*options("model", RESNET), "--model.lr_head", "auto"],
+    "full vit, rate chosen": [*options("model", VIT), "--model.regime", "full", "--model.lr_backbone", "auto"],
     "frozen resnet": [*options("model", RESNET), "--data.cache", "off"],
 }
 DYING = """

@@ -57,9 +57,10 @@ class TransferModule(TransferNetwork):
             everything from random weights, ``lp-ft`` everything from a linear probe's head, ``stages`` the head, then
             one more stage after the other, ``lora`` adapters.
         unfreeze_last: number of stages that learn with regime ``partial``.
-        lr_head: learning rate of the head; by default 3e-3, with lp-ft the backbone's; ``auto`` or a list, if frozen, is
-            the best of several on val.
-        lr_backbone: learning rate of the last stage; by default 1e-4, BatchNorm 3e-4, lora 1e-3.
+        lr_head: learning rate of the head; by default 3e-3, with lp-ft the backbone's; ``auto`` or a list, if frozen,
+            is the best of several on val.
+        lr_backbone: learning rate of the last stage; by default 1e-4, BatchNorm 3e-4, lora 1e-3; ``auto`` tries
+            some on val.
         layer_decay: factor on the rate per stage away from the head, in (0, 1].
         optimizer: ``adamw``, ``sgd``, or ``lbfgs``, which solves for the head on a frozen backbone's embeddings at one
             strength of regularization per epoch; ``auto`` is ``lbfgs`` without augmentation, dropout and ``lr_head``,
@@ -98,7 +99,7 @@ class TransferModule(TransferNetwork):
         regime: Regime = "frozen",
         unfreeze_last: int = 1,
         lr_head: float | list[float] | Literal["auto"] | None = None,
-        lr_backbone: float | None = None,
+        lr_backbone: float | Literal["auto"] | None = None,
         layer_decay: float = 1.0,
         optimizer: Literal["auto", "adamw", "sgd", "lbfgs"] = "auto",
         batchnorm: Literal["auto", "train", "eval"] = "auto",
@@ -137,7 +138,6 @@ class TransferModule(TransferNetwork):
         self.training_epoch = TrainingEpoch()
         self.solves = False  # whether the optimizer is lbfgs; known when the data is
         self.mixing = (0.0, 0.0)  # mixup and cutmix of the data
-        self.chosen: dict[str, float] = {}  # of options for which several values are tried
         self.resumes = False  # whether this fit continues from a checkpoint
         self.connected: tuple[ImageDataModule, str] | None = None
 

@@ -46,6 +46,7 @@ class TransferNetwork(LightningModule):
         class_counts: number of training images by class.
         image_counts: number of images by split.
         starts_trained: whether the head was trained before.
+        chosen: values of the options of which a fit has tried several.
         calibration: what is known of the head that it starts from; as_extractor() drops that of another head.
         first_trainable: index of the first stage that a fit changes.
         learns_from: index of the first stage that learns now.
@@ -65,6 +66,7 @@ class TransferNetwork(LightningModule):
         self.class_counts: dict[str, int] = {}
         self.image_counts: dict[str, int] = {}
         self.starts_trained, self.fitted_on = False, ""
+        self.chosen: dict[str, float] = {}
         self.calibration: Calibration | None = None
         if extractor.head:
             self.start_from(extractor)

@@ -2,7 +2,7 @@
 
 import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -21,16 +21,16 @@ LR_BATCHNORM, LR_OTHERS = 3e-4, 1e-4  # of a backbone; tests/bench/bench_transfe
 
 
 def chosen_rates(
-    lr_head: float | None, lr_backbone: float | None, backbone: Backbone, regime: str = "full"
+    lr_head: float | None, lr_backbone: float | Literal["auto"] | None, backbone: Backbone, regime: str = "full"
 ) -> tuple[float, float]:
-    """Return the learning rates of head and backbone, with defaults for None.
+    """Return the learning rates of head and backbone, with defaults for None and for a rate yet to be chosen.
 
     The default of a backbone with BatchNorm is higher than that of a transformer. A head that a probe has fitted
     learns no faster than the backbone. Adapters begin at zero and learn faster than weights.
     """
     batchnorm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in backbone.modules())
     default = LR_ADAPTERS if regime == "lora" else LR_BATCHNORM if batchnorm else LR_OTHERS
-    rate = default if lr_backbone is None else lr_backbone
+    rate = default if lr_backbone in (None, "auto") else float(lr_backbone)
     return (rate if regime == "lp-ft" else LR_HEAD) if lr_head is None else lr_head, rate
 
 
@@ -157,12 +157,22 @@ class CosineWithWarmup(torch.optim.lr_scheduler.LRScheduler):
         """Return the learning rate of each group."""
         return [self.factor * float(rate) for rate in self.base_lrs]
 
+    def replace_rates(self, groups: Sequence[Mapping[str, Any]]) -> None:
+        """Use the learning rates of other groups of the same parameters."""
+        self.base_lrs = [group["lr"] for group in groups]
+
     def state_dict(self) -> dict[str, Any]:
         """Return an empty dict: there is no state."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Do nothing: there is no state."""
+
+
+def group_rates(backbone: Backbone, head: nn.Module, options: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the parameter groups of a module with these options; see :func:`parameter_groups`."""
+    rates = chosen_rates(options["lr_head"], options["lr_backbone"], backbone, options["regime"])
+    return parameter_groups(backbone, head, *rates, options["layer_decay"], options["weight_decay"])
 
 
 def gradient_descent(
@@ -176,8 +186,7 @@ def gradient_descent(
         options: arguments of a TransferModule.
         trainer: of the fit.
     """
-    rates = chosen_rates(options["lr_head"], options["lr_backbone"], backbone, options["regime"])
-    groups = parameter_groups(backbone, head, *rates, options["layer_decay"], options["weight_decay"])
+    groups = group_rates(backbone, head, options)
     kind: Literal["adamw", "sgd"] = "sgd" if options["optimizer"] == "sgd" else "adamw"
     optimizer = make_optimizer(kind, groups, options["momentum"], fused=may_fuse(trainer))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": CosineWithWarmup(optimizer), "interval": "step"}}
@@ -258,7 +267,7 @@ def check_ranges(**options: Any) -> None:
         UserError: naming the argument and its range.
     """
     for name in ("lr_head", "lr_backbone", "weight_decay", "warmup_epochs"):
-        if options[name] is None or (name == "lr_head" and options[name] == "auto"):
+        if options[name] is None or (name in ("lr_head", "lr_backbone") and options[name] == "auto"):
             continue
         several = options[name] if isinstance(options[name], list) else [options[name]]
         if any(isinstance(value, bool) or not isinstance(value, numbers.Real) for value in several):
