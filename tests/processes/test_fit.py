@@ -35,6 +35,10 @@ MODELS = {
     "frozen resnet, cached": options("model", RESNET),
     "frozen resnet, best of several rates": [*options("model", RESNET), "--model.lr_head", "auto"],
     "full vit, rate chosen": [*options("model", VIT), "--model.regime", "full", "--model.lr_backbone", "auto"],
+    "checkpointed vit, balanced": [
+        *options("model", {**VIT, "regime": "full", "gradient_checkpointing": True}),
+        *options("data", {"balanced": True}),
+    ],
     "frozen resnet": [*options("model", RESNET), "--data.cache", "off"],
 }
 DYING = """

@@ -64,9 +64,8 @@ CASES: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("model", "data", "trainer"), [CASES[0], *(pytest.param(*case, marks=pytest.mark.slow) for case in CASES[1:])]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "data", "trainer"), CASES)
 def test_each_rate_is_tried_as_in_a_fit_of_so_many_steps(
     tmp_path: Path, losses: dict[float, float], model: dict[str, Any], data: dict[str, Any], trainer: dict[str, Any]
 ) -> None:
@@ -122,7 +121,7 @@ def test_where_there_is_nothing_to_choose(tmp_path: Path) -> None:
         trainer.fit(module, datamodule=LoaderDataModule(batches, batches, ["a", "b"]))
 
 
-@pytest.mark.parametrize("rate", [0.3, 0.0])
+@pytest.mark.parametrize("rate", [0.0, pytest.param(0.3, marks=pytest.mark.slow)])
 def test_a_fit_that_only_made_it_worse_says_so_and_keeps_the_start(
     tmp_path: Path, rate: float, caplog: pytest.LogCaptureFixture
 ) -> None:

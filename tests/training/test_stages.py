@@ -105,6 +105,7 @@ def test_killed_in_any_phase_and_resumed(tmp_path: Path, model: dict[str, Any]) 
         assert alike(whole.state_dict(), again.state_dict()), step
 
 
+@pytest.mark.slow
 def test_a_stage_that_learns_goes_on_in_a_longer_fit(tmp_path: Path) -> None:
     fit(tmp_path / "run", VIT)
     _, phases = fit(tmp_path / "longer", VIT, tmp_path / "run/checkpoints/last.ckpt", epochs=6)

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from transferkit.data.batches import Batch, EpochBatchSampler, leave_signals_to_main
+from transferkit.data.batches import Batch, EpochBatchSampler, loader_of
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.errors import UserError
 from transferkit.extractor.core import head_logits
@@ -31,8 +30,8 @@ from transferkit.training.regimes import set_mode
 log = logging.getLogger(__name__)
 
 FACTORS = (0.3, 1.0, 3.0, 10.0, 30.0)  # of the default rate
-# A short fit prefers a higher rate than a long one: 40 steps end at 97.1 % with the best rate of 10 steps, at 97.7 % with
-# half of it, at 98.0 % with a third (digits, ResNet18 of CIFAR-10, tests/bench/bench_transfer.py).
+# A short fit prefers a higher rate than a long one: 40 steps end at 97.1 % with the best rate of 10 steps, with half of
+# it at 97.7 %, with a third at 98.0 % (digits, ResNet18 of CIFAR-10, tests/bench/bench_transfer.py).
 MARGIN = 1 / 3
 SHARE, FEWEST, MOST = 0.05, 10, 200  # of the steps of the fit, for each rate
 WARMUP = 0.2  # share of these steps
@@ -161,7 +160,7 @@ def training_batches(data: ImageDataModule, trainer: Trainer, steps: int) -> Ite
             wholes = sampler.wholes()
         parts = [wholes[number][rank::count] for rank in range(count)]
         items += [(epoch, part, len(part) * count / len(wholes[number])) for part in parts]
-    batches = iter(reader(data, loader.dataset, items))
+    batches = iter(loader_of(loader.dataset, items, data.workers()))
     for _ in range(steps):
         yield [next(batches) for _ in range(count * trainer.accumulate_grad_batches)]
 
@@ -171,16 +170,4 @@ def val_batches(data: ImageDataModule) -> Iterator[Batch]:
     dataset = data.val_dataloader().dataset
     rows = list(range(len(data.targets("val"))))[:: -(-len(data.targets("val")) // MOST_VAL)]
     items = [(0, rows[start : start + data.batch_size], 1.0) for start in range(0, len(rows), data.batch_size)]
-    yield from reader(data, dataset, items)
-
-
-def reader(data: ImageDataModule, dataset: Any, items: list[tuple[int, list[int], float]]) -> DataLoader[Batch]:
-    """Return a loader of the batches that are named."""
-    return DataLoader(
-        dataset,
-        batch_size=None,
-        sampler=items,
-        num_workers=data.workers(),
-        worker_init_fn=leave_signals_to_main,
-        generator=torch.Generator(),  # its seeds for the workers must not change the training's random numbers
-    )
+    yield from loader_of(dataset, items, data.workers())

@@ -8,6 +8,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
+from transferkit.backbones.gradient_checkpointing import checkpoint_blocks
 from transferkit.backbones.weights import apply_masks
 from transferkit.data.batches import Batch
 from transferkit.data.datamodule import ImageDataModule
@@ -81,6 +82,7 @@ class TransferModule(TransferNetwork):
         revision: branch, tag or commit of a Hugging Face repository; by default its newest.
         ema: decay of a moving average of the weights, validated and kept: say 0.999.
         lora: fields of regime lora: ``{rank: 4, alpha: 8, dora: false, rslora: false}``.
+        gradient_checkpointing: less memory for more time.
 
     Attributes:
         epoch: epoch of the checkpoint that the backbone and head were opened from, or None.
@@ -116,6 +118,7 @@ class TransferModule(TransferNetwork):
         revision: str | None = None,
         ema: float | None = None,
         lora: dict[str, Any] | None = None,
+        gradient_checkpointing: bool = False,
     ) -> None:
         check_ranges(
             lr_head=lr_head, lr_backbone=lr_backbone, layer_decay=layer_decay, weight_decay=weight_decay,
@@ -131,14 +134,14 @@ class TransferModule(TransferNetwork):
         )  # fmt: skip
         super().__init__(extractor, regime, unfreeze_last, dropout, batchnorm != "eval", seed)
         self.save_hyperparameters(logger=False)
+        checkpoint_blocks(self.backbone, gradient_checkpointing)
         self.adapters = adapters
         self.epoch: int | None = extractor.record.get("epoch")
         self.by_class: dict[str, Tensor] = {}
         self.validated_at: int | None = None
         self.training_epoch = TrainingEpoch()
-        self.solves = False  # whether the optimizer is lbfgs; known when the data is
         self.mixing = (0.0, 0.0)  # mixup and cutmix of the data
-        self.resumes = False  # whether this fit continues from a checkpoint
+        self.solves = self.resumes = False  # whether a fit has lbfgs; whether it continues from a checkpoint
         self.connected: tuple[ImageDataModule, str] | None = None
 
     @property
@@ -225,7 +228,7 @@ class TransferModule(TransferNetwork):
             self.resumes, self.starts_trained = False, self.starts_trained or self.regime == "lp-ft"
             self.class_weights, self.mixing = data.loss_weights(), (data.mixup, data.cutmix)
             self.remember_images(data.tables)
-            all_batches = self.trainer.limit_train_batches == 1.0 and not data.mixup
+            all_batches = self.trainer.limit_train_batches == 1.0 and not data.mixup and not data.balanced
             views = data.features.get("train", []) if all_batches and self.regime == "frozen" else []
             self.solves = is_solvable(self.hparams, views, len(self.class_names))
             data.configure(one_batch=self.solves)

@@ -135,7 +135,7 @@ def is_solvable(options: Mapping[str, Any], views: Sequence[Tensor], classes: in
     if asked == "lbfgs":
         raise UserError(
             '`optimizer="lbfgs"` solves for the head on cached embeddings of a frozen backbone: without augmentation, '
-            f"mixing and dropout, with all batches, and up to {MOST_LOGITS} images times classes; "
+            f"mixing, dropout and balance, with all batches, and up to {MOST_LOGITS} images times classes; "
             'give `optimizer="adamw"`'
         )
     return False
