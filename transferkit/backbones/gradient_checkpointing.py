@@ -5,7 +5,7 @@ It is the same for every library, and counts a batch once in BatchNorm's statist
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,7 +31,6 @@ def blocks_of(modules: list[nn.Module]) -> Iterator[nn.Module]:
             yield module
 
 
-@cache
 def checkpointed(kind: type[nn.Module]) -> type[nn.Module]:
     """Return a class of modules like another, whose forward pass does not keep what it computes."""
 

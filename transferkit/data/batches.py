@@ -114,7 +114,7 @@ def balanced(target: Tensor, generator: torch.Generator) -> Tensor:
     >>> (rows < 5).sum().item(), (rows == 5).sum().item()
     (3, 3)
     """
-    classes = [torch.nonzero(target == number)[:, 0] for number in target.unique()]
+    classes = [torch.nonzero(target == number)[:, 0] for number in torch.unique(target)]
     each = max(1, round(len(target) / max(1, len(classes))))
     drawn = [
         torch.cat([rows[torch.randperm(len(rows), generator=generator)] for _ in range(-(-each // len(rows)))])[:each]

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor
 
 from transferkit.data.batches import Batch, EpochBatchSampler, loader_of
@@ -75,11 +76,12 @@ def choose_backbone_rate(network: TransferNetwork, data: ImageDataModule, traine
         UserError: the data has its own loaders, or no rate has a finite loss.
     """
     loader = data.train_dataloader()
-    if not isinstance(getattr(loader, "sampler", None), EpochBatchSampler):
+    sampler = getattr(loader, "sampler", None)
+    if not isinstance(sampler, EpochBatchSampler):
         raise UserError('`lr_backbone="auto"` needs the images of an ImageDataModule; give a number')
     options = network.hparams
     _, default = chosen_rates(options["lr_head"], None, network.backbone, options["regime"])
-    steps = trial_length(trainer, len(loader.sampler))
+    steps = trial_length(trainer, len(sampler))
 
     def choose() -> dict[str, float]:
         losses = {factor * default: trial(network, data, trainer, factor * default, steps) for factor in FACTORS}
@@ -131,11 +133,10 @@ def trial(network: TransferNetwork, data: ImageDataModule, trainer: Trainer, rat
                 part = {name: value.to(network.device) for name, value in part.items()}
                 batch = mixed(part, data.mixup, data.cutmix, len(network.class_names), normalized)
                 losses, _ = weighted_losses(logits(batch, network.dropout), batch, weights, options["label_smoothing"])
-                (losses.mean() * part.get("scale", 1.0) / len(parts)).backward()
+                torch.autograd.backward(losses.mean() * part.get("scale", 1.0) / len(parts))
             if trainer.gradient_clip_val:
-                trainer.precision_plugin.clip_gradients(
-                    optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm or "norm"
-                )
+                algorithm = GradClipAlgorithmType(trainer.gradient_clip_algorithm or "norm")
+                trainer.precision_plugin.clip_gradients(optimizer, trainer.gradient_clip_val, algorithm)
             optimizer.step()
     set_mode(backbone, network.first_trainable, False)
     sums = [0.0, 0.0]

@@ -108,7 +108,7 @@ class Heads:
     def measure(self, rows: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Return accuracy and weighted mean loss of each head: (R,) and (R,)."""
         right, loss, weight = torch.zeros_like(self.lr), torch.zeros_like(self.lr), torch.zeros_like(self.lr)
-        for part, wanted in zip(rows.split(MOST_ROWS), target.split(MOST_ROWS), strict=True):
+        for part, wanted in zip(torch.split(rows, MOST_ROWS), torch.split(target, MOST_ROWS), strict=True):
             for number, logits in enumerate(self.logits(part).unbind(1)):
                 losses, weights = weighted_losses(logits, {"target": wanted}, self.class_weights, 0.0)
                 right[number] += (logits.argmax(1) == wanted).sum()
@@ -241,7 +241,9 @@ def choose_rates(
         names = [f"{rate:g} with decay {of:g}" if several_decays else f"{rate:g}" for rate, of in tried]
         listing = ", ".join(f"{name} {row.accuracy:.4f}" for name, row in zip(names, found, strict=True))
         log.info("the head learns at %s; val/acc by rate: %s", names[best], listing)
-        return {"lr_head": tried[best][0], "weight_decay": tried[best][1]}
+        chosen, weight_decay = tried[best]
+        assert chosen is not None  # several decays alone are tried at the default rate
+        return {"lr_head": chosen, "weight_decay": weight_decay}
 
     with joined() as ranks:
         return ranks.from_first(choose)
