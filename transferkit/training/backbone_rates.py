@@ -32,7 +32,8 @@ log = logging.getLogger(__name__)
 
 FACTORS = (0.3, 1.0, 3.0, 10.0, 30.0)  # of the default rate
 # A short fit prefers a higher rate than a long one: 40 steps end at 97.1 % with the best rate of 10 steps, with half of
-# it at 97.7 %, with a third at 98.0 % (digits, ResNet18 of CIFAR-10, tests/bench/bench_transfer.py).
+# it at 97.7 %, with a third at 98.0 % (digits, ResNet18 of CIFAR-10, tests/bench/bench_transfer.py):
+# the three draws that it was set on.
 MARGIN = 1 / 3
 SHARE, FEWEST, MOST = 0.05, 10, 200  # of the steps of the fit, for each rate
 WARMUP = 0.2  # share of these steps
