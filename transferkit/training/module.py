@@ -49,8 +49,8 @@ class TransferModule(TransferNetwork):
         regime: ``frozen`` trains the head, ``partial`` also the last stages, ``full`` everything, ``scratch``
             everything from random weights, ``lp-ft`` everything from a linear probe's head, ``lora`` adapters.
         unfreeze_last: number of stages that learn with regime ``partial``.
-        lr_head: learning rate of the head, unless it is solved for; by default 3e-3, with regime ``lp-ft`` that of the
-            backbone.
+        lr_head: learning rate of the head, unless it is solved for; by default 3e-3, from a fitted head that of
+            the backbone.
         lr_backbone: learning rate of the last stage; by default 1e-4, BatchNorm 3e-4, lora 1e-3.
         layer_decay: factor on the learning rate for each stage further from the head, in (0, 1].
         optimizer: ``adamw``, ``sgd``, or ``lbfgs``, which solves for the head on a frozen backbone's embeddings at one
