@@ -43,7 +43,9 @@ def probe_start(extractor: Extractor, data: ImageDataModule, l2_normalize: bool 
             paths = {name: data.tables[name].paths for name in ("train", "val")}
             train, val = (found.embedding[[found.row_of[path] for path in paths[name]]] for name in paths)
             target, names = data.targets("val"), tuple(data.class_names)
-            best = sweep(train, data.targets("train"), val, target, len(names), kinds=kinds_of(l2_normalize)).best
+            device, own = extractor.device, data.targets("train")
+            there = train.to(device), own.to(device), val.to(device), target.to(device)
+            best = sweep(*there, len(names), kinds=kinds_of(l2_normalize)).best
             logits = logits_of(val, best.weight, best.bias, best.standardization)
             temperature = determined(fit_temperature(logits, target))
             fitted_on = remember_paths(paths["train"])

@@ -68,6 +68,7 @@ def probe(
     from transferkit.probe import compare_predictions, load_predictions, probe_embeddings, save_probe
     from transferkit.reports.report import report_of
     from transferkit.runtime.files import check_folder
+    from transferkit.runtime.processes import find_device
 
     check_folder(out)
     if folds is not None:
@@ -84,13 +85,11 @@ def probe(
     if splits and not table:
         rows = recorded_splits(embeddings.paths, embeddings.labels, splits, images)
         embeddings = replace(embeddings.select(list(rows)), splits=list(rows.values()))
+    device = opened.device if opened else find_device(accelerator)
+    options: dict[str, Any] = {"coarse_to_fine": fast, "seed": seed, "val_fraction": val_fraction, "device": device}
     if folds is not None:
-        return probe_folds(
-            embeddings, folds, Path(out), json, images, coarse_to_fine=fast, seed=seed, val_fraction=val_fraction
-        )
-    result = probe_embeddings(
-        embeddings, coarse_to_fine=fast, seed=seed, val_fraction=val_fraction, test_fraction=test_fraction
-    )
+        return probe_folds(embeddings, folds, Path(out), json, images, **options)
+    result = probe_embeddings(embeddings, test_fraction=test_fraction, **options)
     more: dict[str, Any] = {}
     if table is not None:
         given = {"source": images, "image_root": image_root, "extractor": network.name, "weights": network.weights}
