@@ -58,8 +58,8 @@ class TransferModule(TransferNetwork):
             everything from random weights, ``lp-ft`` everything from a linear probe's head, ``stages`` the head, then
             one more stage after the other, ``lora`` adapters.
         unfreeze_last: number of stages that learn with regime ``partial``.
-        lr_head: learning rate of the head; by default 3e-3, with lp-ft the backbone's; ``auto`` or a list, if frozen,
-            is the best of several on val.
+        lr_head: learning rate of the head; by default 3e-3, of a fitted head the backbone's; ``auto`` or a list, if
+            frozen, is the best of several on val.
         lr_backbone: learning rate of the last stage; by default 1e-4, BatchNorm 3e-4, lora 1e-3; ``auto`` tries
             some on val.
         layer_decay: factor on the rate per stage away from the head, in (0, 1].

@@ -21,17 +21,23 @@ LR_BATCHNORM, LR_OTHERS = 3e-4, 1e-4  # of a backbone; tests/bench/bench_transfe
 
 
 def chosen_rates(
-    lr_head: float | None, lr_backbone: float | Literal["auto"] | None, backbone: Backbone, regime: str = "full"
+    lr_head: float | None,
+    lr_backbone: float | Literal["auto"] | None,
+    backbone: Backbone,
+    regime: str = "full",
+    head: str | None = None,
 ) -> tuple[float, float]:
     """Return the learning rates of head and backbone, with defaults for None and for a rate yet to be chosen.
 
-    The default of a backbone with BatchNorm is higher than that of a transformer. A head that a probe has fitted
-    learns no faster than the backbone. Adapters begin at zero and learn faster than weights.
+    The default of a backbone with BatchNorm is higher than that of a transformer. Adapters begin at zero and learn
+    faster than weights. A head that is fitted already (``lp-ft``, or ``head`` names it) learns as fast as a backbone
+    that learns: at the rate of a new head, Adam overwrites its small weights in a few steps.
     """
+    fitted = regime == "lp-ft" or (regime != "frozen" and head not in (None, "none"))
     batchnorm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in backbone.modules())
     default = LR_ADAPTERS if regime == "lora" else LR_BATCHNORM if batchnorm else LR_OTHERS
     rate = default if lr_backbone in (None, "auto") else float(lr_backbone)
-    return (rate if regime == "lp-ft" else LR_HEAD) if lr_head is None else lr_head, rate
+    return (rate if fitted else LR_HEAD) if lr_head is None else lr_head, rate
 
 
 def parameter_groups(
@@ -171,7 +177,7 @@ class CosineWithWarmup(torch.optim.lr_scheduler.LRScheduler):
 
 def group_rates(backbone: Backbone, head: nn.Module, options: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the parameter groups of a module with these options; see :func:`parameter_groups`."""
-    rates = chosen_rates(options["lr_head"], options["lr_backbone"], backbone, options["regime"])
+    rates = chosen_rates(options["lr_head"], options["lr_backbone"], backbone, options["regime"], options["head"])
     return parameter_groups(backbone, head, *rates, options["layer_decay"], options["weight_decay"])
 
 
