@@ -27,7 +27,8 @@ HIERA = {
 }
 FOCAL = {"image_size": 32, "embed_dim": 8, "hidden_sizes": [8, 16], "depths": [1, 1]}
 NECK = [8, 8, 8, 8, 8, 8, 16]
-EFFICIENT = {"image_size": 32, "width_coefficient": 0.1, "depth_coefficient": 0.1, "hidden_dim": 128}
+EFFICIENT: dict[str, Any] = {"image_size": 32, "width_coefficient": 0.1, "depth_coefficient": 0.1, "hidden_dim": 128}
+EFFICIENT["batch_norm_eps"] = 1e-12  # the variances of so small a model are far below the default, 1e-3
 HEADS = {"num_attention_heads": [1, 2, 2], "depths": [1, 1, 1], "key_dim": [8, 8, 8]}
 SAPIENS = {**BLOCKS, "patch_size": 8, "num_key_value_heads": 2, "image_size": [32, 32]}
 CVT = {"embed_dim": [8, 16, 24], "num_heads": [1, 2, 2], "depth": [1, 2, 3]}

@@ -35,6 +35,30 @@ def test_order_depends_on_seed_and_epoch_alone() -> None:
     assert first not in (epoch(others[0], 4), epoch(others[1], 5))
 
 
+def test_balanced_epochs_have_each_class_equally_often_and_each_row_before_any_again() -> None:
+    target = torch.tensor([0] * 30 + [1] * 2 + [2] * 10)  # mean 14
+    sampler = EpochBatchSampler(len(target), 5, shuffle=True, seed=3, balance=target)
+    counts = torch.zeros(len(target))
+    for number in range(6):
+        rows = torch.tensor([row for batch in epoch(sampler, number) for row in batch])
+        each = torch.bincount(rows, minlength=len(target))
+        assert torch.bincount(target[rows]).tolist() == [14, 14, 14]
+        assert each[:30].max() == 1 and set(each[30:32].tolist()) == {7} and set(each[32:].tolist()) == {1, 2}
+        counts += each
+    assert (counts[:30] > 0).all(), "the rows of a large class take turns"
+    assert epoch(sampler, 2) == epoch(EpochBatchSampler(len(target), 5, True, 3, balance=target), 2)
+    shares = [EpochBatchSampler(len(target), 3, True, 3, rank, 2, target) for rank in range(2)]
+    together = EpochBatchSampler(len(target), 6, True, 3, balance=target)
+    for one, two, both in zip(epoch(shares[0], 1), epoch(shares[1], 1), epoch(together, 1), strict=True):
+        assert sorted(one + two) == sorted(both)
+
+
+def test_balance_of_equal_classes_is_every_row_once() -> None:
+    target = torch.arange(12) % 3
+    rows = [row for batch in epoch(EpochBatchSampler(12, 5, True, balance=target), 0) for row in batch]
+    assert sorted(rows) == list(range(12))
+
+
 @pytest.mark.parametrize(("rows", "sizes"), [(7, [7]), (13, [6, 7]), (12, [6, 6]), (1, [1]), (14, [6, 6, 2])])
 def test_a_lone_row_joins_the_batch_before(rows: int, sizes: list[int]) -> None:
     assert [len(batch) for batch in epoch(EpochBatchSampler(rows, 6, shuffle=True), 0)] == sizes

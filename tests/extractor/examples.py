@@ -36,5 +36,6 @@ def transformer(family: str, pooling: str, l2_normalize: bool = False) -> Extrac
         plain.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("pooler.")})
         model = plain
     size = getattr(model.config, "image_size", 32)
-    scheme = Preprocessing.from_hf(transformers.ViTImageProcessor(size={"height": size, "width": size}).to_dict())
+    height, width = (size, size) if isinstance(size, int) else size
+    scheme = Preprocessing.from_hf(transformers.ViTImageProcessor(size={"height": height, "width": width}).to_dict())
     return with_head(TransformersBackbone("someone/model", model, scheme, pooling), scheme, l2_normalize)

@@ -206,8 +206,8 @@ def test_an_onnx_file_that_disagrees_is_refused_and_not_left(tmp_path: Path, mon
             parameter.mul_(1e-5)
     export(extractor, tmp_path / "right", onnx=True)
     for name, factor, shift, message in (
-        ("embedding", 1, 1e-3, r"as ONNX gives another embedding \(1\.0e-03 off, 1 images\)"),
-        ("logits", math.nan, 0, r"as ONNX gives another logits \(nan off"),
+        ("embedding", 1, 1e-3, r"as ONNX gives another embedding \(difference 1\.0e-03, 1 images\)"),
+        ("logits", math.nan, 0, r"as ONNX gives another logits \(difference nan"),
         ("logits", -1, 0, "as ONNX gives another top class"),
     ):
         with pytest.raises(UserError, match=message):

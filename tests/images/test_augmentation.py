@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
 
 from transferkit.images.augmentation import Augmentation, Preset, view_seed
 from transferkit.images.preprocessing import Preprocessing
@@ -36,6 +37,16 @@ def test_views_have_the_size_of_the_preprocessing(preset: Preset, image: Tensor)
 
 def test_none_is_the_preprocessing(image: Tensor) -> None:
     assert torch.equal(Augmentation("none", SMALL)(image, 7), SMALL.resize_crop(image))
+
+
+def test_trivial_is_one_operation_of_torchvision_on_the_crop(image: Tensor) -> None:
+    """The paper's: here with the same draws, from torchvision."""
+    augment = Augmentation("trivial", SMALL)
+    for seed in range(8):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            expected = v2.TrivialAugmentWide()(SMALL.resize_crop(image))
+        assert torch.equal(augment(image, seed), expected)
 
 
 @pytest.mark.parametrize("preset", RANDOM)

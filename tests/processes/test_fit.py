@@ -29,8 +29,16 @@ MODELS = {
     "full vit": [*options("model", VIT), "--model.regime", "full"],
     "lora vit": ["--model.backbone", "vit", "--model.regime", "lora"],
     "lp-ft vit": [*options("model", VIT), "--model.regime", "lp-ft"],
+    "stages vit": [*options("model", VIT), "--model.regime", "stages"],
+    "stages resnet": [*options("model", {**RESNET, "batchnorm": "eval"}), "--model.regime", "stages"],
     "partial vit": [*options("model", VIT), "--model.regime", "partial"],
     "frozen resnet, cached": options("model", RESNET),
+    "frozen resnet, best of several rates": [*options("model", RESNET), "--model.lr_head", "auto"],
+    "full vit, rate chosen": [*options("model", VIT), "--model.regime", "full", "--model.lr_backbone", "auto"],
+    "checkpointed vit, balanced": [
+        *options("model", {**VIT, "regime": "full", "gradient_checkpointing": True}),
+        *options("data", {"balanced": True}),
+    ],
     "frozen resnet": [*options("model", RESNET), "--data.cache", "off"],
 }
 DYING = """
@@ -95,11 +103,15 @@ def test_two_processes_train_networks_with_parameters_that_no_gradient_reaches(f
 
 @pytest.mark.parametrize("model", MODELS)
 def test_one_process_is_two(model: str) -> None:
-    """The same global batches of 6, 6 and 7, the last in shares of 4 and 3; val's last is one row, of the first."""
+    """The same global batches of 6, 6 and 7, the last in shares of 4 and 3; val's last is one row, of the first.
+
+    Balanced, there are 20 rows, in global batches of 8, 8 and 4.
+    """
+    size = 4 if "balanced" in model else 3
     command = ["fit", *MODELS[model], *DATA, *TRAINER, "--name"]
-    alone = transferkit(*command, "one", "--data.batch_size", "6")
+    alone = transferkit(*command, "one", "--data.batch_size", str(2 * size))
     assert alone.status == 0, alone.err
-    done = run(*command, "two", "--data.batch_size", "3", *TWO)
+    done = run(*command, "two", "--data.batch_size", str(size), *TWO)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("val/loss") == 1
     for one, two in zip(curve("one"), curve("two"), strict=True):

@@ -78,6 +78,9 @@ def test_from_the_command_line(
     assert done.status == 0, done.err
     assert "the fit ends after epoch 3: 2 without a better one" in caplog.messages
     assert transferkit("test", "--ckpt_path", "best").status == 0  # reads the run's config
+    least = transferkit("fit", *options("model", STILL), *data, "--patience", "2", "--trainer.min_epochs", "5")
+    assert least.status == 0, least.err
+    assert "the fit ends after epoch 5: 4 without a better one" in caplog.messages
     assert refused(
         transferkit("fit", *options("model", STILL), *data, "--patience", "0"), "--patience is 0; give 1 or more"
     )

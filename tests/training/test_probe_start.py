@@ -125,6 +125,21 @@ def test_the_rate_of_the_head_is_not_raised() -> None:
     assert chosen_rates(None, None, backbone, "lp-ft") == (1e-4, 1e-4)
     assert chosen_rates(None, 2e-4, backbone, "lp-ft") == (2e-4, 2e-4)
     assert chosen_rates(1e-3, None, backbone, "lp-ft") == (1e-3, 1e-4)
+    assert chosen_rates(None, None, backbone, "full", "classifier.safetensors") == (1e-4, 1e-4)
+    assert chosen_rates(None, None, backbone, "full", "none") == chosen_rates(None, None, backbone) == (3e-3, 1e-4)
+    assert chosen_rates(None, None, backbone, "frozen", "classifier.safetensors") == (3e-3, 1e-4)
+
+
+def test_one_command_learns_what_two_learn(tmp_path: Path) -> None:
+    _, result = probe(RESNET)
+    result.start.save(tmp_path / "start.safetensors")
+    one, _ = lp_ft(tmp_path / "one", RESNET, Watch())
+    seed_everything(0)
+    two = TransferModule(**{**RESNET, "regime": "full"}, head=str(tmp_path / "start.safetensors"))
+    trainer = make_trainer(tmp_path / "two", max_epochs=2, enable_progress_bar=False, accelerator="cpu")
+    trainer.fit(two, datamodule=ImageDataModule("digits", **DIGITS))
+    states = one.state_dict(), two.state_dict()
+    assert all(torch.allclose(value, states[1][name], atol=1e-5) for name, value in states[0].items())
 
 
 def test_a_head_of_another_origin_is_refused() -> None:

@@ -42,11 +42,21 @@ class EpochBatchSampler(DistributedSampler[Item]):
         seed: seed of the order.
         rank: number of this process.
         world_size: number of processes.
+        balance: class number (N,) of each row, to draw each class equally often per epoch; see :func:`balanced`.
     """
 
     def __init__(
-        self, rows: int, batch_size: int, shuffle: bool, seed: int = 0, rank: int = 0, world_size: int = 1
+        self,
+        rows: int,
+        batch_size: int,
+        shuffle: bool,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        balance: Tensor | None = None,
     ) -> None:
+        self.balance = balance
+        rows = rows if balance is None else len(balanced(balance, torch.Generator()))
         least = min(2, batch_size) * world_size if shuffle else 1
         self.rows, self.shuffle, self.seed = rows, shuffle, seed
         self.rank, self.num_replicas = (rank, world_size) if rows >= least else (0, 1)
@@ -54,13 +64,18 @@ class EpochBatchSampler(DistributedSampler[Item]):
         self.epoch = 0
         self.begun = (0, 0)  # an epoch, and how many of its batches were done before a fit was resumed
 
-    def batches(self) -> list[tuple[list[int], float]]:
-        """Return rows and scale of each batch of this process in the current epoch."""
+    def wholes(self) -> list[list[int]]:
+        """Return the rows of each global batch, which the processes share, in the current epoch."""
         order = list(range(self.rows))
         if self.shuffle:
             generator = torch.Generator().manual_seed(view_seed(self.seed, self.epoch, self.rows))
-            order = torch.randperm(self.rows, generator=generator).tolist()
-        wholes = [order[start:end] for start, end in itertools.pairwise([0, *self.ends])]
+            drawn = torch.arange(self.rows) if self.balance is None else balanced(self.balance, generator)
+            order = drawn[torch.randperm(self.rows, generator=generator)].tolist()
+        return [order[start:end] for start, end in itertools.pairwise([0, *self.ends])]
+
+    def batches(self) -> list[tuple[list[int], float]]:
+        """Return rows and scale of each batch of this process in the current epoch."""
+        wholes = self.wholes()
         shares = [whole[self.rank :: self.num_replicas] for whole in wholes]
         return [
             (share, len(share) * self.num_replicas / len(whole)) for share, whole in zip(shares, wholes, strict=True)
@@ -84,6 +99,28 @@ class EpochBatchSampler(DistributedSampler[Item]):
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch; Lightning calls this at the start of each one."""
         self.epoch = epoch
+
+
+def balanced(target: Tensor, generator: torch.Generator) -> Tensor:
+    """Return rows of which each class has equally many: the mean number per class, rounded.
+
+    A class with fewer rows has each of them, often enough, before any once more; of one with more, some are drawn.
+
+    Args:
+        target: class number (N,) of each row.
+        generator: draws them.
+
+    >>> rows = balanced(torch.tensor([0, 0, 0, 0, 0, 1]), torch.Generator())
+    >>> (rows < 5).sum().item(), (rows == 5).sum().item()
+    (3, 3)
+    """
+    classes = [torch.nonzero(target == number)[:, 0] for number in torch.unique(target)]
+    each = max(1, round(len(target) / max(1, len(classes))))
+    drawn = [
+        torch.cat([rows[torch.randperm(len(rows), generator=generator)] for _ in range(-(-each // len(rows)))])[:each]
+        for rows in classes
+    ]
+    return torch.cat(drawn) if drawn else target
 
 
 def cut(rows: int, size: int, least: int) -> list[int]:
@@ -182,6 +219,20 @@ class EmbeddingBatchDataset(Dataset[Batch]):
         view = self.views[epoch % len(self.views)]
         embedding = view if len(rows) == len(view) and rows == list(range(len(view))) else view[index]
         return scaled({"embedding": embedding, "target": self.targets[index], "row": index}, scale, self.weights)
+
+
+def loader_of(dataset: Dataset[Batch], sampler: Any, workers: int) -> EpochLoader:
+    """Return a loader of the batches that a sampler names."""
+    return EpochLoader(
+        dataset,
+        batch_size=None,
+        sampler=sampler,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        worker_init_fn=leave_signals_to_main,
+        generator=torch.Generator(),  # its seeds for the workers must not change the training's random numbers
+        pin_memory=torch.cuda.is_available(),
+    )
 
 
 def leave_signals_to_main(number: int) -> None:

@@ -14,9 +14,8 @@ from transferkit.data.batches import (
     Batch,
     EmbeddingBatchDataset,
     EpochBatchSampler,
-    EpochLoader,
     ImageBatchDataset,
-    leave_signals_to_main,
+    loader_of,
     loading_processes,
 )
 from transferkit.data.exclusion import leave_out
@@ -70,6 +69,7 @@ class ImageDataModule(LightningDataModule):
         exclude: table of each ``path`` to leave out; of a reviewed audit those to ``drop``.
         mixup: blend pairs of training images by Beta(A, A); 0 for none.
         cutmix: paste one image into another by Beta(A, A); 0 for none.
+        balanced: draw each class equally often per epoch.
         sample_weights: table of ``path`` and ``weight`` in the loss, or ``quality``, as of an audit.
     """
 
@@ -95,6 +95,7 @@ class ImageDataModule(LightningDataModule):
         fold: int | None = None,
         mixup: float = 0.0,
         cutmix: float = 0.0,
+        balanced: bool = False,
         sample_weights: str | None = None,
     ) -> None:
         super().__init__()
@@ -107,7 +108,8 @@ class ImageDataModule(LightningDataModule):
         self.root, self.splits, self.classes, self.n_per_class = root, splits, classes, n_per_class
         self.val_fraction, self.test_fraction, self.split_seed = val_fraction, test_fraction, split_seed
         self.augmentation, self.views, self.cache, self.mixup, self.cutmix = augmentation, views, cache, mixup, cutmix
-        self.on_error, self.class_weights, self.sample_weights = on_error, class_weights, sample_weights
+        self.on_error, self.class_weights, self.balanced = on_error, class_weights, balanced
+        self.sample_weights = sample_weights
         self.batch_size, self.num_workers = batch_size, num_workers
         self.preprocessing = Preprocessing.imagenet()
         self.seed, self.one_batch = 0, False
@@ -381,19 +383,11 @@ class ImageDataModule(LightningDataModule):
         rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         if shuffle and self.one_batch:  # each process fits the head on all rows
             size, shuffle, rank, world_size = len(dataset), False, 0, 1
-        sampler = EpochBatchSampler(len(dataset), size, shuffle, self.seed, rank, world_size)
+        balance = targets if shuffle and self.balanced else None
+        sampler = EpochBatchSampler(len(dataset), size, shuffle, self.seed, rank, world_size, balance)
         if trainer:  # Lightning draws the first order of a resumed fit before it sets the epoch
             sampler.resume(trainer.fit_loop)
-        return EpochLoader(
-            dataset,
-            batch_size=None,
-            sampler=sampler,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            worker_init_fn=leave_signals_to_main,
-            generator=torch.Generator(),  # its seeds for the workers must not change the training's random numbers
-            pin_memory=torch.cuda.is_available(),
-        )
+        return loader_of(dataset, sampler, workers)
 
     def workers(self) -> int:
         """Return the number of loading processes; by default one per core but one, at most 8, 0 for built-in images."""

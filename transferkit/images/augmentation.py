@@ -13,16 +13,17 @@ from transferkit.images.error import ImageError
 from transferkit.images.from_python import pixels_of
 from transferkit.images.preprocessing import Preprocessing
 
-Preset = Literal["none", "light", "strong"]
+Preset = Literal["none", "light", "trivial", "strong"]
 
 
 class Augmentation:
     """Random, training-only transform of uint8 pixels, used instead of ``Preprocessing.resize_crop``.
 
     ``none`` is ``resize_crop`` itself. ``light`` crops at random (half of the area or more), mirrors, and
-    varies brightness, contrast and saturation by a tenth. ``strong`` crops down to a quarter, mirrors,
-    applies one TrivialAugment operation (arXiv:2103.10158) and erases a rectangle in every fourth image
-    (arXiv:1708.04896). Both mirror left and right: use ``none`` for text and digits.
+    varies brightness, contrast and saturation by a tenth. ``trivial`` applies one TrivialAugment operation
+    (arXiv:2103.10158), which may turn an image by up to 135 degrees, and keeps the crop. ``strong`` crops down to a
+    quarter, mirrors, applies such an operation and erases a rectangle in every fourth image (arXiv:1708.04896).
+    ``light`` and ``strong`` mirror left and right: use ``none`` for text and digits.
 
     torchvision's transforms draw from torch's global CPU generator, which is set from the seed and restored
     afterwards: call it from one thread per process, as data loader workers do.
@@ -32,7 +33,7 @@ class Augmentation:
         """Build the transform.
 
         Args:
-            preset: ``none``, ``light`` or ``strong``.
+            preset: ``none``, ``light``, ``trivial`` or ``strong``.
             preprocessing: determines size ``(h, w)`` and interpolation of the views; ``none`` applies it.
         """
         size = preprocessing.image_size
@@ -46,6 +47,7 @@ class Augmentation:
                     v2.ColorJitter(brightness=0.1, contrast=0.1, saturation=0.1),
                 ]
             ),
+            "trivial": lambda: v2.Compose([preprocessing.resize_crop, v2.TrivialAugmentWide()]),
             "strong": lambda: v2.Compose(
                 [
                     v2.RandomResizedCrop(size, scale=(0.25, 1.0), interpolation=interpolation),

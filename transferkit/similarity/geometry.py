@@ -88,10 +88,12 @@ def silhouette(unit: Tensor, classes: Tensor, sums: ClassSums) -> Tensor:
     Returns:
         `(N,)` float64 in [-1, 1].
     """
-    values = []
+    # Small tensors kept from each block would break the heap into holes that no later block fits: gigabytes.
+    values = torch.empty(len(unit), dtype=torch.float64, device=unit.device)
     height = max(1, 2**22 // len(sums.members))
-    for rows, row_class in zip(torch.split(unit, height), torch.split(classes, height), strict=True):
-        wide = rows.double()
+    for top in range(0, len(unit), height):
+        block = slice(top, top + height)
+        wide, row_class = unit[block].double(), classes[block]
         dots = wide @ sums.total.T  # (B, C)
         others = sums.members[row_class] - 1  # (B,)
         own = dots.gather(1, row_class[:, None]).squeeze(1) - wide.square().sum(1)
@@ -100,8 +102,8 @@ def silhouette(unit: Tensor, classes: Tensor, sums: ClassSums) -> Tensor:
         b = distance.scatter_(1, row_class[:, None], torch.inf).amin(1)
         largest = torch.maximum(a, b)
         flat = (others == 0) | (largest < 1e-6)  # a single row, or all distances are rounding errors of float32
-        values.append(((b - a) / largest).masked_fill_(flat, 0).clamp_(-1, 1))
-    return torch.cat(values)
+        values[block] = ((b - a) / largest).masked_fill_(flat, 0).clamp_(-1, 1)
+    return values
 
 
 def uniformity(unit: Tensor) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Trainer
-from torch import Tensor
+from torch import Tensor, nn
 
 from transferkit.backbones.weights import read_tensors
 from transferkit.errors import UserError
@@ -119,6 +119,12 @@ def is_within_epoch(checkpoint: Mapping[str, Any]) -> bool:
     """Return whether a checkpoint was written within an epoch."""
     progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
     return bool(progress["processed"] < progress["ready"])
+
+
+def same_weights(state: Mapping[str, Tensor], backbone: nn.Module) -> bool:
+    """Return whether the state of a module holds the backbone's weights."""
+    own = backbone.state_dict()
+    return all(torch.equal(state[f"backbone.{name}"].cpu(), value.cpu()) for name, value in own.items())
 
 
 def check_resumable(

@@ -1,7 +1,6 @@
 """The LightningModule: an extractor's backbone and a linear head, trained on labelled images."""
 
 import logging
-from collections import Counter
 from typing import Any, Literal
 
 import torch
@@ -9,28 +8,37 @@ from lightning.pytorch import Callback
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
+from transferkit.backbones.gradient_checkpointing import checkpoint_blocks
 from transferkit.backbones.weights import apply_masks
 from transferkit.data.batches import Batch
 from transferkit.data.datamodule import ImageDataModule
-from transferkit.data.seen import check_unseen, remember_paths
+from transferkit.data.seen import check_unseen
 from transferkit.embed import fill_features
 from transferkit.errors import UserError
 from transferkit.extractor.checkpoint_reader import KEY
 from transferkit.extractor.engine import Choice
 from transferkit.images.augmentation import view_seed
-from transferkit.training.checkpoints import EPOCH, check_resumable, current_metrics, is_within_epoch, mend_progress
-from transferkit.training.ema import MovingAverage
+from transferkit.training.checkpoints import (
+    EPOCH,
+    check_resumable,
+    current_metrics,
+    is_within_epoch,
+    mend_progress,
+    same_weights,
+)
 from transferkit.training.fit_progress import leave_ended_epoch, run_validation
+from transferkit.training.head_rates import candidates, choose_rates
 from transferkit.training.lora import adapt, complete, leave_out_base
 from transferkit.training.metrics import EvaluationMetrics, TrainingEpoch
 from transferkit.training.mixing import mixed, weigh_rows, weighted_losses
 from transferkit.training.network import TransferNetwork
 from transferkit.training.optimizers import CosineWithWarmup, check_length, check_ranges, gradient_descent
+from transferkit.training.own_callbacks import own_callbacks
 from transferkit.training.probe_start import probe_start
 from transferkit.training.regimes import Regime, check_unfreezing
 from transferkit.training.regularization_path import RegularizationPath, is_solvable, path_length
 from transferkit.training.resume import check_processes, resumed_solver
-from transferkit.training.start import WORDS, open_start
+from transferkit.training.start import open_start
 
 log = logging.getLogger(__name__)
 
@@ -40,26 +48,27 @@ class TransferModule(TransferNetwork):
 
     Args:
         backbone: torchvision name, Hugging Face id or directory, exported directory, or checkpoint.
-        weights: ``DEFAULT``, ``none`` (random) or a path; always random with regime ``scratch``.
+        weights: ``DEFAULT``, ``none`` (random, as with scratch) or a path.
         pooling: how features become one embedding; ``None`` is the backbone's default.
         regime: ``frozen`` trains the head, ``partial`` also the last stages, ``full`` everything, ``scratch``
-            everything from random weights, ``lp-ft`` everything from a linear probe's head, ``lora`` adapters.
+            everything from random weights, ``lp-ft`` everything from a linear probe's head, ``stages`` the head, then
+            one more stage after the other, ``lora`` adapters.
         unfreeze_last: number of stages that learn with regime ``partial``.
-        lr_head: learning rate of the head, unless it is solved for; by default 3e-3, with regime ``lp-ft`` that of the
-            backbone.
-        lr_backbone: learning rate of the last stage; by default 1e-4, BatchNorm 3e-4, lora 1e-3.
-        layer_decay: factor on the learning rate for each stage further from the head, in (0, 1].
+        lr_head: learning rate of the head; by default 3e-3, of a fitted head the backbone's; ``auto`` or a list, if
+            frozen, is the best of several on val.
+        lr_backbone: learning rate of the last stage; by default 1e-4, BatchNorm 3e-4, lora 1e-3; ``auto`` tries
+            some on val.
+        layer_decay: factor on the rate per stage away from the head, in (0, 1].
         optimizer: ``adamw``, ``sgd``, or ``lbfgs``, which solves for the head on a frozen backbone's embeddings at one
-            strength of regularization per epoch, from strong to weak. ``auto`` is ``lbfgs`` without augmentation,
-            dropout and ``lr_head``, otherwise ``adamw``.
-        batchnorm: ``train`` normalizes by the batch in BatchNorm layers that learn, ``eval`` by the running
-            statistics, which then stay; ``auto`` is ``train``.
-        weight_decay: decoupled for ``adamw``, L2 for ``sgd``; only on weights of linear layers and convolutions.
+            strength of regularization per epoch; ``auto`` is ``lbfgs`` without augmentation, dropout and ``lr_head``,
+            otherwise ``adamw``.
+        batchnorm: layers that learn normalize by the batch, or (``eval``) by the running statistics, which then stay.
+        weight_decay: decoupled for ``adamw``, L2 for ``sgd``; on linear layers and convolutions; or a list, as lr_head.
         momentum: of ``sgd``.
         warmup_epochs: epochs of linear warm-up before the cosine.
         label_smoothing: in [0, 1).
         dropout: on the embedding before the head, in [0, 1).
-        l2_normalize: give the head L2-normalized embeddings; ``None`` is as the checkpoint's head had it, or false.
+        l2_normalize: normalize embeddings; None is as the checkpoint's head, or false.
         head: a probe's classifier of the same extractor and classes, fitted on no image of val and test, which brings
             its ``l2_normalize``; ``zeroshot`` starts from the class names, with a model of images and texts (pooling
             ``projection``); ``none`` from a new head.
@@ -69,6 +78,7 @@ class TransferModule(TransferNetwork):
         revision: branch, tag or commit of a Hugging Face repository; by default its newest.
         ema: decay of a moving average of the weights, validated and kept: say 0.999.
         lora: fields of regime lora: ``{rank: 4, alpha: 8, dora: false, rslora: false}``.
+        gradient_checkpointing: less memory for more time.
 
     Attributes:
         epoch: epoch of the checkpoint that the backbone and head were opened from, or None.
@@ -86,12 +96,12 @@ class TransferModule(TransferNetwork):
         pooling: str | None = None,
         regime: Regime = "frozen",
         unfreeze_last: int = 1,
-        lr_head: float | None = None,
-        lr_backbone: float | None = None,
+        lr_head: float | list[float] | Literal["auto"] | None = None,
+        lr_backbone: float | Literal["auto"] | None = None,
         layer_decay: float = 1.0,
         optimizer: Literal["auto", "adamw", "sgd", "lbfgs"] = "auto",
         batchnorm: Literal["auto", "train", "eval"] = "auto",
-        weight_decay: float = 0.01,
+        weight_decay: float | list[float] = 0.01,
         momentum: float = 0.9,
         warmup_epochs: float = 1.0,
         label_smoothing: float = 0.0,
@@ -104,6 +114,7 @@ class TransferModule(TransferNetwork):
         revision: str | None = None,
         ema: float | None = None,
         lora: dict[str, Any] | None = None,
+        gradient_checkpointing: bool = False,
     ) -> None:
         check_ranges(
             lr_head=lr_head, lr_backbone=lr_backbone, layer_decay=layer_decay, weight_decay=weight_decay,
@@ -119,14 +130,14 @@ class TransferModule(TransferNetwork):
         )  # fmt: skip
         super().__init__(extractor, regime, unfreeze_last, dropout, batchnorm != "eval", seed)
         self.save_hyperparameters(logger=False)
+        checkpoint_blocks(self.backbone, gradient_checkpointing)
         self.adapters = adapters
         self.epoch: int | None = extractor.record.get("epoch")
         self.by_class: dict[str, Tensor] = {}
         self.validated_at: int | None = None
         self.training_epoch = TrainingEpoch()
-        self.solves = False  # whether the optimizer is lbfgs; known when the data is
         self.mixing = (0.0, 0.0)  # mixup and cutmix of the data
-        self.resumes = False  # whether this fit continues from a checkpoint
+        self.solves = self.resumes = False  # whether a fit has lbfgs; whether it continues from a checkpoint
         self.connected: tuple[ImageDataModule, str] | None = None
 
     @property
@@ -147,7 +158,7 @@ class TransferModule(TransferNetwork):
     @property
     def logged_names(self) -> set[str]:
         """Names that a fit logs and a callback may monitor, once the classes are known."""
-        return self.val_metrics.scalars | {"train/loss", "epoch_time", "lr/head", "lr/backbone", "head/C"}
+        return self.val_metrics.scalars | {"train/loss", "epoch_time", "lr/head", "lr/backbone", "head/C", "stages"}
 
     def connect(self, data: ImageDataModule, stage: str) -> None:
         """Exchange classes and preprocessing with the data, and check what can be checked without decoding images.
@@ -164,19 +175,12 @@ class TransferModule(TransferNetwork):
         if stage != "fit":
             data.set_class_names(self.class_names)
         elif self.class_names != data.class_names:
-            if self.hparams["head"] == WORDS:
-                self.start_from_words(data.class_names)
-            elif self.hparams["head"] not in (None, "none"):
-                raise UserError(
-                    f"the classes of {self.hparams['head']} are {', '.join(self.class_names)}, the data has "
-                    f"{', '.join(data.class_names)}; probe this data, or leave out `head`"
-                )
-            else:
-                self.set_classes(data.class_names)
+            self.take_classes(data.class_names, self.hparams["head"])
         if stage == "fit":
             held_out = {name: table.paths for name, table in data.tables.items() if name in ("val", "test")}
             check_unseen(held_out, self.fitted_on if self.starts_trained else "")
             data.loss_weights(), data.row_weights()  # raise now rather than after an hour of embedding
+            candidates(self.hparams)
             if self.regime != "frozen" and data.views:
                 log.warning("`views=%d` has no effect: embeddings are cached for a frozen backbone only", data.views)
         self.connected = (data, stage)
@@ -193,8 +197,7 @@ class TransferModule(TransferNetwork):
         if self.connected != (self.data, stage):
             self.connect(self.data, stage)
         self.connected = None  # the next fit or evaluation connects again
-        ema = self.hparams["ema"]
-        return [] if ema is None or stage != "fit" else [MovingAverage(ema)]
+        return own_callbacks(self) if stage == "fit" else []
 
     def setup(self, stage: str) -> None:
         """Embed all images once for a frozen backbone, or check that they can be read.
@@ -217,15 +220,12 @@ class TransferModule(TransferNetwork):
                 log.warning("PyTorch runs the network: `engine` needs cached float32 embeddings, without `cache=off`")
             data.check_images(splits)
         if stage == "fit":
+            self.chosen = {}
             self.resumes, self.starts_trained = False, self.starts_trained or self.regime == "lp-ft"
             self.class_weights, self.mixing = data.loss_weights(), (data.mixup, data.cutmix)
             self.row_weights = data.row_weights()
-            if train := data.tables.get("train"):  # the user's own loaders have none
-                counts = Counter(train.labels)
-                self.class_counts = {name: counts[name] for name in self.class_names}
-                self.image_counts = {name: len(table) for name, table in data.tables.items()}
-                self.fitted_on = remember_paths(train.paths, self.fitted_on)
-            all_batches = self.trainer.limit_train_batches == 1.0 and not data.mixup
+            self.remember_images(data.tables)
+            all_batches = self.trainer.limit_train_batches == 1.0 and not data.mixup and not data.balanced
             views = data.features.get("train", []) if all_batches and self.regime == "frozen" else []
             self.solves = is_solvable(self.hparams, views, len(self.class_names))
             data.configure(one_batch=self.solves)
@@ -235,7 +235,11 @@ class TransferModule(TransferNetwork):
         assert self.head is not None
         check_length(self.trainer, len(self.data.train_dataloader()))
         if not self.solves:
-            return gradient_descent(self.backbone, self.head, self.hparams, self.trainer)
+            if len(candidates(self.hparams)) > 1 and not self.chosen:
+                self.chosen = choose_rates(
+                    self.head, self.hparams, self.data, self.trainer, self.class_weights, self.l2_normalize
+                )
+            return gradient_descent(self.backbone, self.head, {**self.hparams, **self.chosen}, self.trainer)
         (train,), target = self.data.features["train"], self.data.targets("train")
         smoothing, rows = self.hparams["label_smoothing"], self.row_weights and self.row_weights.rows
         steps = path_length(self.trainer)
@@ -348,6 +352,7 @@ class TransferModule(TransferNetwork):
         """Return the record of a checkpoint: the network's, what it started from, and what it reached."""
         return super().describe() | {
             "weights": f"{self.hparams['backbone']} ({self.hparams['weights']})",
+            "chosen": self.chosen,
             "metrics": current_metrics(self._trainer, self.validated_at) if self._trainer else {},
         }
 
@@ -374,6 +379,7 @@ class TransferModule(TransferNetwork):
         self.resumes = resumes = trainer is not None and trainer.state.fn == "fit"
         if resumes:
             check_resumable(checkpoint, self.class_names, self.backbone.state_dict(), self.frozen_keys)
+            self.chosen = record.get("chosen", {})
             self.solves = resumed_solver(checkpoint, self.regime, self.hparams["optimizer"], self.solves)
             self.data.configure(one_batch=self.solves)
         elif record["class_names"] != self.class_names:
@@ -386,13 +392,8 @@ class TransferModule(TransferNetwork):
         if resumes and EPOCH in checkpoint:
             check_processes(checkpoint[EPOCH], self.trainer.world_size)
             self.training_epoch.load_state_dict(checkpoint[EPOCH], self.trainer.strategy.root_device)
-        elif not resumes and trainer is not None and self.data.features:
-            self.forget_features(checkpoint["state_dict"])
-
-    def forget_features(self, state: dict[str, Tensor]) -> None:
-        """Drop cached embeddings if a loaded checkpoint has another backbone than the one that computed them."""
-        own = self.backbone.state_dict()
-        if any(not torch.equal(state[f"backbone.{name}"].cpu(), value.cpu()) for name, value in own.items()):
-            splits = tuple(self.data.features)
-            self.data.configure(features={})
-            self.data.check_images(splits)
+        elif not resumes and trainer is not None and (splits := tuple(self.data.features)):
+            same = same_weights(checkpoint["state_dict"], self.backbone)
+            if not same:
+                self.data.configure(features={})
+                self.data.check_images(splits)

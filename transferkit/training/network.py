@@ -1,6 +1,8 @@
 """The network that is trained: an extractor's backbone, partly or wholly frozen, under a linear head."""
 
 import copy
+from collections import Counter
+from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import cached_property
 from typing import Any
@@ -11,7 +13,10 @@ from torch import Tensor, nn
 
 from transferkit.backbones.adapters import merge_adapters
 from transferkit.data.batches import Batch
+from transferkit.data.image_table import ImageTable
 from transferkit.data.sample_weights import SampleWeights
+from transferkit.data.seen import remember_paths
+from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 from transferkit.extractor.calibration import Calibration
 from transferkit.extractor.checkpoint_reader import FORMAT
@@ -22,6 +27,7 @@ from transferkit.runtime.full_float32 import full_float32
 from transferkit.runtime.versions import versions
 from transferkit.training.metrics import EvaluationMetrics
 from transferkit.training.regimes import Regime, first_trainable, freeze, frozen_keys, set_mode
+from transferkit.training.start import WORDS
 
 
 class TransferNetwork(LightningModule):
@@ -42,7 +48,10 @@ class TransferNetwork(LightningModule):
         class_counts: number of training images by class.
         image_counts: number of images by split.
         starts_trained: whether the head was trained before.
+        chosen: values of the options of which a fit has tried several.
         calibration: what is known of the head that it starts from; as_extractor() drops that of another head.
+        first_trainable: index of the first stage that a fit changes.
+        learns_from: index of the first stage that learns now.
         fitted_on: the images that it was fitted on, as :func:`~transferkit.data.seen.remember_paths` writes them.
     """
 
@@ -60,10 +69,12 @@ class TransferNetwork(LightningModule):
         self.class_counts: dict[str, int] = {}
         self.image_counts: dict[str, int] = {}
         self.starts_trained, self.fitted_on = False, ""
+        self.chosen: dict[str, float] = {}
         self.calibration: Calibration | None = None
         if extractor.head:
             self.start_from(extractor)
         self.first_trainable = first_trainable(self.backbone, regime, unfreeze_last)
+        self.learns_from = self.first_trainable
         freeze(self.backbone, self.first_trainable)
 
     def set_classes(self, names: list[str]) -> None:
@@ -84,6 +95,35 @@ class TransferNetwork(LightningModule):
         if weights := extractor.record.get("class_weights"):
             self.class_weights = torch.tensor(weights)
 
+    def remember_images(self, tables: Mapping[str, ImageTable]) -> None:
+        """Take down how many images a fit has by class and split, and which it learns from, by table of each split."""
+        if "train" not in tables:  # the user's own loaders
+            return
+        counts = Counter(tables["train"].labels)
+        self.class_counts = {name: counts[name] for name in self.class_names}
+        self.image_counts = {name: len(table) for name, table in tables.items()}
+        self.fitted_on = remember_paths(tables["train"].paths, self.fitted_on)
+
+    def take_classes(self, names: list[str], head: str | None) -> None:
+        """Make a head for the classes of the data, which are not those of the head so far.
+
+        Args:
+            names: the classes.
+            head: the option of the module.
+
+        Raises:
+            UserError: a classifier of other classes was asked for.
+        """
+        if head == WORDS:
+            self.start_from_words(names)
+        elif head in (None, "none"):
+            self.set_classes(names)
+        else:
+            raise UserError(
+                f"the classes of {head} are {', '.join(self.class_names)}, the data has {', '.join(names)}; "
+                "probe this data, or leave out `head`"
+            )
+
     def start_from_words(self, names: list[str]) -> None:
         """Make the head that the names of the classes are, see :func:`~transferkit.extractor.word_head.word_head`.
 
@@ -103,7 +143,7 @@ class TransferNetwork(LightningModule):
     def train(self, mode: bool = True) -> "TransferNetwork":
         """Set train or eval mode; frozen stages stay in eval mode, so that their BatchNorm statistics stay."""
         super().train(mode)
-        set_mode(self.backbone, self.first_trainable, mode, self.batchnorm_moves)
+        set_mode(self.backbone, self.learns_from, mode, self.batchnorm_moves)
         return self
 
     def embed(self, batch: Batch) -> Tensor:

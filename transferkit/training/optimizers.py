@@ -1,7 +1,8 @@
 """Gradient descent: parameter groups with their learning rates and weight decay, optimizers, and the schedule."""
 
 import math
-from collections.abc import Mapping
+import numbers
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -20,17 +21,23 @@ LR_BATCHNORM, LR_OTHERS = 3e-4, 1e-4  # of a backbone; tests/bench/bench_transfe
 
 
 def chosen_rates(
-    lr_head: float | None, lr_backbone: float | None, backbone: Backbone, regime: str = "full"
+    lr_head: float | None,
+    lr_backbone: float | Literal["auto"] | None,
+    backbone: Backbone,
+    regime: str = "full",
+    head: str | None = None,
 ) -> tuple[float, float]:
-    """Return the learning rates of head and backbone, with defaults for None.
+    """Return the learning rates of head and backbone, with defaults for None and for a rate yet to be chosen.
 
-    The default of a backbone with BatchNorm is higher than that of a transformer. A head that a probe has fitted
-    learns no faster than the backbone. Adapters begin at zero and learn faster than weights.
+    The default of a backbone with BatchNorm is higher than that of a transformer. Adapters begin at zero and learn
+    faster than weights. A head that is fitted already (``lp-ft``, or ``head`` names it) learns as fast as a backbone
+    that learns: at the rate of a new head, Adam overwrites its small weights in a few steps.
     """
+    fitted = regime == "lp-ft" or (regime != "frozen" and head not in (None, "none"))
     batchnorm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in backbone.modules())
     default = LR_ADAPTERS if regime == "lora" else LR_BATCHNORM if batchnorm else LR_OTHERS
-    rate = default if lr_backbone is None else lr_backbone
-    return (rate if regime == "lp-ft" else LR_HEAD) if lr_head is None else lr_head, rate
+    rate = default if lr_backbone in (None, "auto") else float(lr_backbone)
+    return (rate if fitted else LR_HEAD) if lr_head is None else lr_head, rate
 
 
 def parameter_groups(
@@ -109,6 +116,18 @@ def may_fuse(trainer: Trainer) -> bool:
     return not (trainer.gradient_clip_val and "mixed" in str(trainer.precision))
 
 
+def cosine_with_warmup(progress: float, warmup: float) -> float:
+    """Return the factor on the learning rates, in (0, 1].
+
+    Args:
+        progress: share of the training that is done, in (0, 1).
+        warmup: share of the training that is warm-up, in [0, 1).
+    """
+    if progress < warmup:
+        return progress / warmup
+    return 0.5 * (1 + math.cos((progress - warmup) / (1 - warmup) * math.pi))
+
+
 class CosineWithWarmup(torch.optim.lr_scheduler.LRScheduler):
     """Linear warm-up, then a cosine to zero (arXiv:1608.03983), by the share of the training that is done.
 
@@ -125,7 +144,9 @@ class CosineWithWarmup(torch.optim.lr_scheduler.LRScheduler):
 
     def follow(self, trainer: Trainer, batch: int, warmup_epochs: float) -> None:
         """Set the learning rates for a batch of the current epoch."""
-        self.set_progress(progress_of(trainer, batch), warmup_share(trainer, warmup_epochs))
+        self.set_progress(
+            progress_of(trainer, batch), warmup_share(trainer, trainer.num_training_batches, warmup_epochs)
+        )
 
     def set_progress(self, progress: float, warmup: float) -> None:
         """Set the learning rates of the next step.
@@ -134,10 +155,7 @@ class CosineWithWarmup(torch.optim.lr_scheduler.LRScheduler):
             progress: share of the training that is done, in (0, 1).
             warmup: share of the training that is warm-up, in [0, 1).
         """
-        if progress < warmup:
-            self.factor = progress / warmup
-        else:
-            self.factor = 0.5 * (1 + math.cos((progress - warmup) / (1 - warmup) * math.pi))
+        self.factor = cosine_with_warmup(progress, warmup)
         for group, rate in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
             group["lr"] = rate
 
@@ -145,12 +163,22 @@ class CosineWithWarmup(torch.optim.lr_scheduler.LRScheduler):
         """Return the learning rate of each group."""
         return [self.factor * float(rate) for rate in self.base_lrs]
 
+    def replace_rates(self, groups: Sequence[Mapping[str, Any]]) -> None:
+        """Use the learning rates of other groups of the same parameters."""
+        self.base_lrs = [group["lr"] for group in groups]
+
     def state_dict(self) -> dict[str, Any]:
         """Return an empty dict: there is no state."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Do nothing: there is no state."""
+
+
+def group_rates(backbone: Backbone, head: nn.Module, options: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the parameter groups of a module with these options; see :func:`parameter_groups`."""
+    rates = chosen_rates(options["lr_head"], options["lr_backbone"], backbone, options["regime"], options["head"])
+    return parameter_groups(backbone, head, *rates, options["layer_decay"], options["weight_decay"])
 
 
 def gradient_descent(
@@ -164,8 +192,7 @@ def gradient_descent(
         options: arguments of a TransferModule.
         trainer: of the fit.
     """
-    rates = chosen_rates(options["lr_head"], options["lr_backbone"], backbone, options["regime"])
-    groups = parameter_groups(backbone, head, *rates, options["layer_decay"], options["weight_decay"])
+    groups = group_rates(backbone, head, options)
     kind: Literal["adamw", "sgd"] = "sgd" if options["optimizer"] == "sgd" else "adamw"
     optimizer = make_optimizer(kind, groups, options["momentum"], fused=may_fuse(trainer))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": CosineWithWarmup(optimizer), "interval": "step"}}
@@ -173,18 +200,30 @@ def gradient_descent(
 
 def progress_of(trainer: Trainer, batch: int) -> float:
     """Return the share of a fit that is done in the middle of a batch of the current epoch, in (0, 1)."""
-    per_epoch = trainer.num_training_batches
+    return share_at(trainer, trainer.current_epoch, batch, trainer.global_step, trainer.num_training_batches)
+
+
+def share_at(trainer: Trainer, epoch: int, batch: int, step: int, batches: float) -> float:
+    """Return the share of a fit that is done in the middle of a batch, in (0, 1).
+
+    Args:
+        trainer: of the fit.
+        epoch: from 0.
+        batch: within the epoch, from 0.
+        step: of the optimizer, from 0.
+        batches: number per epoch.
+    """
     shares = []
     if trainer.max_epochs is not None and trainer.max_epochs > 0:
-        shares.append((trainer.current_epoch + (batch + 0.5) / per_epoch) / trainer.max_epochs)
+        shares.append((epoch + (batch + 0.5) / batches) / trainer.max_epochs)
     if trainer.max_steps > 0:
-        shares.append((trainer.global_step + 0.5) / trainer.max_steps)
+        shares.append((step + 0.5) / trainer.max_steps)
     return min(max(shares), 1.0)
 
 
-def warmup_share(trainer: Trainer, epochs: float) -> float:
-    """Return the share of a fit that the given epochs of warm-up take, at most half."""
-    per_epoch = trainer.num_training_batches / trainer.accumulate_grad_batches
+def warmup_share(trainer: Trainer, batches: float, epochs: float) -> float:
+    """Return the share of a fit that the given epochs of warm-up take, at most half; an epoch has ``batches``."""
+    per_epoch = batches / trainer.accumulate_grad_batches
     length = [float(trainer.max_epochs)] if trainer.max_epochs is not None and trainer.max_epochs > 0 else []
     if trainer.max_steps > 0:
         length.append(trainer.max_steps / per_epoch)
@@ -234,7 +273,12 @@ def check_ranges(**options: Any) -> None:
         UserError: naming the argument and its range.
     """
     for name in ("lr_head", "lr_backbone", "weight_decay", "warmup_epochs"):
-        if options[name] is not None and not 0 <= options[name] < math.inf:
+        if options[name] is None or (name in ("lr_head", "lr_backbone") and options[name] == "auto"):
+            continue
+        several = options[name] if isinstance(options[name], list) else [options[name]]
+        if any(isinstance(value, bool) or not isinstance(value, numbers.Real) for value in several):
+            raise UserError(f"`{name}` is {options[name]!r}; give a number")
+        if not several or not all(0 <= value < math.inf for value in several):
             raise UserError(f"`{name}` is {options[name]}; give a number from 0 up")
     for name in ("momentum", "label_smoothing", "dropout", "ema"):
         if options[name] is not None and not 0 <= options[name] < 1:

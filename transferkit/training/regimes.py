@@ -12,7 +12,7 @@ from transferkit.backbones import Backbone
 from transferkit.backbones.adapters import is_adapter
 from transferkit.errors import UserError
 
-Regime = Literal["frozen", "partial", "full", "scratch", "lp-ft", "lora"]
+Regime = Literal["frozen", "partial", "full", "scratch", "lp-ft", "stages", "lora"]
 
 
 def first_trainable(backbone: Backbone, regime: Regime, unfreeze_last: int) -> int:
@@ -103,6 +103,6 @@ def check_unfreezing(callbacks: Collection[Callback]) -> None:
     for callback in callbacks:
         if isinstance(callback, BaseFinetuning):
             raise UserError(
-                f"the callback {type(callback).__name__} unfreezes within a fit; fit twice instead, the second time "
-                'with `backbone="CKPT"` and `regime="partial"` or `regime="full"`'
+                f'the callback {type(callback).__name__} unfreezes within a fit; give `regime="stages"`, or fit '
+                'twice, the second time with `backbone="CKPT"` and `regime="partial"` or `regime="full"`'
             )

@@ -128,7 +128,8 @@ def is_solvable(options: Mapping[str, Any], views: Sequence[Tensor], classes: in
     """
     asked = options["optimizer"]
     averaged = options["ema"] is not None  # of heads that converge, not of those along a path
-    steps = averaged or options["lr_head"] is not None or options["head"] == "zeroshot"  # a path begins from zero
+    rates = options["lr_head"] is not None or isinstance(options.get("weight_decay"), list)
+    steps = averaged or rates or options["head"] == "zeroshot"  # a path begins from zero
     if asked not in ("auto", "lbfgs") or (asked == "auto" and steps):
         return False
     if len(views) == 1 and not options["dropout"] and len(views[0]) * classes <= MOST_LOGITS:
@@ -136,7 +137,7 @@ def is_solvable(options: Mapping[str, Any], views: Sequence[Tensor], classes: in
     if asked == "lbfgs":
         raise UserError(
             '`optimizer="lbfgs"` solves for the head on cached embeddings of a frozen backbone: without augmentation, '
-            f"mixing and dropout, with all batches, and up to {MOST_LOGITS} images times classes; "
+            f"mixing, dropout and balance, with all batches, and up to {MOST_LOGITS} images times classes; "
             'give `optimizer="adamw"`'
         )
     return False

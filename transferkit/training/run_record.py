@@ -1,5 +1,6 @@
 """The callback that writes ``metrics.csv``, ``best.ckpt`` and ``last.ckpt`` during a fit."""
 
+import logging
 import math
 import time
 from contextlib import suppress
@@ -16,6 +17,8 @@ from transferkit.training.checkpoints import AtomicCheckpointIO, current_metrics
 from transferkit.training.fit_progress import batches_done, epoch_number, epochs_of, is_last_epoch
 from transferkit.training.metrics_table import MetricsTable
 from transferkit.training.module import TransferModule
+
+log = logging.getLogger(__name__)
 
 MONITOR, TIE_BREAK = "val/acc", "val/loss"
 
@@ -43,6 +46,7 @@ class Checkpoints(Checkpoint):
         self.best, self.last = run / "checkpoints" / "best.ckpt", run / "checkpoints" / "last.ckpt"
         self.table = MetricsTable(run / "metrics.csv")
         self.highest, self.lowest = -math.inf, math.inf  # of MONITOR, and the TIE_BREAK of that
+        self.epoch: int | None = None  # of these; 0 is the start
         self.waiting: dict[str, Any] | None = None  # the best weights, not yet written
         self.resumable = False  # whether this fit has written last.ckpt
         self.written, self.cost = time.monotonic(), 0.0  # time of the last writing, and its duration, in s
@@ -54,11 +58,12 @@ class Checkpoints(Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the highest score and its loss, for a resumed fit."""
-        return {"highest": self.highest, "lowest": self.lowest}
+        return {"highest": self.highest, "lowest": self.lowest, "epoch": self.epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the highest score."""
         self.highest = state_dict["highest"]
+        self.epoch = state_dict.get("epoch")
         self.lowest = state_dict.get("lowest", -math.inf)  # an earlier version took the first of equal ones
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -108,6 +113,14 @@ class Checkpoints(Checkpoint):
         self.written = time.monotonic()
         self.cost = self.written - start
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Warn if training has only made it worse."""
+        if self.epoch == 0 and trainer.global_step and trainer.is_global_zero:
+            log.warning(
+                "no epoch is better on val than the start, so best.ckpt is the start (epoch 0); "
+                "give lower rates: `lr_backbone`, `lr_head`"
+            )
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write the best weights if the fit is interrupted after its first epoch."""
         if self.waiting and self.resumable and trainer.is_global_zero:
@@ -125,7 +138,7 @@ class Checkpoints(Checkpoint):
         loss = float(trainer.callback_metrics.get(TIE_BREAK, math.inf))
         improved = (score, -loss) > (self.highest, -self.lowest)
         if improved:
-            self.highest, self.lowest = score, loss
+            self.highest, self.lowest, self.epoch = score, loss, epoch_number(trainer)
         return improved and self.checkpoints
 
     def is_due(self, trainer: Trainer) -> bool:

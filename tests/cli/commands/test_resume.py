@@ -26,6 +26,7 @@ REGIMES: dict[str, list[str]] = {
     "frozen": options("model", {**RESNET, "dropout": 0.3}),
     "full": [*options("model", {**VIT, "regime": "full", "dropout": 0.3}), "--data.augmentation", "strong"],
     "lp-ft": options("model", {**VIT, "regime": "lp-ft", "dropout": 0.3}),
+    "stages": options("model", {**VIT, "regime": "stages", "dropout": 0.3}),
     "partial": [*options("model", {**RESNET, "regime": "partial", "dropout": 0.3}), "--data.augmentation", "light"],
 }
 # Kills itself in the third epoch or later: between two batches, or when a file is about to take its name.
@@ -148,6 +149,8 @@ def test_interrupted_by_a_signal(regime: str, number: int, monkeypatch: pytest.M
         ("full", "batch"),
         pytest.param("lp-ft", "batch", marks=pytest.mark.kill),
         pytest.param("lp-ft", "last.ckpt", marks=pytest.mark.kill),
+        pytest.param("stages", "batch", marks=pytest.mark.kill),
+        pytest.param("stages", "last.ckpt", marks=pytest.mark.kill),
         pytest.param("solved", "last.ckpt", marks=pytest.mark.kill),
         pytest.param("solved", "metrics.csv", marks=pytest.mark.kill),
         pytest.param("frozen", "last.ckpt", marks=pytest.mark.kill),
