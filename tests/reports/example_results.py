@@ -77,6 +77,7 @@ def write_run(
     columns = {"path": paths, "label": labels, "prediction": preds, "probability": probability.numpy()}
     pq.write_table(pa.table(columns), run / "predictions.parquet")
     pq.write_table(pa.table({"path": paths, "label": labels, "split": ["test"] * total}), run / "splits.parquet")
+    write_json(run / "leaks.json", {"count": 0, "threshold": 0.98, "images": total, "of": total, "pairs": []})
     vectors = torch.from_numpy(logits).float() + 0.1
     made = {"versions": {"transferkit": "0.1.0", "torch": "2.14"}, "weights_sha256": "ab" * 32}
     Embeddings(vectors, paths, labels, ["test"] * total, made).save(run / "embeddings.parquet")
