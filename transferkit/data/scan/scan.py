@@ -14,10 +14,11 @@ from transferkit.data.image_table import (
 )
 from transferkit.data.integrity import each, recall
 from transferkit.data.listing import walk
-from transferkit.data.manifest import MANIFEST_SUFFIXES, read_columns
+from transferkit.data.manifest import MANIFEST_SUFFIXES, kind_of, read_columns
 from transferkit.data.scan import rules
 from transferkit.data.scan.file_findings import Look, finding_of, ignored, look, oddities, stray
 from transferkit.data.scan.findings import Finding, Report, report
+from transferkit.data.targets import TARGETS
 from transferkit.errors import UserError
 
 
@@ -80,11 +81,12 @@ def listing(
         faults: list[str] = []
         if image_root is not None:
             check_image_root(image_root, source, is_manifest=True)
-        columns = read_columns(path, faults, image_root)
+        kind = kind_of(path)
+        columns = read_columns(path, faults, image_root, kind)
         found = [Finding("faulty-row", path.name, line) for line in faults]
-        labels = {label for label in columns.labels if label is not None}
+        labels = set(TARGETS[kind].names(columns.labels))
         found += [Finding("name-unicode", path.name, f"labels {group}") for group in rules.same_letters(labels)]
-        return table_of_columns(root_of_manifest(path, image_root), columns, str(source)), found, {}
+        return table_of_columns(root_of_manifest(path, image_root), columns, str(source), kind=kind), found, {}
     return open_images(source, image_root), [], {}
 
 
