@@ -23,7 +23,7 @@ FORMAT = 1
 # Fields that describe the training and their types; dictionaries map names to numbers.
 TRAINING: Mapping[str, type] = {
     "regime": str, "weights": str, "checkpoint": str, "epoch": int, "fitted_on": str,
-    "class_counts": dict, "images": dict, "metrics": dict,
+    "class_counts": dict, "images": dict, "metrics": dict, "target": str, "thresholds": dict, "scale": dict,
 }  # fmt: skip
 # Exceptions for a record of other types or tensors of other shapes.
 BROKEN = (KeyError, TypeError, AttributeError, ValueError, RuntimeError)
@@ -87,7 +87,8 @@ def read(
         else:
             backbone = backbones.rebuild(record["backbone"])
         state = {key.removeprefix("backbone."): tensor for key, tensor in content["state_dict"].items()}
-        head = linear(state.pop("head.weight"), state.pop("head.bias"), backbone.embed_dim, record["class_names"])
+        weight, bias = in_unit(state.pop("head.weight"), state.pop("head.bias"), record.get("scale"))
+        head = linear(weight, bias, backbone.embed_dim, record["class_names"])
         check_finite(path, {"head.weight": head.weight, "head.bias": head.bias})
         if not adapters:
             load_state(backbone, state, path)
@@ -97,11 +98,26 @@ def read(
             "head": head,
             "class_names": record["class_names"],
             "l2_normalize": record["l2_normalize"],
-            "record": record | {"checkpoint": path.name, "epoch": epoch_of(content)},
+            "record": without_scale(record) | {"checkpoint": path.name, "epoch": epoch_of(content)},
             "calibration": calibration_beside(path),
         }
     except BROKEN as error:
         raise UserError(f"{path} is broken or of another version ({first_line(error)}); fit again") from error
+
+
+def in_unit(
+    weight: torch.Tensor, bias: torch.Tensor, scale: Mapping[str, float] | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a head's tensors for outputs in the unit of the target, which training standardizes."""
+    if not scale:
+        return weight, bias
+    deviation, mean = float(scale["deviation"]), float(scale["mean"])
+    return (weight.double() * deviation).to(weight.dtype), (bias.double() * deviation + mean).to(bias.dtype)
+
+
+def without_scale(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record for a head whose outputs are in the unit of the target."""
+    return {key: value for key, value in record.items() if key != "scale"}
 
 
 def calibration_beside(path: Path) -> Calibration | None:

@@ -157,8 +157,17 @@ def write_torchvision(extractor: ExtractorCore, backbone: TorchvisionBackbone, p
     save_file(state, path / "model.safetensors", {"format": "pt"})
     config = {"architecture": backbone.name, "library": "torchvision", "arguments": architecture}
     labels = {str(index): name for index, name in enumerate(extractor.class_names)}
-    write_json(path / "config.json", config | {"id2label": labels})
+    write_json(path / "config.json", config | {"id2label": labels} | problem_type(extractor))
     return head is not None and holds_head
+
+
+PROBLEM_TYPES = {"labels": "multi_label_classification", "number": "regression"}
+
+
+def problem_type(extractor: ExtractorCore) -> dict[str, str]:
+    """Return the field by which transformers chooses a loss; none for classes."""
+    target = extractor.record.get("target")
+    return {"problem_type": PROBLEM_TYPES[target]} if target in PROBLEM_TYPES else {}
 
 
 @torch.inference_mode()
@@ -177,6 +186,7 @@ def as_classifier(extractor: ExtractorCore) -> Any:
     kind = kinds[type(base.config)]
     config = type(base.config).from_dict(base.config.to_dict())
     config.num_labels = head.out_features
+    config.problem_type = problem_type(extractor).get("problem_type", config.problem_type)
     if names:
         config.id2label = dict(enumerate(names))
         config.label2id = {name: index for index, name in enumerate(names)}
