@@ -170,7 +170,7 @@ class NumberTargets:
         """Return the part of the range of numbers that each row is in; parts have the same number of rows."""
         values = [number_of(label) or 0.0 for label in labels]
         order = sorted(range(len(values)), key=values.__getitem__)
-        parts = min(PARTS, max(1, len(values) // 5))  # of five rows or more: a fifth of it is a row
+        parts = min(PARTS, max(1, len(values) // 10))  # of ten rows or more: a tenth of it is a row
         part: list[Hashable] = [0] * len(values)
         for rank, row in enumerate(order):
             part[row] = rank * parts // len(values)
