@@ -122,7 +122,12 @@ def learning_curves(rows: Sequence[Mapping[str, str]], best: float | None) -> Se
         best: the epoch of the checkpoint that is reported; None where it is not known.
     """
     charts = []
-    for title, suffix, percent in (("Loss", "loss", False), ("Accuracy", "acc", True)):
+    for title, suffix, percent in (
+        ("Loss", "loss", False),
+        ("Accuracy", "acc", True),
+        ("Mean average precision", "map", True),
+        ("R²", "r2", False),
+    ):
         series = {}
         for part in ("train", "val"):
             points = [

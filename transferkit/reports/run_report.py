@@ -8,7 +8,7 @@ from typing import Any
 
 from transferkit.data.embeddings import Embeddings
 from transferkit.errors import listed
-from transferkit.reports import audit_sections, data_sections, prediction_sections
+from transferkit.reports import audit_sections, data_sections, prediction_sections, target_sections
 from transferkit.reports.content import Block, Headline, Remark, Report, Section
 from transferkit.reports.explanations import looked_at
 from transferkit.reports.mistakes import PredictionTable
@@ -42,7 +42,8 @@ def run_report(
     source = find_images(images or data.get("root"), image_root or data.get("image_root"), folder.path)
     predictions, embeddings = folder.predictions(), folder.embeddings()
     splits = folder.columns("splits.parquet")
-    if predictions is None:
+    others = target_sections.measured(metrics)
+    if predictions is None and not others:
         folder.missing.append("predictions, mistakes and calibration: nothing was tested yet")
     if source.table is None:
         folder.missing.append(f"thumbnails: {source.reason}")
@@ -69,7 +70,7 @@ def run_report(
     report = Report(
         name,
         "Run",
-        headline(predictions, metrics, splits, tested),
+        target_sections.run_headline(metrics, METRICS) if others else headline(predictions, metrics, splits, tested),
         [section for section in sections if section],
         folder.missing,
         versions_of(embeddings).get("transferkit", ""),
