@@ -249,14 +249,14 @@ def require_class(kind: Kind, what: str) -> None:
     """Raise if the targets are not classes.
 
     Args:
-        kind: of the data.
+        kind: of the data, or of a classifier.
         what: the subject of the message, such as ``an audit``.
 
     Raises:
         UserError: the kind, and what to give.
     """
     if kind != "class":
-        raise UserError(f"{what} needs one class per image, but the data has {WORDS[kind]}; give data with classes")
+        raise UserError(f"{what} needs one class per image, not {WORDS[kind]}; give data with classes")
 
 
 def check_kind(kind: Kind, multilabel: bool, source: str) -> None:
