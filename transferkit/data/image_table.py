@@ -22,7 +22,7 @@ from transferkit.data.columns import Columns, take
 from transferkit.data.fingerprint import fingerprint, stamps
 from transferkit.data.listing import picture_kind, walk
 from transferkit.data.manifest import MANIFEST_SUFFIXES, SPLIT_WORDS, kind_of, read_columns
-from transferkit.data.targets import TARGETS, Kind, one_form
+from transferkit.data.targets import TARGETS, Kind, check_bars, one_form
 from transferkit.data.torchvision_datasets import manifest_of, plain_name
 from transferkit.errors import UserError, listed
 from transferkit.images.decoding import read_image
@@ -260,6 +260,7 @@ def check_trainable(table: ImageTable) -> None:
     if table.empty:
         raise UserError(f"no images in the folder {listed(table.empty)} of {source}; fill it or delete it")
     names = TARGETS[table.kind].names
+    check_bars(table.class_names, source)
     train = set(names(by_split["train"]))
     for split in ("val", "test"):
         unknown = [name for name in names(by_split[split]) if name not in train]

@@ -78,7 +78,7 @@ class ClassTargets:
         return list(labels)
 
     def check(self, labels: Sequence[str | None], source: str) -> None:
-        """Raise for a single class, or for classes that look like several labels.
+        """Raise for a single class.
 
         Raises:
             UserError: naming the class.
@@ -88,13 +88,6 @@ class ClassTargets:
             raise UserError(
                 f"a single class, {listed(names)}, in {source}; training needs at least two: "
                 "give the folder that contains the class folders"
-            )
-        known = {name for name in names if BAR not in name}
-        several = [name for name in names if BAR in name and set(parts_of(name)) & (known | shared_parts(names))]
-        if several:
-            raise UserError(
-                f"labels of {source} look like several per image: {listed(several)}; add `multilabel=True`, or "
-                f"rename these classes without {BAR}"
             )
 
 
@@ -198,6 +191,23 @@ def parts_of(label: str) -> tuple[str, ...]:
     (('cat', 'dog'), ())
     """
     return tuple(sorted({name for part in label.split(BAR) if (name := part.strip())}))
+
+
+def check_bars(names: Sequence[str], source: str) -> None:
+    """Raise if classes look like several labels each: their parts are other classes, or shared by several.
+
+    Raises:
+        UserError: naming some.
+    """
+    known = {name for name in names if BAR not in name}
+    parts = {name: set(parts_of(name)) for name in names if BAR in name}
+    known |= shared_parts(parts)
+    several = [name for name, own in parts.items() if len(own) > 1 and own & known]
+    if several:
+        raise UserError(
+            f"labels of {source} look like several per image: {listed(several)}; add `multilabel=True`, or "
+            f"rename these classes without {BAR}"
+        )
 
 
 def shared_parts(names: Iterable[str]) -> set[str]:
