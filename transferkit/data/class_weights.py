@@ -43,7 +43,7 @@ def loss_weights(given: Weights, target: Tensor, names: Sequence[str], kind: Kin
         raise UserError(
             f"`class_weights` has {len(given)} numbers for {len(names)} classes; give one for each of {every}"
         )
-    if min(given) < 0 or max(given) == 0:  # type: ignore[operator]  # numbers: "balanced" has returned
+    if min(given) < 0 or max(given) == 0:
         raise UserError(f"`class_weights` is {given}; give numbers from 0 up, not all 0")
     weights = torch.tensor([float(weight) for weight in given])
     if kind == "labels":

@@ -223,8 +223,10 @@ def open_images(source: str | Path, image_root: str | Path | None = None, multil
         table = table_of_columns(root_of_manifest(path, image_root), columns, str(source), kind=kind)
     elif path.suffix.lower() in SUFFIXES:
         table = table_of(str(path.parent.resolve()), [(path.name, None, None)], str(source))
-    elif kind := picture_kind(path.name):
-        raise UserError(f"{str(source)!r} is a picture of a kind that is not read ({kind}); convert it to PNG or JPEG")
+    elif picture := picture_kind(path.name):
+        raise UserError(
+            f"{str(source)!r} is a picture of a kind that is not read ({picture}); convert it to PNG or JPEG"
+        )
     else:
         raise UserError(f"{str(source)!r} is not an image, .csv or .parquet; give a folder or one of these")
     if not table.paths:

@@ -185,9 +185,9 @@ def read_columns(
             found.splits.extend(checked.splits)
             found.groups.extend(checked.groups or [])  # type: ignore[union-attr]  # a list here
     except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
-        kind = "Parquet file" if is_parquet else "CSV file in UTF-8"
+        what = "Parquet file" if is_parquet else "CSV file in UTF-8"
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"cannot read {str(manifest)!r} as a {kind} ({reason!r}); write it again") from error
+        raise UserError(f"cannot read {str(manifest)!r} as a {what} ({reason!r}); write it again") from error
     if not found.paths and not faults:
         raise UserError(f"manifest {str(manifest)!r} has no rows; give it one per image")
     if len(set(found.paths)) < len(found.paths):

@@ -44,7 +44,7 @@ def shared_label_retrieval(
     reach = len(reference) - int(exclude_self)
     if reach < 1:
         return columns
-    for rows in torch.arange(len(query), device=query.device).split(scorer.rows(len(reference))):
+    for rows in torch.split(torch.arange(len(query), device=query.device), scorer.rows(len(reference))):
         own = query_labels[rows].double()
         scores = scorer(query[rows])  # (B, N)
         if exclude_self:

@@ -47,7 +47,7 @@ def embed(
     workers: int | None = None,
     on_error: Literal["fail", "skip"] = "fail",
     image_root: str | None = None,
-    multilabel: bool | None = None,
+    multilabel: bool = False,
     trainer: Processes = Processes(),
     json: bool = False,
 ) -> int:
@@ -86,7 +86,7 @@ def embed(
     if network.pooling and (layer or features != "pooled"):
         other = f"--layer {layer}" if layer else f"--features {features}"
         raise UserError(f"--pooling {network.pooling} applies to the network's output, not to {other}; leave one out")
-    table = open_images(images, image_root, multilabel)
+    table = open_images(images, image_root, multilabel or None)
     opened = network.read(preprocessing)
     with start(trainer.devices, trainer.num_nodes, trainer.accelerator) as member:
         forward = network.run(opened.to(member.device)).forward(None, layer, features, normalize)

@@ -35,7 +35,7 @@ def probe(
     export: str | None = None,
     image_root: str | None = None,
     accelerator: Accelerator = "auto",
-    multilabel: bool | None = None,
+    multilabel: bool = False,
     json: bool = False,
 ) -> int:
     """Measure embeddings with a linear probe, nearest neighbors and few-shot curves.
@@ -81,7 +81,7 @@ def probe(
     if export:
         check_folder(Path(export).parent)
     other = load_predictions(compare) if compare else None
-    table = None if is_embeddings(images) else open_images(images, image_root, multilabel)
+    table = None if is_embeddings(images) else open_images(images, image_root, multilabel or None)
     opened = network.open(accelerator) if table or export else None
     table = load_splits(table, splits) if table and splits else table
     embeddings = extract(opened, table, on_error) if opened and table else Embeddings.load(images)
