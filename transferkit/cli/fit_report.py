@@ -99,7 +99,8 @@ def predictions(table: Path, top_k: int) -> list[dict[str, Any]]:
     ranked = ranked_columns(top_k)
     names = set(pq.read_schema(table).names)
     if "probability" not in names:  # several labels, or a number
-        return pq.read_table(table).to_pylist()
+        whole: list[dict[str, Any]] = pq.read_table(table).to_pylist()
+        return whole
     kept = [pair for pair in ranked if pair[0] in names]
     judged = [name for name in JUDGED if name in names]
     wanted = ["path", "label", *(name for pair in kept for name in pair), *judged]

@@ -9,7 +9,8 @@ import torch
 
 from transferkit import similarity
 from transferkit.data.embeddings import Embeddings
-from transferkit.data.targets import TARGETS, check_same_kind
+from transferkit.data.targets import TARGETS, WORDS
+from transferkit.errors import UserError
 from transferkit.evaluation.same_space import differences, listed_paths
 from transferkit.runtime.files import atomic_path
 from transferkit.runtime.json_files import write_json
@@ -26,9 +27,14 @@ def measure(table: Embeddings, reference: Embeddings | None = None, **options: A
         options: of :func:`similarity.evaluate`.
 
     Raises:
-        UserError: an option is out of range, or an embedding is NaN or infinite (row and path named).
+        UserError: an option is out of range, an embedding is NaN or infinite (row and path named), or the reference
+            has another kind of target.
     """
     similarity.finite_rows(table.embedding, "embeddings", table.paths)
+    if reference is not None and reference.kind != table.kind:
+        raise UserError(
+            f"the reference has {WORDS[reference.kind]}, the other table {WORDS[table.kind]}; embed both with the same"
+        )
     if table.kind != "class":
         return measure_others(table, reference, options)
     return similarity.evaluate(
@@ -41,21 +47,16 @@ def measure(table: Embeddings, reference: Embeddings | None = None, **options: A
 
 
 def measure_others(table: Embeddings, reference: Embeddings | None, options: Mapping[str, Any]) -> Evaluation:
-    """:func:`measure` of several labels, where sharing one counts, and of numbers, whose labels are not compared.
-
-    Raises:
-        UserError: see :func:`measure`; or the reference has other targets.
-    """
+    """:func:`measure` of several labels, where sharing one counts, and of numbers, which are not compared."""
     tables = [table] if reference is None else [table, reference]
     others = None if reference is None else reference.embedding
     if table.kind == "number":
         return similarity.evaluate(table.embedding, None, others, None, **options)
     kind = TARGETS[table.kind]
     names = kind.names(label for each in tables for label in each.labels)
-    for each in tables:
-        check_same_kind(each.kind, table.kind, "the reference")
-    own, *theirs = (kind.encode(each.labels, names) for each in tables)
-    return evaluate_labels(table.embedding, own, names, others, *theirs, ks=options.get("ks", (1, 5, 10)))
+    own = kind.encode(table.labels, names)
+    theirs = None if reference is None else kind.encode(reference.labels, names)
+    return evaluate_labels(table.embedding, own, names, others, theirs, options.get("ks", (1, 5, 10)))
 
 
 def caveats(

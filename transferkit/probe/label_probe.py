@@ -93,8 +93,8 @@ def probe_labels(
             warnings.append(f"labels of {name} that train lacks, left out: {listed(lacking)}")
     fitted = members.train + members.val
     limits: dict[str, Any] = {"tolerance": tolerance, "max_iterations": max_iterations}
-    parts = [part[rows] for rows in (members.train, members.val) for part in (features, target)]
-    swept = sweep_labels(*parts, coarse_to_fine=coarse_to_fine, **limits)
+    train, val = ((features[rows], target[rows]) for rows in (members.train, members.val))
+    swept = sweep_labels(*train, *val, coarse_to_fine=coarse_to_fine, **limits)
     best = swept.best
     thresholds = thresholds_of(best, features[members.val], target[members.val], names)
     how: dict[str, Any] = {"standardization": best.standardization, "c": best.c, **limits}

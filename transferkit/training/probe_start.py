@@ -49,9 +49,8 @@ def probe_start(extractor: Extractor, data: ImageDataModule, l2_normalize: bool 
             check_values(found)
             paths = {name: data.tables[name].paths for name in ("train", "val")}
             train, val = (found.embedding[[found.row_of[path] for path in paths[name]]] for name in paths)
-            targets = (data.targets(name) for name in ("train", "val"))
-            sides = [part for pair in zip((train, val), targets, strict=True) for part in pair]
-            start = STARTS[data.kind](*sides, tuple(data.class_names), kinds_of(l2_normalize))
+            names, kinds = tuple(data.class_names), kinds_of(l2_normalize)
+            start = STARTS[data.kind](train, data.targets("train"), val, data.targets("val"), names, kinds)
             return replace(start, metadata=found.metadata, fitted_on=remember_paths(paths["train"]))
 
         return finetune_start(ranks.from_first(fit), extractor)

@@ -3,7 +3,7 @@
 A task is a loss, metrics, and what the outputs of a head mean.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
@@ -139,11 +139,12 @@ def task_of(kind: Kind, loss: Loss = "auto", record: Mapping[str, Any] | None = 
     if fitting != kind:
         what = "a number per image (column target)" if loss == "huber" else "several labels per image (multilabel)"
         raise UserError(f'`loss="{loss}"` is for {what}; leave it out')
-    task: Task = {
+    tasks: dict[Kind, Callable[[], Task]] = {
         "class": ClassTask,
         "labels": lambda: LabelTask(asymmetric=loss == "asymmetric"),
         "number": lambda: NumberTask(huber=loss == "huber"),
-    }[kind]()
+    }
+    task = tasks[kind]()
     task.restore(record or {})
     return task
 
