@@ -13,7 +13,8 @@ from transferkit.data.targets import NAME_OF_NUMBER, Kind, joined_labels, number
 from transferkit.errors import UserError
 from transferkit.runtime.parquet import is_text
 
-KEY, FORMAT = "table_format", 2  # in the metadata
+KEY = "table_format"  # in the metadata
+FORMAT = 2
 LISTS = ("label",)  # columns that may be lists of text
 NUMBER = NAME_OF_NUMBER
 

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 KEY = "transferkit"
 FORMAT = 1
+OTHER_TARGETS = 2  # the format of several labels and of numbers, which earlier versions would take for classes
 # Fields that describe the training and their types; dictionaries map names to numbers.
 TRAINING: Mapping[str, type] = {
     "regime": str, "weights": str, "checkpoint": str, "epoch": int, "fitted_on": str,
@@ -41,9 +42,26 @@ def load(path: Path) -> dict[str, Any]:
     record = content.get(KEY) if isinstance(content, dict) else None
     if not isinstance(record, dict) or "state_dict" not in content:
         raise UserError(f"{path} is not a transferkit checkpoint; give one that fit wrote")
-    if record.get("format") != FORMAT:
-        raise UserError(f"{path} has format {record.get('format')}, this version reads {FORMAT}; update transferkit")
+    check_format(path, record)
     return dict(content)
+
+
+def check_format(path: Path, record: Mapping[str, Any]) -> None:
+    """Raise for a record of a format that this version does not read.
+
+    Raises:
+        UserError: with the formats that it reads.
+    """
+    if record.get("format") not in (FORMAT, OTHER_TARGETS):
+        raise UserError(
+            f"{path} has format {record.get('format')}, this version reads {FORMAT} and {OTHER_TARGETS}; "
+            "update transferkit"
+        )
+
+
+def format_of(record: Mapping[str, Any]) -> int:
+    """Return the format of a record of training, by what is predicted."""
+    return FORMAT if record.get("target", "class") == "class" else OTHER_TARGETS
 
 
 def read(

@@ -23,7 +23,15 @@ from transferkit.backbones.weights import read_state_dict
 from transferkit.errors import UserError, first_line
 from transferkit.extractor import model_card
 from transferkit.extractor.calibration import Calibration
-from transferkit.extractor.checkpoint_reader import BROKEN, TRAINING, change_preprocessing, check_training, linear
+from transferkit.extractor.checkpoint_reader import (
+    BROKEN,
+    TRAINING,
+    change_preprocessing,
+    check_format,
+    check_training,
+    format_of,
+    linear,
+)
 from transferkit.extractor.core import RECORD, ExtractorCore
 from transferkit.extractor.timm_layout import timm_layout
 from transferkit.images.preprocessing import Preprocessing
@@ -74,7 +82,7 @@ def fill(extractor: ExtractorCore, folder: Path) -> str:
     layout = write_model(extractor, folder)
     write_json(folder / "preprocessor_config.json", extractor.preprocessing.to_hf())
     record = {
-        "format": FORMAT,
+        "format": format_of(extractor.record),
         "layout": layout,
         "backbone": extractor.spec(),
         "pooling": extractor.pooling,
@@ -220,8 +228,7 @@ def read(path: Path, weights: str, pooling: str | None, preprocessing: Mapping[s
         UserError: a file is missing or broken, or the record contradicts the arguments.
     """
     record = read_json(path / RECORD)
-    if record.get("format") != FORMAT:
-        raise UserError(f"{path} has format {record.get('format')}, this version reads {FORMAT}; update transferkit")
+    check_format(path, record)
     if weights != "DEFAULT":
         raise UserError(f'{path} has its own weights; leave out `weights="{weights}"`')
     try:

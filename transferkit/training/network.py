@@ -15,7 +15,7 @@ from transferkit.data.batches import Batch
 from transferkit.data.targets import TARGETS
 from transferkit.extractor import Extractor
 from transferkit.extractor.calibration import Calibration
-from transferkit.extractor.checkpoint_reader import FORMAT
+from transferkit.extractor.checkpoint_reader import format_of
 from transferkit.extractor.core import head_logits
 from transferkit.extractor.forward import network_input
 from transferkit.extractor.word_head import reads_unit_rows, word_head
@@ -194,7 +194,7 @@ class TransferNetwork(LightningModule):
     def describe(self) -> dict[str, Any]:
         """Return a plain-typed record: all that an extractor needs, and what the head was trained on."""
         return {
-            "format": FORMAT,
+            "format": format_of(self.task.describe(self.class_names)),
             "complete": True,
             "backbone": self.spec,
             "class_names": self.class_names,
