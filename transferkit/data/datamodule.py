@@ -126,6 +126,7 @@ class ImageDataModule(LightningDataModule):
         *,
         splits: Sequence[str | None] | None = None,
         split: Split | None = None,
+        targets: Sequence[Any] | None = None,
         transform: Callable[[Tensor], Any] | None = None,
         **options: Any,
     ) -> "ImageDataModule":
@@ -133,9 +134,10 @@ class ImageDataModule(LightningDataModule):
 
         Args:
             images: folder or manifest; or a list, iterator or dataset, as for ``Extractor.embed``.
-            labels: class of each image; by default that of the folder or the dataset.
+            labels: class of each image, or its classes if ``multilabel``; by default that of the folder or the dataset.
             splits: ``train``, ``val``, ``test`` or None of each image; of None, val and test are drawn.
             split: a function that returns the splits of paths and labels.
+            targets: number of each image, instead of labels.
             transform: random change of a training image, uint8 (3, H, W), before the preprocessing.
             options: of the constructor.
 
@@ -145,7 +147,8 @@ class ImageDataModule(LightningDataModule):
         if transform is not None and options.get("augmentation", "none") != "none":
             raise UserError("`augmentation` and transform are given; give one of them")
         data = cls(**options)
-        data.given, data.transform = table_of_images(images, labels, splits, split, data.image_root), transform
+        data.given = table_of_images(images, labels, splits, split, data.image_root, targets, data.multilabel)
+        data.transform = transform
         data.root = data.given.source
         return data
 

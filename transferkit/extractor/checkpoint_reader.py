@@ -50,13 +50,10 @@ def check_format(path: Path, record: Mapping[str, Any]) -> None:
     """Raise for a record of a format that this version does not read.
 
     Raises:
-        UserError: with the formats that it reads.
+        UserError: with the format of classes that it reads.
     """
     if record.get("format") not in (FORMAT, OTHER_TARGETS):
-        raise UserError(
-            f"{path} has format {record.get('format')}, this version reads {FORMAT} and {OTHER_TARGETS}; "
-            "update transferkit"
-        )
+        raise UserError(f"{path} has format {record.get('format')}, this version reads {FORMAT}; update transferkit")
 
 
 def format_of(record: Mapping[str, Any]) -> int:

@@ -47,7 +47,7 @@ def probe_report(
         calibrated = None if error is None else percent(error, f"{PROBE} linear.ece_calibrated")
         sections.append(prediction_sections.calibration(predictions, calibrated))
     sections.append(selection(linear))
-    sections.append(data_sections.data_counts(folder.columns("splits.parquet"), "splits.parquet"))
+    sections.append(data_sections.data_counts(folder.columns("splits.parquet"), "splits.parquet", target))
     sections.append(repeat(content, str(folder.path)))
     extractor = (content.get("embeddings") or {}).get("extractor", "")
     title = f"{extractor} on {given['source']}" if given.get("source") and extractor else folder.path.name

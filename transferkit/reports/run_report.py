@@ -64,7 +64,7 @@ def run_report(
     sections.append(data_sections.learning_curves(folder.rows("metrics.csv"), measured))
     if embeddings is not None:
         sections.append(data_sections.embedding_map(embeddings, predictions))
-    sections.append(data_sections.data_counts(splits, "splits.parquet"))
+    sections.append(data_sections.data_counts(splits, "splits.parquet", target_sections.KINDS.get(others, "class")))
     sections.append(repeat(folder.path, config, embeddings))
     name = "/".join(folder.path.absolute().parts[-2:])
     report = Report(

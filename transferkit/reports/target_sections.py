@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from transferkit.data.targets import Kind
 from transferkit.reports.content import Block, Cell, Headline, Remark, Section, Table
 from transferkit.reports.numbers import Number, count, decimal, percent
 
@@ -16,6 +17,7 @@ WORDS = {
     "loss": "loss",
 }
 FIRST = {"map": "several labels per image", "r2": "a number per image"}  # the metric that decides, by what is predicted
+KINDS: Mapping[str, Kind] = {"map": "labels", "r2": "number"}
 ON_VAL = "Measured on the validation images, on which the best checkpoint was chosen. Test it for a fair number."
 
 
