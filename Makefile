@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN = $(VENV)/bin
 SHELL := bash
 .DELETE_ON_ERROR:
-.PHONY: help install quickstart test test-all coverage lint style types format docs bench bench-full floors release-check clean
+.PHONY: help install quickstart test test-all test-gpu coverage lint style types format docs bench bench-full bench-gpu floors release-check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
@@ -23,6 +23,12 @@ test: $(VENV)/.installed-dev ## install, then the default tests, under 5 minutes
 test-all: $(VENV)/.installed-dev ## every test: fuzzing, killed processes, hostile files; under 60 minutes
 	@echo "Every test: under 60 minutes on 2 cores."
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m '' -n 2 --dist loadfile --no-loadscope-reorder
+
+# Of a GPU machine the installed PyTorch is used: GPU_PYTHON=python3 needs no environment of its own.
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+
+test-gpu: ## tests of a CUDA device with the PyTorch that is installed, 3 minutes
+	@OMP_NUM_THREADS=1 $(GPU_PYTHON) -m pytest -m gpu tests/gpu -n 6 --dist loadfile --no-loadscope-reorder
 
 coverage: $(VENV)/.installed-dev ## the default tests, and the share of the package's lines and branches they run
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered
@@ -49,6 +55,9 @@ bench: $(VENV)/.installed-dev ## benchmarks at reduced sizes, under 15 minutes
 
 bench-full: $(VENV)/.installed-dev ## benchmarks at full sizes
 	@$(BIN)/python -m tests.bench --full
+
+bench-gpu: ## benchmarks of a CUDA device, 3 minutes
+	@PYTHONUNBUFFERED=1 $(GPU_PYTHON) -m tests.bench.gpu
 
 floors: .venv-floor/floors.txt ## the default tests with the oldest versions that pyproject.toml allows
 	@$(MAKE) test VENV=.venv-floor PIP_CONSTRAINT=$<

@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 import socket
 import tempfile
 from collections import Counter
@@ -18,6 +19,9 @@ COLOURS = {"apples": (190, 50, 40), "limes": (70, 180, 60)}
 CACHES = tempfile.TemporaryDirectory(prefix="transferkit-tests-")
 for cache in ("TRANSFERKIT_CACHE", "HF_HOME", "TORCH_HOME"):  # here, since the libraries read these when imported
     os.environ[cache] = str(Path(CACHES.name, cache.lower()))
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job; children inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_unconfigure() -> None:

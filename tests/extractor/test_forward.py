@@ -210,3 +210,11 @@ def test_what_the_metadata_say() -> None:
         "dtype": "bfloat16",
     }
     assert isinstance(resnet18().forward(), Forward)
+
+
+def test_on_a_cpu_no_pass_is_recorded_or_compiled() -> None:
+    forward = resnet18().forward()
+    pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    expected = forward(pixels)
+    forward.expect([range(2)] * 100, images=10**7)
+    assert torch.equal(forward(pixels), expected) and forward.recorded is None

@@ -1,5 +1,6 @@
 """Decoding: every file of the corpus gives its pixels or its reason, whatever happens around it."""
 
+import gc
 import os
 import random
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision.io import ImageReadMode, decode_image
 
 from tests import image_corpus
@@ -234,3 +236,11 @@ def test_a_file_without_permission(tmp_path: Path) -> None:
     (tmp_path / "locked.jpg").chmod(0)
     with pytest.raises(ImageError, match="permission denied"):
         read_image(tmp_path / "locked.jpg")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (23, 37), (1500, 3000)])
+def test_pixels_that_pillow_keeps_in_one_piece_or_in_several(size: tuple[int, int]) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    pixels = rgb.in_place(Image.fromarray(noise))  # the picture itself is gone
+    gc.collect()
+    np.testing.assert_array_equal(pixels, noise)

@@ -80,6 +80,7 @@ def test_too_few_images_of_val_are_named(calibration: Calibration, probability: 
         ({"coverage": 1.0}, "`coverage` is 1.0; give a number between 0 and 1"),
         ({"reject": 0.0}, "`reject` is 0.0"),
         ({"false_alarm": float("nan")}, "`false_alarm` is nan"),
+        ({"sets": "aps"}, "`sets=aps` needs `coverage`, such as `coverage=0.9`"),
         ({"sets": "raps"}, "`sets` is 'raps'; give lac, aps"),
         ({"unlike": "cosine"}, "`unlike` is 'cosine'; give knn, mahalanobis, none"),
     ],

@@ -11,7 +11,6 @@ import io
 import itertools
 import logging
 import os
-import re
 import signal
 import sys
 import threading
@@ -25,6 +24,7 @@ from transferkit.cli.dialect import DIALECT, translate
 from transferkit.errors import ToldByFirst, UserError
 from transferkit.runtime.cores import limit_threads
 from transferkit.runtime.files import disk_fault, place_of
+from transferkit.runtime.no_memory import is_out_of_memory
 from transferkit.runtime.text import for_terminal
 from transferkit.runtime.verbosity import showing_progress
 
@@ -58,10 +58,6 @@ VERBS = {
 }
 
 BATCH_SIZE = dict.fromkeys(("fit", "validate", "test", "predict"), "--data.batch_size") | {"embed": "--batch_size"}
-# Messages of the allocators of CUDA, MPS, the CPU, cuBLAS, cuDNN and ONNX Runtime.
-NO_MEMORY = re.compile(
-    r"out of memory|can't allocate memory|not enough memory|ALLOC_FAILED|failed to allocate memory", re.IGNORECASE
-)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -117,10 +113,10 @@ def run(arguments: list[str]) -> int:
         if error.errno == errno.ENOMEM:
             return complain(out_of_memory(error, arguments[0]))
         raise
-    except (MemoryError, RuntimeError) as error:  # torch raises RuntimeError, in some cases known only by its text
+    except (MemoryError, RuntimeError) as error:
         if "determine home directory" in str(error):  # Path.expanduser, wherever it is called
             return complain("a path begins with ~ and the name of no user here; write it out")
-        if debug or not (isinstance(error, MemoryError) or NO_MEMORY.search(str(error))):
+        if debug or not is_out_of_memory(error):
             raise
         return complain(out_of_memory(error, arguments[0]))
 

@@ -24,20 +24,6 @@ EVALUATE = (
 PATIENCE = "end a fit after this many epochs without a better one"
 TOP_K = "number of classes per image in the table and with --json, the most probable first"
 ENGINE = "what runs the network: auto is openvino on a CPU if it is installed, otherwise torch"
-TRUST = [  # options of predict for a calibrated classifier
-    Option(
-        "coverage", "add to each image a set of classes that contains the true one with this probability, such as 0.9"
-    ),
-    Option("sets", "lac: the smallest sets on average; aps: larger where an image is harder", ("lac", "aps"), "lac"),
-    Option("reject", "do not answer unless sure: at most this share of the answers is wrong, such as 0.05"),
-    Option(
-        "unlike",
-        "distance from the training images that tells which images are unlike them",
-        ("knn", "mahalanobis", "none"),
-        "mahalanobis",
-    ),
-    Option("false_alarm", "share of images like those of val that may be called unlike", default="0.05"),
-]
 TITLE_OF_TRUST = "When to trust a prediction (after a test on data with a val split):"
 FIRST = {"fit": ("data.root", "model.backbone", "model.regime", "trainer.max_epochs", "config")}
 FIRST |= dict.fromkeys(("validate", "test"), ("data.root", "ckpt_path", "name", "config", "json"))
@@ -53,7 +39,7 @@ def section(name: str, kind: type, defaults: dict[str, Any]) -> list[Option]:
     """Return the options of a section, from the signature and the docstring of its class.
 
     Args:
-        name: ``model``, ``data`` or ``trainer``.
+        name: ``model``, ``data`` or ``trainer``; nothing for options without a section.
         kind: the class.
         defaults: defaults that differ from the signature's.
     """
@@ -63,10 +49,17 @@ def section(name: str, kind: type, defaults: dict[str, Any]) -> list[Option]:
     hints = get_type_hints(constructor)
     found = []
     for field, parameter in inspect.signature(kind).parameters.items():
-        text = OWN_TEXTS.get(f"{name}.{field}", texts.get(field, "").rstrip("."))
-        default = written(defaults.get(field, parameter.default))
-        found.append(Option(f"{name}.{field}", text, words(hints.get(field)), default))
+        option = f"{name}.{field}" if name else field
+        text = OWN_TEXTS.get(option, texts.get(field, "").rstrip("."))
+        found.append(Option(option, text, words(hints.get(field)), written(defaults.get(field, parameter.default))))
     return [option for option in found if option.name != LINKED]
+
+
+def trust() -> list[Option]:
+    """Return the options of predict for a calibrated classifier."""
+    from transferkit.reports.answers import Answering
+
+    return section("", Answering, {})
 
 
 def single(verb: str) -> list[Option]:
@@ -79,7 +72,7 @@ def single(verb: str) -> list[Option]:
         Option("seed_everything", "seed of everything random", default="0"),
         *([Option("top_k", TOP_K, default="5")] if verb == "predict" else []),
         *([Option("engine", ENGINE, ("torch", "openvino", "onnx", "auto"), "torch")] if verb == "predict" else []),
-        *(TRUST if verb == "predict" else []),
+        *(trust() if verb == "predict" else []),
         Option("json", "print one JSON object"),
         Option("print_config", "print the resulting configuration and exit"),
         Option("debug", "show tracebacks"),
@@ -131,12 +124,13 @@ def help_text(verb: str, arguments: Sequence[str]) -> str:
     of_all = {option.name: option for option in every_option(verb)}
     model = [option for option in groups["model"] if verb == "fit" or option.name in OF_A_CLASSIFIER]
     remark = "" if verb == "fit" else " (for a probe's classifier; a checkpoint and an export have their own)"
+    trusting = trust() if verb == "predict" else []
     titled = {
         "Used most (IMAGES is short for --data.root IMAGES):": [of_all[name] for name in FIRST[verb]],
         f"Model{remark}:": [option for option in model if option.name not in FIRST[verb]],
         "Data:": [option for option in groups["data"] if option.name not in FIRST[verb]],
-        TITLE_OF_TRUST: [option for option in single(verb) if option in TRUST],
-        "Run:": [option for option in single(verb) if option.name not in FIRST[verb] and option not in TRUST],
+        TITLE_OF_TRUST: trusting,
+        "Run:": [option for option in single(verb) if option.name not in FIRST[verb] and option not in trusting],
     }
     more = f"Lightning's Trainer has more, such as --trainer.devices: transferkit {verb} --help-trainer"
     return page(f"{verb} [IMAGES] [options]", VERBS[verb], titled, more)

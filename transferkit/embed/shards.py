@@ -26,6 +26,7 @@ from transferkit.extractor.forward import Forward
 from transferkit.runtime.files import (
     TEMPORARY,
     atomic_path,
+    check_parquet,
     check_place,
     discard,
     install,
@@ -277,12 +278,14 @@ def check_embeddings(out: Path, as_folder: bool) -> None:
     """Refuse to write over anything but embeddings, such as a search index or a table of regions.
 
     Raises:
-        UserError: the place holds something else, or is a file instead of a folder or the other way round.
+        UserError: the place holds something else, is a file instead of a folder or the other way round, or is named as
+            a file of another format.
     """
     if out.is_dir() and not as_folder:
         raise UserError(f"{out} is a folder; end `out` in a slash to make it a directory of shards, or name a file")
     if out.is_file() and as_folder:
         raise UserError(f"{out} is a file; give another name for a directory of shards")
+    check_parquet(out)
     check_place(out, "embeddings", foreign_to_embeddings)
 
 

@@ -1,7 +1,8 @@
 """Images to embeddings, batch by batch, on all cores.
 
 Decoding, resizing and the forward pass release the interpreter's lock, so threads overlap them without copying
-pixels between processes. On a CPU each thread takes whole batches from files to embeddings on one core: threads
+pixels between processes. On a GPU all cores decode, and transfers in both directions overlap with the network. On a
+CPU each thread takes whole batches from files to embeddings on one core: threads
 that share a batch wait for each other at every layer, even longer while others decode. It also makes an embedding
 independent of the number of cores.
 """
@@ -11,6 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from threading import Event, Lock
 from typing import Any, NamedTuple, TypeVar
 
@@ -21,13 +23,17 @@ from transferkit.data.columns import take
 from transferkit.data.embeddings import Embeddings
 from transferkit.data.image_table import ImageTable
 from transferkit.data.integrity import remember
+from transferkit.embed.transfer import Transfer
 from transferkit.extractor import Extractor
 from transferkit.extractor.forward import Forward
+from transferkit.extractor.halving import Halving
 from transferkit.images.error import Fault, ImageError
+from transferkit.images.silence import pillow_silenced
 from transferkit.runtime.cores import cores
 from transferkit.runtime.progress import progress_bar
 
 Job = TypeVar("Job")
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,8 @@ def stream_table(
         with one_at_a_time:
             return view.transform(image, row)
 
-    source = stream_batches if forward.device.type == "cpu" else stream
+    source = stream_batches if forward.device.type == "cpu" else partial(stream, device=forward.device)
+    forward.expect(batches, len(table))
     total = sum(map(len, batches))
     bar = progress_bar(f"embedding with {extractor.name}", total) if show else nullcontext(lambda steps: None)
     decoded: dict[str, Fault | None] = {}
@@ -122,8 +129,11 @@ def stream(
     forward: Callable[[Tensor], Tensor],
     workers: int | None = None,
     ahead: int = 3,
+    device: torch.device = CPU,
 ) -> Generator[Batch, None, None]:
-    """Embed batches of rows in order: threads decode ahead while the network runs in this one.
+    """Embed batches of rows in order: threads decode ahead while the network runs, and a batch is taken one late.
+
+    If the device has no memory for a batch, it is embedded in halves, and one line says so.
 
     An unreadable row takes part in the forward pass as a black image and is left out of the result, so that the last
     bits of the other rows do not depend on it.
@@ -132,15 +142,24 @@ def stream(
         rows_of_batches: the rows of each batch.
         read: row -> preprocessed uint8 pixels (3, h, w); may raise ImageError.
         forward: uint8 (B, 3, h, w) -> float32 (B, D).
-        workers: decoding threads; by default one per core, at most 8.
+        workers: decoding threads; by default one per core.
         ahead: number of batches that are decoded ahead of the network.
+        device: where the network is.
     """
-    with ThreadPoolExecutor(workers or min(8, cores()), "decode") as pool:
+    transfer, forward, running = Transfer(device), Halving(forward), None
+    beside = nullcontext() if device.type == "cpu" else one_core_each()  # a network on the CPU needs all cores itself
+    # Silenced from here on, reading an image need not change the process's filters and loggers.
+    with pillow_silenced(), beside, ThreadPoolExecutor(workers or cores(), "decode") as pool:
         try:
             for rows, futures in ahead_of(
                 rows_of_batches, lambda rows: [pool.submit(attempt, read, row) for row in rows], ahead
             ):
-                yield run_batch(rows, [future.result() for future in futures], forward)
+                begun = begin_batch(rows, [future.result() for future in futures], forward, transfer)
+                if running:
+                    yield running()
+                running = begun
+            if running:
+                yield running()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -160,13 +179,13 @@ def stream_batches(
             is cancelled.
         workers: threads; by default one per core.
     """
-    stopped = Event()
+    stopped, forward = Event(), Halving(forward)
 
     def whole(rows: range) -> Batch:
         return run_batch(rows, [attempt(read, row, stopped) for row in rows], lambda pixels: forward(pixels, stopped))
 
     threads = workers or cores()
-    with one_core_each(), ThreadPoolExecutor(threads, "embed") as pool:
+    with pillow_silenced(), one_core_each(), ThreadPoolExecutor(threads, "embed") as pool:
         try:
             for _, future in ahead_of(rows_of_batches, lambda rows: pool.submit(whole, rows), 2 * threads):
                 yield future.result()
@@ -211,12 +230,25 @@ def attempt(read: Callable[[int], Tensor], row: int, stopped: Event | None = Non
 
 
 def run_batch(rows: range, results: list[Tensor | Fault], forward: Callable[[Tensor], Tensor]) -> Batch:
-    """Run one forward pass over the pixels, or the reason, of each row."""
+    """Run one forward pass over the pixels, or the reason, of each row, on a CPU."""
+    return begin_batch(rows, results, forward, Transfer(CPU))()
+
+
+def begin_batch(
+    rows: range, results: list[Tensor | Fault], forward: Callable[[Tensor], Tensor], transfer: Transfer
+) -> Callable[[], Batch]:
+    """Begin a forward pass over the pixels, or the reason, of each row; return the function that waits for its end."""
     broken = {row: result for row, result in zip(rows, results, strict=True) if isinstance(result, Fault)}
     pixels = [result for result in results if isinstance(result, Tensor)]
     if not pixels:
-        return Batch([], torch.empty(0, 0), broken)
+        return lambda: Batch([], torch.empty(0, 0), broken)
     blank = torch.zeros_like(pixels[0])
-    embedding = forward(torch.stack([blank if isinstance(result, Fault) else result for result in results])).cpu()
-    kept = [position for position, row in enumerate(rows) if row not in broken]
-    return Batch([rows[position] for position in kept], embedding[kept] if broken else embedding, broken)
+    images = [blank if isinstance(result, Fault) else result for result in results]
+    take_result = transfer.fetch(forward(transfer.send(images)))
+
+    def finish() -> Batch:
+        embedding = take_result()
+        kept = [position for position, row in enumerate(rows) if row not in broken]
+        return Batch([rows[position] for position in kept], embedding[kept] if broken else embedding, broken)
+
+    return finish

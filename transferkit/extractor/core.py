@@ -19,6 +19,7 @@ from transferkit.errors import UserError
 from transferkit.extractor.calibration import Calibration
 from transferkit.extractor.engine import Choice, Engine, choose_engine
 from transferkit.extractor.forward import Features, Forward, Precision, network_input
+from transferkit.extractor.halving import Halving
 from transferkit.images.image_source import count_of, each_image, read_pixels
 from transferkit.images.preprocessing import Preprocessing
 from transferkit.runtime.full_float32 import full_float32
@@ -154,7 +155,7 @@ class ExtractorCore:
         batches = [torch.empty(0, self.embed_dim)]
         # the fast pass takes as long to make as a few images
         few = count is not None and count <= batch_size and self.precision == "32"
-        forward = self if few else self.forward()
+        forward = Halving(self if few else self.forward())
         numbered = enumerate(source)
         with showing_progress(progress), progress_bar(f"embedding with {self.name}", count) as advance:
             while batch := list(itertools.islice(numbered, batch_size)):

@@ -27,7 +27,8 @@ def replica(backbone: Backbone) -> Backbone:
 def for_inference(backbone: Backbone, dtype: torch.dtype, pack: bool = True) -> Backbone:
     """Return a fast copy of a network, or the network itself if nothing would change.
 
-    BatchNorm is folded into the convolutions before it, these are laid out channels last, and all is cast once.
+    BatchNorm is folded into the convolutions before it, these are laid out channels last, and all is cast once. A GPU's
+    convolutions are laid out so without BatchNorm, too.
 
     Args:
         backbone: the network; the copy shares the tensors that do not change.
@@ -37,9 +38,10 @@ def for_inference(backbone: Backbone, dtype: torch.dtype, pack: bool = True) -> 
     convolutional = any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules())
     on_cpu = next(backbone.parameters()).device.type == "cpu"
     linear = pack and on_cpu and packs_linear() and any(type(module) is nn.Linear for module in backbone.modules())
-    if not convolutional and not linear and dtype == torch.float32:
+    channels_last = convolutional or (not on_cpu and any(isinstance(m, nn.Conv2d) for m in backbone.modules()))
+    if not channels_last and not linear and dtype == torch.float32:
         return backbone
-    if not convolutional and dtype == torch.float32:
+    if not channels_last and dtype == torch.float32:
         fast = replica(backbone)
     else:
         fast = copy.deepcopy(backbone).eval().requires_grad_(False)
@@ -48,6 +50,7 @@ def for_inference(backbone: Backbone, dtype: torch.dtype, pack: bool = True) -> 
         set_attention("eager")  # two matrix products take 0.6 of the time of PyTorch's fused attention there
     if convolutional:
         fold_batchnorm(fast.model)
+    if channels_last:
         fast.to(memory_format=torch.channels_last)
     fast.to(dtype)
     if linear:

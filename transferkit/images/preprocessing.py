@@ -23,6 +23,7 @@ from torch import Tensor
 from torchvision.transforms._presets import ImageClassification
 
 from transferkit.errors import UserError
+from transferkit.images.channel_values import channel_values
 from transferkit.images.image_processor import check_processor, open_processor
 from transferkit.images.processor_config import from_config, from_pretrained_cfg, to_config
 from transferkit.images.resize import (
@@ -310,9 +311,10 @@ class Preprocessing:
         floats = pixels.dtype == torch.float32 and self.arithmetic == "transformers-float"
         if not (floats or pixels.dtype == torch.uint8) or pixels.ndim < 3 or pixels.shape[-3] != 3:
             raise ValueError(f"expected uint8 (..., 3, h, w), got {pixels.dtype} {tuple(pixels.shape)}")
-        # whatever torch's default dtype is at the moment
-        mean = torch.tensor(self.mean, dtype=torch.float32, device=pixels.device)[:, None, None]
-        std = torch.tensor(self.std, dtype=torch.float32, device=pixels.device)[:, None, None]
+        return self.scale(pixels, *(channel_values(values, pixels.device) for values in (self.mean, self.std)))
+
+    def scale(self, pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+        """Return what :meth:`normalize` does, by mean and standard deviation (3, 1, 1) on the pixels' device."""
         return (self.ordered(pixels).to(torch.float32) / 255).sub_(mean).div_(std)
 
     def ordered(self, pixels: Tensor) -> Tensor:

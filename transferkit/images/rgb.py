@@ -7,6 +7,7 @@ from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
@@ -142,7 +143,20 @@ def rgb_of(image: Image.Image, samples: Samples) -> NDArray[np.uint8]:
         opaque = Image.new("RGB", image.size, "white")
         opaque.paste(image.convert("RGB"), mask=image.getchannel("A"))
         return np.asarray(opaque)
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    return in_place(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def in_place(image: Image.Image) -> NDArray[np.uint8]:
+    """Return uint8 (H, W, 3) of an RGB picture where Pillow keeps it, without a copy if it is in one piece.
+
+    Pillow holds the interpreter's lock while it copies, and of a dozen threads that decode, all would wait.
+    """
+    try:
+        values = pa.array(image).values.to_numpy()  # of each pixel three and one to spare
+    except ValueError:  # in several pieces, as large ones are
+        return np.asarray(image)
+    pixels: NDArray[np.uint8] = values.reshape(image.height, image.width, 4)[..., :3]
+    return pixels
 
 
 def without_key(rgb: NDArray[np.uint8], values: NDArray[Any], samples: Samples) -> NDArray[np.uint8]:

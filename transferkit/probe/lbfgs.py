@@ -72,9 +72,9 @@ def minimize(objective: Objective, c: Tensor, start: Tensor, *, tolerance: float
     """
     batch = begin(objective, 1 / (c.double() * len(objective.features)), start)
     parameters = start.clone()
-    gradient = torch.zeros(len(c), dtype=torch.float64)
-    iterations = torch.zeros(len(c), dtype=torch.long)
-    stuck = torch.zeros(len(c), dtype=torch.bool)
+    gradient = torch.zeros(len(c), dtype=torch.float64, device=start.device)
+    iterations = torch.zeros(len(c), dtype=torch.long, device=start.device)
+    stuck = torch.zeros(len(c), dtype=torch.bool, device=start.device)
     for iteration in range(max_iterations + 1):
         largest, loss = batch.value.gradient.abs().amax((1, 2)), batch.value.loss
         if iteration % PATIENCE == 0:
@@ -97,7 +97,7 @@ def begin(objective: Objective, penalty: Tensor, start: Tensor) -> Batch:
     logits = objective.logits(start)
     value = objective(start, penalty, logits, logits, torch.zeros_like(penalty))
     return Batch(
-        torch.arange(len(start)),
+        torch.arange(len(start), device=start.device),
         penalty,
         start,
         logits,
@@ -164,7 +164,7 @@ def line_search(objective: Objective, batch: Batch, direction: Tensor, slope: Te
     high, low_slope = torch.full_like(first, torch.inf), at_start.clone()
     value = Value(*(torch.empty_like(part) for part in vars(batch.value).values()))
     noise = torch.finfo(slope.dtype).eps * first.abs()
-    trying = torch.arange(len(first))
+    trying = torch.arange(len(first), device=first.device)
     for _ in range(TRIALS):
         whole = len(trying) == len(first)
         length, along = step[trying], direction[trying]

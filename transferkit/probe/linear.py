@@ -29,7 +29,7 @@ class Fitted:
     """One linear classifier, and how its fit ended.
 
     Attributes:
-        weight: `(K, D)` in the features' dtype, for raw features (for unit rows if `standardization` is `l2`).
+        weight: `(K, D)` in the features' dtype, on the CPU, for raw features (unit rows if `standardization` is `l2`).
         bias: `(K,)`.
         standardization: `none`, `l2` or `zscore`.
         c: inverse strength of regularization.
@@ -110,8 +110,8 @@ def fit_linear(
         objective: what is minimized instead of softmax regression.
     """
     problem = objective(features, target, classes, Standardization.fit(features, standardization))
-    strength = torch.tensor([c], dtype=torch.float64)
-    start = torch.zeros(1, features.shape[1] + 1, classes, dtype=torch.float64)
+    strength = torch.tensor([c], dtype=torch.float64, device=features.device)
+    start = torch.zeros(1, features.shape[1] + 1, classes, dtype=torch.float64, device=features.device)
     fits = minimize(problem, strength, start, tolerance=tolerance, max_iterations=max_iterations)
     return fitted(problem, fits, 0, c)
 
@@ -134,7 +134,7 @@ def sweep(
     """Fit on the training rows and choose standardization and C by the accuracy on the validation rows.
 
     Args:
-        features: `(N, D)` float32 or float64.
+        features: `(N, D)` float32 or float64; fits run on their device, where all other tensors are, too.
         target: `(N,)` int64 class numbers below `classes`.
         val_features: `(V, D)`.
         val_target: `(V,)` int64; a number from K up counts as wrong.
@@ -208,11 +208,11 @@ def fit_grid(
         for first in range(0, len(wave), room):
             points = wave[first : first + room]
             start = torch.stack([interpolate(solved, point, gap, objective) for point in points])
-            strengths = torch.tensor([c_grid[point] for point in points], dtype=torch.float64)
+            strengths = start.new_tensor([c_grid[point] for point in points])
             fits = minimize(objective, strengths, start, tolerance=tolerance, max_iterations=max_iterations)
             solved.update(zip(points, fits.parameters, strict=True))
-            converged[points] = fits.converged
-            accuracy[points] = score(logits_of_fits(objective, fits, val_features), val_target)
+            converged[points] = fits.converged.cpu()
+            accuracy[points] = score(logits_of_fits(objective, fits, val_features), val_target).cpu()
             highest = int(accuracy.nan_to_num(-1).argmax())  # of equal ones the first: the smallest C
             if highest in points:
                 best = fitted(objective, fits, points.index(highest), c_grid[highest])
@@ -250,7 +250,8 @@ def interpolate(solved: dict[int, Tensor], point: int, gap: int, objective: Obje
     near = [solved[at] for at in (point - gap, point + gap) if at in solved]
     far = [solved[at] for at in (point - 3 * gap, point + 3 * gap) if at in solved]
     if not near:
-        return torch.zeros(objective.features.shape[1] + 1, objective.classes, dtype=torch.float64)
+        shape = objective.features.shape[1] + 1, objective.classes
+        return torch.zeros(shape, dtype=torch.float64, device=objective.features.device)
     if len(near) == len(far) == 2:
         return (9 * (near[0] + near[1]) - far[0] - far[1]) / 16
     return sum(near[1:], near[0]) / len(near)
@@ -261,8 +262,8 @@ def fitted(objective: Objective, fits: Fits, number: int, c: float) -> Fitted:
     parameters, standardization = fits.parameters[number], objective.standardization
     weight, bias = standardization.fold(parameters[:-1], parameters[-1])
     return Fitted(
-        weight=weight.T.to(objective.features.dtype).contiguous(),
-        bias=bias.to(objective.features.dtype),
+        weight=weight.T.to("cpu", objective.features.dtype).contiguous(),
+        bias=bias.to("cpu", objective.features.dtype),
         standardization=standardization.kind,
         c=c,
         converged=bool(fits.converged[number]),

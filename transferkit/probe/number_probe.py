@@ -92,7 +92,13 @@ def as_classifier(fit: Ridge, metadata: Any, fitted_on: str) -> LinearClassifier
 
 
 def start_numbers(
-    train: Tensor, target: Tensor, val: Tensor, val_target: Tensor, names: Sequence[str], kinds: Sequence[Kind]
+    train: Tensor,
+    target: Tensor,
+    val: Tensor,
+    val_target: Tensor,
+    names: Sequence[str],
+    kinds: Sequence[Kind],
+    device: torch.device,
 ) -> LinearClassifier:
     """Return what fine-tuning starts from: ridge regression on train alone.
 
@@ -103,6 +109,7 @@ def start_numbers(
         val_target: not used.
         names: not used.
         kinds: standardizations to choose from.
+        device: not used: it runs on the CPU.
     """
     allowed = [kind for kind in KINDS if kind in kinds]
     return as_classifier(fit_ridge(train, target[:, 0], kinds=allowed), {}, "")

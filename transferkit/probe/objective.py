@@ -5,11 +5,12 @@ the bias. The features keep their values and dtype; the standardization is folde
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from transferkit.probe.standardize import CHUNK, Standardization
+from transferkit.probe.standardize import Standardization, chunk_rows
 
 
 @dataclass(frozen=True)
@@ -80,12 +81,14 @@ class Objective:
             step: `(M,)` float64.
         """
         models, classes, count = len(parameters), self.classes, len(self.features)
-        loss, certainty = torch.zeros(2, models, dtype=torch.float64)
-        products = torch.zeros(self.features.shape[1], models * classes, dtype=torch.float64)
-        residuals = torch.zeros(models * classes, dtype=torch.float64)
+        zeros = partial(torch.zeros, dtype=torch.float64, device=logits.device)
+        loss, certainty = zeros(2, models)
+        products = zeros(self.features.shape[1], models * classes)
+        residuals = zeros(models * classes)
+        size = chunk_rows(self.features)
         moved, factor = bool(step.any()), step.to(logits.dtype)[:, None]
-        for start in range(0, count, CHUNK):
-            rows = slice(start, start + CHUNK)
+        for start in range(0, count, size):
+            rows = slice(start, start + size)
             here = logits[rows] + factor * slope[rows] if moved else logits[rows]  # (B, M, K)
             losses, sure, residual = self.at(here, rows)
             loss += self.weigh(losses, rows).sum(0, dtype=torch.float64)
@@ -169,7 +172,7 @@ def principal_axes(features: Tensor, standardization: Standardization) -> tuple[
         rows = torch.cat(list(standardization.chunks(features))).double()
         _, singular, axes = torch.linalg.svd(rows, full_matrices=False)
         return singular.square() / count, axes.T.contiguous()
-    covariance = torch.zeros(width, width, dtype=torch.float64)
+    covariance = torch.zeros(width, width, dtype=torch.float64, device=features.device)
     for rows in standardization.chunks(features):
         covariance += rows.T @ rows
     values, axes = torch.linalg.eigh(covariance / count)

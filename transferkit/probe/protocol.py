@@ -85,6 +85,7 @@ def probe_embeddings(
     few_shot_c: float = 100.0,
     tolerance: float = 1e-5,
     max_iterations: int = 1000,
+    device: torch.device | str = "cpu",
 ) -> ProbeResult:
     """Probe embeddings: select on the validation rows, report on the test rows.
 
@@ -104,6 +105,7 @@ def probe_embeddings(
         few_shot_c: inverse strength of regularization of few-shot, fixed for the same reason.
         tolerance: largest entry of the gradient at the end of a fit.
         max_iterations: limit per fit.
+        device: where the sweep and the reported fit run; another one gives other last digits.
 
     Raises:
         UserError: the rows cannot be split (see `split_rows`), or fewer than 1 of `shots` or `few_shot_seeds`.
@@ -112,13 +114,16 @@ def probe_embeddings(
     known, rows = splits.known, arrange(embeddings.embedding, splits)
     table, target = rows.features, rows.target
     limits: dict[str, Any] = {"tolerance": tolerance, "max_iterations": max_iterations}
-    train, val, fit, test = table[rows.train], table[rows.val], table[rows.fit], table[rows.test]
-    swept = sweep(train, target[rows.train], val, target[rows.val], known, coarse_to_fine=coarse_to_fine, **limits)
+    train, fit, test = table[rows.train], table[rows.fit], table[rows.test]
+    there, classes = table[: rows.val.stop].to(device), target[: rows.val.stop].to(device)
+    parts = there[rows.train], classes[rows.train], there[rows.val], classes[rows.val]
+    swept = sweep(*parts, known, coarse_to_fine=coarse_to_fine, **limits)
     best = swept.best
     seen = slice(len(train), len(fit))
     on_val = logits_of(table[seen], best.weight, best.bias, best.standardization)
     temperature = determined(fit_temperature(on_val, target[seen]))
-    final = fit_linear(fit, target[rows.fit], known, standardization=best.standardization, c=best.c, **limits)
+    chosen: dict[str, Any] = {"standardization": best.standardization, "c": best.c}
+    final = fit_linear(there[rows.fit], classes[rows.fit], known, **chosen, **limits)
     paths = {name: [embeddings.paths[row] for row in getattr(splits, name)] for name in ("train", "val", "test")}
 
     def classifier_of(fit: Fitted, fitted: list[str]) -> LinearClassifier:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 Kind = Literal["none", "l2", "zscore"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-CHUNK = 2048
-"""Rows per chunk: a chunk of features and its logits stay in the processor's cache."""
+CHUNK, CHUNK_ON_GPU = 2048, 2**16
+"""Rows per chunk: a chunk of features and its logits stay in a processor's cache; a GPU is kept busy by more."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,10 @@ class Standardization:
     @classmethod
     def fit(cls, features: Tensor, kind: Kind) -> "Standardization":
         """Compute the mean and, for zscore, the population standard deviation of the rows of `features` `(N, D)`."""
-        unscaled = cls(kind, *torch.tensor([[0.0], [1.0]], dtype=torch.float64).expand(2, features.shape[1]))
+        unscaled = cls(
+            kind,
+            *torch.tensor([[0.0], [1.0]], dtype=torch.float64, device=features.device).expand(2, features.shape[1]),
+        )
         mean = sum_rows(unscaled.chunks(features)) / len(features)
         centered = cls(kind, mean, unscaled.scale)
         if kind != "zscore":
@@ -52,10 +55,11 @@ class Standardization:
         return torch.reciprocal(length)
 
     def chunks(self, features: Tensor) -> Iterator[Tensor]:
-        """Yield standardized copies of at most `CHUNK` rows at a time, `(<= CHUNK, D)`."""
+        """Yield standardized copies of at most `chunk_rows` rows at a time, `(B, D)`."""
         mean, scale = self.mean.to(features.dtype), self.scale.to(features.dtype)
-        for start in range(0, len(features), CHUNK):
-            rows = features[start : start + CHUNK]
+        size = chunk_rows(features)
+        for start in range(0, len(features), size):
+            rows = features[start : start + size]
             factor = self.row_scale(rows)
             yield ((rows if factor is None else rows * factor) - mean) / scale
 
@@ -75,6 +79,11 @@ class Standardization:
     def unfold(self, weight: Tensor, bias: Tensor) -> Tensor:
         """Invert `fold`, in the solver's layout: `(D, K)` and `(K,)` float64 -> `(D + 1, K)`."""
         return torch.cat([weight * self.scale[:, None], (bias + self.mean @ weight)[None]])
+
+
+def chunk_rows(features: Tensor) -> int:
+    """Return the number of rows per chunk on the features' device."""
+    return CHUNK if features.device.type == "cpu" else CHUNK_ON_GPU
 
 
 def sum_rows(chunks: Iterator[Tensor]) -> Tensor:

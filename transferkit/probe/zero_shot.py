@@ -8,17 +8,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import (
-    multiclass_accuracy,
-    multiclass_calibration_error,
-    multiclass_f1_score,
-)
+from torchmetrics import Metric
+from torchmetrics.classification import MulticlassCalibrationError
 
 from transferkit.data.embeddings import Embeddings
 from transferkit.embed import space_of
 from transferkit.extractor import Extractor
 from transferkit.extractor.core import head_logits
 from transferkit.extractor.word_head import TEMPLATES, probabilities, reads_unit_rows, word_head
+from transferkit.probe.class_counts import MacroF1, TopK
 from transferkit.reports.predictions import class_columns, most_probable, prediction_columns, write_csv, write_parquet
 from transferkit.runtime.json_files import write_json
 
@@ -67,15 +65,12 @@ class ZeroShot:
         number = {name: index for index, name in enumerate(self.class_names)}
         target = torch.tensor([number[str(self.embeddings.labels[row])] for row in rows])
         shares = self.logits[torch.tensor(rows)].softmax(1)
-        found = {
-            "test/acc": multiclass_accuracy(shares, target, classes, average="micro"),
-            "test/f1_macro": multiclass_f1_score(shares, target, classes, average="macro"),
-        }
+        chosen: dict[str, Metric] = {"test/acc": TopK(), "test/f1_macro": MacroF1(classes)}
         if classes > TOP_K:
-            found["test/acc_top5"] = multiclass_accuracy(shares, target, classes, top_k=TOP_K, average="micro")
+            chosen["test/acc_top5"] = TopK(TOP_K)
         if not self.sigmoid:
-            found["test/ece"] = multiclass_calibration_error(shares, target, classes, n_bins=ECE_BINS)
-        return {name: float(value) for name, value in found.items()}
+            chosen["test/ece"] = MulticlassCalibrationError(classes, n_bins=ECE_BINS, validate_args=False)
+        return {name: float(metric(shares, target)) for name, metric in chosen.items()}
 
 
 def classify_by_words(

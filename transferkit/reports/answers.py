@@ -25,21 +25,20 @@ class Answering:
     """What predictions say beside the class.
 
     Attributes:
-        coverage: probability that an image's set of classes contains the true one, in (0, 1); None for no sets.
-        sets: ``lac`` for the smallest sets on average, ``aps`` for sets that adapt to how hard an image is.
-        reject: share of errors among the answered images, in (0, 1), below which abstaining keeps it; None to answer
-            always.
-        unlike: distance from the training images that tells which images are unlike them, or ``none``.
-        false_alarm: share of images like those of val that may be called unlike the training images, in (0, 1).
+        coverage: add to each image a set of classes that contains the true one with this probability, such as 0.9.
+        sets: lac: the smallest sets on average; aps: larger where an image is harder.
+        reject: do not answer unless sure: at most this share of the answers is wrong, such as 0.05.
+        unlike: distance from the training images that tells which images are unlike them.
+        false_alarm: share of images like those of val that may be called unlike.
 
     Raises:
-        UserError: a share is not in (0, 1), or a word is unknown.
+        UserError: a share is not in (0, 1), a word is unknown, or ``sets`` is given without ``coverage``.
     """
 
     coverage: float | None = None
     sets: Sets = "lac"
     reject: float | None = None
-    unlike: Distance | Literal["none"] = "mahalanobis"
+    unlike: Literal[Distance, "none"] = "mahalanobis"
     false_alarm: float = 0.05
 
     def __post_init__(self) -> None:
@@ -50,6 +49,8 @@ class Answering:
         for name, words in (("sets", ("lac", "aps")), ("unlike", (*DISTANCES, "none"))):
             if getattr(self, name) not in words:
                 raise UserError(f"`{name}` is {getattr(self, name)!r}; give {', '.join(words)}")
+        if self.coverage is None and self.sets != Answering.sets:
+            raise UserError(f"`sets={self.sets}` needs `coverage`, such as `coverage=0.9`")
 
     @property
     def asked(self) -> str | None:

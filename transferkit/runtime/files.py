@@ -32,6 +32,8 @@ DISK_FAULTS = {
     errno.EROFS: "choose another path",
 }
 ABANDONED = 24 * 3600  # seconds without a write after which a temporary is removed, on systems without locks
+# Suffixes of tables that are not Parquet.
+OTHER_FORMATS = {".csv", ".tsv", ".txt", ".json", ".jsonl", ".npy", ".npz", ".pt", ".pth", ".safetensors", ".xlsx"}
 
 
 @contextmanager
@@ -203,6 +205,16 @@ def check_place(place: str | Path, what: str, foreign: Callable[[Path], str | No
         raise UserError(f"{place} holds something else than {what} ({found}); choose another place")
     if not overwrite:
         raise UserError(f"{place} exists; choose another place or add `overwrite=True`")
+
+
+def check_parquet(place: str | Path) -> None:
+    """Refuse a file name that promises another format than Parquet, in which tables of embeddings are written.
+
+    Raises:
+        UserError: the suffix is that of another format.
+    """
+    if Path(place).suffix.lower() in OTHER_FORMATS:
+        raise UserError(f"{place}: tables of embeddings are Parquet; give {Path(place).with_suffix('.parquet')}")
 
 
 def check_folder(folder: str | Path) -> None:

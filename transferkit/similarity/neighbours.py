@@ -6,8 +6,8 @@ from torch import Tensor
 from transferkit.errors import UserError
 from transferkit.similarity.cosine import check_same_width, unit_rows
 
-BLOCK = 2**24
-"""Scores in memory at once: 64 MiB of float32, and a few times that while they are ranked."""
+BLOCK, BLOCK_ON_GPU = 2**24, 2**28
+"""Scores in memory at once: 64 MiB of float32 (1 GiB on a GPU), and a few times that while they are ranked."""
 
 
 def top_k(
@@ -51,7 +51,7 @@ def top_k(
     for rows in torch.split(torch.arange(len(query), device=query.device), scorer.rows(k)):
         scores = scorer(query[rows])
         if exclude_self:
-            scores[torch.arange(len(rows)), rows] = -torch.inf
+            scores[torch.arange(len(rows), device=rows.device), rows] = -torch.inf
         cosine[rows], index[rows] = select(scores, k)
     return cosine, index
 
@@ -69,7 +69,8 @@ class Scorer:
 
     def rows(self, k: int) -> int:
         """Return the number of queries per block when k of N neighbors are kept."""
-        return max(4, BLOCK // (len(self.reference) + 4 * k) // 4 * 4)
+        block = BLOCK if self.reference.device.type == "cpu" else BLOCK_ON_GPU
+        return max(4, block // (len(self.reference) + 4 * k) // 4 * 4)
 
     def __call__(self, query: Tensor) -> Tensor:
         """Return scores `(B, N)` of unit rows `(B, D)`; valid until the next call."""

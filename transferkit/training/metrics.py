@@ -7,14 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
-from torchmetrics.classification import (
-    MulticlassAccuracy,
-    MulticlassCalibrationError,
-    MulticlassConfusionMatrix,
-    MulticlassF1Score,
-)
+from torchmetrics.classification import MulticlassCalibrationError, MulticlassConfusionMatrix
 from torchmetrics.utilities import dim_zero_cat
 
+from transferkit.probe.class_counts import AccuracyPerClass, MacroF1, TopK
 from transferkit.training.optimizers import learning_rates
 
 # torchmetrics sums the calibration error over batches and processes. A probe has all rows in memory, and targets that
@@ -25,7 +21,7 @@ MOST_CONFUSED = 1000  # classes; a larger confusion matrix takes gigabytes and c
 
 
 def classification_metrics(classes: int, stage: str) -> MetricCollection:
-    """Return torchmetrics over probabilities (B, classes) and targets (B,), named ``<stage>/<metric>``.
+    """Return metrics over probabilities (B, classes) and targets (B,), named ``<stage>/<metric>``.
 
     ``acc`` top-1, ``acc_top5`` with more than five classes, ``f1_macro``, ``ece`` (15 bins, L1); and, for
     reports, ``acc_per_class`` (classes,) and, for up to 1,000 classes, ``confusion`` (classes, classes), true class
@@ -33,15 +29,15 @@ def classification_metrics(classes: int, stage: str) -> MetricCollection:
     batch, such as top-1 and top-5 on a batch of one class that is all correct.
     """
     chosen: dict[str, Metric] = {
-        "acc": MulticlassAccuracy(classes, average="micro", validate_args=False),
-        "f1_macro": MulticlassF1Score(classes, average="macro", validate_args=False),
+        "acc": TopK(),
+        "f1_macro": MacroF1(classes),
         "ece": MulticlassCalibrationError(classes, n_bins=ECE_BINS, validate_args=False),
-        "acc_per_class": MulticlassAccuracy(classes, average="none", validate_args=False),
+        "acc_per_class": AccuracyPerClass(classes),
     }
     if classes <= MOST_CONFUSED:
         chosen["confusion"] = MulticlassConfusionMatrix(classes, validate_args=False)
     if classes > 5:
-        chosen["acc_top5"] = MulticlassAccuracy(classes, top_k=5, average="micro", validate_args=False)
+        chosen["acc_top5"] = TopK(5)
     return MetricCollection(dict(chosen), prefix=f"{stage}/", compute_groups=False)
 
 

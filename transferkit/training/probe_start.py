@@ -6,6 +6,7 @@ Kumar et al. 2022, arXiv:2202.10054.
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from transferkit.data.datamodule import ImageDataModule
@@ -50,14 +51,21 @@ def probe_start(extractor: Extractor, data: ImageDataModule, l2_normalize: bool 
             paths = {name: data.tables[name].paths for name in ("train", "val")}
             train, val = (found.embedding[[found.row_of[path] for path in paths[name]]] for name in paths)
             names, kinds = tuple(data.class_names), kinds_of(l2_normalize)
-            start = STARTS[data.kind](train, data.targets("train"), val, data.targets("val"), names, kinds)
+            sides = train, data.targets("train"), val, data.targets("val")
+            start = STARTS[data.kind](*sides, names, kinds, extractor.device)
             return replace(start, metadata=found.metadata, fitted_on=remember_paths(paths["train"]))
 
         return finetune_start(ranks.from_first(fit), extractor)
 
 
 def start_classes(
-    train: Tensor, target: Tensor, val: Tensor, val_target: Tensor, names: Sequence[str], kinds: Sequence[Kind]
+    train: Tensor,
+    target: Tensor,
+    val: Tensor,
+    val_target: Tensor,
+    names: Sequence[str],
+    kinds: Sequence[Kind],
+    device: torch.device,
 ) -> LinearClassifier:
     """Return the classifier on train, with standardization, C and temperature chosen on val.
 
@@ -68,8 +76,10 @@ def start_classes(
         val_target: `(V,)`.
         names: of the classes.
         kinds: standardizations to choose from.
+        device: where the sweep runs.
     """
-    best = sweep(train, target, val, val_target, len(names), kinds=kinds).best
+    there = train.to(device), target.to(device), val.to(device), val_target.to(device)
+    best = sweep(*there, len(names), kinds=kinds).best
     logits = logits_of(val, best.weight, best.bias, best.standardization)
     temperature = determined(fit_temperature(logits, val_target))
     return LinearClassifier(best.weight, best.bias, tuple(names), best.standardization, best.c, temperature, {})

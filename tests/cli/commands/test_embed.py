@@ -102,6 +102,7 @@ def test_options_reach_the_table() -> None:
     ("options", "message"),
     [
         (["--out", "photos"], "photos is a folder; end --out in a slash"),
+        (["--out", "t.csv"], r"t\.csv: tables of embeddings are Parquet; give t\.parquet"),
         (["--out", "photos/"], "photos holds something else than embeddings"),
         (["--out", "photos/val/limes/0.jpg"], r"0\.jpg holds something else than embeddings"),
         (["--out", "/proc/x/e.parquet"], r"cannot write /proc/x/e\.parquet"),

@@ -72,6 +72,7 @@ def probe(
     from transferkit.probe import compare_predictions, load_predictions, probe_targets, save_probe
     from transferkit.reports.report import report_of
     from transferkit.runtime.files import check_folder
+    from transferkit.runtime.processes import find_device
 
     check_folder(out)
     if folds is not None:
@@ -90,13 +91,11 @@ def probe(
         embeddings = replace(embeddings.select(list(rows)), splits=list(rows.values()))
     if compare:
         require_class(embeddings.kind, "--compare")
+    device = opened.device if opened else find_device(accelerator)
+    options: dict[str, Any] = {"coarse_to_fine": fast, "seed": seed, "val_fraction": val_fraction, "device": device}
     if folds is not None:
-        return probe_folds(
-            embeddings, folds, Path(out), json, images, coarse_to_fine=fast, seed=seed, val_fraction=val_fraction
-        )
-    result = probe_targets(
-        embeddings, coarse_to_fine=fast, seed=seed, val_fraction=val_fraction, test_fraction=test_fraction
-    )
+        return probe_folds(embeddings, folds, Path(out), json, images, **options)
+    result = probe_targets(embeddings, test_fraction=test_fraction, **options)
     more: dict[str, Any] = {}
     if table is not None:
         given = {"source": images, "image_root": image_root, "extractor": network.name, "weights": network.weights}

@@ -55,7 +55,8 @@ def embed_aligned(
     def forward(pixels: Tensor) -> Tensor:
         return as_map(unpooled(pixels), *pixels.shape[2:])
 
-    for number, batch in enumerate(stream([range(i, i + 1) for i in range(len(spans))], read, forward)):
+    batches = [range(i, i + 1) for i in range(len(spans))]
+    for number, batch in enumerate(stream(batches, read, forward, device=extractor.device)):
         span = spans[number]
         if not batch.rows:
             yield Batch([], torch.empty(0, 0), dict.fromkeys(span, batch.broken[number]))

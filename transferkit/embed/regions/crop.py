@@ -37,7 +37,8 @@ def embed_crops(
         sizes[box.path] = image.shape[1], image.shape[2]
         return extractor.preprocessing.resize_crop(cut(image, box))
 
-    return stream([range(i, min(i + 32, len(boxes))) for i in range(0, len(boxes), 32)], read, extractor.forward())
+    batches = [range(i, min(i + 32, len(boxes))) for i in range(0, len(boxes), 32)]
+    return stream(batches, read, extractor.forward(), device=extractor.device)
 
 
 def cut(image: Tensor, box: Box) -> Tensor:

@@ -20,7 +20,7 @@ from transferkit.embed.regions.boxes import Box
 from transferkit.embed.regions.crop import embed_crops
 from transferkit.errors import UserError, listed
 from transferkit.extractor import Extractor
-from transferkit.runtime.files import atomic_path, check_folder, check_place
+from transferkit.runtime.files import atomic_path, check_folder, check_parquet, check_place
 from transferkit.runtime.progress import progress_bar
 
 log = logging.getLogger(__name__)
@@ -112,6 +112,7 @@ def check_regions_place(out: Path, overwrite: bool) -> None:
         UserError: the place is not to be written over, or cannot be written.
     """
     check_folder(out.parent)
+    check_parquet(out)
     check_place(out, "regions", foreign_to_regions, overwrite)
 
 

@@ -132,7 +132,7 @@ def measure(
     broken = features.metadata["broken"]
     if broken and on_error == "fail":
         raise_broken(broken, table.source, 'leave out with `on_error="skip"`')
-    result = probe_embeddings(features, **options)
+    result = probe_embeddings(features, device=extractor.device, **options)
     linear, knn, splits = (result.report[part] for part in ("linear", "knn", "splits"))
     measured = replace(
         cell,
