@@ -30,7 +30,7 @@ from transferkit.training.fit_progress import leave_ended_epoch, run_validation
 from transferkit.training.head_rates import candidates, choose_rates
 from transferkit.training.lora import adapt, complete, leave_out_base
 from transferkit.training.metrics import EvaluationMetrics, TrainingEpoch
-from transferkit.training.mixing import mixed, weighted_losses
+from transferkit.training.mixing import mixed
 from transferkit.training.network import TransferNetwork
 from transferkit.training.optimizers import CosineWithWarmup, check_length, check_ranges, gradient_descent
 from transferkit.training.own_callbacks import own_callbacks
@@ -43,6 +43,7 @@ from transferkit.training.regularization_path import (
 )
 from transferkit.training.resume import check_processes, resumed_solver
 from transferkit.training.start import open_start
+from transferkit.training.tasks import Loss, task_of
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +84,7 @@ class TransferModule(TransferNetwork):
         ema: decay of a moving average of the weights, validated and kept: say 0.999.
         lora: fields of regime lora: ``{rank: 4, alpha: 8, dora: false, rslora: false}``.
         gradient_checkpointing: less memory for more time.
+        loss: ``huber`` for numbers, ``asymmetric`` for several labels.
 
     Attributes:
         epoch: epoch of the checkpoint that the backbone and head were opened from, or None.
@@ -119,6 +121,7 @@ class TransferModule(TransferNetwork):
         ema: float | None = None,
         lora: dict[str, Any] | None = None,
         gradient_checkpointing: bool = False,
+        loss: Loss = "auto",
     ) -> None:
         check_ranges(
             lr_head=lr_head, lr_backbone=lr_backbone, layer_decay=layer_decay, weight_decay=weight_decay,
@@ -132,7 +135,7 @@ class TransferModule(TransferNetwork):
             extractor, regime, lora, seed,
             source=backbone, weights=weights, pooling=pooling, preprocessing=preprocessing, revision=revision,
         )  # fmt: skip
-        super().__init__(extractor, regime, unfreeze_last, dropout, batchnorm != "eval", seed)
+        super().__init__(extractor, regime, unfreeze_last, dropout, batchnorm != "eval", seed, loss)
         self.save_hyperparameters(logger=False)
         checkpoint_blocks(self.backbone, gradient_checkpointing)
         self.adapters = adapters
@@ -159,11 +162,6 @@ class TransferModule(TransferNetwork):
             )
         return data
 
-    @property
-    def logged_names(self) -> set[str]:
-        """Names that a fit logs and a callback may monitor, once the classes are known."""
-        return self.val_metrics.scalars | {"train/loss", "epoch_time", "lr/head", "lr/backbone", "head/C", "stages"}
-
     def connect(self, data: ImageDataModule, stage: str) -> None:
         """Exchange classes and preprocessing with the data, and check what can be checked without decoding images.
 
@@ -177,9 +175,9 @@ class TransferModule(TransferNetwork):
         data.configure(preprocessing=self.preprocessing, seed=self.seed, features={})
         data.setup(stage)
         if stage != "fit":
-            data.set_class_names(self.class_names)
-        elif self.class_names != data.class_names:
-            self.take_classes(data.class_names, self.hparams["head"])
+            data.set_class_names(self.class_names, self.task.kind)
+        elif (self.class_names, self.task.kind) != (data.class_names, data.kind):
+            self.take_classes(data.class_names, data.kind, self.hparams["head"])
         if stage == "fit":
             held_out = {name: table.paths for name, table in data.tables.items() if name in ("val", "test")}
             check_unseen(held_out, self.fitted_on if self.starts_trained else "")
@@ -227,7 +225,7 @@ class TransferModule(TransferNetwork):
             self.chosen = {}
             self.resumes, self.starts_trained = False, self.starts_trained or self.regime == "lp-ft"
             self.class_weights, self.mixing = data.loss_weights(), (data.mixup, data.cutmix)
-            self.remember_images(data.tables)
+            self.remember_training(data)
             all_batches = self.trainer.limit_train_batches == 1.0 and not data.mixup and not data.balanced
             views = data.features.get("train", []) if all_batches and self.regime == "frozen" else []
             self.solves = is_solvable(self.hparams, views, len(self.class_names))
@@ -243,10 +241,12 @@ class TransferModule(TransferNetwork):
                     self.head, self.hparams, self.data, self.trainer, self.class_weights, self.l2_normalize
                 )
             return gradient_descent(self.backbone, self.head, {**self.hparams, **self.chosen}, self.trainer)
-        (train,), target = self.data.features["train"], self.data.targets("train")
-        smoothing = self.hparams["label_smoothing"]
-        steps = path_length(self.trainer)
-        return RegularizationPath(self.head, train, target, steps, self.l2_normalize, self.class_weights, smoothing)
+        (train,), target = self.data.features["train"], self.task.standard(self.data.targets("train"))
+        steps, smoothing, objective = path_length(self.trainer), self.hparams["label_smoothing"], self.task.objective
+        assert objective is not None  # is_solvable() has refused others
+        return RegularizationPath(
+            self.head, train, target, steps, self.l2_normalize, self.class_weights, smoothing, objective
+        )
 
     def on_fit_start(self) -> None:
         """Fit the head that a new ``lp-ft`` starts from, and set train mode, which Lightning leaves as it finds it.
@@ -257,7 +257,7 @@ class TransferModule(TransferNetwork):
             assert self.head is not None
             start = probe_start(self.as_extractor(), self.data, self.hparams["l2_normalize"])
             assert start.head is not None
-            self.head.load_state_dict(start.head.state_dict())
+            self.head.load_state_dict(self.task.unfold(start.head).state_dict())
             self.l2_normalize = start.l2_normalize
         self.train()
 
@@ -279,14 +279,14 @@ class TransferModule(TransferNetwork):
         self.training_epoch.begin(self.trainer.optimizers[0])
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the cross-entropy of one batch, weighted by class if the data has class weights.
+        """Return the loss of one batch, weighted by class if the data has class weights.
 
         The weights have mean 1 over the training images and are not divided by their sum over the batch, which
         would cancel them in a batch of one class.
         """
         batch = mixed(batch, *self.mixing, len(self.class_names), self.normalized)
         logits, smoothing = self.classify(self.embed(batch)), self.hparams["label_smoothing"]
-        losses, weight = weighted_losses(logits, batch, self.class_weights, smoothing)
+        losses, weight = self.task.losses(logits, batch, self.class_weights, smoothing)
         self.training_epoch.loss.update(losses, weight)
         return losses.mean() * batch["scale"] if "scale" in batch else losses.mean()
 
@@ -321,16 +321,14 @@ class TransferModule(TransferNetwork):
         """Update the metrics under ``test/``; return embedding, probability and row of each image."""
         return self.evaluate(batch, self.test_metrics)
 
-    def evaluate(self, batch: Batch, metrics: EvaluationMetrics) -> dict[str, Tensor]:
-        """Update metrics by one batch; return embedding (B, D), probability (B, classes) and row (B,)."""
-        embedding, target = self.embed(batch), batch["target"]
-        probability = metrics.update(self.classify(embedding), target, self.weight_of(target))
-        return {"embedding": embedding, "probability": probability, "row": batch["row"]}
-
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Return embedding (B, D), probability (B, classes) and row (B,) of each image."""
         embedding = self.embed(batch)
-        return {"embedding": embedding, "probability": self.classify(embedding).softmax(1), "row": batch["row"]}
+        return {
+            "embedding": embedding,
+            "probability": self.task.activate(self.classify(embedding)),
+            "row": batch["row"],
+        }
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics under ``val/``, and note the step that they were measured at."""
@@ -383,10 +381,11 @@ class TransferModule(TransferNetwork):
             self.chosen = record.get("chosen", {})
             self.solves = resumed_solver(checkpoint, self.regime, self.hparams["optimizer"], self.solves)
             self.data.configure(one_batch=self.solves)
-        elif record["class_names"] != self.class_names:
-            self.set_classes(record["class_names"])
+        elif (record["class_names"], record.get("target", "class")) != (self.class_names, self.task.kind):
+            self.set_classes(record["class_names"], task_of(record.get("target", "class"), self.loss))
             if trainer is not None:
-                self.data.set_class_names(self.class_names)
+                self.data.set_class_names(self.class_names, self.task.kind)
+        self.task.restore(record)
         self.l2_normalize = record["l2_normalize"]  # of lp-ft the probe has chosen it
         if weights := record.get("class_weights"):
             self.class_weights = torch.tensor(weights)  # every stage has the loss of the fit
