@@ -66,7 +66,7 @@ class ImageDataModule(LightningDataModule):
         num_workers: loading processes; by default one per core but one, at most 8.
         folds: train K times, each time with another fold as val.
         fold: only this one of the folds, from 0.
-        exclude: table with a column ``path`` of images to leave out; of a reviewed audit those to ``drop``.
+        exclude: table with a column ``path`` of images to leave out, or a reviewed audit.
         mixup: blend pairs of training images by Beta(A, A); 0 for none.
         cutmix: paste one image into another by Beta(A, A); 0 for none.
         balanced: draw each class equally often per epoch.

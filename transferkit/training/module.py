@@ -61,8 +61,7 @@ class TransferModule(TransferNetwork):
         unfreeze_last: number of stages that learn with regime ``partial``.
         lr_head: learning rate of the head; by default 3e-3, of a fitted head the backbone's; ``auto`` or a list, if
             frozen, is the best of several on val.
-        lr_backbone: learning rate of the last stage; by default 1e-4, BatchNorm 3e-4, lora 1e-3; ``auto`` tries
-            some on val.
+        lr_backbone: of the last stage; by default 1e-4, BatchNorm 3e-4, lora 1e-3; or ``auto``.
         layer_decay: factor on the rate per stage away from the head, in (0, 1].
         optimizer: ``adamw``, ``sgd``, or ``lbfgs``, which solves for the head on a frozen backbone's embeddings at one
             strength of regularization per epoch; ``auto`` is ``lbfgs`` without augmentation, dropout and ``lr_head``,
