@@ -9,13 +9,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from torch.nn import functional as F
 
 from tests.tiny import RESNET
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.errors import UserError
 from transferkit.probe.linear import logits_of
+from transferkit.probe.objective import Objective
+from transferkit.probe.other_objectives import NumberObjective, OneVsRestObjective
 from transferkit.runtime.files import file_sha256
 from transferkit.training.mixing import mixed, weigh_rows, weighted_losses
 from transferkit.training.module import TransferModule
@@ -108,6 +110,29 @@ def test_the_solved_head_is_scikit_learns(class_weights: torch.Tensor | None) ->
         model.fit(values, target.numpy(), (by_row / by_row.mean()).double().numpy())
         found = logits_of(features, head.weight.detach(), head.bias.detach(), "none").softmax(1)
         np.testing.assert_allclose(found.numpy(), model.predict_proba(values), atol=1e-3)
+
+
+@pytest.mark.parametrize("objective", [OneVsRestObjective, NumberObjective])
+def test_other_targets_are_weighted_as_by_scikit_learn(objective: type[Objective]) -> None:
+    drawn = torch.Generator().manual_seed(0)
+    features, weight = torch.randn(120, 5, generator=drawn), torch.rand(120, generator=drawn)
+    score = features @ torch.randn(5, 2, generator=drawn) + torch.randn(120, 2, generator=drawn)
+    target = (score > 0).float() if objective is OneVsRestObjective else score
+    head = torch.nn.Linear(5, 2)
+    optimizer = RegularizationPath(head, features, target, 1, objective=objective, row_weights=weight)
+    optimizer.step()
+    c, by_row = optimizer.param_groups[0]["C"], (weight / weight.mean()).double().numpy()
+    values = features.double().numpy()
+    values = (values - values.mean(0)) / values.std(0)
+    found = (features @ head.weight.T + head.bias).detach().numpy()
+    for column in range(2):
+        wanted = target[:, column].double().numpy()
+        if objective is OneVsRestObjective:
+            model = LogisticRegression(C=c, tol=1e-9, max_iter=10_000).fit(values, wanted, by_row)
+            np.testing.assert_allclose(found[:, column], model.decision_function(values), atol=1e-3)
+        else:
+            ridge = Ridge(alpha=1 / c).fit(values, wanted, by_row)
+            np.testing.assert_allclose(found[:, column], ridge.predict(values), atol=1e-3)
 
 
 def test_a_step_has_the_weighted_mean_loss() -> None:

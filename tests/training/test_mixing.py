@@ -116,5 +116,5 @@ def test_bad_options(tmp_path: Path) -> None:
     for options in ({"mixup": -1.0}, {"cutmix": float("inf")}):
         with pytest.raises(UserError, match=r"`(mixup|cutmix)` is .*; give a number from 0 up"):
             ImageDataModule("digits", **options)
-    with pytest.raises(UserError, match=r"lbfgs.*without augmentation, mixing and dropout"):
+    with pytest.raises(UserError, match=r"lbfgs.*without augmentation, mixing, dropout and balance"):
         fit(tmp_path / "run", {**VIT, "optimizer": "lbfgs"}, {"mixup": 0.2})

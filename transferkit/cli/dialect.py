@@ -77,8 +77,8 @@ def translate(message: str, options: Mapping[str, str]) -> str:
         option = options.get(name)
         if option is None:
             return match[0].strip("`")
-        if value is None or value == "True":
-            return option
+        if value is None or value == "True":  # an option in a section of fit is not a flag
+            return f"{option} true" if value and "." in option else option
         plain = value.strip("\"'")
         return f"{option} {plain if PLAIN.fullmatch(plain) else shlex.quote(value)}"
 

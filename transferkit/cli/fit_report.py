@@ -25,7 +25,13 @@ def starting(module: "TransferModule", data: "ImageDataModule", run: Path | None
     counts = ", ".join(f"{len(table)} {name}" for name, table in data.tables.items())
     note(f"{module.backbone.name} ({module.backbone.pooling}, {module.backbone.embed_dim}-d), regime {module.regime}: "
          f"{total:,} parameters, {learning:,} learn")  # fmt: skip
-    note(f"{data.root}: {len(data.class_names)} classes, {counts} images; {f'run {run}' if run else 'nothing is kept'}")
+    note(f"{data.root}: {what_is_learned(data)}, {counts} images; {f'run {run}' if run else 'nothing is kept'}")
+
+
+def what_is_learned(data: "ImageDataModule") -> str:
+    """Return the number of classes or labels, or that it is a number."""
+    words = {"class": f"{len(data.class_names)} classes", "labels": f"{len(data.class_names)} labels"}
+    return words.get(data.kind, "a number per image")
 
 
 def results(run: Path | None, begin: float, values: Mapping[str, float], json: bool, more: Mapping[str, Any]) -> None:
@@ -68,18 +74,23 @@ def first_predictions(table: Path, most: int = 10) -> None:
         most: number of predictions.
     """
     with pq.ParquetFile(table) as file:
-        columns = [name for name in ("path", "prediction", "probability", *JUDGED) if name in file.schema_arrow.names]
+        names = set(file.schema_arrow.names)
+        columns = [name for name in ("path", "prediction", "probability", *JUDGED) if name in names]
         rows = next(file.iter_batches(most, columns=columns)).to_pylist()
     for row in rows:
         remarks = ["not answered"] if row.get("answer", "") is None else []
         remarks += ["unlike train"] if row.get("unlike_train") else []
         remark = f" ({', '.join(remarks)})" if remarks else ""
-        probability = row.get("calibrated_probability", row["probability"])
-        print(for_terminal(f"{row['path']} {row['prediction']} {probability:.3f}{remark}"))
+        probability = row.get("calibrated_probability", row.get("probability"))
+        sure = "" if probability is None else f" {probability:.3f}"
+        found = row["prediction"] if isinstance(row["prediction"], str) else number(row["prediction"])
+        print(for_terminal(f"{row['path']} {found}{sure}{remark}"))
 
 
 def predictions(table: Path, top_k: int) -> list[dict[str, Any]]:
     """Return what ``--json`` prints for each image: path, label, the most probable classes, and how far to trust them.
+
+    Of several labels, and of numbers, it is the whole row of the table.
 
     Args:
         table: ``predictions.parquet``.
@@ -87,6 +98,9 @@ def predictions(table: Path, top_k: int) -> list[dict[str, Any]]:
     """
     ranked = ranked_columns(top_k)
     names = set(pq.read_schema(table).names)
+    if "probability" not in names:  # several labels, or a number
+        whole: list[dict[str, Any]] = pq.read_table(table).to_pylist()
+        return whole
     kept = [pair for pair in ranked if pair[0] in names]
     judged = [name for name in JUDGED if name in names]
     wanted = ["path", "label", *(name for pair in kept for name in pair), *judged]

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -18,9 +17,10 @@ from transferkit.data.batches import (
     loader_of,
     loading_processes,
 )
+from transferkit.data.class_weights import loss_weights
 from transferkit.data.exclusion import leave_out
 from transferkit.data.groups import check_whole
-from transferkit.data.image_table import ImageTable, check_trainable, one_form, open_images
+from transferkit.data.image_table import ImageTable, check_trainable, open_images
 from transferkit.data.integrity import MOST_NAMED, raise_broken, verify_together
 from transferkit.data.memory_table import Split, table_of_images
 from transferkit.data.option_ranges import check_counts, check_fractions, check_mixing
@@ -35,6 +35,7 @@ from transferkit.data.splits import (
     select_classes,
 )
 from transferkit.data.stage_checks import check_split
+from transferkit.data.targets import TARGETS, Kind, check_kind, check_same_kind, one_form, require_class
 from transferkit.errors import UserError, listed
 from transferkit.images.augmentation import Augmentation, OwnTransform, Preset
 from transferkit.images.preprocessing import Preprocessing
@@ -58,10 +59,11 @@ class ImageDataModule(LightningDataModule):
         classes: keep these classes only.
         n_per_class: keep this many training images per class (few-shot).
         augmentation: random changes of training images.
-        on_error: unreadable images: ``fail`` names them, ``skip`` leaves them out and counts them.
+        on_error: unreadable images: ``fail`` names them, ``skip`` leaves them out.
         cache: ``auto`` computes a frozen backbone's embeddings once; ``off`` in each epoch.
         views: augmented passes to cache; 0 augments anew in each epoch.
         class_weights: ``balanced`` (inverse class frequency) or one weight per class, for the loss.
+        multilabel: a manifest's label is several, ``cat|dog`` or a list.
         batch_size: images per step and process.
         num_workers: loading processes; by default one per core but one, at most 8.
         folds: train K times, each time with another fold as val.
@@ -96,6 +98,7 @@ class ImageDataModule(LightningDataModule):
         mixup: float = 0.0,
         cutmix: float = 0.0,
         balanced: bool = False,
+        multilabel: bool = False,
         sample_weights: str | None = None,
     ) -> None:
         super().__init__()
@@ -110,6 +113,8 @@ class ImageDataModule(LightningDataModule):
         self.augmentation, self.views, self.cache, self.mixup, self.cutmix = augmentation, views, cache, mixup, cutmix
         self.on_error, self.class_weights, self.balanced = on_error, class_weights, balanced
         self.sample_weights = sample_weights
+        self.multilabel = multilabel
+        self.kind: Kind = "class"
         self.batch_size, self.num_workers = batch_size, num_workers
         self.preprocessing = Preprocessing.imagenet()
         self.seed, self.one_batch = 0, False
@@ -127,6 +132,7 @@ class ImageDataModule(LightningDataModule):
         *,
         splits: Sequence[str | None] | None = None,
         split: Split | None = None,
+        targets: Sequence[Any] | None = None,
         transform: Callable[[Tensor], Any] | None = None,
         **options: Any,
     ) -> "ImageDataModule":
@@ -134,9 +140,10 @@ class ImageDataModule(LightningDataModule):
 
         Args:
             images: folder or manifest; or a list, iterator or dataset, as for ``Extractor.embed``.
-            labels: class of each image; by default that of the folder or the dataset.
+            labels: class of each image, or its classes if ``multilabel``; by default that of the folder or the dataset.
             splits: ``train``, ``val``, ``test`` or None of each image; of None, val and test are drawn.
             split: a function that returns the splits of paths and labels.
+            targets: number of each image, instead of labels.
             transform: random change of a training image, uint8 (3, H, W), before the preprocessing.
             options: of the constructor.
 
@@ -146,13 +153,14 @@ class ImageDataModule(LightningDataModule):
         if transform is not None and options.get("augmentation", "none") != "none":
             raise UserError("`augmentation` and transform are given; give one of them")
         data = cls(**options)
-        data.given, data.transform = table_of_images(images, labels, splits, split, data.image_root), transform
+        data.given = table_of_images(images, labels, splits, split, data.image_root, targets, data.multilabel)
+        data.transform = transform
         data.root = data.given.source
         return data
 
     def open(self) -> ImageTable:
         """Return the table of all images."""
-        return self.given or open_images(self.root, self.image_root)
+        return self.given or open_images(self.root, self.image_root, self.multilabel)
 
     @property
     def caches_features(self) -> bool:
@@ -200,7 +208,7 @@ class ImageDataModule(LightningDataModule):
             return
         if not self.tables.keys() - {"predict"}:
             table = self.read_splits(stage) if stage == "fit" or self.splits else self.read_all(stage)
-            self.table = table
+            self.table, self.kind = table, table.kind
             self.tables |= {name: self.union([name]) for name in ("train", "val", "test") if name in table.splits}
             self.class_names = table.class_names
         self.check_stage(stage)
@@ -208,6 +216,8 @@ class ImageDataModule(LightningDataModule):
     def read_splits(self, stage: str) -> ImageTable:
         """Return all images with the splits to train, select and test on."""
         table = self.open()
+        if stage == "fit":
+            check_kind(table.kind, self.multilabel, self.root)
         if self.splits:
             table = load_splits(table, self.splits)
         table = leave_out(table, self.exclude)
@@ -291,13 +301,15 @@ class ImageDataModule(LightningDataModule):
         """The split that ``test`` measures: test if there is one, otherwise val."""
         return "test" if "test" in self.tables else "val"
 
-    def set_class_names(self, names: Sequence[str]) -> None:
+    def set_class_names(self, names: Sequence[str], kind: Kind = "class") -> None:
         """Use the classes, in order, that a head was trained on.
 
         Raises:
-            UserError: the data has another class.
+            UserError: the data has another class, or another kind of target.
         """
-        evaluated = (table for name, table in self.tables.items() if name != "predict")
+        evaluated = [table for name, table in self.tables.items() if name != "predict"]
+        for table in evaluated:
+            check_same_kind(table.kind, kind, self.root)
         known = set(map(one_form, names))
         unknown = sorted({label for table in evaluated for label in table.class_names if one_form(label) not in known})
         if unknown:
@@ -305,41 +317,15 @@ class ImageDataModule(LightningDataModule):
                 f"{self.root} has classes the checkpoint was not trained on: {', '.join(unknown)}; "
                 f"it knows {', '.join(names)}; remove the others"
             )
-        self.class_names = list(names)
+        self.class_names, self.kind = list(names), kind
 
     def targets(self, name: str) -> Tensor:
-        """Return the class index of each row of a split, int64 (N,); -1 for a label that is missing or unknown."""
-        index = {one_form(label): position for position, label in enumerate(self.class_names)}
-        labels = self.tables[name].labels
-        target = {label: index.get(one_form(label), -1) for label in set(labels)}  # é has two forms on disk
-        return torch.tensor([target[label] for label in labels], dtype=torch.long)
+        """Return what is learned of each row of a split, see :mod:`transferkit.data.targets`; of classes int64 (N,)."""
+        return TARGETS[self.kind].encode(self.tables[name].labels, self.class_names)
 
     def loss_weights(self) -> Tensor | None:
-        """Return the weight of each class in the loss, float32 (classes,), mean 1 over the training images.
-
-        Returns:
-            The weights; None for equal ones.
-
-        Raises:
-            UserError: a list of another length than the classes, or weights below 0 or all 0.
-        """
-        if self.class_weights is None:
-            return None
-        if self.class_weights == "balanced":
-            counts = torch.bincount(self.targets("train"), minlength=len(self.class_names))
-            return counts.sum() / (len(counts) * counts.clamp(min=1)).float()
-        if len(self.class_weights) != len(self.class_names):
-            raise UserError(
-                f"`class_weights` has {len(self.class_weights)} numbers for {len(self.class_names)} classes; "
-                f"give one for each of {', '.join(self.class_names)}"
-            )
-        if min(self.class_weights) < 0 or max(self.class_weights) == 0:
-            raise UserError(f"`class_weights` is {self.class_weights}; give numbers from 0 up, not all 0")
-        weights = torch.tensor([float(weight) for weight in self.class_weights])
-        mean = weights[self.targets("train")].mean()
-        if mean == 0:
-            raise UserError(f"`class_weights` is {self.class_weights}; give a class of train a weight above 0")
-        return weights / mean
+        """Return the weight of each class in the loss, see :func:`~transferkit.data.class_weights.loss_weights`."""
+        return loss_weights(self.class_weights, self.targets("train"), self.class_names, self.kind)
 
     def row_weights(self) -> SampleWeights | None:
         """Return the weight of each training image in the loss; None for equal ones."""
@@ -383,6 +369,8 @@ class ImageDataModule(LightningDataModule):
         rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         if shuffle and self.one_batch:  # each process fits the head on all rows
             size, shuffle, rank, world_size = len(dataset), False, 0, 1
+        if self.balanced:
+            require_class(self.kind, "`balanced`")
         balance = targets if shuffle and self.balanced else None
         sampler = EpochBatchSampler(len(dataset), size, shuffle, self.seed, rank, world_size, balance)
         if trainer:  # Lightning draws the first order of a resumed fit before it sets the epoch

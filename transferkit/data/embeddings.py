@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from transferkit.data import frames
+from transferkit.data import frames, label_columns
 from transferkit.data.columns import GROUP, TEXTS, take
+from transferkit.data.targets import Kind
 from transferkit.errors import UserError
 from transferkit.runtime.files import atomic_path
 from transferkit.runtime.parquet import check_suffix, read_table, values_of
@@ -31,7 +32,7 @@ class Embeddings:
     Attributes:
         embedding: float32 (N, D).
         paths: path of each image relative to its root, N of them.
-        labels: class name of each row, or None.
+        labels: class name of each row, or None; or another target, as a text of its kind.
         splits: ``train``, ``val``, ``test`` or None for each row.
         metadata: extractor, the fields of :class:`~transferkit.embed.embedding_space.EmbeddingSpace` (weights_sha256,
             architecture, preprocessing, pooling, layer, features, normalize, precision, dtype of the computation,
@@ -39,6 +40,7 @@ class Embeddings:
             versions, data_fingerprint, broken (path -> why it is left out), and reused (the number of rows that
             were computed among other images, if any). Tables of earlier versions lack some of these.
         groups: name of the group of each row, or None; None for a table without groups.
+        kind: what the labels are, see :mod:`transferkit.data.targets`.
     """
 
     embedding: Tensor
@@ -47,6 +49,7 @@ class Embeddings:
     splits: Sequence[str | None]
     metadata: Mapping[str, Any]
     groups: Sequence[str | None] | None = None
+    kind: Kind = "class"
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -60,7 +63,7 @@ class Embeddings:
         """Return the given rows, in that order."""
         embedding = self.embedding[torch.as_tensor(rows, dtype=torch.long)]
         paths, labels, splits, groups = take(self, rows)
-        return Embeddings(embedding, paths, labels, splits, self.metadata, groups)
+        return Embeddings(embedding, paths, labels, splits, self.metadata, groups, self.kind)
 
     def save(self, path: str | Path) -> None:
         """Write one Parquet file atomically; a suffix other than ``.parquet`` or ``.pq`` is refused by a UserError."""
@@ -155,7 +158,8 @@ class Embeddings:
         if not parts:
             raise UserError("tables is empty; give at least one")
         for key, known in (("space", [part.metadata.get("space") for part in parts]),
-                           ("width", [part.embedding.shape[1] for part in parts])):  # fmt: skip
+                           ("width", [part.embedding.shape[1] for part in parts]),
+                           ("targets", [part.kind for part in parts])):  # fmt: skip
             if len(set(known) - {None}) > 1:
                 raise UserError(f"tables differ in their {key}; embed all images with one extractor in one way")
         paths = [path for part in parts for path in part.paths]
@@ -170,6 +174,7 @@ class Embeddings:
             [split for part in parts for split in part.splits],
             frames.common_metadata(part.metadata for part in parts),
             [group for part in parts for group in part.groups or [None] * len(part)] if grouped else None,
+            parts[0].kind,
         )
         return whole.select(sorted(range(len(paths)), key=paths.__getitem__))
 
@@ -273,9 +278,9 @@ def read_facts(path: str | Path) -> Facts:
         UserError: the file is missing, truncated, not Parquet, or not an embeddings table.
     """
     path = Path(path)
-    table = read(path, [*TEXTS, GROUP])
+    table, _ = label_columns.unpack(read(path, [*TEXTS, GROUP, label_columns.NUMBER]))
     metadata = metadata_of(table.schema, path)
-    check_texts(table, path)
+    label_columns.check_texts(table, path)
     paths, labels, splits = (table[name].to_pylist() for name in TEXTS)
     return Facts(paths, labels, splits, metadata, values_of(table, GROUP))
 
@@ -290,13 +295,13 @@ def read(path: Path, columns: list[str] | None = None) -> pa.Table:
         raise UserError(f"{path} does not exist; embed images to write it")
     try:
         if path.is_file():
-            return read_table(path, columns)
+            return read_table(path, columns, label_columns.LISTS)
         if not path.is_dir():
             raise UserError(f"{path} is neither a file nor a folder; give an embeddings file or folder of shards")
         files = sorted(path.glob("*.parquet"))
         if not files:
             raise UserError(f"{path} is a folder without .parquet files; give an embeddings file or folder of shards")
-        parts = [read_table(file, columns) for file in files]
+        parts = [read_table(file, columns, label_columns.LISTS) for file in files]
         found = [metadata_of(part.schema, file) for part, file in zip(parts, files, strict=True)]
         for file, one in zip(files, found, strict=True):
             differing = [key for key in one.keys() | found[0].keys() if one.get(key) != found[0].get(key)]
@@ -340,20 +345,6 @@ def metadata_of(schema: pa.Schema, path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: its transferkit metadata is not a JSON object ({error}); write it again") from error
 
 
-def check_texts(table: pa.Table, path: Path) -> None:
-    """Validate the columns of text.
-
-    Raises:
-        UserError: a column is missing or is not text; a path is missing.
-    """
-    for name in [*TEXTS, *({GROUP} & set(table.column_names))]:
-        kind = table.schema.field(name).type if name in table.column_names else None
-        if kind is None or not (pa.types.is_string(kind) or pa.types.is_null(kind)):
-            raise UserError(f"{path}: column {name} is {kind or 'missing'}, text was expected; write it again")
-    if table["path"].null_count:
-        raise UserError(f"{path}: {table['path'].null_count} rows have no path; write it again")
-
-
 def to_arrow(embeddings: Embeddings) -> pa.Table:
     """Return columns path, label, split, group (if any) and embedding; the metadata is JSON under ``transferkit``."""
     values = embeddings.embedding.detach().to("cpu", torch.float32).contiguous()
@@ -361,14 +352,15 @@ def to_arrow(embeddings: Embeddings) -> pa.Table:
     column = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1).numpy()), width)
     columns = {
         "path": pa.array(embeddings.paths, pa.string()),
-        "label": pa.array(embeddings.labels, pa.string()),
+        **label_columns.pack(embeddings.labels, embeddings.kind),
         "split": pa.array(embeddings.splits, pa.string()),
     }
     if embeddings.groups is not None:
         columns[GROUP] = pa.array(embeddings.groups, pa.string())
     columns["embedding"] = column
     bare = pa.table(columns)
-    return bare.cast(with_metadata(bare.schema, embeddings.metadata))
+    metadata = {**embeddings.metadata, **label_columns.version_of(embeddings.kind)}
+    return bare.cast(with_metadata(bare.schema, metadata))
 
 
 def from_arrow(table: pa.Table, path: Path) -> Embeddings:
@@ -382,12 +374,13 @@ def from_arrow(table: pa.Table, path: Path) -> Embeddings:
         what = f"no column {', '.join(sorted(missing))}"
         raise UserError(f"{path} is not an embeddings table ({what}); embed images to write one")
     metadata = metadata_of(table.schema, path)
+    table, targets = label_columns.unpack(table)
     kind = table.schema.field("embedding").type
     if not pa.types.is_fixed_size_list(kind) or not pa.types.is_float32(kind.value_type):
         raise UserError(f"{path}: column embedding is {kind}, a fixed-size list of float32 was expected")
     if table["embedding"].null_count:
         raise UserError(f"{path}: {table['embedding'].null_count} rows have no embedding; write it again")
-    check_texts(table, path)
+    label_columns.check_texts(table, path)
     chunks = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in table["embedding"].chunks]
     flat = np.concatenate([np.empty(0, np.float32), *chunks])
     return Embeddings(
@@ -397,4 +390,5 @@ def from_arrow(table: pa.Table, path: Path) -> Embeddings:
         splits=table["split"].to_pylist(),
         metadata=metadata,
         groups=values_of(table, GROUP),
+        kind=targets,
     )

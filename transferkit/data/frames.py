@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from transferkit.data.columns import GROUP, TEXTS
+from transferkit.data.label_columns import NUMBER, unpack
+from transferkit.data.targets import Kind
 from transferkit.errors import UserError
 from transferkit.runtime.optional import optional
 
@@ -26,6 +28,7 @@ class Rows(NamedTuple):
     splits: Sequence[str | None]
     metadata: dict[str, Any]
     groups: Sequence[str | None] | None = None
+    kind: Kind = "class"
 
 
 def to_pandas(table: pa.Table) -> Any:
@@ -78,7 +81,7 @@ def to_arrow(frame: Any, name: str) -> pa.Table:
 
 def from_pandas(frame: Any) -> pa.Table:
     """Return the columns that embeddings have, of a ``pandas.DataFrame``."""
-    columns = {name: frame[name] for name in (*TEXTS, GROUP, "embedding") if name in frame.columns}
+    columns = {name: frame[name] for name in (*TEXTS, GROUP, NUMBER, "embedding") if name in frame.columns}
     table = pa.table({name: pa.array(list(values), from_pandas=True) for name, values in columns.items()})
     return table.replace_schema_metadata({KEY: frame.attrs[KEY]} if KEY in frame.attrs else None)
 
@@ -187,12 +190,12 @@ def rows_of_frame(frame: Any, given: Mapping[str, Any] | None) -> Rows:
     Raises:
         UserError: a column is missing or of another type.
     """
-    table = to_arrow(frame, "table")
+    table, kind = unpack(to_arrow(frame, "table"))
     paths = list(row_of_path(table, "table")) if "path" in table.column_names else None
     labels, splits = (texts(table, column, "table") for column in ("label", "split"))
     groups = texts(table, GROUP, "table") if GROUP in table.column_names else None
     known = metadata(table) if given is None else given
-    return rows_of_array(matrix(table, "table"), paths, labels, splits, known, groups)
+    return rows_of_array(matrix(table, "table"), paths, labels, splits, known, groups)._replace(kind=kind)
 
 
 def row_of_path(table: pa.Table, name: str) -> dict[str, int]:

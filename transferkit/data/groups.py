@@ -4,6 +4,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 
+from transferkit.data.label_splits import deal_labels
 from transferkit.errors import UserError, listed
 
 Classes = Mapping[Hashable, int]
@@ -22,10 +23,11 @@ def deal(labels: Sequence[Hashable], units: Sequence[str], shares: Sequence[floa
 
     Large units come first, those of a similar size in the order of a hash. Each goes to the part where it reduces the
     sum over classes of (count - expected)² / expected the most; of equals to the one that lacks most rows. This is the
-    greedy rule of scikit-learn's StratifiedGroupKFold, for shares that may differ.
+    greedy rule of scikit-learn's StratifiedGroupKFold, for shares that may differ. Rows of several labels are dealt by
+    :func:`~transferkit.data.label_splits.deal_labels`.
 
     Args:
-        labels: (N,) class of each row.
+        labels: (N,) class of each row, or a frozenset of labels.
         units: (N,) name of each row's unit; the draw depends on it and not on the order of the rows.
         shares: expected share of each part, above 0, together 1.
         salt: of the hash.
@@ -34,6 +36,9 @@ def deal(labels: Sequence[Hashable], units: Sequence[str], shares: Sequence[floa
         (N,) part of each row, from 0.
     """
     classes_of = count_classes(labels, units)
+    if have_several(labels):
+        dealt = deal_labels(classes_of, Counter(units), shares, lambda unit: digest(salt, unit))
+        return [dealt[unit] for unit in units]
     total: Counter[Hashable] = Counter(labels)
     counts: list[Counter[Hashable]] = [Counter() for _ in shares]
     rows = [0] * len(shares)
@@ -130,18 +135,29 @@ def fold_units(labels: Sequence[Hashable], units: Sequence[str], folds: int, see
     return [fold_of[unit] for unit in units]
 
 
+def classes_of_row(label: Hashable) -> Iterable[Hashable]:
+    """Return the classes of a row: its label, or all in its frozenset."""
+    return label if isinstance(label, frozenset) else (label,)
+
+
+def have_several(labels: Sequence[Hashable]) -> bool:
+    """Return whether rows have any number of labels instead of one class."""
+    return any(isinstance(label, frozenset) for label in labels)
+
+
 def count_classes(labels: Sequence[Hashable], units: Sequence[str]) -> dict[str, Counter[Hashable]]:
     """Return unit -> class -> number of rows."""
     found: dict[str, Counter[Hashable]] = {}
     for label, unit in zip(labels, units, strict=True):
-        found.setdefault(unit, Counter())[label] += 1
+        found.setdefault(unit, Counter()).update(classes_of_row(label))
     return found
 
 
 def units_by_class(labels: Sequence[Hashable], units: Sequence[str]) -> dict[Hashable, list[str]]:
     """Return class -> its units, the smallest first, classes sorted."""
     classes_of = count_classes(labels, units)
-    found: dict[Hashable, list[str]] = {name: [] for name in sorted(set(labels), key=str)}
+    names = {name for label in set(labels) for name in classes_of_row(label)}
+    found: dict[Hashable, list[str]] = {name: [] for name in sorted(names, key=str)}
     for unit in sorted(classes_of, key=lambda unit: (classes_of[unit].total(), unit)):
         for name in classes_of[unit]:
             found[name].append(unit)
@@ -208,5 +224,6 @@ def check_enough(units: Sequence[str], sides: int, source: str) -> None:
 
 def in_one_unit(labels: Sequence[Hashable], units: Sequence[str]) -> list[str]:
     """Return the classes of two rows or more that are all in one unit, and so can only be on one side."""
-    sizes, members = Counter(labels), units_by_class(labels, units)
+    sizes = Counter(name for label in labels for name in classes_of_row(label))
+    members = units_by_class(labels, units)
     return [str(name) for name, inside in members.items() if len(inside) == 1 and sizes[name] > 1]

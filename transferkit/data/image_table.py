@@ -7,7 +7,6 @@ import logging
 import operator
 import os
 import sys
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,7 +21,8 @@ from torch import Tensor
 from transferkit.data.columns import Columns, take
 from transferkit.data.fingerprint import fingerprint, stamps
 from transferkit.data.listing import picture_kind, walk
-from transferkit.data.manifest import MANIFEST_SUFFIXES, SPLIT_WORDS, read_columns
+from transferkit.data.manifest import MANIFEST_SUFFIXES, SPLIT_WORDS, kind_of, read_columns
+from transferkit.data.targets import TARGETS, Kind, check_bars, one_form
 from transferkit.data.torchvision_datasets import manifest_of, plain_name
 from transferkit.errors import UserError, listed
 from transferkit.images.decoding import read_image
@@ -41,12 +41,13 @@ class ImageTable:
     Attributes:
         root: absolute folder that the paths are relative to; ``"digits"`` for a :class:`DigitsTable`.
         paths: relative POSIX paths, sorted and unique.
-        labels: class name of each image, or ``None``.
+        labels: class name of each image, or ``None``; or what else is known of it, as a text of its kind.
         splits: ``"train"``, ``"val"``, ``"test"`` or ``None`` (not given) of each image.
         source: what the user named, for messages.
         empty: folders that stand for a class or a split and contain no image.
         groups: name of the group of each image, ``None`` for one by itself; images of a group (a patient, a burst, a
             video, a place) are never drawn to two sides. ``None`` if the source has no groups.
+        kind: what the labels are, see :mod:`transferkit.data.targets`.
         seen: is called with path and pixels of each image that this process decodes.
         in_memory: whether the pixels are in memory, so that there are no files to check, stamp or remember.
     """
@@ -58,6 +59,7 @@ class ImageTable:
     source: str = ""
     empty: tuple[str, ...] = ()
     groups: tuple[str | None, ...] | None = None
+    kind: Kind = "class"
     seen: Callable[[str, Tensor], None] | None = field(default=None, compare=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -82,7 +84,7 @@ class ImageTable:
     @property
     def class_names(self) -> list[str]:
         """Class names, sorted; the position of a name is the class index."""
-        return sorted({label for label in self.labels if label is not None})
+        return TARGETS[self.kind].names(self.labels)
 
     @cached_property
     def row_of(self) -> dict[str, int]:
@@ -171,7 +173,7 @@ def table_class(root: str) -> type[ImageTable]:
     return DigitsTable if root == DIGITS else ImageTable
 
 
-def open_images(source: str | Path, image_root: str | Path | None = None) -> ImageTable:
+def open_images(source: str | Path, image_root: str | Path | None = None, multilabel: bool | None = None) -> ImageTable:
     """List the images of a source without opening any of them.
 
     Args:
@@ -183,6 +185,7 @@ def open_images(source: str | Path, image_root: str | Path | None = None) -> Ima
             Hidden files, ``__MACOSX`` and files without an image's extension are left out; links are followed, loops
             are not.
         image_root: the folder that a manifest's paths are relative to, or lie in; by default its own.
+        multilabel: whether a manifest's label is several, ``cat|dog`` or a list; None takes lists alone for several.
 
     Raises:
         UserError: the source does not exist, has no image, a name that is not UTF-8, a mixture of class and split
@@ -215,12 +218,15 @@ def open_images(source: str | Path, image_root: str | Path | None = None) -> Ima
     elif not path.is_file():  # reading a pipe might never return
         raise UserError(f"{str(source)!r} is neither a folder nor a regular file; give one of these")
     elif is_manifest:
-        columns = read_columns(path, image_root=image_root)
-        table = table_of_columns(root_of_manifest(path, image_root), columns, str(source))
+        kind = kind_of(path, multilabel)
+        columns = read_columns(path, image_root=image_root, kind=kind)
+        table = table_of_columns(root_of_manifest(path, image_root), columns, str(source), kind=kind)
     elif path.suffix.lower() in SUFFIXES:
         table = table_of(str(path.parent.resolve()), [(path.name, None, None)], str(source))
-    elif kind := picture_kind(path.name):
-        raise UserError(f"{str(source)!r} is a picture of a kind that is not read ({kind}); convert it to PNG or JPEG")
+    elif picture := picture_kind(path.name):
+        raise UserError(
+            f"{str(source)!r} is a picture of a kind that is not read ({picture}); convert it to PNG or JPEG"
+        )
     else:
         raise UserError(f"{str(source)!r} is not an image, .csv or .parquet; give a folder or one of these")
     if not table.paths:
@@ -236,6 +242,7 @@ def check_trainable(table: ImageTable) -> None:
             val or test that is not in train.
     """
     source = repr(table.source or table.root)
+    column = TARGETS[table.kind].column
     by_split: dict[str, set[str | None]] = {"train": set(), "val": set(), "test": set()}
     for label, split in zip(table.labels, table.splits, strict=True):
         by_split[split or "train"].add(label)
@@ -244,29 +251,28 @@ def check_trainable(table: ImageTable) -> None:
     if not by_split["train"]:
         raise UserError(f"no training images in {source}; put some into its split 'train'")
     if all(label is None for label in table.labels):
-        raise UserError(f"no labels in {source}; use one folder per class or a manifest with a column 'label'")
+        raise UserError(f"no labels in {source}; use one folder per class or a manifest with a column {column!r}")
     rows = zip(table.paths, table.labels, table.splits, strict=True)
     bare = [path for path, label, split in rows if label is None and None in by_split[split or "train"]]
     if bare:
         raise UserError(
             f"labels are missing for {len(bare)} of {len(table)} images in {source}: {listed(bare)}; "
-            "label them (class folder, or the manifest's column 'label') or remove them"
+            f"label them (class folder, or the manifest's column {column!r}) or remove them"
         )
     if table.empty:
         raise UserError(f"no images in the folder {listed(table.empty)} of {source}; fill it or delete it")
-    train = {label for label in by_split["train"] if label is not None}
+    names = TARGETS[table.kind].names
+    check_bars(table.class_names, source)
+    train = set(names(by_split["train"]))
     for split in ("val", "test"):
-        unknown = sorted(label for label in by_split[split] if label is not None and label not in train)
+        unknown = [name for name in names(by_split[split]) if name not in train]
         if unknown:
             raise UserError(
                 f"class {listed(unknown)} is in {split} but not in train of {source}; "
                 f"add training images or remove it from {split}"
             )
-    if len(train) == 1:
-        raise UserError(
-            f"a single class, {listed(sorted(train))}, in {source}; training needs at least two: "
-            "give the folder that contains the class folders"
-        )
+    sides = zip(table.labels, table.splits, strict=True)
+    TARGETS[table.kind].check([label for label, split in sides if (split or "train") == "train"], source)
 
 
 def table_of(
@@ -285,8 +291,10 @@ def table_of(
     return table_of_columns(root, columns, source, empty)
 
 
-def table_of_columns(root: str, columns: Columns, source: str, empty: Sequence[str] = ()) -> ImageTable:
-    """:func:`table_of` for columns of path, label, split and group."""
+def table_of_columns(
+    root: str, columns: Columns, source: str, empty: Sequence[str] = (), kind: Kind = "class"
+) -> ImageTable:
+    """:func:`table_of` for columns of path, label, split and group; labels of a kind."""
     paths = columns.paths
     for path in itertools.filterfalse(str.isascii, (root, *paths)):
         try:
@@ -300,7 +308,8 @@ def table_of_columns(root: str, columns: Columns, source: str, empty: Sequence[s
     forms = {label: one_form(label) if forms_of[one_form(label)] > 1 else label for label in written}
     labels = tuple(map(forms.__getitem__, columns.labels))
     groups = None if columns.groups is None else tuple(columns.groups)
-    return table_class(root)(root, tuple(columns.paths), labels, tuple(columns.splits), source, tuple(empty), groups)
+    splits = tuple(columns.splits)
+    return table_class(root)(root, tuple(columns.paths), labels, splits, source, tuple(empty), groups, kind)
 
 
 def name_fault(path: str) -> str:
@@ -310,11 +319,6 @@ def name_fault(path: str) -> str:
     except UnicodeDecodeError:
         return "is not UTF-8; rename it"
     return f"is UTF-8, but this locale decodes names as {sys.getfilesystemencoding()}; set PYTHONUTF8=1"
-
-
-def one_form(label: str | None) -> str | None:
-    """Return a label in Unicode's composed form: file systems and editors store the same letters in two ways."""
-    return label if label is None or label.isascii() else unicodedata.normalize("NFC", label)
 
 
 def root_of_manifest(manifest: Path, image_root: str | Path | None = None) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from transferkit.data.columns import Columns
 from transferkit.data.image_table import ImageTable, open_images, table_of_columns
+from transferkit.data.targets import BAR, joined_labels, number_of, one_form
 from transferkit.errors import UserError
 from transferkit.images.from_python import pixels_of
 from transferkit.images.image_source import each_image, read_pixels, undecoded, without_label
@@ -71,6 +72,8 @@ def table_of_images(
     splits: Sequence[str | None] | None = None,
     split: Split | None = None,
     image_root: str | None = None,
+    targets: Sequence[Any] | None = None,
+    multilabel: bool = False,
 ) -> ImageTable:
     """Return the table of images in any form; each of those in memory is decoded once, to check it.
 
@@ -81,16 +84,31 @@ def table_of_images(
         splits: split of each image.
         split: a function that gives the splits.
         image_root: the folder of a manifest's paths; by default its own.
+        targets: number of each image, instead of labels.
+        multilabel: whether a label is a collection of classes.
 
     Raises:
         UserError: an image cannot be read, the numbers of labels, splits and images differ, or a label is missing of
             an image outside test.
     """
     if isinstance(images, str | Path):
-        table = open_images(images, image_root)
+        table = open_images(images, image_root, multilabel)
     else:
-        table = held_in_memory(images, with_labels=labels is None)
-    if labels is not None:
+        table = held_in_memory(images, with_labels=labels is None and targets is None)
+    if labels is not None and targets is not None:
+        raise UserError("labels and targets are given; give the classes, or the numbers")
+    if targets is not None:
+        targets = list(targets)
+        check_length("targets", targets, table)
+        numbers = [number_text(target, row) for row, target in enumerate(targets)]
+        table = replace(relabeled(table, numbers, list(table.splits)), kind="number")
+        labels = targets
+    elif labels is not None and multilabel:
+        labels = list(labels)
+        check_length("labels", labels, table)
+        texts = [several_text(label, row) for row, label in enumerate(labels)]
+        table = replace(relabeled(table, texts, list(table.splits)), kind="labels")
+    elif labels is not None:
         labels = list(labels)
         check_length("labels", labels, table)
         table = relabeled(table, [class_text(label) for label in labels], list(table.splits))
@@ -105,8 +123,35 @@ def table_of_images(
             raise UserError(f"splits has {unknown[0]!r}; give 'train', 'val', 'test' or None per image")
         table = relabeled(table, list(table.labels), splits)
     if labels is not None:
-        check_present("labels", table.labels, table.splits)
+        check_present("labels" if targets is None else "targets", table.labels, table.splits)
     return table
+
+
+def several_text(label: Any, row: int) -> str | None:
+    """Return a collection of classes as a text; None if it is missing.
+
+    Raises:
+        UserError: it is one text, or a class has a bar.
+    """
+    if label is None:
+        return None
+    names = [class_text(name) or "" for name in label] if isinstance(label, Iterable) else []
+    if isinstance(label, str) or not isinstance(label, Iterable) or any(BAR in name for name in names):
+        raise UserError(f"labels: item {row} is {label!r}; give a list of classes without {BAR} per image")
+    return joined_labels(one_form(name) or "" for name in names)
+
+
+def number_text(target: Any, row: int) -> str | None:
+    """Return a number as a text; None if it is missing.
+
+    Raises:
+        UserError: it is not a finite number.
+    """
+    text = class_text(target)
+    value = number_of(text)
+    if text not in (None, *MISSING) and value is None:
+        raise UserError(f"targets: item {row} is {text!r}; give a finite number per image")
+    return None if value is None else repr(value)
 
 
 def check_length(name: str, values: Sequence[Any], table: ImageTable) -> None:

@@ -11,8 +11,17 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transferkit.data.groups import check_enough, fold_units, in_one_unit, split_units, units_of
+from transferkit.data.groups import (
+    check_enough,
+    classes_of_row,
+    fold_units,
+    have_several,
+    in_one_unit,
+    split_units,
+    units_of,
+)
 from transferkit.data.image_table import ImageTable
+from transferkit.data.targets import TARGETS, require_class
 from transferkit.errors import UserError, listed
 from transferkit.runtime.files import atomic_path
 
@@ -86,9 +95,8 @@ def assign_splits(table: ImageTable, val_fraction: float, test_fraction: float, 
     splits = [split or "train" for split in table.splits]
     train = [row for row, split in enumerate(splits) if split == "train"]
     inside = table.select(train)
-    parts = draw_parts(
-        inside.labels, inside.paths, inside.groups, [wanted[name] for name in drawn], seed, table.source or table.root
-    )
+    strata, source = TARGETS[table.kind].strata(inside.labels), table.source or table.root
+    parts = draw_parts(strata, inside.paths, inside.groups, [wanted[name] for name in drawn], seed, source)
     for row, part in zip(train, parts, strict=True):
         splits[row] = ["train", *drawn][part]
     return replace(table, splits=tuple(splits))
@@ -111,9 +119,8 @@ def assign_fold(table: ImageTable, folds: int, fold: int, seed: int) -> ImageTab
     """
     rows = [row for row, split in enumerate(table.splits) if split != "test"]
     inside = table.select(rows)
-    dealt = deal_folds(
-        inside.labels, inside.paths, inside.groups, folds, seed, table.source or table.root, warn=fold == 0
-    )
+    strata, source = TARGETS[table.kind].strata(inside.labels), table.source or table.root
+    dealt = deal_folds(strata, inside.paths, inside.groups, folds, seed, source, warn=fold == 0)
     splits = list(table.splits)
     for row, number in zip(rows, dealt, strict=True):
         splits[row] = "val" if number == fold else "train"
@@ -189,7 +196,7 @@ def draw_parts(
     A class of which all images are in one group stays in part 0, with a warning.
 
     Args:
-        labels: (N,) class of each row.
+        labels: (N,) class of each row, or a frozenset of labels.
         paths: (N,) unique.
         groups: (N,) name of each row's group or None; None without groups.
         fractions: as of :func:`stratified_split`.
@@ -203,7 +210,7 @@ def draw_parts(
         UserError: fractions out of range; too few groups.
     """
     alone = stratified_split(labels, fractions, seed, paths)
-    if groups is None or not any(fractions):
+    if (groups is None and not have_several(labels)) or not any(fractions):
         return alone
     units = units_of(paths, groups)
     check_enough(units, 1 + sum(map(bool, fractions)), source)
@@ -214,7 +221,7 @@ def draw_parts(
             f"the classes of {source} have too few groups to hold some out ({listed(single)} in one group each); "
             "give images of another group, or rename the column 'group' if it does not say what must stay together"
         )
-    if single:
+    if single and groups is not None:
         log.warning("all images of a class are in one group, and stay in train: %s", listed(single))
     return parts
 
@@ -228,14 +235,16 @@ def few_shot(table: ImageTable, n_per_class: int, seed: int) -> tuple[ImageTable
         The smaller table, and a warning that names the classes with fewer images, or ``None``.
 
     Raises:
-        UserError: ``n_per_class`` below 1.
+        UserError: ``n_per_class`` below 1, or images without classes.
     """
+    if table.kind == "number":
+        require_class(table.kind, "`n_per_class`")
     if n_per_class < 1:
         raise UserError(f"`n_per_class` is {n_per_class}; keep at least 1 training image per class")
     train = [row for row, split in enumerate(table.splits) if split in ("train", None)]
     kept = sorted(set(range(len(table))) - set(train))
     short: list[str] = []
-    for label, rows in rows_by_class(table.labels, train).items():
+    for label, rows in rows_by_class(TARGETS[table.kind].strata(table.labels), train).items():
         kept += shuffled(rows, table.paths, f"few-shot/{seed}")[:n_per_class]
         if len(rows) < n_per_class:
             short.append(f"{label!r} has {len(rows)}")
@@ -249,6 +258,7 @@ def select_classes(table: ImageTable, classes: Iterable[str]) -> ImageTable:
     Raises:
         UserError: the table does not have a class (the most similar one is named).
     """
+    require_class(table.kind, "`classes`")
     wanted, known = set(classes), table.class_names
     for name in sorted(wanted - set(known)):
         nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
@@ -312,7 +322,8 @@ def rows_by_class(labels: Sequence[Hashable], rows: Iterable[int]) -> dict[Hasha
     """Return class -> its rows."""
     groups: dict[Hashable, list[int]] = {}
     for row in rows:
-        groups.setdefault(labels[row], []).append(row)
+        for name in classes_of_row(labels[row]):
+            groups.setdefault(name, []).append(row)
     return groups
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
 from typing import Any
 
+from transferkit.data import label_columns
 from transferkit.data.fingerprint import fingerprint
 from transferkit.data.image_table import ImageTable
 from transferkit.extractor import Extractor
@@ -166,6 +167,7 @@ def describe(
     space = space_of(extractor, forward, precision)
     shape = list(forward.shape) if forward else [extractor.embed_dim]
     return {
+        **label_columns.version_of(table.kind),
         "extractor": extractor.name,
         **space.to_metadata(),
         "space": space.sha256,

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from transferkit.data import label_columns
 from transferkit.data.embeddings import Facts, metadata_of, read_facts, with_metadata, writer
 from transferkit.data.fingerprint import fingerprint
 from transferkit.data.image_table import ImageTable
@@ -184,7 +185,7 @@ def touch(file: Path) -> None:
 def stamped(table: ImageTable, rows: Sequence[int], stamps: Sequence[str]) -> ImageTable:
     """Return some rows of a table as an entry holds them: with stamps as labels, without splits."""
     part = table.select(rows)
-    return replace(part, labels=tuple(stamps), splits=(None,) * len(part), groups=None)
+    return replace(part, labels=tuple(stamps), splits=(None,) * len(part), groups=None, kind="class")
 
 
 def deposit(out: Path, table: ImageTable, stamps: Sequence[str], space: EmbeddingSpace) -> None:
@@ -197,11 +198,11 @@ def deposit(out: Path, table: ImageTable, stamps: Sequence[str], space: Embeddin
     of_path = dict(zip(table.paths, stamps, strict=True))
     target = entries_folder(space) / f"{fingerprint(table.paths, stamps)}.parquet"
     with pq.ParquetFile(out) as source:
-        schema = source.schema_arrow
+        schema = label_columns.unpack(source.schema_arrow.empty_table())[0].schema
         metadata = metadata_of(schema, out) | {"images": table.root}
         with atomic_path(target) as temporary, writer(temporary, with_metadata(schema, metadata)) as parquet:
             for group in range(source.num_row_groups):
-                part = source.read_row_group(group)
+                part, _ = label_columns.unpack(source.read_row_group(group))
                 labels = pa.array([of_path[path] for path in part["path"].to_pylist()], pa.string())
                 parquet.write_table(part.set_column(part.column_names.index("label"), "label", labels))
     touch(target)

@@ -18,6 +18,7 @@ from transferkit.data.columns import GROUP, TEXTS, take
 from transferkit.data.embeddings import Embeddings, read_facts, with_metadata, writer
 from transferkit.data.image_table import ImageTable
 from transferkit.data.integrity import raise_broken
+from transferkit.data.label_columns import NUMBER
 from transferkit.embed.stream import Batch, View, batch_ranges, make_table, stream_table, usual_batch_size
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
@@ -299,7 +300,7 @@ def foreign_to_embeddings(out: Path) -> str | None:
         read_facts(out)
     except UserError:
         return "not a table of embeddings"
-    columns = set(pq.read_schema(out).names) - {*TEXTS, GROUP, "embedding"} if out.is_file() else set()
+    columns = set(pq.read_schema(out).names) - {*TEXTS, GROUP, NUMBER, "embedding"} if out.is_file() else set()
     return f"a column {min(columns)!r}" if columns else None
 
 

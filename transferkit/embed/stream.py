@@ -120,7 +120,7 @@ def batch_ranges(rows: int, batch_size: int) -> list[range]:
 def make_table(table: ImageTable, rows: list[int], embedding: Tensor, metadata: Mapping[str, Any]) -> Embeddings:
     """Make a table of the embeddings (N, *shape) of some rows, flattened to (N, D)."""
     paths, labels, splits, groups = take(table, rows)
-    return Embeddings(embedding.flatten(1), paths, labels, splits, metadata, groups)
+    return Embeddings(embedding.flatten(1), paths, labels, splits, metadata, groups, table.kind)
 
 
 def stream(

@@ -9,10 +9,13 @@ import torch
 
 from transferkit import similarity
 from transferkit.data.embeddings import Embeddings
+from transferkit.data.targets import TARGETS, WORDS
+from transferkit.errors import UserError
 from transferkit.evaluation.same_space import differences, listed_paths
 from transferkit.runtime.files import atomic_path
 from transferkit.runtime.json_files import write_json
 from transferkit.similarity import Evaluation
+from transferkit.similarity.shared_labels import evaluate_labels
 
 
 def measure(table: Embeddings, reference: Embeddings | None = None, **options: Any) -> Evaluation:
@@ -24,9 +27,16 @@ def measure(table: Embeddings, reference: Embeddings | None = None, **options: A
         options: of :func:`similarity.evaluate`.
 
     Raises:
-        UserError: an option is out of range, or an embedding is NaN or infinite (row and path named).
+        UserError: an option is out of range, an embedding is NaN or infinite (row and path named), or the reference
+            has another kind of target.
     """
     similarity.finite_rows(table.embedding, "embeddings", table.paths)
+    if reference is not None and reference.kind != table.kind:
+        raise UserError(
+            f"the reference has {WORDS[reference.kind]}, the other table {WORDS[table.kind]}; embed both with the same"
+        )
+    if table.kind != "class":
+        return measure_others(table, reference, options)
     return similarity.evaluate(
         table.embedding,
         table.labels if any(label is not None for label in table.labels) else None,
@@ -34,6 +44,19 @@ def measure(table: Embeddings, reference: Embeddings | None = None, **options: A
         None if reference is None else reference.labels,
         **options,
     )
+
+
+def measure_others(table: Embeddings, reference: Embeddings | None, options: Mapping[str, Any]) -> Evaluation:
+    """:func:`measure` of several labels, where sharing one counts, and of numbers, which are not compared."""
+    tables = [table] if reference is None else [table, reference]
+    others = None if reference is None else reference.embedding
+    if table.kind == "number":
+        return similarity.evaluate(table.embedding, None, others, None, **options)
+    kind = TARGETS[table.kind]
+    names = kind.names(label for each in tables for label in each.labels)
+    own = kind.encode(table.labels, names)
+    theirs = None if reference is None else kind.encode(reference.labels, names)
+    return evaluate_labels(table.embedding, own, names, others, theirs, options.get("ks", (1, 5, 10)))
 
 
 def caveats(
@@ -49,11 +72,13 @@ def caveats(
     """
     values, lines = evaluation.overall, []
     if "queries" not in values:
-        lines.append("no labels: only uniformity was computed")
+        what = "numbers instead of labels" if table.kind == "number" else "no labels"
+        lines.append(f"{what}: only uniformity was computed")
     elif reference is not None and not any(reference.labels):
         lines.append("the reference has no labels: metrics that compare labels with it were not computed")
     elif values["queries_skipped"]:
-        lines.append(f"{values['queries_skipped']:.0f} queries skipped: no other image of their class")
+        whose = "of their class" if table.kind == "class" else "shares a label with them"
+        lines.append(f"{values['queries_skipped']:.0f} queries skipped: no other image {whose}")
     if values.get("unlabelled_rows"):
         lines.append(f"{values['unlabelled_rows']:.0f} rows have no label: only uniformity includes them")
     if values.get("k_clamped"):

@@ -20,10 +20,11 @@ log = logging.getLogger(__name__)
 
 KEY = "transferkit"
 FORMAT = 1
+OTHER_TARGETS = 2  # the format of several labels and of numbers, which earlier versions would take for classes
 # Fields that describe the training and their types; dictionaries map names to numbers.
 TRAINING: Mapping[str, type] = {
     "regime": str, "weights": str, "checkpoint": str, "epoch": int, "fitted_on": str,
-    "class_counts": dict, "images": dict, "metrics": dict,
+    "class_counts": dict, "images": dict, "metrics": dict, "target": str, "thresholds": dict, "scale": dict,
 }  # fmt: skip
 # Exceptions for a record of other types or tensors of other shapes.
 BROKEN = (KeyError, TypeError, AttributeError, ValueError, RuntimeError)
@@ -41,9 +42,23 @@ def load(path: Path) -> dict[str, Any]:
     record = content.get(KEY) if isinstance(content, dict) else None
     if not isinstance(record, dict) or "state_dict" not in content:
         raise UserError(f"{path} is not a transferkit checkpoint; give one that fit wrote")
-    if record.get("format") != FORMAT:
-        raise UserError(f"{path} has format {record.get('format')}, this version reads {FORMAT}; update transferkit")
+    check_format(path, record)
     return dict(content)
+
+
+def check_format(path: Path, record: Mapping[str, Any]) -> None:
+    """Raise for a record of a format that this version does not read.
+
+    Raises:
+        UserError: with the format of classes that it reads.
+    """
+    if record.get("format") not in (FORMAT, OTHER_TARGETS):
+        raise UserError(f"{path} has format {record.get('format')}, this version reads {FORMAT}; update transferkit")
+
+
+def format_of(record: Mapping[str, Any]) -> int:
+    """Return the format of a record of training, by what is predicted."""
+    return FORMAT if record.get("target", "class") == "class" else OTHER_TARGETS
 
 
 def read(
@@ -87,7 +102,8 @@ def read(
         else:
             backbone = backbones.rebuild(record["backbone"])
         state = {key.removeprefix("backbone."): tensor for key, tensor in content["state_dict"].items()}
-        head = linear(state.pop("head.weight"), state.pop("head.bias"), backbone.embed_dim, record["class_names"])
+        weight, bias = in_unit(state.pop("head.weight"), state.pop("head.bias"), record.get("scale"))
+        head = linear(weight, bias, backbone.embed_dim, record["class_names"])
         check_finite(path, {"head.weight": head.weight, "head.bias": head.bias})
         if not adapters:
             load_state(backbone, state, path)
@@ -97,11 +113,26 @@ def read(
             "head": head,
             "class_names": record["class_names"],
             "l2_normalize": record["l2_normalize"],
-            "record": record | {"checkpoint": path.name, "epoch": epoch_of(content)},
+            "record": without_scale(record) | {"checkpoint": path.name, "epoch": epoch_of(content)},
             "calibration": calibration_beside(path),
         }
     except BROKEN as error:
         raise UserError(f"{path} is broken or of another version ({first_line(error)}); fit again") from error
+
+
+def in_unit(
+    weight: torch.Tensor, bias: torch.Tensor, scale: Mapping[str, float] | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a head's tensors for outputs in the unit of the target, which training standardizes."""
+    if not scale:
+        return weight, bias
+    deviation, mean = float(scale["deviation"]), float(scale["mean"])
+    return (weight.double() * deviation).to(weight.dtype), (bias.double() * deviation + mean).to(bias.dtype)
+
+
+def without_scale(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record for a head whose outputs are in the unit of the target."""
+    return {key: value for key, value in record.items() if key != "scale"}
 
 
 def calibration_beside(path: Path) -> Calibration | None:

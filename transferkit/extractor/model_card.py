@@ -16,6 +16,7 @@ from transferkit.similarity.intervals import wilson
 
 CARD = "README.md"
 PROPORTIONS = ("acc", "acc_top5")
+MONITORS = {"labels": "val/map", "number": "val/r2"}
 MOST_CLASSES = 1000  # listed; the rest is counted
 
 
@@ -94,7 +95,12 @@ def introduction(extractor: ExtractorCore) -> str:
     if not extractor.head:
         return text
     read = "L2-normalized embedding" if extractor.l2_normalize else "embedding"
-    return f"{text} A linear head on the {read} gives the logits of {extractor.head.out_features} classes."
+    outputs = extractor.head.out_features
+    gives = {
+        "labels": f"the logits of {outputs} labels, any number per image; their probability is the sigmoid",
+        "number": "a number, in the unit of the training targets",
+    }.get(extractor.record.get("target", "class"), f"the logits of {outputs} classes")
+    return f"{text} A linear head on the {read} gives {gives}."
 
 
 def training(extractor: ExtractorCore) -> list[str]:
@@ -110,7 +116,11 @@ def training(extractor: ExtractorCore) -> list[str]:
     parts = [table(("", ""), known)] if known else []
     if not record.get("regime"):
         parts.insert(0, "No training is recorded: the weights are unchanged.")
-    if names:
+    if thresholds := record.get("thresholds"):
+        rows_of = ((for_markdown(name), counts.get(name), f"{thresholds[name]:.4g}") for name in names)
+        parts.append(table(("label", "training images", "threshold of its probability"), rows_of))
+        parts.append("An image has a label from its threshold on, at which F1 was highest on the validation images.")
+    elif names and record.get("target") != "number":
         parts.append(table(("class", "training images"), ((for_markdown(name), counts.get(name)) for name in names)))
     if more := len(extractor.class_names) - len(names):
         parts.append(f"and {more:,} more, in `transferkit.json`.")
@@ -126,7 +136,8 @@ def metrics(record: dict[str, Any]) -> list[str]:
     rows = [(for_markdown(name), f"{value:.4f}", interval(name, value, record)) for name, value in values.items()]
     note = "The interval is Wilson's, over these images: it does not cover images from other sources."
     if record.get("checkpoint", "").startswith("best"):
-        note = f"The epoch was chosen by `val/acc`, so the values under `val/` are slightly optimistic. {note}"
+        chosen = MONITORS.get(record.get("target", "class"), "val/acc")
+        note = f"The epoch was chosen by `{chosen}`, so the values under `val/` are slightly optimistic. {note}"
     return ["## Metrics", table(("metric", "value", "95 % interval"), rows), note]
 
 

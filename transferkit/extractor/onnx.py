@@ -164,6 +164,7 @@ def metadata(extractor: Extractor) -> dict[str, str]:
     """Return the preprocessing, ``class_names``, ``pooling``, ``weights_sha256`` and the version, as text or JSON."""
     fields = {
         **extractor.preprocessing.to_dict(),
+        **pretrained.problem_type(extractor),
         "class_names": extractor.class_names,
         "backbone": model_card.short(extractor.name),
         "pooling": extractor.pooling,

@@ -23,7 +23,15 @@ from transferkit.backbones.weights import read_state_dict
 from transferkit.errors import UserError, first_line
 from transferkit.extractor import model_card
 from transferkit.extractor.calibration import Calibration
-from transferkit.extractor.checkpoint_reader import BROKEN, TRAINING, change_preprocessing, check_training, linear
+from transferkit.extractor.checkpoint_reader import (
+    BROKEN,
+    TRAINING,
+    change_preprocessing,
+    check_format,
+    check_training,
+    format_of,
+    linear,
+)
 from transferkit.extractor.core import RECORD, ExtractorCore
 from transferkit.extractor.timm_layout import timm_layout
 from transferkit.images.preprocessing import Preprocessing
@@ -74,7 +82,7 @@ def fill(extractor: ExtractorCore, folder: Path) -> str:
     layout = write_model(extractor, folder)
     write_json(folder / "preprocessor_config.json", extractor.preprocessing.to_hf())
     record = {
-        "format": FORMAT,
+        "format": format_of(extractor.record),
         "layout": layout,
         "backbone": extractor.spec(),
         "pooling": extractor.pooling,
@@ -157,8 +165,17 @@ def write_torchvision(extractor: ExtractorCore, backbone: TorchvisionBackbone, p
     save_file(state, path / "model.safetensors", {"format": "pt"})
     config = {"architecture": backbone.name, "library": "torchvision", "arguments": architecture}
     labels = {str(index): name for index, name in enumerate(extractor.class_names)}
-    write_json(path / "config.json", config | {"id2label": labels})
+    write_json(path / "config.json", config | {"id2label": labels} | problem_type(extractor))
     return head is not None and holds_head
+
+
+PROBLEM_TYPES = {"labels": "multi_label_classification", "number": "regression"}
+
+
+def problem_type(extractor: ExtractorCore) -> dict[str, str]:
+    """Return the field by which transformers chooses a loss; none for classes."""
+    target = extractor.record.get("target")
+    return {"problem_type": PROBLEM_TYPES[target]} if target in PROBLEM_TYPES else {}
 
 
 @torch.inference_mode()
@@ -177,6 +194,7 @@ def as_classifier(extractor: ExtractorCore) -> Any:
     kind = kinds[type(base.config)]
     config = type(base.config).from_dict(base.config.to_dict())
     config.num_labels = head.out_features
+    config.problem_type = problem_type(extractor).get("problem_type", config.problem_type)
     if names:
         config.id2label = dict(enumerate(names))
         config.label2id = {name: index for index, name in enumerate(names)}
@@ -210,8 +228,7 @@ def read(path: Path, weights: str, pooling: str | None, preprocessing: Mapping[s
         UserError: a file is missing or broken, or the record contradicts the arguments.
     """
     record = read_json(path / RECORD)
-    if record.get("format") != FORMAT:
-        raise UserError(f"{path} has format {record.get('format')}, this version reads {FORMAT}; update transferkit")
+    check_format(path, record)
     if weights != "DEFAULT":
         raise UserError(f'{path} has its own weights; leave out `weights="{weights}"`')
     try:

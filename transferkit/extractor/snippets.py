@@ -32,8 +32,16 @@ VERSIONED = """state = OrderedDict(load_file("model.safetensors"))
 state._metadata = model.state_dict()._metadata  # the versions of its modules
 model.load_state_dict(state)"""
 TO_NAME = ["import json", "from pathlib import Path"]
-NAME = """names = json.loads(Path("transferkit.json").read_text(encoding="utf-8"))["class_names"]
-print(names[int(logits.argmax())])"""
+NAMES = 'names = json.loads(Path("transferkit.json").read_text(encoding="utf-8"))["class_names"]'
+# What is printed of logits, of torch and of NumPy, by what is predicted; classes and labels by the names in `names`.
+PRINTED = {
+    "class": ("print(names[int(logits.argmax())])",) * 2,
+    "labels": (
+        "print(dict(zip(names, logits[0].sigmoid().tolist())))  # probabilities",
+        "print(dict(zip(names, 1 / (1 + np.exp(-logits[0])))))  # probabilities",
+    ),
+    "number": ("print(float(logits[0, 0]))",) * 2,
+}
 
 
 def snippets(extractor: ExtractorCore, layout: str, onnx: bool) -> dict[str, str]:
@@ -53,11 +61,24 @@ def snippets(extractor: ExtractorCore, layout: str, onnx: bool) -> dict[str, str
         found["transferkit"] = with_transferkit()
     elif isinstance(extractor.backbone, TransformersBackbone):
         if layout == "classifier":
-            found["transformers: the classifier"] = with_their_classifier()
+            found["transformers: the classifier"] = with_their_classifier(extractor)
         found["transformers: the embedding"] = with_transformers(extractor, extractor.backbone, layout)
     if onnx:
         found["ONNX Runtime"] = with_onnxruntime(extractor)
     return found
+
+
+def is_named(extractor: ExtractorCore) -> bool:
+    """Return whether the logits have names to print: those of a number have none."""
+    return bool(extractor.head and extractor.class_names) and extractor.record.get("target") != "number"
+
+
+def printed(extractor: ExtractorCore) -> str:
+    """Return code that prints what torch's ``logits`` say."""
+    if not (extractor.head and extractor.class_names):
+        return ""
+    text = PRINTED[extractor.record.get("target", "class")][0]
+    return f"{NAMES}\n{text}" if is_named(extractor) else text
 
 
 def program(imports: list[str], steps: list[str]) -> str:
@@ -65,8 +86,9 @@ def program(imports: list[str], steps: list[str]) -> str:
     return "\n".join([*imports, "", *filter(None, steps)]) + "\n"
 
 
-def with_their_classifier() -> str:
+def with_their_classifier(extractor: ExtractorCore) -> str:
     """Return code that uses ``AutoModelForImageClassification``."""
+    target = extractor.record.get("target", "class")
     return program(
         [NUMPY, "import torch", PILLOW, "from transformers import AutoImageProcessor, AutoModelForImageClassification"],
         [
@@ -75,7 +97,8 @@ def with_their_classifier() -> str:
             'model = AutoModelForImageClassification.from_pretrained(".")',
             "with torch.inference_mode():",
             "    logits = model(pixel_values=pixels).logits  # (1, classes)",
-            "print(model.config.id2label[int(logits.argmax())])",
+            "names = list(model.config.id2label.values())" if target == "labels" else "",
+            "print(model.config.id2label[int(logits.argmax())])" if target == "class" else PRINTED[target][0],
         ],
     )
 
@@ -97,7 +120,7 @@ def with_timm(extractor: ExtractorCore, backbone: TimmBackbone, layout: str) -> 
     whole = backbone.pooling in ("pooler", "logits")
     return program(
         [
-            *(TO_NAME if extractor.head and extractor.class_names else []),
+            *(TO_NAME if is_named(extractor) else []),
             *(NUMPY, "import timm", "import torch", PILLOW),
             *(["from safetensors.torch import load_file"] if apart else []),
         ],
@@ -111,7 +134,7 @@ def with_timm(extractor: ExtractorCore, backbone: TimmBackbone, layout: str) -> 
             "" if whole else "    features = model.forward_features(pixels)",
             f"    embedding = {'model(pixels)' if whole else pooled.get(backbone.pooling, mean_of(backbone))}",
             head_apart(extractor) if apart else "",
-            NAME if classifier and extractor.class_names else "",
+            printed(extractor) if classifier else "",
         ],
     )
 
@@ -134,7 +157,7 @@ def with_transformers(extractor: ExtractorCore, backbone: TransformersBackbone, 
     interpolates = backbone.takes_interpolation and native != extractor.preprocessing.image_size
     return program(
         [
-            *(TO_NAME if apart and extractor.class_names else []),
+            *(TO_NAME if apart and is_named(extractor) else []),
             NUMPY,
             "import torch",
             PILLOW,
@@ -168,7 +191,7 @@ def head_apart(extractor: ExtractorCore) -> str:
     embedding = "torch.nn.functional.normalize(embedding)" if extractor.l2_normalize else "embedding"
     load = 'head = load_file("head.safetensors")'
     logits = f'logits = {embedding} @ head["weight"].T + head["bias"]  # (1, classes)'
-    return "\n".join(filter(None, [load, logits, NAME if extractor.class_names else ""]))
+    return "\n".join(filter(None, [load, logits, printed(extractor)]))
 
 
 def with_torchvision(extractor: ExtractorCore, backbone: TorchvisionBackbone, layout: str) -> str:
@@ -182,7 +205,7 @@ def with_torchvision(extractor: ExtractorCore, backbone: TorchvisionBackbone, la
     load = 'model.load_state_dict(load_file("model.safetensors"))'
     versioned = isinstance(backbone.model, models.MNASNet)  # needs a version to load, which safetensors do not store
     load = VERSIONED if versioned else load
-    name = NAME if extractor.class_names else ""
+    name = printed(extractor)
     grad, logits = "with torch.inference_mode():", "    logits = model(pixels)  # (1, classes)"
     embed = f"    embedding = model(pixels).flatten(1)  # (1, {extractor.embed_dim})"
     if layout == "classifier":
@@ -193,7 +216,7 @@ def with_torchvision(extractor: ExtractorCore, backbone: TorchvisionBackbone, la
     its_own = extractor.preprocessing.arithmetic == "torchvision"
     return program(
         [
-            *(TO_NAME if extractor.head and extractor.class_names else []),
+            *(TO_NAME if is_named(extractor) else []),
             *(["from collections import OrderedDict"] if versioned else []),
             NUMPY,
             "import torch",
@@ -244,7 +267,8 @@ def with_onnxruntime(extractor: ExtractorCore) -> str:
     crop = f"""left, top = ({offset} for side, part in zip(image.size, ({width}, {height})))
 image = image.crop((left, top, left + {width}, top + {height}))"""
     outputs = "embedding, logits" if extractor.head else "(embedding,)"
-    named = extractor.head is not None and bool(extractor.class_names)
+    named = is_named(extractor)
+    text = PRINTED[extractor.record.get("target", "class")][1] if extractor.head and extractor.class_names else ""
     return program(
         [*(["import json"] if named else []), NUMPY, "import onnxruntime", PILLOW],
         [
@@ -258,6 +282,6 @@ image = image.crop((left, top, left + {width}, top + {height}))"""
             'session = onnxruntime.InferenceSession("model.onnx")',
             f'{outputs} = session.run(None, {{"pixel_values": pixels}})',
             'names = json.loads(session.get_modelmeta().custom_metadata_map["class_names"])' if named else "",
-            "print(names[int(logits.argmax())])" if named else "",
+            text,
         ],
     )

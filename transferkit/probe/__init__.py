@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from transferkit.probe.by_target import probe_targets
     from transferkit.probe.classifier import LinearClassifier
     from transferkit.probe.protocol import PROTOCOL, Predictions, ProbeResult, compare_predictions, probe_embeddings
     from transferkit.probe.saved_probe import load_predictions, save_probe
@@ -18,6 +19,7 @@ __all__ = [
     "compare_predictions",
     "load_predictions",
     "probe_embeddings",
+    "probe_targets",
     "save_probe",
 ]
 
@@ -26,6 +28,7 @@ if not TYPE_CHECKING:  # an audit of embeddings needs the solver, not torchvisio
         "LinearClassifier": "transferkit.probe.classifier",
         "PairedComparison": "transferkit.similarity.paired",
         "load_predictions": "transferkit.probe.saved_probe",
+        "probe_targets": "transferkit.probe.by_target",
         "save_probe": "transferkit.probe.saved_probe",
     }
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from transferkit import similarity
 from transferkit.data.embeddings import Embeddings
+from transferkit.data.targets import require_class
 from transferkit.images.quality import PictureStats
 from transferkit.probe.out_of_fold import FOLDS, out_of_fold
 from transferkit.similarity.label_quality import confident_classes, neighbor_share, robust_z, self_confidence
@@ -112,8 +113,9 @@ def audit_embeddings(
         in_place: scale the table's embeddings to length 1, for a caller that needs them no more: it saves a copy.
 
     Raises:
-        UserError: no rows, NaN or infinity.
+        UserError: no rows, NaN or infinity; several labels or a number per image.
     """
+    require_class(table.kind, "an audit")
     similarity.finite_rows(table.embedding, "embeddings", table.paths)
     found: list[Issue] = []
     unit = similarity.unit_rows(table.embedding, in_place=in_place)

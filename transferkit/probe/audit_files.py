@@ -75,12 +75,14 @@ def check_decisions_place(folder: Path, overwrite: bool = False) -> None:
 
 
 def audit_run(run: Path) -> None:
-    """Write ``audit.parquet`` of the tested images into a run; of more than 20,000 drawn by chance.
+    """Write ``audit.parquet`` of the tested images into a run, if they have one class each; of more than 20,000 drawn.
 
     Args:
         run: directory with the ``embeddings.parquet`` of a test.
     """
     table = Embeddings.load(run / "embeddings.parquet")
+    if table.kind != "class":
+        return
     rows = drawn_rows(len(table), MOST_ROWS, 0).tolist()
     audit = audit_embeddings(table.select(rows) if len(rows) < len(table) else table)
     with atomic_path(run / PARQUET) as temporary:

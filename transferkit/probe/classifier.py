@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from transferkit.data.targets import Kind as TargetKind
 from transferkit.embed import space_of
 from transferkit.embed.embedding_space import EmbeddingSpace
 from transferkit.errors import UserError
@@ -37,6 +38,8 @@ class LinearClassifier:
         temperature: divides the logits for calibrated probabilities.
         metadata: that of the embeddings it was fitted on (extractor, pooling, weights_sha256, ...).
         fitted_on: the images it was fitted on, as :func:`~transferkit.data.seen.remember_paths` writes them.
+        kind: what it predicts, see :mod:`transferkit.data.targets`.
+        thresholds: of several labels, the probability of each from which on an image has it.
     """
 
     weight: Tensor
@@ -47,14 +50,17 @@ class LinearClassifier:
     temperature: float
     metadata: Mapping[str, Any]
     fitted_on: str = ""
+    kind: TargetKind = "class"
+    thresholds: Mapping[str, float] | None = None
 
     def logits(self, embedding: Tensor) -> Tensor:
         """Return logits `(N, K)`, not calibrated, of raw embeddings `(N, D)`."""
         return logits_of(embedding, self.weight, self.bias, self.standardization)
 
     def probabilities(self, embedding: Tensor) -> Tensor:
-        """Return calibrated class probabilities `(N, K)` of raw embeddings `(N, D)`."""
-        return (self.logits(embedding) / self.temperature).softmax(1)
+        """Return calibrated class probabilities `(N, K)` of raw embeddings `(N, D)`; of labels each by itself."""
+        logits = self.logits(embedding) / self.temperature
+        return logits.sigmoid() if self.kind == "labels" else logits.softmax(1)
 
     def as_head_of(self, extractor: Extractor) -> Extractor:
         """Return the extractor with this classifier as its head, to export or fine-tune.
@@ -79,12 +85,15 @@ class LinearClassifier:
         head = nn.Linear(width, classes, device=extractor.device)
         head.load_state_dict({"weight": self.weight / self.temperature, "bias": self.bias / self.temperature})
         unit = self.standardization == "l2" or self.metadata.get("normalize", False)
-        record = {"regime": "frozen", "fitted_on": self.fitted_on}
+        record: dict[str, Any] = {"regime": "frozen", "fitted_on": self.fitted_on}
+        record |= {"target": self.kind} if self.kind != "class" else {}
+        record |= {"thresholds": dict(self.thresholds)} if self.thresholds else {}
         return Extractor(extractor.backbone, extractor.preprocessing, head, self.class_names, unit, record)
 
     def save(self, path: str | Path) -> None:
         """Write the tensors `weight` and `bias`, and the rest as JSON under the metadata key `transferkit`."""
-        rest = {FILE_KEYS.get(name, name): value for name, value in vars(self).items() if name not in TENSORS}
+        left_out = TENSORS if self.kind != "class" else (*TENSORS, "kind", "thresholds")
+        rest = {FILE_KEYS.get(name, name): value for name, value in vars(self).items() if name not in left_out}
         tensors = {"weight": self.weight.contiguous(), "bias": self.bias.contiguous()}
         text = json.dumps({**rest, "metadata": dict(self.metadata)}, sort_keys=True)
         with atomic_path(path) as temporary:

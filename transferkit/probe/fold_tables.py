@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from transferkit.data.embeddings import Embeddings
 from transferkit.data.splits import deal_folds
+from transferkit.data.targets import TARGETS
 
 
 def fold_tables(embeddings: Embeddings, folds: int, seed: int) -> Iterator[Embeddings]:
@@ -22,6 +23,7 @@ def fold_tables(embeddings: Embeddings, folds: int, seed: int) -> Iterator[Embed
         UserError: fewer groups, or rows, than folds.
     """
     labeled = embeddings.select([row for row, label in enumerate(embeddings.labels) if label is not None])
-    dealt = deal_folds(labeled.labels, labeled.paths, labeled.groups, folds, seed, "the table of embeddings")
+    strata = TARGETS[labeled.kind].strata(labeled.labels)
+    dealt = deal_folds(strata, labeled.paths, labeled.groups, folds, seed, "the table of embeddings")
     for fold in range(folds):
         yield replace(labeled, splits=["test" if number == fold else "train" for number in dealt])

@@ -1,6 +1,6 @@
 """The linear probe: the choice of standardization and C on validation rows, and the fit with one choice."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,10 @@ COARSE_ENOUGH = 4
 """Smallest stride at which `coarse_to_fine` fits all points; at finer ones it fits only those beside the best."""
 BATCH_VALUES = 2**21
 """Logits that a batch of fits may always hold, 8 MiB; or an eighth of the features' size, if that is more."""
+
+
+Score = Callable[[Tensor, Tensor], Tensor]
+"""Logits `(N, M, K)` of M classifiers and the target of N rows -> `(M,)` float64, higher is better."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,7 @@ def fit_linear(
     c: float,
     tolerance: float = 1e-5,
     max_iterations: int = 1000,
+    objective: type[Objective] = Objective,
 ) -> Fitted:
     """Fit softmax regression at one C: mean cross-entropy + |W|^2 / (2 C N), the bias not penalized.
 
@@ -102,12 +107,13 @@ def fit_linear(
         c: above 0.
         tolerance: largest entry of the gradient at the end.
         max_iterations: limit on L-BFGS iterations.
+        objective: what is minimized instead of softmax regression.
     """
-    objective = Objective(features, target, classes, Standardization.fit(features, standardization))
+    problem = objective(features, target, classes, Standardization.fit(features, standardization))
     strength = torch.tensor([c], dtype=torch.float64, device=features.device)
     start = torch.zeros(1, features.shape[1] + 1, classes, dtype=torch.float64, device=features.device)
-    fits = minimize(objective, strength, start, tolerance=tolerance, max_iterations=max_iterations)
-    return fitted(objective, fits, 0, c)
+    fits = minimize(problem, strength, start, tolerance=tolerance, max_iterations=max_iterations)
+    return fitted(problem, fits, 0, c)
 
 
 def sweep(
@@ -122,6 +128,8 @@ def sweep(
     coarse_to_fine: bool = False,
     tolerance: float = 1e-5,
     max_iterations: int = 1000,
+    objective: type[Objective] = Objective,
+    score: Score | None = None,
 ) -> Sweep:
     """Fit on the training rows and choose standardization and C by the accuracy on the validation rows.
 
@@ -136,19 +144,21 @@ def sweep(
         coarse_to_fine: fit every fourth C, then only those beside the best.
         tolerance: largest entry of the gradient at the end of a fit.
         max_iterations: limit per fit.
+        objective: what is minimized instead of softmax regression.
+        score: what is highest at the best choice, by default the accuracy.
     """
     rows: list[Grid] = []
     for kind in kinds:
-        objective = Objective(features, target, classes, Standardization.fit(features, kind))
         rows.append(
             fit_grid(
-                objective,
+                objective(features, target, classes, Standardization.fit(features, kind)),
                 val_features,
                 val_target,
                 c_grid,
                 coarse_to_fine,
                 tolerance=tolerance,
                 max_iterations=max_iterations,
+                score=score or accuracies,
             )
         )
     return Sweep(
@@ -178,6 +188,7 @@ def fit_grid(
     *,
     tolerance: float,
     max_iterations: int,
+    score: Score,
 ) -> Grid:
     """Fit all C of a grid, coarse points first, each finer one started from the interpolation of its neighbors.
 
@@ -201,7 +212,7 @@ def fit_grid(
             fits = minimize(objective, strengths, start, tolerance=tolerance, max_iterations=max_iterations)
             solved.update(zip(points, fits.parameters, strict=True))
             converged[points] = fits.converged.cpu()
-            accuracy[points] = accuracies(objective, fits, val_features, val_target)
+            accuracy[points] = score(logits_of_fits(objective, fits, val_features), val_target).cpu()
             highest = int(accuracy.nan_to_num(-1).argmax())  # of equal ones the first: the smallest C
             if highest in points:
                 best = fitted(objective, fits, points.index(highest), c_grid[highest])
@@ -209,14 +220,19 @@ def fit_grid(
     return Grid(accuracy, converged, best)
 
 
-def accuracies(objective: Objective, fits: Fits, features: Tensor, target: Tensor) -> Tensor:
-    """Return the share of rows whose highest logit is the target's, for each of M fits, `(M,)` float64."""
+def logits_of_fits(objective: Objective, fits: Fits, features: Tensor) -> Tensor:
+    """Return the logits of raw features by M fits, `(N, M, K)`."""
     standardization = objective.standardization
     weight, bias = standardization.fold(fits.parameters[:, :-1], fits.parameters[:, -1])
     rows = weight.transpose(1, 2).flatten(0, 1).to(features.dtype)  # (M K, D)
     logits = logits_of(features, rows, bias.flatten().to(features.dtype), standardization.kind)
-    right = logits.view(-1, *bias.shape).argmax(2) == target[:, None]  # (N, M)
-    share: Tensor = right.double().mean(0).cpu()
+    return logits.view(-1, *bias.shape)
+
+
+def accuracies(logits: Tensor, target: Tensor) -> Tensor:
+    """Return the share of rows whose highest logit is the target's, of logits `(N, M, K)`: `(M,)` float64."""
+    right = logits.argmax(2) == target[:, None]  # (N, M)
+    share: Tensor = right.double().mean(0)
     return share
 
 

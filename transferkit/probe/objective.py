@@ -20,8 +20,8 @@ class Value:
     Attributes:
         loss: `(M,)` float64.
         gradient: `(M, D + 1, K)` float64.
-        curvature: `(M,)` float64, mean of `(1 - sum_k p_k^2) / (K - 1)`: 1/K for equal probabilities,
-            towards 0 as predictions become certain.
+        curvature: `(M,)` float64, mean second derivative by a logit. Of softmax, mean of `(1 - sum_k p_k^2) / (K - 1)`:
+            1/K for equal probabilities, towards 0 as predictions become certain.
     """
 
     loss: Tensor
@@ -94,14 +94,9 @@ class Objective:
         for start in range(0, count, size):
             rows = slice(start, start + size)
             here = logits[rows] + factor * slope[rows] if moved else logits[rows]  # (B, M, K)
-            truth = self.target[rows, None, None].expand(-1, models, 1)
-            log_p = here.log_softmax(-1)
-            loss -= self.weigh(self.expected(log_p, truth), rows).sum(0, dtype=torch.float64)
-            p = log_p.exp_()
-            certainty += p.square().sum((0, 2))  # float32 within a chunk, float64 over the chunks
-            residual = p.scatter_add_(2, truth, p.new_full((1, 1, 1), self.label_smoothing - 1).expand_as(truth))
-            if self.label_smoothing:
-                residual -= self.label_smoothing / classes
+            losses, sure, residual = self.at(here, rows)
+            loss += self.weigh(losses, rows).sum(0, dtype=torch.float64)
+            certainty += sure  # float32 within a chunk, float64 over the chunks
             residual = self.weigh(residual.flatten(1), rows)
             residuals += residual.sum(0)
             if self.row_scale is not None:
@@ -116,8 +111,32 @@ class Objective:
         return Value(
             loss=loss / count + penalty / 2 * weight.square().sum((1, 2)),
             gradient=gradient,
-            curvature=((1 - certainty / count) / (classes - 1)).clamp_min(1e-9),
+            curvature=self.curvature(certainty / count).clamp_min(1e-9),
         )
+
+    def at(self, logits: Tensor, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the loss of some rows and its slope.
+
+        Args:
+            logits: `(B, M, K)` of these rows.
+            rows: which they are.
+
+        Returns:
+            Losses `(B, M)`; how certain the rows are, summed `(M,)`; the derivative by the logits `(B, M, K)`.
+        """
+        truth = self.target[rows, None, None].expand(-1, logits.shape[1], 1)
+        log_p = logits.log_softmax(-1)
+        losses = -self.expected(log_p, truth)
+        p = log_p.exp_()
+        certainty = p.square().sum((0, 2))
+        residual = p.scatter_add_(2, truth, p.new_full((1, 1, 1), self.label_smoothing - 1).expand_as(truth))
+        if self.label_smoothing:
+            residual -= self.label_smoothing / self.classes
+        return losses, certainty, residual
+
+    def curvature(self, certainty: Tensor) -> Tensor:
+        """Return the curvature `(M,)` of rows of this mean certainty `(M,)`."""
+        return (1 - certainty) / (self.classes - 1)
 
     def expected(self, log_p: Tensor, truth: Tensor) -> Tensor:
         """Return the mean of `log_p` `(B, M, K)` under each row's target `truth` `(B, M, 1)`: `(B, M)`."""

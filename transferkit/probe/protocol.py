@@ -16,9 +16,10 @@ from transferkit.probe.classifier import LinearClassifier
 from transferkit.probe.fewshot import SEEDS, SHOTS, few_shot_curve
 from transferkit.probe.knn import K_NEIGHBORS, knn_predictions, nearest_class_mean
 from transferkit.probe.linear import Fitted, Sweep, fit_linear, logits_of, sweep
-from transferkit.probe.row_splits import RowSplits, split_rows
+from transferkit.probe.row_splits import Members, RowSplits, split_rows
 from transferkit.probe.scores import scores, top1
 from transferkit.probe.standardize import Kind
+from transferkit.reports.predictions import Columns
 from transferkit.runtime.versions import versions
 from transferkit.similarity import unit_rows
 from transferkit.similarity.paired import PairedComparison, compare_paired
@@ -60,6 +61,7 @@ class ProbeResult:
         start: fitted on train only, to start fine-tuning from, so that val remains to select on.
         predictions: those of ``classifier`` on test.
         splits: the images that were used, each with its split.
+        columns: of the table of test predictions, if it is not that of classes.
     """
 
     report: dict[str, Any]
@@ -67,6 +69,7 @@ class ProbeResult:
     start: LinearClassifier
     predictions: Predictions
     splits: ImageTable
+    columns: Columns | None = None
 
 
 def probe_embeddings(
@@ -166,7 +169,7 @@ def probe_embeddings(
     )
 
 
-def splits_table(embeddings: Embeddings, splits: RowSplits) -> ImageTable:
+def splits_table(embeddings: Embeddings, splits: RowSplits | Members) -> ImageTable:
     """Return the labeled rows, each with its split, as a table that can be saved as the splits of a fit."""
     split_of = {int(row): name for name in ("train", "val", "test") for row in getattr(splits, name)}
     rows = [(embeddings.paths[row], embeddings.labels[row], name) for row, name in split_of.items()]
@@ -266,12 +269,12 @@ def few_shot_report(
     return {"seeds": list(seeds), "standardisation": standardization, "C": c, "curve": points}
 
 
-def sweep_record(swept: Sweep) -> dict[str, Any]:
-    """Report the validation accuracy at each point; None where it was not fitted."""
+def sweep_record(swept: Sweep, measure: str = "val_top1") -> dict[str, Any]:
+    """Report the validation accuracy, or another measure, at each point; None where it was not fitted."""
     rows = [[None if value != value else value for value in row] for row in swept.accuracy.tolist()]
     return {
         "C": list(swept.c_grid),
-        "val_top1": dict(zip(swept.kinds, rows, strict=True)),
+        measure: dict(zip(swept.kinds, rows, strict=True)),
         "not_converged": int((~swept.converged).sum()),
     }
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch import Tensor
 from transferkit.data.embeddings import Embeddings
 from transferkit.data.groups import check_whole
 from transferkit.data.splits import draw_parts
+from transferkit.data.targets import TARGETS, require_class
 from transferkit.errors import UserError, listed
 
 LONGEST = 1e15
@@ -40,7 +42,22 @@ class RowSplits:
     warnings: list[str] = field(default_factory=list)
 
 
-def split_rows(embeddings: Embeddings, *, val_fraction: float, test_fraction: float, seed: int) -> RowSplits:
+@dataclass(frozen=True)
+class Members:
+    """Rows of a table by their use, in the order of their paths; see :class:`RowSplits`."""
+
+    train: list[int]
+    val: list[int]
+    test: list[int]
+    origin: dict[str, str | int | float | None]
+    warnings: list[str]
+
+    def counts(self) -> dict[str, Any]:
+        """Return where the splits come from and their numbers of rows, for the report."""
+        return {**self.origin, "train": len(self.train), "val": len(self.val), "test": len(self.test)}
+
+
+def split_members(embeddings: Embeddings, *, val_fraction: float, test_fraction: float, seed: int) -> Members:
     """Split a table by its own splits and draw missing ones, so that no row serves both to select and to report.
 
     - train, val and test given: as given.
@@ -52,8 +69,7 @@ def split_rows(embeddings: Embeddings, *, val_fraction: float, test_fraction: fl
     one group stay together.
 
     Raises:
-        UserError: NaN or huge values, no labels, given splits that break a group, too few groups, an empty split, fewer
-            than two classes, more classes than rows to train on, or all embeddings equal.
+        UserError: NaN or huge values, no labels, given splits that break a group, too few groups, or an empty split.
     """
     check_values(embeddings)
     rows = sorted(range(len(embeddings)), key=lambda row: embeddings.paths[row])
@@ -63,7 +79,8 @@ def split_rows(embeddings: Embeddings, *, val_fraction: float, test_fraction: fl
     labels: dict[int, str] = {row: str(embeddings.labels[row]) for row in rows}
     if not rows:
         raise UserError(
-            f"none of the {len(embeddings)} rows has a label; embed class folders, or a manifest with a column 'label'"
+            f"none of the {len(embeddings)} rows has a label; embed class folders, or a manifest with a column "
+            f"{TARGETS[embeddings.kind].column!r}"
         )
     given = {embeddings.splits[row] for row in rows}
     split_of = {row: embeddings.splits[row] or "train" for row in rows}
@@ -92,6 +109,21 @@ def split_rows(embeddings: Embeddings, *, val_fraction: float, test_fraction: fl
                 f"no labeled rows for {name} ({len(train)} train, {len(val)} val, {len(test)} test); give "
                 "train and test images of each class, or at least 3 images per class without splits"
             )
+    return Members(train, val, test, origin, warnings)
+
+
+def split_rows(embeddings: Embeddings, *, val_fraction: float, test_fraction: float, seed: int) -> RowSplits:
+    """Split a table of classes, as :func:`split_members` does.
+
+    Raises:
+        UserError: NaN or huge values, no labels, given splits that break a group, too few groups, an empty split, fewer
+            than two classes, more classes than rows to train on, or all embeddings equal.
+    """
+    require_class(embeddings.kind, "this probe")
+    members = split_members(embeddings, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
+    train, val, test, warnings = members.train, members.val, members.test, members.warnings
+    labels = {row: str(label) for row, label in enumerate(embeddings.labels) if label is not None}
+    rows = sorted(labels, key=lambda row: embeddings.paths[row])
     names, known = order_classes([labels[row] for row in train], [labels[row] for row in rows])
     if len(names) > len(train):
         raise UserError(f"{len(names)} classes but {len(train)} rows to train on; give at least one row per class")
@@ -106,7 +138,7 @@ def split_rows(embeddings: Embeddings, *, val_fraction: float, test_fraction: fl
         target=torch.tensor(target),
         class_names=names,
         known=known,
-        origin=origin,
+        origin=members.origin,
         warnings=warnings,
     )
     warnings += class_warnings(splits) + feature_warnings(embeddings.embedding[splits.train])
@@ -120,7 +152,8 @@ def draw(
     train = [row for row in split_of if split_of[row] == "train"]
     groups = None if embeddings.groups is None else [embeddings.groups[row] for row in train]
     paths = [embeddings.paths[row] for row in train]
-    chosen = draw_parts([labels[row] for row in train], paths, groups, [fraction], seed, "the embeddings")
+    strata = TARGETS[embeddings.kind].strata([labels[row] for row in train])
+    chosen = draw_parts(strata, paths, groups, [fraction], seed, "the embeddings")
     split_of.update({row: name for row, drawn in zip(train, chosen, strict=True) if drawn})
 
 

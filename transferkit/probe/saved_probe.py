@@ -35,7 +35,8 @@ def save_probe(result: ProbeResult, folder: Path, more: Mapping[str, Any] | None
     result.classifier.save(files[1])
     result.start.save(files[2])
     test = result.predictions
-    write_parquet(prediction_columns(test.paths, test.labels, [(test.preds, test.confidence)]), files[3])
+    classes = prediction_columns(test.paths, test.labels, [(test.preds, test.confidence)]) if not result.columns else {}
+    write_parquet(result.columns or classes, files[3])
     save_splits(result.splits, files[4])
     return files
 

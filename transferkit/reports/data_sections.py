@@ -10,6 +10,7 @@ import yaml
 
 from transferkit import similarity
 from transferkit.data.embeddings import Embeddings
+from transferkit.data.targets import TARGETS, Kind
 from transferkit.reports import svg
 from transferkit.reports.content import (
     Block,
@@ -122,7 +123,12 @@ def learning_curves(rows: Sequence[Mapping[str, str]], best: float | None) -> Se
         best: the epoch of the checkpoint that is reported; None where it is not known.
     """
     charts = []
-    for title, suffix, percent in (("Loss", "loss", False), ("Accuracy", "acc", True)):
+    for title, suffix, percent in (
+        ("Loss", "loss", False),
+        ("Accuracy", "acc", True),
+        ("Mean average precision", "map", True),
+        ("R²", "r2", False),
+    ):
         series = {}
         for part in ("train", "val"):
             points = [
@@ -141,20 +147,23 @@ def learning_curves(rows: Sequence[Mapping[str, str]], best: float | None) -> Se
     return Section("curves", "Learning curves", lead, [Charts(charts)])
 
 
-def data_counts(splits: Splits, source: str) -> Section | None:
+def data_counts(splits: Splits, source: str, kind: Kind = "class") -> Section | None:
     """Return how many images of which class are in which split.
 
     Args:
         splits: columns ``label`` and ``split``.
         source: file that they are of.
+        kind: of the labels; an image of several counts for each of them.
     """
     if not splits.get("split"):
         return None
     names = [name for name in ("train", "val", "test") if name in splits["split"]]
     names += [name for name in dict.fromkeys(splits["split"]) if name and name not in names]
-    counts = Counter(zip(splits["label"], splits["split"], strict=True))
-    totals = {name: sum(n for (_, split), n in counts.items() if split == name) for name in names}
-    classes = sorted({str(label) for label in splits["label"] if label is not None})
+    of_label = TARGETS[kind].names
+    pairs = [(label, split) for label, split in zip(splits["label"], splits["split"], strict=True) if label is not None]
+    counts = Counter((str(name), split) for label, split in pairs for name in of_label([label]))
+    totals = Counter(splits["split"])
+    classes = sorted(of_label(str(label) for label, _ in pairs))
     sizes = {label: sum(counts[label, name] for name in names) for label in classes}
     order = sorted(classes, key=lambda label: (-sizes[label], label))
     rows: list[list[Cell]] = [[label, *(count(counts[label, name], source) for name in names)] for label in order]

@@ -110,7 +110,7 @@ def evaluation_report(
             "label": list(embeddings.labels),
             "split": [split or "no split" for split in embeddings.splits],
         }
-        counted = data_sections.data_counts(splits, "embeddings")
+        counted = data_sections.data_counts(splits, "embeddings", embeddings.kind)
         sections += [counted] if counted else []
     sections.append(Section("metrics", "All metrics", "", [data_sections.metric_table(values, SIMILARITY)]))
     pictures = picture_charts(folder)

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from transferkit.data.targets import NAME_OF_NUMBER, joined_labels, number_of
 from transferkit.runtime.files import atomic_path
 
 Columns = dict[str, pa.Array]
@@ -61,6 +62,34 @@ def class_columns(probability: Tensor, names: Sequence[str]) -> Columns:
     """Return a column ``probability/CLASS`` per class, from float32 (N, classes)."""
     by_class = probability.T.contiguous().numpy()  # (classes, N)
     return {f"probability/{name}": pa.array(row, pa.float32()) for name, row in zip(names, by_class, strict=True)}
+
+
+def label_predictions(
+    paths: Sequence[str], labels: Sequence[str | None], found: Tensor, names: Sequence[str]
+) -> Columns:
+    """Return the columns ``path``, ``label`` and ``prediction``, labels between bars.
+
+    Args:
+        paths: of N images.
+        labels: their true labels, None where unknown.
+        found: (N, labels) bool, the predicted ones.
+        names: of the columns of ``found``.
+    """
+    texts = [joined_labels(name for name, has in zip(names, row, strict=True) if has) for row in found.tolist()]
+    return {
+        "path": pa.array(paths, pa.string()),
+        "label": pa.array(labels, pa.string()),
+        "prediction": pa.array(texts, pa.string()),
+    }
+
+
+def number_predictions(paths: Sequence[str], labels: Sequence[str | None], values: Tensor) -> Columns:
+    """Return the columns ``path``, ``target`` and ``prediction``, from numbers (N,)."""
+    return {
+        "path": pa.array(paths, pa.string()),
+        NAME_OF_NUMBER: pa.array(map(number_of, labels), pa.float64()),
+        "prediction": pa.array(values.double().numpy(), pa.float64()),
+    }
 
 
 def write_parquet(columns: Columns, path: Path) -> None:

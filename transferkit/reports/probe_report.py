@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from transferkit.reports import audit_sections, data_sections, leak_section, prediction_sections, svg
+from transferkit.reports import audit_sections, data_sections, leak_section, prediction_sections, svg, target_sections
 from transferkit.reports.content import Block, Cell, Chart, Charts, Headline, Remark, Report, Section, Table
 from transferkit.reports.numbers import Number, count, decimal, percent
 from transferkit.reports.result_files import ImageSource, ResultFolder, find_images
@@ -27,12 +27,14 @@ def probe_report(
     given = content.get("images") or {}
     source = find_images(images or given.get("source"), image_root or given.get("image_root"), folder.path)
     predictions = folder.predictions()
-    if predictions is None:
+    target = content.get("target", "class")
+    if predictions is None and target == "class":
         folder.missing.append("mistakes and calibration: the probe's predictions.parquet is not there")
     if source.table is None:
         folder.missing.append(f"thumbnails: {source.reason}")
     linear = content.get("linear") or {}
-    sections: list[Section | None] = [measures(content)] if linear else []
+    measured = measures if target == "class" else target_sections.probe_measures
+    sections: list[Section | None] = [measured(content)] if linear else []
     if predictions is not None:
         sections += [
             prediction_sections.worst_classes(predictions),
@@ -45,13 +47,14 @@ def probe_report(
         calibrated = None if error is None else percent(error, f"{PROBE} linear.ece_calibrated")
         sections.append(prediction_sections.calibration(predictions, calibrated))
     sections += [leak_section.leak_section(folder), selection(linear)]
-    sections.append(data_sections.data_counts(folder.columns("splits.parquet"), "splits.parquet"))
+    sections.append(data_sections.data_counts(folder.columns("splits.parquet"), "splits.parquet", target))
     sections.append(repeat(content, str(folder.path)))
     extractor = (content.get("embeddings") or {}).get("extractor", "")
     title = f"{extractor} on {given['source']}" if given.get("source") and extractor else folder.path.name
     found = [section for section in sections if section]
     version = (content.get("versions") or {}).get("transferkit", "")
-    return Report(title, "Linear probe", headline(linear), found, folder.missing, version), source
+    top = headline(linear) if target == "class" or not linear else target_sections.probe_headline(linear, target)
+    return Report(title, "Linear probe", top, found, folder.missing, version), source
 
 
 def headline(linear: Mapping[str, Any]) -> Headline:

@@ -8,7 +8,7 @@ from typing import Any
 
 from transferkit.data.embeddings import Embeddings
 from transferkit.errors import listed
-from transferkit.reports import audit_sections, data_sections, leak_section, prediction_sections
+from transferkit.reports import audit_sections, data_sections, leak_section, prediction_sections, target_sections
 from transferkit.reports.content import Block, Headline, Remark, Report, Section
 from transferkit.reports.explanations import looked_at
 from transferkit.reports.mistakes import PredictionTable
@@ -42,7 +42,8 @@ def run_report(
     source = find_images(images or data.get("root"), image_root or data.get("image_root"), folder.path)
     predictions, embeddings = folder.predictions(), folder.embeddings()
     splits = folder.columns("splits.parquet")
-    if predictions is None:
+    others = target_sections.measured(metrics)
+    if predictions is None and not others:
         folder.missing.append("predictions, mistakes and calibration: nothing was tested yet")
     if source.table is None:
         folder.missing.append(f"thumbnails: {source.reason}")
@@ -63,13 +64,13 @@ def run_report(
     sections.append(data_sections.learning_curves(folder.rows("metrics.csv"), measured))
     if embeddings is not None:
         sections.append(data_sections.embedding_map(embeddings, predictions))
-    sections.append(data_sections.data_counts(splits, "splits.parquet"))
+    sections.append(data_sections.data_counts(splits, "splits.parquet", target_sections.KINDS.get(others, "class")))
     sections.append(repeat(folder.path, config, embeddings))
     name = "/".join(folder.path.absolute().parts[-2:])
     report = Report(
         name,
         "Run",
-        headline(predictions, metrics, splits, tested),
+        target_sections.run_headline(metrics, METRICS) if others else headline(predictions, metrics, splits, tested),
         [section for section in sections if section],
         folder.missing,
         versions_of(embeddings).get("transferkit", ""),

@@ -39,7 +39,7 @@ def scan_report(scan: Scan, command: list[str]) -> Report:
         "label": list(scan.table.labels),
         "split": [split or "no split" for split in scan.table.splits],
     }
-    counted = data_sections.data_counts(splits, "scan images")
+    counted = data_sections.data_counts(splits, "scan images", scan.table.kind)
     sections += [counted] if counted and scan.table.class_names else []
     sections.append(data_sections.provenance([shlex.join(command)], [], {}, {}))
     return Report(scan.table.source, "Scan", headline(scan), sections)

@@ -15,12 +15,13 @@ MAX_RATIO, MAX_BYTES = 100, 2**30
 BATCH, BUFFER = 4096, 2**20  # rows, and bytes of a file, that are unpacked at a time
 
 
-def read_table(file: str | Path, columns: Sequence[str] | None = None) -> pa.Table:
+def read_table(file: str | Path, columns: Sequence[str] | None = None, lists: Sequence[str] = ()) -> pa.Table:
     """Read and validate one Parquet file; columns of text become plain strings.
 
     Args:
         file: the file.
         columns: columns to read, of those that it has; all if ``None``.
+        lists: columns that may be lists of text of variable length.
 
     Raises:
         pa.ArrowException: the file is not Parquet, is damaged, is small but unpacks into gigabytes, or has a column
@@ -34,6 +35,8 @@ def read_table(file: str | Path, columns: Sequence[str] | None = None) -> pa.Tab
     schema: pa.Schema = metadata.schema.to_arrow_schema()
     fields = [field for field in schema if columns is None or field.name in columns]
     for field in fields:
+        if field.name in lists and pa.types.is_list(field.type) and is_text(field.type.value_type):
+            continue
         if pa.types.is_list(field.type) or pa.types.is_large_list(field.type) or pa.types.is_map(field.type):
             raise pa.ArrowInvalid(f"column {field.name} is {field.type}, not a list of fixed size")
     # The size of each column would be exact, but with damaged metadata pyarrow then ends the process.

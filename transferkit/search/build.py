@@ -108,7 +108,7 @@ def build_index(
     }
     metadata = describe(extractor, kept_images) | {"broken": broken}
     paths, labels, splits, groups = take(kept_images, range(len(kept_images)))
-    table = Embeddings(embedding, paths, labels, splits, metadata, groups)
+    table = Embeddings(embedding, paths, labels, splits, metadata, groups, kept_images.kind)
     if old and len(new):  # before the index is written: if killed after it, they would stay forever
         forget_features(extractor, new)
     write_index(folder, record, table, current, places, ann_index)

@@ -17,7 +17,7 @@ from transferkit.extractor.core import head_logits
 from transferkit.extractor.forward import network_input
 from transferkit.images.augmentation import view_seed
 from transferkit.runtime.ranks import joined
-from transferkit.training.mixing import mixed, weighted_losses
+from transferkit.training.mixing import mixed
 from transferkit.training.network import TransferNetwork
 from transferkit.training.optimizers import (
     CosineWithWarmup,
@@ -133,7 +133,9 @@ def trial(network: TransferNetwork, data: ImageDataModule, trainer: Trainer, rat
             for part in parts:
                 part = {name: value.to(network.device) for name, value in part.items()}
                 batch = mixed(part, data.mixup, data.cutmix, len(network.class_names), normalized)
-                losses, _ = weighted_losses(logits(batch, network.dropout), batch, weights, options["label_smoothing"])
+                losses, _ = network.task.losses(
+                    logits(batch, network.dropout), batch, weights, options["label_smoothing"]
+                )
                 torch.autograd.backward(losses.mean() * part.get("scale", 1.0) / len(parts))
             if trainer.gradient_clip_val:
                 algorithm = GradClipAlgorithmType(trainer.gradient_clip_algorithm or "norm")
@@ -144,7 +146,7 @@ def trial(network: TransferNetwork, data: ImageDataModule, trainer: Trainer, rat
     with torch.no_grad(), trainer.precision_plugin.forward_context():
         for part in val_batches(data):
             batch = {name: value.to(network.device) for name, value in part.items()}
-            losses, weight = weighted_losses(logits(batch, 0.0).float(), batch, weights, 0.0)
+            losses, weight = network.task.losses(logits(batch, 0.0).float(), batch, weights, 0.0)
             sums = [sums[0] + float(losses.sum()), sums[1] + float(weight.sum())]
     loss = sums[0] / sums[1] if sums[1] else torch.inf
     return loss if loss < torch.inf else torch.inf

@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 
 from transferkit.training.fit_progress import epoch_number, share_done
+from transferkit.training.tasks import monitor_of
 
 SECONDS = 5.0  # between two lines, at least
 
@@ -62,7 +63,7 @@ class EpochLines(Callback):
         if epoch <= self.printed_epoch or not trainer.is_global_zero:
             return
         self.printed_at, self.printed_epoch = time.monotonic(), epoch
-        names = ["train/loss", *(["val/loss", "val/acc"] if self.validated == epoch else [])]
+        names = ["train/loss", *(["val/loss", monitor_of(trainer.lightning_module)] if self.validated == epoch else [])]
         values = [f"{name} {trainer.callback_metrics[name]:.4f}" for name in names if name in trainer.callback_metrics]
         left = self.clock.left(trainer)
         of = f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
@@ -85,8 +86,9 @@ class FitProgressBar(RichProgressBar):
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """Return the values to show beside the bar."""
         items: dict[str, Any] = dict(super().get_metrics(trainer, pl_module))
-        if "val/acc" in trainer.callback_metrics:
-            items["val/acc"] = float(trainer.callback_metrics["val/acc"])
+        monitor = monitor_of(pl_module)
+        if monitor in trainer.callback_metrics:
+            items[monitor] = float(trainer.callback_metrics[monitor])
         left = self.clock.left(trainer)
         return {**items, **({"fit ends in": left} if left else {})}
 

@@ -48,6 +48,7 @@ def fit(
     *,
     splits: Sequence[str | None] | None = None,
     split: Split | None = None,
+    targets: Sequence[Any] | None = None,
     transform: Callable[[Tensor], Any] | None = None,
     callbacks: Callback | Sequence[Callback] | None = None,
     name: str = "fit",
@@ -66,10 +67,11 @@ def fit(
     Args:
         images: folder, manifest or ``digits``; or a list, iterator or dataset as for ``Extractor.embed``; or an
             :class:`~transferkit.data.datamodule.ImageDataModule`.
-        labels: class of each image; by default that of the folder or the dataset. They are made to text, so that
-            the classes of 2 and 10 are ``"10"`` and ``"2"``, in the order of text.
+        labels: class of each image (with ``multilabel=True`` a list of them); by default that of the folder or the
+            dataset. They are made to text, so that the classes of 2 and 10 are ``"10"`` and ``"2"``, in that order.
         splits: ``train``, ``val``, ``test`` or None of each image; of None, val and test are drawn.
         split: a function that returns the splits of paths and labels.
+        targets: number of each image, to predict instead of a class.
         transform: random change of a training image, uint8 (3, H, W).
         callbacks: of Lightning, added to the run's own.
         name: of the run.
@@ -99,14 +101,14 @@ def fit(
     module = TransferModule(**model, seed=seed)
     if isinstance(images, ImageDataModule):
         data = images
-        beside = {"labels": labels, "splits": splits, "split": split, "transform": transform}
+        beside = {"labels": labels, "splits": splits, "split": split, "targets": targets, "transform": transform}
         if given := [key for key, value in beside.items() if value is not None]:
             raise UserError(f"{given[0]} is given beside an ImageDataModule; give it to ImageDataModule.from_images")
         if data_options:
             raise UserError(f"`{next(iter(data_options))}` is given beside an ImageDataModule; give it to that")
     else:
         data = ImageDataModule.from_images(
-            images, labels, splits=splits, split=split, transform=transform, **data_options
+            images, labels, splits=splits, split=split, targets=targets, transform=transform, **data_options
         )
     if trainer_options.get("precision") == "auto":  # resolved here, since a config holds what it came to
         trainer_options["precision"] = automatic_precision(trainer_options.get("accelerator"))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from transferkit.data.datamodule import ImageDataModule
+from transferkit.data.targets import require_class
 from transferkit.errors import UserError
 from transferkit.runtime.ranks import joined
 from transferkit.training.mixing import weighted_losses
@@ -182,6 +183,7 @@ def check_choice(options: Mapping[str, Any], data: ImageDataModule, trainer: Tra
     Raises:
         UserError: naming the options.
     """
+    require_class(data.kind, "`lr_head` of several rates")
     others = {
         "`dropout`": bool(options["dropout"]),
         "`ema`": options["ema"] is not None,

@@ -1,20 +1,21 @@
 """Classification metrics under their logged names, and what is summed over the batches of an epoch."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassCalibrationError, MulticlassConfusionMatrix
+from torchmetrics.utilities import dim_zero_cat
 
 from transferkit.probe.class_counts import AccuracyPerClass, MacroF1, TopK
 from transferkit.training.optimizers import learning_rates
 
 # torchmetrics sums the calibration error over batches and processes. A probe has all rows in memory, and targets that
 # its classifier does not know: transferkit/similarity/temperature.py explains how its own function differs.
+PER_CLASS = ("acc_per_class", "confusion")
 ECE_BINS = 15  # Guo et al. 2017, arXiv:1706.04599
 MOST_CONFUSED = 1000  # classes; a larger confusion matrix takes gigabytes and cannot be read
 
@@ -38,6 +39,30 @@ def classification_metrics(classes: int, stage: str) -> MetricCollection:
     if classes > 5:
         chosen["acc_top5"] = TopK(5)
     return MetricCollection(dict(chosen), prefix=f"{stage}/", compute_groups=False)
+
+
+class RowMetrics(Metric):
+    """Metrics that need all rows of an epoch at once, from all processes.
+
+    Args:
+        measure: scores (N, K) and targets (N, K) -> metrics by their logged names.
+    """
+
+    def __init__(self, measure: Callable[[Tensor, Tensor], dict[str, Tensor]]) -> None:
+        super().__init__()
+        self.measure = measure
+        self.add_state("scores", [], dist_reduce_fx="cat")
+        self.add_state("targets", [], dist_reduce_fx="cat")
+
+    def update(self, scores: Tensor, target: Tensor) -> None:
+        """Keep a batch, which may be empty."""
+        self.scores.append(scores.detach().float())  # type: ignore[operator, union-attr]
+        self.targets.append(target.float())  # type: ignore[operator, union-attr]
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return the metrics of all rows."""
+        scores, targets = dim_zero_cat(self.scores), dim_zero_cat(self.targets)  # type: ignore[arg-type]
+        return self.measure(scores, targets)
 
 
 class RunningMean:
@@ -68,41 +93,32 @@ class RunningMean:
 
 
 class EvaluationMetrics(nn.Module):
-    """Loss and classification metrics of the epochs of one stage.
+    """Loss and metrics of the epochs of one stage.
 
     Args:
-        classes: number of classes.
+        metrics: of the task, by their logged names.
         stage: prefix of the names, ``val`` or ``test``.
+        scalars: names of the metrics that are scalars.
     """
 
-    def __init__(self, classes: int, stage: str) -> None:
+    def __init__(self, metrics: MetricCollection | RowMetrics, stage: str, scalars: Collection[str]) -> None:
         super().__init__()
-        self.stage = stage
+        self.stage, self.scalars = stage, {f"{stage}/loss", *scalars}
         self.loss = RunningMean()  # self.log would average over processes, which may have unequal numbers of rows
-        self.metrics = classification_metrics(classes, stage)
+        self.metrics = metrics
 
-    @property
-    def scalars(self) -> set[str]:
-        """Names of the scalars that :meth:`compute` returns."""
-        by_class = {f"{self.stage}/acc_per_class", f"{self.stage}/confusion"}
-        return {f"{self.stage}/loss", *map(str, self.metrics)} - by_class
-
-    def update(self, logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    def update(self, probability: Tensor, target: Tensor, losses: Tensor, weight: Tensor) -> None:
         """Add a batch.
 
         Args:
-            logits: (B, classes).
-            target: (B,) int64.
+            probability: (B, outputs), or numbers.
+            target: of the batch.
+            losses: (B,) loss of each row, already multiplied by its weight.
             weight: (B,) weight of each row in the loss.
-
-        Returns:
-            The class probabilities (B, classes).
         """
-        probability = logits.softmax(1)
-        if len(target):  # torchmetrics does not accept an empty batch
+        if len(target) or isinstance(self.metrics, RowMetrics):  # torchmetrics' own do not accept an empty batch
             self.metrics.update(probability, target)
-        self.loss.update(F.cross_entropy(logits.float(), target, reduction="none") * weight, weight)
-        return probability
+        self.loss.update(losses, weight)
 
     def compute(self, strategy: Any) -> dict[str, Tensor]:
         """Return loss and metrics over all processes, and reset.

@@ -30,7 +30,7 @@ from transferkit.training.fit_progress import leave_ended_epoch, run_validation
 from transferkit.training.head_rates import candidates, choose_rates
 from transferkit.training.lora import adapt, complete, leave_out_base
 from transferkit.training.metrics import EvaluationMetrics, TrainingEpoch
-from transferkit.training.mixing import mixed, weigh_rows, weighted_losses
+from transferkit.training.mixing import mixed, weigh_rows
 from transferkit.training.network import TransferNetwork
 from transferkit.training.optimizers import CosineWithWarmup, check_length, check_ranges, gradient_descent
 from transferkit.training.own_callbacks import own_callbacks
@@ -39,6 +39,7 @@ from transferkit.training.regimes import Regime, check_unfreezing
 from transferkit.training.regularization_path import RegularizationPath, is_solvable, path_length
 from transferkit.training.resume import check_processes, resumed_solver
 from transferkit.training.start import open_start
+from transferkit.training.tasks import Loss, task_of
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +57,7 @@ class TransferModule(TransferNetwork):
         unfreeze_last: number of stages that learn with regime ``partial``.
         lr_head: learning rate of the head; by default 3e-3, of a fitted head the backbone's; ``auto`` or a list, if
             frozen, is the best of several on val.
-        lr_backbone: learning rate of the last stage; by default 1e-4, BatchNorm 3e-4, lora 1e-3; ``auto`` tries
-            some on val.
+        lr_backbone: of the last stage; by default 1e-4, BatchNorm 3e-4, lora 1e-3; or ``auto``.
         layer_decay: factor on the rate per stage away from the head, in (0, 1].
         optimizer: ``adamw``, ``sgd``, or ``lbfgs``, which solves for the head on a frozen backbone's embeddings at one
             strength of regularization per epoch; ``auto`` is ``lbfgs`` without augmentation, dropout and ``lr_head``,
@@ -79,6 +79,7 @@ class TransferModule(TransferNetwork):
         ema: decay of a moving average of the weights, validated and kept: say 0.999.
         lora: fields of regime lora: ``{rank: 4, alpha: 8, dora: false, rslora: false}``.
         gradient_checkpointing: less memory for more time.
+        loss: ``huber`` for numbers, ``asymmetric`` for several labels.
 
     Attributes:
         epoch: epoch of the checkpoint that the backbone and head were opened from, or None.
@@ -115,6 +116,7 @@ class TransferModule(TransferNetwork):
         ema: float | None = None,
         lora: dict[str, Any] | None = None,
         gradient_checkpointing: bool = False,
+        loss: Loss = "auto",
     ) -> None:
         check_ranges(
             lr_head=lr_head, lr_backbone=lr_backbone, layer_decay=layer_decay, weight_decay=weight_decay,
@@ -128,7 +130,7 @@ class TransferModule(TransferNetwork):
             extractor, regime, lora, seed,
             source=backbone, weights=weights, pooling=pooling, preprocessing=preprocessing, revision=revision,
         )  # fmt: skip
-        super().__init__(extractor, regime, unfreeze_last, dropout, batchnorm != "eval", seed)
+        super().__init__(extractor, regime, unfreeze_last, dropout, batchnorm != "eval", seed, loss)
         self.save_hyperparameters(logger=False)
         checkpoint_blocks(self.backbone, gradient_checkpointing)
         self.adapters = adapters
@@ -155,11 +157,6 @@ class TransferModule(TransferNetwork):
             )
         return data
 
-    @property
-    def logged_names(self) -> set[str]:
-        """Names that a fit logs and a callback may monitor, once the classes are known."""
-        return self.val_metrics.scalars | {"train/loss", "epoch_time", "lr/head", "lr/backbone", "head/C", "stages"}
-
     def connect(self, data: ImageDataModule, stage: str) -> None:
         """Exchange classes and preprocessing with the data, and check what can be checked without decoding images.
 
@@ -173,9 +170,9 @@ class TransferModule(TransferNetwork):
         data.configure(preprocessing=self.preprocessing, seed=self.seed, features={})
         data.setup(stage)
         if stage != "fit":
-            data.set_class_names(self.class_names)
-        elif self.class_names != data.class_names:
-            self.take_classes(data.class_names, self.hparams["head"])
+            data.set_class_names(self.class_names, self.task.kind)
+        elif (self.class_names, self.task.kind) != (data.class_names, data.kind):
+            self.take_classes(data.class_names, data.kind, self.hparams["head"])
         if stage == "fit":
             held_out = {name: table.paths for name, table in data.tables.items() if name in ("val", "test")}
             check_unseen(held_out, self.fitted_on if self.starts_trained else "")
@@ -224,7 +221,7 @@ class TransferModule(TransferNetwork):
             self.resumes, self.starts_trained = False, self.starts_trained or self.regime == "lp-ft"
             self.class_weights, self.mixing = data.loss_weights(), (data.mixup, data.cutmix)
             self.row_weights = data.row_weights()
-            self.remember_images(data.tables)
+            self.remember_training(data)
             all_batches = self.trainer.limit_train_batches == 1.0 and not data.mixup and not data.balanced
             views = data.features.get("train", []) if all_batches and self.regime == "frozen" else []
             self.solves = is_solvable(self.hparams, views, len(self.class_names))
@@ -240,11 +237,12 @@ class TransferModule(TransferNetwork):
                     self.head, self.hparams, self.data, self.trainer, self.class_weights, self.l2_normalize
                 )
             return gradient_descent(self.backbone, self.head, {**self.hparams, **self.chosen}, self.trainer)
-        (train,), target = self.data.features["train"], self.data.targets("train")
-        smoothing, rows = self.hparams["label_smoothing"], self.row_weights and self.row_weights.rows
-        steps = path_length(self.trainer)
+        (train,), target = self.data.features["train"], self.task.standard(self.data.targets("train"))
+        steps, smoothing, objective = path_length(self.trainer), self.hparams["label_smoothing"], self.task.objective
+        assert objective is not None  # is_solvable() has refused others
+        rows = self.row_weights and self.row_weights.rows
         return RegularizationPath(
-            self.head, train, target, steps, self.l2_normalize, self.class_weights, smoothing, rows
+            self.head, train, target, steps, self.l2_normalize, self.class_weights, smoothing, objective, rows
         )
 
     def on_fit_start(self) -> None:
@@ -256,7 +254,7 @@ class TransferModule(TransferNetwork):
             assert self.head is not None
             start = probe_start(self.as_extractor(), self.data, self.hparams["l2_normalize"])
             assert start.head is not None
-            self.head.load_state_dict(start.head.state_dict())
+            self.head.load_state_dict(self.task.unfold(start.head).state_dict())
             self.l2_normalize = start.l2_normalize
         self.train()
 
@@ -278,14 +276,14 @@ class TransferModule(TransferNetwork):
         self.training_epoch.begin(self.trainer.optimizers[0])
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the cross-entropy of one batch, weighted by class if the data has class weights.
+        """Return the loss of one batch, weighted by class if the data has class weights.
 
         The weights have mean 1 over the training images and are not divided by their sum over the batch, which
         would cancel them in a batch of one class.
         """
         batch = mixed(batch, *self.mixing, len(self.class_names), self.normalized)
         logits, smoothing = self.classify(self.embed(batch)), self.hparams["label_smoothing"]
-        losses, weight = weigh_rows(batch, *weighted_losses(logits, batch, self.class_weights, smoothing))
+        losses, weight = weigh_rows(batch, *self.task.losses(logits, batch, self.class_weights, smoothing))
         self.training_epoch.loss.update(losses, weight)
         return losses.mean() * batch["scale"] if "scale" in batch else losses.mean()
 
@@ -320,16 +318,14 @@ class TransferModule(TransferNetwork):
         """Update the metrics under ``test/``; return embedding, probability and row of each image."""
         return self.evaluate(batch, self.test_metrics)
 
-    def evaluate(self, batch: Batch, metrics: EvaluationMetrics) -> dict[str, Tensor]:
-        """Update metrics by one batch; return embedding (B, D), probability (B, classes) and row (B,)."""
-        embedding, target = self.embed(batch), batch["target"]
-        probability = metrics.update(self.classify(embedding), target, self.weight_of(target))
-        return {"embedding": embedding, "probability": probability, "row": batch["row"]}
-
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Return embedding (B, D), probability (B, classes) and row (B,) of each image."""
         embedding = self.embed(batch)
-        return {"embedding": embedding, "probability": self.classify(embedding).softmax(1), "row": batch["row"]}
+        return {
+            "embedding": embedding,
+            "probability": self.task.activate(self.classify(embedding)),
+            "row": batch["row"],
+        }
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics under ``val/``, and note the step that they were measured at."""
@@ -382,10 +378,11 @@ class TransferModule(TransferNetwork):
             self.chosen = record.get("chosen", {})
             self.solves = resumed_solver(checkpoint, self.regime, self.hparams["optimizer"], self.solves)
             self.data.configure(one_batch=self.solves)
-        elif record["class_names"] != self.class_names:
-            self.set_classes(record["class_names"])
+        elif (record["class_names"], record.get("target", "class")) != (self.class_names, self.task.kind):
+            self.set_classes(record["class_names"], task_of(record.get("target", "class"), self.loss))
             if trainer is not None:
-                self.data.set_class_names(self.class_names)
+                self.data.set_class_names(self.class_names, self.task.kind)
+        self.task.restore(record)
         self.l2_normalize = record["l2_normalize"]  # of lp-ft the probe has chosen it
         if weights := record.get("class_weights"):
             self.class_weights = torch.tensor(weights)  # every stage has the loss of the fit

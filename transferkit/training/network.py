@@ -1,8 +1,6 @@
 """The network that is trained: an extractor's backbone, partly or wholly frozen, under a linear head."""
 
 import copy
-from collections import Counter
-from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import cached_property
 from typing import Any
@@ -13,13 +11,14 @@ from torch import Tensor, nn
 
 from transferkit.backbones.adapters import merge_adapters
 from transferkit.data.batches import Batch
-from transferkit.data.image_table import ImageTable
+from transferkit.data.datamodule import ImageDataModule
 from transferkit.data.sample_weights import SampleWeights
 from transferkit.data.seen import remember_paths
+from transferkit.data.targets import TARGETS, Kind, require_class
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 from transferkit.extractor.calibration import Calibration
-from transferkit.extractor.checkpoint_reader import FORMAT
+from transferkit.extractor.checkpoint_reader import format_of
 from transferkit.extractor.core import head_logits
 from transferkit.extractor.forward import network_input
 from transferkit.extractor.word_head import reads_unit_rows, word_head
@@ -28,6 +27,7 @@ from transferkit.runtime.versions import versions
 from transferkit.training.metrics import EvaluationMetrics
 from transferkit.training.regimes import Regime, first_trainable, freeze, frozen_keys, set_mode
 from transferkit.training.start import WORDS
+from transferkit.training.tasks import Loss, Task, task_of
 
 
 class TransferNetwork(LightningModule):
@@ -40,8 +40,10 @@ class TransferNetwork(LightningModule):
         dropout: on the embedding before the head, in [0, 1).
         batchnorm_moves: whether BatchNorm layers that learn normalize by the batch and update their statistics.
         seed: seed of a new head's weights.
+        loss: see :func:`~transferkit.training.tasks.task_of`.
 
     Attributes:
+        task: what is predicted.
         head: linear layer (D -> classes); None until the classes are known.
         class_weights: (classes,) weight of each class in the loss, or None.
         row_weights: weight of each training image in the loss, or None.
@@ -56,12 +58,20 @@ class TransferNetwork(LightningModule):
     """
 
     def __init__(
-        self, extractor: Extractor, regime: Regime, unfreeze_last: int, dropout: float, batchnorm_moves: bool, seed: int
+        self,
+        extractor: Extractor,
+        regime: Regime,
+        unfreeze_last: int,
+        dropout: float,
+        batchnorm_moves: bool,
+        seed: int,
+        loss: Loss = "auto",
     ) -> None:
         super().__init__()
         self.backbone, self.preprocessing = extractor.backbone, extractor.preprocessing
         self.regime, self.dropout, self.batchnorm_moves, self.seed = regime, dropout, batchnorm_moves, seed
         self.class_names: list[str] = []
+        self.loss, self.task = loss, task_of("class")
         self.head: nn.Linear | None = None
         self.l2_normalize = extractor.l2_normalize
         self.class_weights: Tensor | None = None
@@ -77,47 +87,50 @@ class TransferNetwork(LightningModule):
         self.learns_from = self.first_trainable
         freeze(self.backbone, self.first_trainable)
 
-    def set_classes(self, names: list[str]) -> None:
-        """Make a new head for the given classes; its weights depend on the seed alone."""
-        self.class_names = list(names)
+    def set_classes(self, names: list[str], task: Task | None = None) -> None:
+        """Make a new head for the given classes, or outputs; its weights depend on the seed alone."""
+        self.class_names, self.task = list(names), task or task_of("class", self.loss)
         self.starts_trained, self.fitted_on = False, ""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             self.head = nn.Linear(self.backbone.embed_dim, len(names))
-        self.val_metrics = EvaluationMetrics(len(names), "val")
-        self.test_metrics = EvaluationMetrics(len(names), "test")
+        self.val_metrics, self.test_metrics = (self.task.metrics(names, stage) for stage in ("val", "test"))
 
     def start_from(self, extractor: Extractor) -> None:
         """Take over a trained head, its classes and their weights, and the images that it was fitted on."""
-        self.set_classes(extractor.class_names)
+        record = extractor.record
+        self.set_classes(extractor.class_names, task_of(record.get("target", "class"), self.loss, record))
         self.head, self.starts_trained, self.calibration = extractor.head, True, extractor.calibration
-        self.fitted_on = extractor.record.get("fitted_on", "")
-        if weights := extractor.record.get("class_weights"):
+        self.fitted_on = record.get("fitted_on", "")
+        if weights := record.get("class_weights"):
             self.class_weights = torch.tensor(weights)
 
-    def remember_images(self, tables: Mapping[str, ImageTable]) -> None:
-        """Take down how many images a fit has by class and split, and which it learns from, by table of each split."""
-        if "train" not in tables:  # the user's own loaders
+    def remember_training(self, data: ImageDataModule) -> None:
+        """Take down what a fit learns from: its images, how many of each class and split, and what the task needs."""
+        if "train" not in data.tables:  # the user's own loaders
             return
-        counts = Counter(tables["train"].labels)
-        self.class_counts = {name: counts[name] for name in self.class_names}
-        self.image_counts = {name: len(table) for name, table in tables.items()}
-        self.fitted_on = remember_paths(tables["train"].paths, self.fitted_on)
+        counts = TARGETS[self.task.kind].counts(data.tables["train"].labels)
+        self.class_counts = {name: counts.get(name, 0) for name in self.class_names}
+        self.image_counts = {name: len(table) for name, table in data.tables.items()}
+        self.fitted_on = remember_paths(data.tables["train"].paths, self.fitted_on)
+        self.learn_targets(data.targets("train"))
 
-    def take_classes(self, names: list[str], head: str | None) -> None:
+    def take_classes(self, names: list[str], kind: Kind, head: str | None) -> None:
         """Make a head for the classes of the data, which are not those of the head so far.
 
         Args:
             names: the classes.
+            kind: of the targets.
             head: the option of the module.
 
         Raises:
-            UserError: a classifier of other classes was asked for.
+            UserError: a classifier of other classes was asked for, or words for targets that are no classes.
         """
         if head == WORDS:
+            require_class(kind, f'`head="{WORDS}"`')
             self.start_from_words(names)
         elif head in (None, "none"):
-            self.set_classes(names)
+            self.set_classes(names, task_of(kind, self.loss))
         else:
             raise UserError(
                 f"the classes of {head} are {', '.join(self.class_names)}, the data has {', '.join(names)}; "
@@ -175,11 +188,26 @@ class TransferNetwork(LightningModule):
         """Return the class scores of preprocessed pixels: uint8 (B, 3, h, w) -> (B, classes)."""
         return self.classify(self.embed({"pixels": pixels}))
 
-    def weight_of(self, target: Tensor) -> Tensor:
-        """Return the weight of each row in the loss, by its class: (B,)."""
-        if self.class_weights is None:
-            return torch.ones(len(target), device=target.device)
-        return self.class_weights.to(target.device)[target]
+    @property
+    def logged_names(self) -> set[str]:
+        """Names that a fit logs and a callback may monitor, once the classes are known."""
+        return self.val_metrics.scalars | {"train/loss", "epoch_time", "lr/head", "lr/backbone", "head/C", "stages"}
+
+    def learn_targets(self, target: Tensor) -> None:
+        """Let the task take over what it needs of the training targets; a trained head is adapted to it."""
+        assert self.head is not None
+        head = self.task.fold(self.head)
+        self.task.learn(target)
+        if self.starts_trained:
+            self.head.load_state_dict(self.task.unfold(head).state_dict())
+
+    def evaluate(self, batch: Batch, metrics: EvaluationMetrics) -> dict[str, Tensor]:
+        """Update metrics by one batch; return embedding (B, D), probability (B, classes) and row (B,)."""
+        embedding = self.embed(batch)
+        logits = self.classify(embedding)
+        probability = self.task.activate(logits)
+        metrics.update(probability, batch["target"], *self.task.losses(logits.float(), batch, self.class_weights, 0.0))
+        return {"embedding": embedding, "probability": probability, "row": batch["row"]}
 
     def as_extractor(self) -> Extractor:
         """Return the extractor in eval mode; it shares its tensors with this module, whose mode stays.
@@ -194,7 +222,8 @@ class TransferNetwork(LightningModule):
             parts = [value for module in self.modules() for value in vars(module).values() if isinstance(value, Tensor)]
             tensors = {id(tensor): tensor for tensor in (*self.parameters(), *self.buffers(), *parts)}
             backbone, head = copy.deepcopy((self.backbone, self.head), tensors)  # copies modules, not their tensors
-        record = self.describe()
+        record = {key: value for key, value in self.describe().items() if key != "scale"}
+        head = head and self.task.fold(head)
         return Extractor(
             backbone, self.preprocessing, head, self.class_names, self.l2_normalize, record, self.calibration
         )
@@ -202,7 +231,7 @@ class TransferNetwork(LightningModule):
     def describe(self) -> dict[str, Any]:
         """Return a plain-typed record: all that an extractor needs, and what the head was trained on."""
         return {
-            "format": FORMAT,
+            "format": format_of(self.task.describe(self.class_names)),
             "complete": True,
             "backbone": self.spec,
             "class_names": self.class_names,
@@ -214,6 +243,7 @@ class TransferNetwork(LightningModule):
             "class_weights": None if self.class_weights is None else self.class_weights.tolist(),
             "sample_weights": self.row_weights and self.row_weights.record,
             "versions": self.versions,
+            **self.task.describe(self.class_names),
         }
 
     @cached_property

@@ -9,7 +9,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from transferkit.errors import UserError
 from transferkit.training.fit_progress import epoch_number
-from transferkit.training.run_record import MONITOR, TIE_BREAK
+from transferkit.training.run_record import TIE_BREAK, number_or
+from transferkit.training.tasks import monitor_of
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ class Patience(Callback):
         if epochs < 1:
             raise UserError(f"`patience` is {epochs}; give 1 or more epochs")
         self.epochs = epochs
-        self.best = (-math.inf, -math.inf)  # MONITOR, and TIE_BREAK with its sign changed
+        self.best = (-math.inf, -math.inf)  # the metric, and TIE_BREAK with its sign changed
         self.since, self.improved, self.measured = 0, False, False  # epochs since the best; within this epoch
 
     def state_dict(self) -> dict[str, Any]:
@@ -44,10 +45,10 @@ class Patience(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare a validation of the fit with the best before."""
-        values = trainer.callback_metrics
-        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or MONITOR not in values:
+        values, monitor = trainer.callback_metrics, monitor_of(pl_module)
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or monitor not in values:
             return
-        score = (float(values[MONITOR]), -float(values.get(TIE_BREAK, math.inf)))
+        score = (number_or(values[monitor], -math.inf), -float(values.get(TIE_BREAK, math.inf)))
         self.measured = True
         if score > self.best:
             self.best, self.improved = score, True

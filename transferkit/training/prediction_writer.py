@@ -23,9 +23,6 @@ from transferkit.reports import figures, projector
 from transferkit.reports.answers import Answering, answer, answer_columns
 from transferkit.reports.predictions import (
     Columns,
-    class_columns,
-    most_probable,
-    prediction_columns,
     write_csv,
     write_parquet,
 )
@@ -128,23 +125,20 @@ class PredictionWriter(Callback):
         paths, labels, splits, groups = take(table, rows)
         extractor = module.as_extractor().run_with(module.engine if split in module.data.features else "torch")
         metadata = describe(extractor, table, precision=computed_in(trainer, module.data, split))
-        embeddings = Embeddings(merged["embedding"][order], paths, labels, splits, metadata, groups)
+        embeddings = Embeddings(merged["embedding"][order], paths, labels, splits, metadata, groups, table.kind)
         probability = merged["probability"][order].float()
         if split == "predict":
             folder, names = free_folder(self.run / "predict"), module.class_names
             self.written = [folder / name for name in ("predictions.parquet", "predictions.csv", "embeddings.parquet")]
-            ranked = most_probable(probability, names, self.top_k)
-            columns = prediction_columns(embeddings.paths, embeddings.labels, ranked)
+            columns = module.task.columns(embeddings.paths, embeddings.labels, probability, names, self.top_k)
             more, texts = self.answers(module, table.select(rows), probability, columns["prediction"])
-            write_parquet(columns | more | class_columns(probability, names), self.written[0])
+            write_parquet(columns | more | module.task.more_columns(probability, names), self.written[0])
             write_csv(columns | texts, self.written[1])
             embeddings.save(self.written[2])
             return
         self.written = [self.run / name for name in ("predictions.parquet", "embeddings.parquet", "similarity.json")]
         self.written.append(self.run / projector.CONFIG)
-        columns = prediction_columns(
-            embeddings.paths, embeddings.labels, most_probable(probability, module.class_names, 1)
-        )
+        columns = module.task.columns(embeddings.paths, embeddings.labels, probability, module.class_names, 1)
         write_parquet(columns | self.calibrate(trainer, module, split, probability), self.written[0])
         embeddings.save(self.written[1])
         found = evaluation.measure(embeddings)
@@ -156,7 +150,7 @@ class PredictionWriter(Callback):
     def calibrate(self, trainer: Trainer, module: TransferModule, split: str, probability: Tensor) -> Columns:
         """Calibrate on val, and return the calibrated probability of each prediction, unless val itself was tested."""
         try:
-            wanted = self.calibrates and not trainer.fast_dev_run  # type: ignore[attr-defined]  # set in its constructor
+            wanted = self.calibrates and module.task.calibrates and not trainer.fast_dev_run  # type: ignore[attr-defined]  # set in its constructor
             calibration = calibrate(module, module.data) if wanted else None
         except UserError as error:  # the test stands without it
             log.warning("not calibrated: %s", error)
@@ -175,6 +169,8 @@ class PredictionWriter(Callback):
         """Return what a calibrated classifier says beside the classes, for Parquet and for CSV; else nothing."""
         extractor = module.as_extractor()
         calibration, inner = extractor.calibration, None
+        if not module.task.calibrates:
+            return {}, {}
         if calibration is None:
             log.info("probabilities are not calibrated: test this classifier on data with a val split to calibrate it")
             return {}, {}

@@ -3,12 +3,20 @@
 Kumar et al. 2022, arXiv:2202.10054.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.data.seen import remember_paths
 from transferkit.embed import cached_features
 from transferkit.extractor import Extractor
 from transferkit.probe import LinearClassifier
+from transferkit.probe.label_probe import start_labels
 from transferkit.probe.linear import logits_of, sweep
+from transferkit.probe.number_probe import start_numbers
 from transferkit.probe.protocol import determined
 from transferkit.probe.row_splits import check_values
 from transferkit.probe.standardize import KINDS, Kind
@@ -42,18 +50,42 @@ def probe_start(extractor: Extractor, data: ImageDataModule, l2_normalize: bool 
             check_values(found)
             paths = {name: data.tables[name].paths for name in ("train", "val")}
             train, val = (found.embedding[[found.row_of[path] for path in paths[name]]] for name in paths)
-            target, names = data.targets("val"), tuple(data.class_names)
-            device, own = extractor.device, data.targets("train")
-            there = train.to(device), own.to(device), val.to(device), target.to(device)
-            best = sweep(*there, len(names), kinds=kinds_of(l2_normalize)).best
-            logits = logits_of(val, best.weight, best.bias, best.standardization)
-            temperature = determined(fit_temperature(logits, target))
-            fitted_on = remember_paths(paths["train"])
-            return LinearClassifier(
-                best.weight, best.bias, names, best.standardization, best.c, temperature, found.metadata, fitted_on
-            )
+            names, kinds = tuple(data.class_names), kinds_of(l2_normalize)
+            sides = train, data.targets("train"), val, data.targets("val")
+            start = STARTS[data.kind](*sides, names, kinds, extractor.device)
+            return replace(start, metadata=found.metadata, fitted_on=remember_paths(paths["train"]))
 
         return finetune_start(ranks.from_first(fit), extractor)
+
+
+def start_classes(
+    train: Tensor,
+    target: Tensor,
+    val: Tensor,
+    val_target: Tensor,
+    names: Sequence[str],
+    kinds: Sequence[Kind],
+    device: torch.device,
+) -> LinearClassifier:
+    """Return the classifier on train, with standardization, C and temperature chosen on val.
+
+    Args:
+        train: `(N, D)`.
+        target: `(N,)` class numbers.
+        val: `(V, D)`.
+        val_target: `(V,)`.
+        names: of the classes.
+        kinds: standardizations to choose from.
+        device: where the sweep runs.
+    """
+    there = train.to(device), target.to(device), val.to(device), val_target.to(device)
+    best = sweep(*there, len(names), kinds=kinds).best
+    logits = logits_of(val, best.weight, best.bias, best.standardization)
+    temperature = determined(fit_temperature(logits, val_target))
+    return LinearClassifier(best.weight, best.bias, tuple(names), best.standardization, best.c, temperature, {})
+
+
+STARTS = {"class": start_classes, "labels": start_labels, "number": start_numbers}
 
 
 def kinds_of(l2_normalize: bool | None) -> tuple[Kind, ...]:

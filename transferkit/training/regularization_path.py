@@ -25,7 +25,7 @@ MOST_LOGITS = 2**28  # of all training images: a gigabyte in float32
 
 
 class RegularizationPath(torch.optim.Optimizer):
-    """Softmax regression on embeddings in memory, from strong regularization to weak.
+    """Softmax regression, or another convex problem, on embeddings in memory, from strong regularization to weak.
 
     Each step minimizes, over all rows, mean cross-entropy + |W|² / (2 C n) with W on features of mean 0 and variance
     1, at the next of ``steps`` values of C from 1e-5 to 1e4, starting from the last solution (a regularization
@@ -42,6 +42,7 @@ class RegularizationPath(torch.optim.Optimizer):
         l2_normalize: whether the head reads L2-normalized embeddings.
         class_weights: (K,) weight of each class in the loss, or None.
         label_smoothing: in [0, 1).
+        objective: what is minimized instead of softmax regression.
         row_weights: (N,) weight of each row in the loss, or None.
 
     Attributes:
@@ -60,6 +61,7 @@ class RegularizationPath(torch.optim.Optimizer):
         l2_normalize: bool = False,
         class_weights: Tensor | None = None,
         label_smoothing: float = 0.0,
+        objective: type[Objective] = Objective,
         row_weights: Tensor | None = None,
     ) -> None:
         super().__init__([{"name": "head", "params": list(head.parameters()), "C": 0.0, "done": 0}], {"lr": 1.0})
@@ -67,8 +69,14 @@ class RegularizationPath(torch.optim.Optimizer):
         if not rows.isfinite().all():
             raise UserError("some training embeddings hold NaN or infinity; check the extractor and its weights")
         self.standardization = Standardization.fit(rows, "zscore")
-        self.objective = Objective(
-            rows, target, head.out_features, self.standardization, class_weights, label_smoothing, row_weights
+        self.objective = objective(
+            rows,
+            target,
+            head.out_features,
+            self.standardization,
+            class_weights=class_weights,
+            label_smoothing=label_smoothing,
+            row_weights=row_weights,
         )
         self.steps = steps
         self.unsolved: list[float] = []
@@ -119,7 +127,7 @@ def is_solvable(options: Mapping[str, Any], views: Sequence[Tensor], classes: in
     """Return whether to use a :class:`RegularizationPath`: if the problem is convex and fits into memory.
 
     Args:
-        options: ``optimizer``, ``lr_head``, ``head``, ``ema`` and ``dropout`` of the module.
+        options: ``optimizer``, ``lr_head``, ``head``, ``ema``, ``loss`` and ``dropout`` of the module.
         views: embeddings (N, D) of the training images; several if augmented, none if not cached.
         classes: number of classes.
 
@@ -130,6 +138,9 @@ def is_solvable(options: Mapping[str, Any], views: Sequence[Tensor], classes: in
     averaged = options["ema"] is not None  # of heads that converge, not of those along a path
     rates = options["lr_head"] is not None or isinstance(options.get("weight_decay"), list)
     steps = averaged or rates or options["head"] == "zeroshot"  # a path begins from zero
+    if options["loss"] == "asymmetric" and asked == "lbfgs":
+        raise UserError('`optimizer="lbfgs"` solves convex problems, not `loss="asymmetric"`; give `optimizer="adamw"`')
+    steps = steps or options["loss"] == "asymmetric"
     if asked not in ("auto", "lbfgs") or (asked == "auto" and steps):
         return False
     if len(views) == 1 and not options["dropout"] and len(views[0]) * classes <= MOST_LOGITS:

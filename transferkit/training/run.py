@@ -1,5 +1,6 @@
 """A run from Python: its metrics, its predictions for other images, its report and its plots."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +24,7 @@ from transferkit.similarity import class_codes, principal_axes
 from transferkit.training.module import TransferModule
 from transferkit.training.run_directory import checkpoint_of, read_metrics, write_metrics
 from transferkit.training.run_leaks import leaks_of_run
+from transferkit.training.tasks import task_of
 from transferkit.training.trainer import make_trainer, quietly
 
 
@@ -30,14 +32,16 @@ class Prediction(NamedTuple):
     """What a run says of an image.
 
     Attributes:
-        label: the most probable class.
-        probability: of it; calibrated if the run was tested, see :meth:`Run.test`.
-        probabilities: of every class, in the order of ``class_names``.
+        label: the most probable class; of several labels those above their thresholds, between bars; the number.
+        probability: of it; calibrated if the run was tested, see :meth:`Run.test`. NaN of several labels and numbers.
+        probabilities: of every class, in the order of ``class_names``; none of a number.
+        value: the number, if that is what the run predicts.
     """
 
     label: str
     probability: float
     probabilities: dict[str, float]
+    value: float | None = None
 
 
 class Run:
@@ -100,10 +104,19 @@ class Run:
         single = is_single(images)
         embedding = self.extractor.embed([images] if single else images, batch_size, progress)
         logits, calibration, found = self.extractor.classify(embedding), self.extractor.calibration, []
-        for row in (calibration.probability(logits) if calibration else logits.softmax(1)).cpu():
+        task = task_of(self.extractor.record.get("target", "class"), record=self.extractor.record)
+        outputs = (calibration.probability(logits) if calibration else task.activate(logits)).cpu()
+        if task.kind != "class":
+            texts = task.columns([""] * len(outputs), [None] * len(outputs), outputs, self.class_names, 1)["prediction"]
+        for number, row in enumerate(outputs):
             values = dict(zip(self.class_names, row.tolist(), strict=True))
-            label = self.class_names[int(row.argmax())]
-            found.append(Prediction(label, values[label], values))
+            if task.kind == "number":
+                found.append(Prediction(f"{values['target']:g}", math.nan, {}, values["target"]))
+            elif task.kind == "labels":
+                found.append(Prediction(texts[number].as_py(), math.nan, values))
+            else:
+                label = self.class_names[int(row.argmax())]
+                found.append(Prediction(label, values[label], values))
         return found[0] if single else found
 
     def test(self, progress: bool = False) -> dict[str, float]:
@@ -171,7 +184,7 @@ class Run:
         figure = Figure(figsize=(8, 3.2), layout="constrained")
         left, right = figure.subplots(1, 2)
         draw_curves(left, rows, ("train/loss", "val/loss"))
-        draw_curves(right, rows, ("val/acc", "val/f1_macro"))
+        draw_curves(right, rows, ("val/acc", "val/map", "val/r2", "val/f1_macro"))
         return figure
 
     def plot_confusion(self) -> Figure:

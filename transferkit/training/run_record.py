@@ -17,14 +17,16 @@ from transferkit.training.checkpoints import AtomicCheckpointIO, current_metrics
 from transferkit.training.fit_progress import batches_done, epoch_number, epochs_of, is_last_epoch
 from transferkit.training.metrics_table import MetricsTable
 from transferkit.training.module import TransferModule
+from transferkit.training.tasks import monitor_of
 
 log = logging.getLogger(__name__)
 
-MONITOR, TIE_BREAK = "val/acc", "val/loss"
+TIE_BREAK = "val/loss"
 
 
 class Checkpoints(Checkpoint):
-    """Write rows of ``metrics.csv``; ``best.ckpt``, of the highest ``val/acc``; ``last.ckpt``, to resume.
+    """Write rows of ``metrics.csv``; ``best.ckpt``, of the highest ``val/acc`` (or ``val/map``, ``val/r2``);
+    ``last.ckpt``, to resume.
 
     One callback writes all three, since their order matters: a resumed fit needs every row before its checkpoint, and
     ``best.ckpt`` before ``last.ckpt``, which records the highest score. It is a Lightning ``Checkpoint``, so
@@ -45,7 +47,7 @@ class Checkpoints(Checkpoint):
         self.run, self.checkpoints = run, checkpoints
         self.best, self.last = run / "checkpoints" / "best.ckpt", run / "checkpoints" / "last.ckpt"
         self.table = MetricsTable(run / "metrics.csv")
-        self.highest, self.lowest = -math.inf, math.inf  # of MONITOR, and the TIE_BREAK of that
+        self.highest, self.lowest = -math.inf, math.inf  # of the metric, and the TIE_BREAK of that
         self.epoch: int | None = None  # of these; 0 is the start
         self.waiting: dict[str, Any] | None = None  # the best weights, not yet written
         self.resumable = False  # whether this fit has written last.ckpt
@@ -134,7 +136,8 @@ class Checkpoints(Checkpoint):
 
     def is_best(self, trainer: Trainer) -> bool:
         """Return whether the last validation has the highest score so far, or the lowest loss of equal ones."""
-        score = float(trainer.callback_metrics.get(MONITOR, -math.inf))
+        monitor = monitor_of(trainer.lightning_module)
+        score = number_or(trainer.callback_metrics.get(monitor), -math.inf)
         loss = float(trainer.callback_metrics.get(TIE_BREAK, math.inf))
         improved = (score, -loss) > (self.highest, -self.lowest)
         if improved:
@@ -154,6 +157,11 @@ class Checkpoints(Checkpoint):
     def write(self, trainer: Trainer, checkpoint: dict[str, Any], path: Path) -> None:
         """Write a checkpoint to a file, as ``trainer.save_checkpoint`` does."""
         trainer.strategy.save_checkpoint(checkpoint, path)
+
+
+def number_or(value: Any, other: float) -> float:
+    """Return a metric as a float; another value where it is missing or undefined."""
+    return other if value is None or math.isnan(float(value)) else float(value)
 
 
 def dump(trainer: Trainer) -> dict[str, Any]:

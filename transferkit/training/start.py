@@ -26,7 +26,7 @@ LARGEST_WEIGHTS = 1 / 3
 def finetune_start(classifier: LinearClassifier, extractor: Extractor) -> Extractor:
     """Return the extractor with a probe's classifier as its head, in the scale that fine-tuning starts from."""
     start = classifier.as_head_of(extractor)
-    if start.head:
+    if start.head and classifier.kind == "class":  # other logits are not for comparison alone
         soften(start.head)
     return start
 

@@ -66,6 +66,7 @@ def audit(
     from transferkit.backbones import with_revision
     from transferkit.data.embeddings import Embeddings
     from transferkit.data.image_table import open_images
+    from transferkit.data.targets import require_class
     from transferkit.probe.audit import audit_embeddings
     from transferkit.probe.audit_files import check_decisions_place, save_audit
     from transferkit.probe.picture_looks import look_at_pictures
@@ -75,6 +76,8 @@ def audit(
     if folds < 2:
         raise UserError(f"--folds is {folds}; give 2 or more")
     table = None if is_embeddings(images) else open_images(images, image_root)
+    if table is not None:
+        require_class(table.kind, "an audit")
     if apply is not None:
         return apply_decisions(table, images, apply, manifest, on_error, json)
     check_folder(out)

@@ -47,6 +47,7 @@ def embed(
     workers: int | None = None,
     on_error: Literal["fail", "skip"] = "fail",
     image_root: str | None = None,
+    multilabel: bool = False,
     trainer: Processes = Processes(),
     json: bool = False,
 ) -> int:
@@ -69,6 +70,7 @@ def embed(
         workers: number of threads; by default one per core.
         on_error: fail names every unreadable image and writes no table, skip leaves them out.
         image_root: the folder that a manifest's paths are relative to or lie in, if it is not the manifest's own.
+        multilabel: a manifest's label is several, such as cat|dog; lists in Parquet are anyway.
         trainer: processes, as in Lightning's Trainer.
         json: print one JSON object.
     """
@@ -84,7 +86,7 @@ def embed(
     if network.pooling and (layer or features != "pooled"):
         other = f"--layer {layer}" if layer else f"--features {features}"
         raise UserError(f"--pooling {network.pooling} applies to the network's output, not to {other}; leave one out")
-    table = open_images(images, image_root)
+    table = open_images(images, image_root, multilabel or None)
     opened = network.read(preprocessing)
     with start(trainer.devices, trainer.num_nodes, trainer.accelerator) as member:
         forward = network.run(opened.to(member.device)).forward(None, layer, features, normalize)

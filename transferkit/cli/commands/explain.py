@@ -63,6 +63,7 @@ def explain(
         json: print one JSON object.
     """
     from transferkit.data.image_table import open_images
+    from transferkit.data.targets import require_class
     from transferkit.reports.explanations import (
         FILE,
         FOLDER,
@@ -83,6 +84,7 @@ def explain(
     folder = Path(out) if out is not None else (run or Path()) / FOLDER
     check_folder(folder)
     extractor = open_extractor(str(source), "DEFAULT", None, accelerator)
+    require_class(extractor.record.get("target", "class"), "explain")
     broken: list[str] = []
     missing: list[str] = []
     readers: dict[str, Callable[[], Tensor]] = {}

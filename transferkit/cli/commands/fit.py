@@ -42,7 +42,7 @@ from transferkit.training.patience import Patience
 from transferkit.training.prediction_writer import TOP_K, PredictionWriter
 from transferkit.training.run_directory import checkpoint_of, new_run, read_metrics, remove_run, write_metrics
 from transferkit.training.run_leaks import leaks_of_run
-from transferkit.training.run_record import MONITOR, TIE_BREAK
+from transferkit.training.run_record import TIE_BREAK
 from transferkit.training.trackers import offline_by_default, record_files, record_options
 from transferkit.training.trainer import (
     TRAINER_DEFAULTS,
@@ -317,7 +317,7 @@ class TransferCLI(LightningCLI):
             known = {name: value for name, value in known.items() if not name.startswith("test/")}
         write_metrics(self.run, known | values)
         if name == "best.ckpt":
-            chosen = f"chosen by the highest {MONITOR}, then the lowest {TIE_BREAK}"
+            chosen = f"chosen by the highest {self.model.task.monitor}, then the lowest {TIE_BREAK}"
             note(f"best.ckpt: epoch {epoch} of {epoch_number(self.trainer)}, {chosen}")
         elif name:
             note("no validation ran, so there is no best.ckpt; test and export take last.ckpt")

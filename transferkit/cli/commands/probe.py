@@ -4,7 +4,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from transferkit.cli import console
+from transferkit.cli import console, probe_tables
 from transferkit.cli.open_extractor import Accelerator, Network
 from transferkit.cli.parsing import resumable
 from transferkit.errors import UserError
@@ -35,12 +35,14 @@ def probe(
     export: str | None = None,
     image_root: str | None = None,
     accelerator: Accelerator = "auto",
+    multilabel: bool = False,
     json: bool = False,
 ) -> int:
     """Measure embeddings with a linear probe, nearest neighbors and few-shot curves.
 
     Standardization and C of the linear probe are chosen on val and reported on test, with a 95 % interval. Data
-    with only train and val is tested on val, with a part of train to select on; data without splits is split.
+    with only train and val is tested on val, with a part of train to select on; data without splits is split. Several
+    labels per image are probed one against the rest, a number (a manifest's column target) by ridge regression.
 
     Args:
         images: folder, manifest, ``digits``, name of a torchvision dataset, or an embeddings table (.parquet).
@@ -60,12 +62,14 @@ def probe(
         export: directory for the extractor with the classifier as its head.
         image_root: the folder that a manifest's paths are relative to or lie in, if it is not the manifest's own.
         accelerator: auto is a GPU if there is one.
+        multilabel: a manifest's label is several, such as cat|dog; lists in Parquet are anyway.
         json: print probe.json instead of the table.
     """
     from transferkit.data.embeddings import Embeddings
     from transferkit.data.image_table import open_images
     from transferkit.data.splits import load_splits, recorded_splits
-    from transferkit.probe import compare_predictions, load_predictions, probe_embeddings, save_probe
+    from transferkit.data.targets import require_class
+    from transferkit.probe import compare_predictions, load_predictions, probe_targets, save_probe
     from transferkit.reports.report import report_of
     from transferkit.runtime.files import check_folder
     from transferkit.runtime.processes import find_device
@@ -79,18 +83,20 @@ def probe(
     if export:
         check_folder(Path(export).parent)
     other = load_predictions(compare) if compare else None
-    table = None if is_embeddings(images) else open_images(images, image_root)
+    table = None if is_embeddings(images) else open_images(images, image_root, multilabel or None)
     opened = network.open(accelerator) if table or export else None
     table = load_splits(table, splits) if table and splits else table
     embeddings = extract(opened, table, on_error) if opened and table else Embeddings.load(images)
     if splits and not table:
         rows = recorded_splits(embeddings.paths, embeddings.labels, splits, images)
         embeddings = replace(embeddings.select(list(rows)), splits=list(rows.values()))
+    if compare:
+        require_class(embeddings.kind, "--compare")
     device = opened.device if opened else find_device(accelerator)
     options: dict[str, Any] = {"coarse_to_fine": fast, "seed": seed, "val_fraction": val_fraction, "device": device}
     if folds is not None:
         return probe_folds(embeddings, folds, Path(out), json, images, **options)
-    result = probe_embeddings(embeddings, test_fraction=test_fraction, **options)
+    result = probe_targets(embeddings, test_fraction=test_fraction, **options)
     more: dict[str, Any] = {}
     if table is not None:
         given = {"source": images, "image_root": image_root, "extractor": network.name, "weights": network.weights}
@@ -102,11 +108,11 @@ def probe(
     files = [*save_probe(result, Path(out), more), save_leaks(embeddings, split_of, Path(out))]
     if export and opened:
         head = result.classifier.as_head_of(opened)
-        head.record["metrics"] = {"test/acc": content["linear"]["top1"]}
+        head.record["metrics"] = probe_tables.card_metrics(content)
         head.save_pretrained(export)
         files.append(Path(export))
     files.append(report_of(out))
-    console.as_json(content) if json else print_table(content)
+    console.as_json(content) if json else PRINTED[embeddings.kind](content)
     for line in content["warnings"]:
         console.note(f"warning: {line}")
     console.written(*files)
@@ -117,6 +123,7 @@ def probe(
         how += ["--model.weights", network.weights] if network.weights != "DEFAULT" else []
         how += ["--model.pooling", network.pooling] if network.pooling else []
         how += ["--data.image_root", image_root] if image_root else []
+        how += ["--data.multilabel", "true"] if embeddings.kind == "labels" else []
         how += ["--data.on_error", on_error] if on_error == "skip" else []
         how += ["--data.splits", f"{out}/splits.parquet", "--model.head", f"{out}/start.safetensors"]
         console.next_command("fit", "--data.root", images, *how, "--model.regime", "full")
@@ -148,7 +155,7 @@ def probe_folds(embeddings: "Embeddings", folds: int, out: Path, json: bool, ima
         options: of ``probe_embeddings``.
     """
     from transferkit.cli.fit_folds import RECORD, print_spread, summarize
-    from transferkit.probe import probe_embeddings, save_probe
+    from transferkit.probe import probe_targets, save_probe
     from transferkit.probe.fold_tables import fold_tables
     from transferkit.reports.report import report_of
     from transferkit.runtime.json_files import write_json
@@ -156,14 +163,15 @@ def probe_folds(embeddings: "Embeddings", folds: int, out: Path, json: bool, ima
 
     found = []
     for fold, table in enumerate(fold_tables(embeddings, folds, options["seed"])):
-        result = probe_embeddings(table, **options)
+        result = probe_targets(table, **options)
         save_probe(result, out / str(fold))
         split_of = dict(zip(result.splits.paths, result.splits.splits, strict=True))
         save_leaks(table, split_of, out / str(fold))
         report_of(out / str(fold))
-        scores = {name: result.report[name]["top1"] for name in ("linear", "knn", "nearest_class_mean")}
-        found.append({f"{name}/top1": value for name, value in scores.items()})
-        console.note(f"fold {fold} of {folds}: linear top-1 {percent(scores['linear'])} %, {out / str(fold)}")
+        found.append(probe_tables.headline_measures(result.report))
+        name, value = next(iter(found[-1].items()))
+        said = f"linear top-1 {percent(value)} %" if name == "linear/top1" else f"{name} {value:.4g}"
+        console.note(f"fold {fold} of {folds}: {said}, {out / str(fold)}")
     spread = summarize(found)
     content = {"folds": folds, "runs": [str(out / str(fold)) for fold in range(folds)], "metrics": spread}
     write_json(out / RECORD, content)
@@ -235,6 +243,9 @@ def print_table(content: dict[str, Any]) -> None:
     title = f"{len(content['class_names'])} classes; {splits['train']} train, {splits['val']} val, "
     title += f"{splits['test']} test images ({splits['source']})"
     console.table(["measure", "%", "95 % interval", "detail"], rows, title)
+
+
+PRINTED = {"class": print_table, "labels": probe_tables.print_labels, "number": probe_tables.print_number}
 
 
 def percent(value: float | None) -> str | None:

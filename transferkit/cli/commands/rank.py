@@ -52,6 +52,7 @@ def rank(
     """
     from transferkit.backbones.published import imagenet_accuracy
     from transferkit.data.image_table import open_images
+    from transferkit.data.targets import require_class
     from transferkit.probe.rank import Known, measure_candidate, rank_candidates, verdict
     from transferkit.probe.rank_files import save_ranking
     from transferkit.reports.report import report_of
@@ -60,6 +61,7 @@ def rank(
     names = split_names(extractors)
     check_folder(out)
     table = open_images(images, image_root)
+    require_class(table.kind, "a ranking")
     candidates = []
     for name in names:
         extractor = open_extractor(name, weights, None, accelerator)

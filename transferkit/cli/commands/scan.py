@@ -30,6 +30,7 @@ def scan(
     out: str | None = None,
     report: str | None = None,
     image_root: str | None = None,
+    multilabel: bool = False,
     json: bool = False,
 ) -> int:
     """Find problems in a set of images, in one pass.
@@ -44,6 +45,7 @@ def scan(
         out: a CSV file, one line per finding: path, finding, severity, detail.
         report: an HTML file with the same findings and the images that can be shown.
         image_root: the folder that a manifest's paths are relative to or lie in, if it is not the manifest's own.
+        multilabel: a manifest's label is several, such as cat|dog; lists in Parquet are anyway.
         json: print everything as one JSON object.
     """
     from transferkit.data.scan import scan as scan_images
@@ -52,7 +54,7 @@ def scan(
         check_report_place(Path(out))
     if report is not None:
         check_folder(Path(report).parent)
-    found = scan_images(images, image_root=image_root)
+    found = scan_images(images, image_root=image_root, multilabel=multilabel or None)
     if out is not None:
         write_csv(found, Path(out))
     if report is not None:
@@ -66,8 +68,10 @@ def scan(
         written(*files)
     if found.errors:
         note(f"findings that would stop or spoil training: {found.errors} of {len(found.findings)}")
-    elif len(found.table.class_names) > 1:
-        next_command("fit", "--data.root", images, *(["--data.image_root", image_root] if image_root else []))
+    elif len(found.table.class_names) > 1 or found.table.kind == "number":
+        more = ["--data.image_root", image_root] if image_root else []
+        more += ["--data.multilabel", "true"] if found.table.kind == "labels" else []
+        next_command("fit", "--data.root", images, *more)
     return 2 if found.errors else 0
 
 
@@ -117,10 +121,13 @@ def print_classes(report: "Report", title: str) -> None:
 
 def class_counts(report: "Report") -> dict[str, Counter[str | None]]:
     """Return class -> split -> number of images."""
+    from transferkit.data.targets import TARGETS
+
     counts: dict[str, Counter[str | None]] = {}
+    names = TARGETS[report.table.kind].names
     for label, split in zip(report.table.labels, report.table.splits, strict=True):
-        if label is not None:
-            counts.setdefault(label, Counter())[split] += 1
+        for name in names([label]) if label is not None else ():
+            counts.setdefault(name, Counter())[split] += 1
     return counts
 
 

@@ -52,6 +52,7 @@ def zeroshot(
         json: print one JSON object.
     """
     from transferkit.data.image_table import open_images
+    from transferkit.data.targets import require_class
     from transferkit.extractor.word_head import TEMPLATES, check_names, check_templates
     from transferkit.probe.zero_shot import classify_by_words, save_zero_shot
     from transferkit.reports.report import report_of
@@ -64,6 +65,7 @@ def zeroshot(
             there = ", ".join(sorted({own for own in table.splits if own})) or "none"
             raise UserError(f"--split {split}: no image of {images} is in it; its splits: {there}")
         table = table.select(rows)
+    require_class(table.kind, "zeroshot")
     names = read_classes(classes) if classes is not None else table.class_names
     if not names:
         raise UserError(f"{images} has no labels to take the classes from; give their names: --classes ant,bee")

@@ -1,7 +1,6 @@
 """Faults of several files together: copies, classes and names, as pure functions of the table and the hashes."""
 
 import unicodedata
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -9,6 +8,7 @@ from itertools import groupby
 from transferkit.data.groups import in_one_unit, straddling, units_of
 from transferkit.data.image_table import ImageTable, check_trainable
 from transferkit.data.scan.findings import Finding
+from transferkit.data.targets import TARGETS
 from transferkit.errors import UserError
 
 IMBALANCE = 10  # ratio of training images in the largest class to those in a smaller one
@@ -72,7 +72,7 @@ def classes(table: ImageTable) -> Iterator[Finding]:
     for names in alike(table.class_names):
         yield Finding("class-case", ".", f"classes {', '.join(map(ascii, names))}")
     pairs = zip(table.labels, table.splits, strict=True)
-    counts = Counter(label for label, split in pairs if label is not None and split in ("train", None))
+    counts = TARGETS[table.kind].counts(label for label, split in pairs if split in ("train", None))
     most = max(counts.values(), default=0)
     for label, count in sorted(counts.items()):
         if count * IMBALANCE <= most:

@@ -14,14 +14,17 @@ from transferkit.data.image_table import (
 )
 from transferkit.data.integrity import each, recall
 from transferkit.data.listing import walk
-from transferkit.data.manifest import MANIFEST_SUFFIXES, read_columns
+from transferkit.data.manifest import MANIFEST_SUFFIXES, kind_of, read_columns
 from transferkit.data.scan import rules
 from transferkit.data.scan.file_findings import Look, finding_of, ignored, look, oddities, stray
 from transferkit.data.scan.findings import Finding, Report, report
+from transferkit.data.targets import TARGETS
 from transferkit.errors import UserError
 
 
-def scan(source: str | Path, workers: int | None = None, image_root: str | Path | None = None) -> Report:
+def scan(
+    source: str | Path, workers: int | None = None, image_root: str | Path | None = None, multilabel: bool | None = None
+) -> Report:
     """Find what would stop or spoil training on some images, and what is odd about them.
 
     A fit stops at the first fault; a scan collects all. Every image is read once, and decoded in full unless it is
@@ -31,11 +34,12 @@ def scan(source: str | Path, workers: int | None = None, image_root: str | Path 
         source: what :func:`~transferkit.data.image_table.open_images` opens.
         workers: threads; by default one per core. The report does not depend on it.
         image_root: the folder that a manifest's paths are relative to, or lie in; by default its own.
+        multilabel: whether a manifest's label is several; None takes lists alone for several.
 
     Raises:
         UserError: the source does not exist, has no image, or is an unreadable manifest.
     """
-    table, found, others = listing(source, image_root)
+    table, found, others = listing(source, image_root, multilabel)
     if not len(table) and not any(finding.severity == "error" or finding.kind == "no-extension" for finding in found):
         raise UserError(f"no images in {str(source)!r}; it needs files such as .jpg or .png, or class folders")
     looks = look_at_all(table, workers)
@@ -66,7 +70,7 @@ def look_at_all(table: ImageTable, workers: int | None) -> dict[str, Look]:
 
 
 def listing(
-    source: str | Path, image_root: str | Path | None = None
+    source: str | Path, image_root: str | Path | None = None, multilabel: bool | None = None
 ) -> tuple[ImageTable, list[Finding], dict[str, int]]:
     """Return the images of a source, the findings of listing them, and the number of other files by kind.
 
@@ -80,12 +84,13 @@ def listing(
         faults: list[str] = []
         if image_root is not None:
             check_image_root(image_root, source, is_manifest=True)
-        columns = read_columns(path, faults, image_root)
+        kind = kind_of(path, multilabel)
+        columns = read_columns(path, faults, image_root, kind)
         found = [Finding("faulty-row", path.name, line) for line in faults]
-        labels = {label for label in columns.labels if label is not None}
+        labels = set(TARGETS[kind].names(columns.labels))
         found += [Finding("name-unicode", path.name, f"labels {group}") for group in rules.same_letters(labels)]
-        return table_of_columns(root_of_manifest(path, image_root), columns, str(source)), found, {}
-    return open_images(source, image_root), [], {}
+        return table_of_columns(root_of_manifest(path, image_root), columns, str(source), kind=kind), found, {}
+    return open_images(source, image_root, multilabel), [], {}
 
 
 def list_folder(folder: Path) -> tuple[ImageTable, list[Finding], dict[str, int]]:

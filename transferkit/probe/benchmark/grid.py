@@ -12,6 +12,7 @@ from typing import Any, Literal
 from transferkit.data.embeddings import Embeddings
 from transferkit.data.image_table import ImageTable, open_images
 from transferkit.data.integrity import raise_broken
+from transferkit.data.targets import require_class
 from transferkit.embed import cached_features, describe, feature_key, knows_some
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
@@ -68,6 +69,7 @@ def run(
                 try:
                     extractor = extractor or open_extractor(approach)
                     table = open_images(source.images, source.image_root)
+                    require_class(table.kind, "a benchmark")
                     key = cell_key(describe(extractor, table), table, {**(options or {}), "on_error": on_error})
                     if old is not None and old.key == key:
                         log_cell(old, "kept")

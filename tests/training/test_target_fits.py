@@ -1,0 +1,87 @@
+"""Fits of several labels, and of a number, from Python: what they take, predict, and how they resume."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tests.tiny import VIT, Cut
+from transferkit.data.datamodule import ImageDataModule
+from transferkit.data.targets import parts_of
+from transferkit.errors import UserError
+from transferkit.training.fitting import fit
+from transferkit.training.module import TransferModule
+from transferkit.training.trainer import make_trainer, seed_everything
+
+ROWS = 40
+HAS = np.random.default_rng(0).random((ROWS, 3)) < 0.4
+IMAGES = [np.uint8(90 + 100 * has) * np.ones((8, 8, 1), np.uint8) for has in HAS]  # (H, W, 3)
+LABELS = [[name for name, own in zip("rgb", has, strict=True) if own] for has in HAS]
+NUMBERS = [float(image.mean()) * 7 - 300 for image in IMAGES]
+GIVEN: dict[str, dict[str, Any]] = {
+    "labels": {"labels": LABELS, "multilabel": True},
+    "number": {"targets": NUMBERS},
+}
+OPTIONS: dict[str, Any] = {"max_epochs": 4, "accelerator": "cpu", "report": False}
+
+
+def test_lists_of_labels_are_learned(tmp_path: Path) -> None:
+    run = fit(IMAGES, **GIVEN["labels"], **VIT, **OPTIONS, out=tmp_path)
+    assert run.class_names == ["b", "g", "r"] and run.metrics["val/map"] > 0.9
+    found = run.predict(IMAGES)
+    right = [parts_of(one.label) == tuple(sorted(names)) for one, names in zip(found, LABELS, strict=True)]
+    assert np.mean(right) > 0.9 and all(math.isnan(one.probability) for one in found)
+    assert all(0 <= share <= 1 for one in found for share in one.probabilities.values())
+
+
+def test_numbers_are_learned(tmp_path: Path) -> None:
+    run = fit(IMAGES, **GIVEN["number"], **VIT, **OPTIONS, out=tmp_path)
+    one = run.predict(IMAGES[0])
+    assert one.value == pytest.approx(NUMBERS[0], abs=60) and one.probabilities == {}
+    assert run.metrics["val/r2"] > 0.9 and run.test()["test/mae"] < np.std(NUMBERS) / 2
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"labels": [["a|b"]] * ROWS, "multilabel": True}, r"labels: item 0 is \['a\|b'\]; give a list of classes"),
+        ({"labels": ["a"] * ROWS, "multilabel": True}, "labels: item 0 is 'a'; give a list of classes"),
+        ({"targets": ["far"] * ROWS}, "targets: item 0 is 'far'; give a finite number per image"),
+        ({"targets": [math.inf] * ROWS}, "targets: item 0 is 'inf'; give a finite number per image"),
+        ({"targets": [math.nan] * ROWS}, "targets: item 0 is missing"),
+        ({"targets": [1.0]}, "targets: 1 for 40 images"),
+        ({"targets": NUMBERS, "labels": ["a"] * ROWS}, "labels and targets are given"),
+    ],
+)
+def test_what_cannot_be_learned_is_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        ImageDataModule.from_images(IMAGES, **given)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", GIVEN)
+@pytest.mark.parametrize("regime", ["frozen", "full", "lp-ft"])
+def test_resumed_it_ends_with_the_same_bits(kind: str, regime: str, tmp_path: Path) -> None:
+    cut = tmp_path / "cut.ckpt"
+
+    def run(name: str, resume: Path | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        seed_everything(0)
+        module = TransferModule(**VIT, regime=regime, seed=0, lr_head=1e-2 if regime == "frozen" else None)  # type: ignore[arg-type]
+        data = ImageDataModule.from_images(IMAGES, **GIVEN[kind], batch_size=8, num_workers=0)
+        callbacks = [] if resume else [Cut(cut)]
+        trainer = make_trainer(
+            tmp_path / name, max_epochs=2, enable_progress_bar=False, accelerator="cpu", callbacks=callbacks
+        )
+        trainer.fit(module, datamodule=data, ckpt_path=resume)
+        return module.state_dict(), module.describe()
+
+    whole, record = run("whole")
+    again, other = run("again", cut)
+    assert all(torch.equal(value, again[name]) for name, value in whole.items())
+    assert {key: record.get(key) for key in ("thresholds", "scale")} == {
+        key: other.get(key) for key in ("thresholds", "scale")
+    }
