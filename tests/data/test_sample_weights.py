@@ -67,6 +67,16 @@ def test_an_audit_s_quality_of_labels_is_read(photo_folder: Path, tmp_path: Path
     assert found is not None and float(found.rows.min() / found.rows.max()) == pytest.approx(0.25)
 
 
+def test_a_table_without_rows_weights_nothing(
+    photo_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "label_quality.parquet"  # of an audit that could judge no label
+    pq.write_table(pa.table({"path": pa.array([], pa.string()), "quality": pa.array([], pa.float64())}), file)
+    found = ready(photo_folder, sample_weights=str(file)).row_weights()
+    assert found is not None and found.rows.tolist() == [1] * 12
+    assert "has no rows: all training images have weight 1" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -50,7 +50,9 @@ def read_sample_weights(
     weights = torch.tensor([given.get(name, 1.0) for name in table.paths], dtype=torch.float64)
     known = set(table.paths)
     unknown = sorted(given.keys() - known)
-    if len(unknown) == len(given):
+    if not given:  # an audit of labels that could not be judged
+        log.warning("%s has no rows: all training images have weight 1", file)
+    elif len(unknown) == len(given):
         raise UserError(f"`sample_weights={file!r}` names no training image; its paths are such as {unknown[:1]}")
     by_class = class_weights is not None and target.ndim == 1 and not target.is_floating_point()
     mean = float((weights * class_weights[target] if class_weights is not None and by_class else weights).mean())
