@@ -1,5 +1,9 @@
 """An audit finds what was planted: wrong labels as well as cleanlab, outliers, bursts, bad pictures."""
 
+import subprocess
+import sys
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -140,3 +144,18 @@ def test_pictures_beyond_the_limits_are_named() -> None:
     found = audit_embeddings(table_of(rows, labels), pictures)
     for number, kind in enumerate(odd):
         assert of_kind(found, kind) == [f"{number:05d}.png"]
+
+
+def test_the_table_may_be_used_up() -> None:
+    vectors = torch.randn(60, 8, generator=torch.Generator().manual_seed(0))
+    labels = [f"class {row % 3}" for row in range(60)]
+    table = Embeddings(vectors, [f"{row}.jpg" for row in range(60)], labels, [None] * 60, {})
+    kept = audit_embeddings(table)
+    spent = audit_embeddings(replace(table, embedding=vectors.clone()), in_place=True)
+    assert spent == kept and kept.quality
+
+
+@pytest.mark.slow
+def test_an_audit_of_embeddings_does_not_load_torchvision() -> None:
+    code = "import sys, transferkit.probe.audit_files, transferkit.reports.report; print('torchvision' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"

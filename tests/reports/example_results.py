@@ -77,10 +77,24 @@ def write_run(
     columns = {"path": paths, "label": labels, "prediction": preds, "probability": probability.numpy()}
     pq.write_table(pa.table(columns), run / "predictions.parquet")
     pq.write_table(pa.table({"path": paths, "label": labels, "split": ["test"] * total}), run / "splits.parquet")
+    write_json(run / "leaks.json", {"count": 0, "threshold": 0.98, "images": total, "of": total, "pairs": []})
     vectors = torch.from_numpy(logits).float() + 0.1
     made = {"versions": {"transferkit": "0.1.0", "torch": "2.14"}, "weights_sha256": "ab" * 32}
     Embeddings(vectors, paths, labels, ["test"] * total, made).save(run / "embeddings.parquet")
     return Example(run, paths, labels, preds, probability.numpy(), metrics)
+
+
+def write_photographed_run(root: Path) -> Example:
+    """Write a run of 2,000 images in 50 classes, as hard to compress as photographs: noise on all scales."""
+    example = write_run(root, [f"class {number:02d}" for number in range(50)], per_class=40, images=False)
+    rng = np.random.default_rng(0)
+    for path in example.paths:
+        pixels = sum(
+            np.kron(rng.normal(0, 12, (300 // size + 1, 400 // size + 1, 3)), np.ones((size, size, 1)))[:300, :400]
+            for size in (2, 8, 32, 128)
+        )
+        Image.fromarray(np.clip(128 + 2 * pixels, 0, 255).astype(np.uint8)).save(root / "images" / path, quality=85)
+    return example
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -15,10 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from PIL import Image
 from scipy.stats import binomtest
 
-from tests.reports.example_results import NASTY, Example, write_json, write_run
+from tests.reports.example_results import NASTY, Example, write_json, write_photographed_run, write_run
 from transferkit import evaluation
 from transferkit.data.embeddings import Embeddings
 from transferkit.errors import UserError
@@ -321,15 +320,7 @@ def test_numbers_of_a_benchmark_are_those_of_its_table(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_thousand_photographs_of_fifty_classes_stay_small(tmp_path: Path) -> None:
-    names = [f"class {number:02d}" for number in range(50)]
-    example = write_run(tmp_path, names, per_class=40, images=False)
-    rng = np.random.default_rng(0)
-    for path in example.paths:  # as hard to compress as a photograph: noise on all scales
-        pixels = sum(
-            np.kron(rng.normal(0, 12, (300 // size + 1, 400 // size + 1, 3)), np.ones((size, size, 1)))[:300, :400]
-            for size in (2, 8, 32, 128)
-        )
-        Image.fromarray(np.clip(128 + 2 * pixels, 0, 255).astype(np.uint8)).save(tmp_path / "images" / path, quality=85)
+    example = write_photographed_run(tmp_path)
     start = time.process_time()
     file = report_of(example.run)
     assert file.stat().st_size <= 8 * 2**20

@@ -29,6 +29,8 @@ def test_unit_rows_of_any_size_and_dtype(scale: float, dtype: torch.dtype) -> No
     torch.testing.assert_close(unit.norm(dim=1), torch.ones(4))
     torch.testing.assert_close(unit, torch.nn.functional.normalize(rows.double(), dim=1, eps=0).float())
     assert torch.equal(rows, before)
+    if dtype == torch.float32:
+        assert torch.equal(unit_rows(before, in_place=True), unit) and torch.equal(before, unit)
 
 
 def test_zero_rows_stay_zero_and_are_named() -> None:

@@ -135,8 +135,13 @@ def cut(rows: int, size: int, least: int) -> list[int]:
     return ends
 
 
-def scaled(batch: Batch, scale: float) -> Batch:
-    """Return the batch with ``scale`` if it is not 1: a step on embeddings is so short that the tensor would count."""
+def scaled(batch: Batch, scale: float, weights: Tensor | None) -> Batch:
+    """Return the batch with ``scale`` if it is not 1: a step on embeddings is so short that the tensor would count.
+
+    Of rows that have weights the batch has those, too.
+    """
+    if weights is not None:
+        batch = {**batch, "weight": weights[batch["row"]]}
     return batch if scale == 1 else {**batch, "scale": torch.tensor(scale)}
 
 
@@ -157,7 +162,8 @@ class EpochLoader(DataLoader[Batch]):
 class ImageBatchDataset(Dataset[Batch]):
     """Batches of decoded and preprocessed images.
 
-    A batch: ``pixels`` uint8 (B, 3, h, w), ``target`` int64 (B,), ``row`` int64 (B,), and ``scale`` if it is not 1.
+    A batch: ``pixels`` uint8 (B, 3, h, w), ``target`` int64 (B,), ``row`` int64 (B,), ``scale`` if it is not 1, and
+    ``weight`` float32 (B,) if rows have one.
     The pixels of an empty batch are (0, 3, 0, 0).
 
     Args:
@@ -165,12 +171,18 @@ class ImageBatchDataset(Dataset[Batch]):
         targets: class index of each row, -1 for no label.
         transform: (image uint8 (3, H, W), seed) -> uint8 (3, h, w).
         seed: seed of the augmentation.
+        weights: of each row in the loss.
     """
 
     def __init__(
-        self, table: ImageTable, targets: Tensor, transform: Callable[[Tensor, int], Tensor], seed: int = 0
+        self,
+        table: ImageTable,
+        targets: Tensor,
+        transform: Callable[[Tensor, int], Tensor],
+        seed: int = 0,
+        weights: Tensor | None = None,
     ) -> None:
-        self.table, self.targets, self.transform, self.seed = table, targets, transform, seed
+        self.table, self.targets, self.transform, self.seed, self.weights = table, targets, transform, seed, weights
 
     def __len__(self) -> int:
         return len(self.table)
@@ -180,21 +192,23 @@ class ImageBatchDataset(Dataset[Batch]):
         images = [self.transform(self.table.read(row), view_seed(self.seed, epoch, row)) for row in rows]
         pixels = torch.stack(images) if images else torch.empty(0, 3, 0, 0, dtype=torch.uint8)
         index = torch.tensor(rows, dtype=torch.long)
-        return scaled({"pixels": pixels, "target": self.targets[index], "row": index}, scale)
+        return scaled({"pixels": pixels, "target": self.targets[index], "row": index}, scale, self.weights)
 
 
 class EmbeddingBatchDataset(Dataset[Batch]):
     """Batches of embeddings that were computed beforehand.
 
-    A batch: ``embedding`` float32 (B, D), ``target`` int64 (B,), ``row`` int64 (B,), and ``scale`` if it is not 1.
+    A batch: ``embedding`` float32 (B, D), ``target`` int64 (B,), ``row`` int64 (B,), ``scale`` if it is not 1, and
+    ``weight`` float32 (B,) if rows have one.
 
     Args:
         views: embeddings (N, D) of each augmented pass; epoch e uses view e modulo their number.
         targets: class index of each row.
+        weights: of each row in the loss.
     """
 
-    def __init__(self, views: Sequence[Tensor], targets: Tensor) -> None:
-        self.views, self.targets = views, targets
+    def __init__(self, views: Sequence[Tensor], targets: Tensor, weights: Tensor | None = None) -> None:
+        self.views, self.targets, self.weights = views, targets, weights
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -204,7 +218,7 @@ class EmbeddingBatchDataset(Dataset[Batch]):
         index = torch.tensor(rows, dtype=torch.long)
         view = self.views[epoch % len(self.views)]
         embedding = view if len(rows) == len(view) and rows == list(range(len(view))) else view[index]
-        return scaled({"embedding": embedding, "target": self.targets[index], "row": index}, scale)
+        return scaled({"embedding": embedding, "target": self.targets[index], "row": index}, scale, self.weights)
 
 
 def loader_of(dataset: Dataset[Batch], sampler: Any, workers: int) -> EpochLoader:

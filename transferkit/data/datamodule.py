@@ -24,6 +24,7 @@ from transferkit.data.image_table import ImageTable, check_trainable, open_image
 from transferkit.data.integrity import MOST_NAMED, raise_broken, verify_together
 from transferkit.data.memory_table import Split, table_of_images
 from transferkit.data.option_ranges import check_counts, check_fractions, check_mixing
+from transferkit.data.sample_weights import SampleWeights, read_sample_weights
 from transferkit.data.splits import (
     HELD_OUT,
     assign_fold,
@@ -33,6 +34,7 @@ from transferkit.data.splits import (
     load_splits,
     select_classes,
 )
+from transferkit.data.stage_checks import check_split
 from transferkit.data.targets import TARGETS, Kind, check_kind, check_same_kind, one_form, require_class
 from transferkit.errors import UserError, listed
 from transferkit.images.augmentation import Augmentation, OwnTransform, Preset
@@ -57,7 +59,7 @@ class ImageDataModule(LightningDataModule):
         classes: keep these classes only.
         n_per_class: keep this many training images per class (few-shot).
         augmentation: random changes of training images.
-        on_error: unreadable images: ``fail`` names them, ``skip`` leaves them out and counts them.
+        on_error: unreadable images: ``fail``, or ``skip`` them.
         cache: ``auto`` computes a frozen backbone's embeddings once; ``off`` in each epoch.
         views: augmented passes to cache; 0 augments anew in each epoch.
         class_weights: ``balanced`` (inverse class frequency) or one weight per class, for the loss.
@@ -66,10 +68,11 @@ class ImageDataModule(LightningDataModule):
         num_workers: loading processes; by default one per core but one, at most 8.
         folds: train K times, each time with another fold as val.
         fold: only this one of the folds, from 0.
-        exclude: table with a column ``path`` of images to leave out, or a reviewed audit.
+        exclude: table of each ``path`` to leave out; of a reviewed audit those to ``drop``.
         mixup: blend pairs of training images by Beta(A, A); 0 for none.
         cutmix: paste one image into another by Beta(A, A); 0 for none.
         balanced: draw each class equally often per epoch.
+        sample_weights: table of ``path`` and ``weight`` in the loss, or ``quality``, as of an audit.
     """
 
     def __init__(
@@ -96,6 +99,7 @@ class ImageDataModule(LightningDataModule):
         cutmix: float = 0.0,
         balanced: bool = False,
         multilabel: bool = False,
+        sample_weights: str | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
@@ -108,6 +112,7 @@ class ImageDataModule(LightningDataModule):
         self.val_fraction, self.test_fraction, self.split_seed = val_fraction, test_fraction, split_seed
         self.augmentation, self.views, self.cache, self.mixup, self.cutmix = augmentation, views, cache, mixup, cutmix
         self.on_error, self.class_weights, self.balanced = on_error, class_weights, balanced
+        self.sample_weights = sample_weights
         self.multilabel = multilabel
         self.kind: Kind = "class"
         self.batch_size, self.num_workers = batch_size, num_workers
@@ -245,21 +250,8 @@ class ImageDataModule(LightningDataModule):
         return table
 
     def check_stage(self, stage: str) -> None:
-        """Validate that there are images with labels for a stage.
-
-        Raises:
-            UserError: images or labels are missing.
-        """
-        name = self.test_split if stage == "test" else "val"
-        if name not in self.tables:
-            remedy = "give `val_fraction` above 0, or more images per class" if stage == "fit" else "add some"
-            raise UserError(f"no images for the split {name!r} in {self.root}; {remedy}")
-        bare = self.tables[name].labels.count(None)
-        if bare:
-            raise UserError(
-                f"{bare} of {len(self.tables[name])} images of the split {name!r} in {self.root} have no label; "
-                "add labels, or use predict, which needs none"
-            )
+        """Validate that there are images with labels for a stage."""
+        check_split(self.tables, self.test_split if stage == "test" else "val", self.root, stage == "fit")
         if stage == "fit" and self.views and not (self.cache == "auto" and self.augmentation != "none"):
             log.warning("`views=%d` has no effect without augmentation and cache", self.views)
 
@@ -335,6 +327,14 @@ class ImageDataModule(LightningDataModule):
         """Return the weight of each class in the loss, see :func:`~transferkit.data.class_weights.loss_weights`."""
         return loss_weights(self.class_weights, self.targets("train"), self.class_names, self.kind)
 
+    def row_weights(self) -> SampleWeights | None:
+        """Return the weight of each training image in the loss; None for equal ones."""
+        if self.sample_weights is None:
+            return None
+        return read_sample_weights(
+            self.sample_weights, self.tables["train"], self.targets("train"), self.loss_weights()
+        )
+
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return shuffled, augmented training batches."""
         return self.loader("train", self.augmentation, shuffle=True)
@@ -354,13 +354,15 @@ class ImageDataModule(LightningDataModule):
     def loader(self, name: str, preset: Preset = "none", shuffle: bool = False) -> DataLoader[Batch]:
         """Return a loader over one split, from its cached embeddings if there are any."""
         targets = self.targets(name)
+        weights = weighted.rows if shuffle and (weighted := self.row_weights()) else None
         dataset: EmbeddingBatchDataset | ImageBatchDataset
         if name in self.features:
-            dataset, workers = EmbeddingBatchDataset(self.features[name], targets), 0
+            dataset, workers = EmbeddingBatchDataset(self.features[name], targets, weights), 0
         else:
             own = self.transform if shuffle else None
             transform = OwnTransform(own, self.preprocessing) if own else Augmentation(preset, self.preprocessing)
-            dataset, workers = ImageBatchDataset(self.tables[name], targets, transform, self.seed), self.workers()
+            dataset = ImageBatchDataset(self.tables[name], targets, transform, self.seed, weights)
+            workers = self.workers()
         trainer: Any = self.trainer
         whole = trainer is None or trainer.limit_val_batches == 1.0  # otherwise it limits batches of `batch_size`
         size = FEATURE_BATCH if name in self.features and not shuffle and whole else self.batch_size

@@ -84,7 +84,9 @@ class Embeddings:
             UserError: the file is missing, truncated, not Parquet, or not an embeddings table.
         """
         path = Path(path)
-        return from_arrow(read(path), path)
+        loaded = from_arrow(read(path), path)
+        pa.default_memory_pool().release_unused()  # it keeps what the columns took
+        return loaded
 
     def filter(
         self,

@@ -93,7 +93,12 @@ class Audit:
 
 
 def audit_embeddings(
-    table: Embeddings, pictures: dict[str, PictureStats] | None = None, *, folds: int = FOLDS, seed: int = 0
+    table: Embeddings,
+    pictures: dict[str, PictureStats] | None = None,
+    *,
+    folds: int = FOLDS,
+    seed: int = 0,
+    in_place: bool = False,
 ) -> Audit:
     """Look for what should be mended in labeled images.
 
@@ -105,6 +110,7 @@ def audit_embeddings(
         pictures: path -> measures of the picture, where they were read.
         folds: of the probe.
         seed: of the folds.
+        in_place: scale the table's embeddings to length 1, for a caller that needs them no more: it saves a copy.
 
     Raises:
         UserError: no rows, NaN or infinity; several labels or a number per image.
@@ -112,7 +118,7 @@ def audit_embeddings(
     require_class(table.kind, "an audit")
     similarity.finite_rows(table.embedding, "embeddings", table.paths)
     found: list[Issue] = []
-    unit = similarity.unit_rows(table.embedding)
+    unit = similarity.unit_rows(table.embedding, in_place=in_place)
     neighbors = nearest(unit)
     same = neighbors.joined(table.groups)
     remarks = [f"near-duplicates: cosine of {neighbors.threshold:.4g} or more"]

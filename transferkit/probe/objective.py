@@ -40,6 +40,7 @@ class Objective:
         class_weights: `(K,)` float, weight of the rows of each class in the mean; None for equal weights.
         label_smoothing: in [0, 1), the share of a row's target that is spread evenly over all classes
             (Szegedy et al. 2015, arXiv:1512.00567, section 7).
+        row_weights: `(N,)` float, weight of each row in the mean, times that of its class; None for equal weights.
     """
 
     def __init__(
@@ -50,12 +51,15 @@ class Objective:
         standardization: Standardization,
         class_weights: Tensor | None = None,
         label_smoothing: float = 0.0,
+        row_weights: Tensor | None = None,
     ) -> None:
         self.features, self.target, self.classes = features, target, classes
         self.standardization, self.label_smoothing = standardization, label_smoothing
         self.weight: Tensor | None = None  # (N,) per row, mean 1
-        if class_weights is not None:
-            weight = class_weights.to(features.dtype)[target]
+        weight = None if class_weights is None else class_weights.to(features.dtype)[target]
+        if row_weights is not None:
+            weight = row_weights.to(features) if weight is None else weight * row_weights.to(features)
+        if weight is not None:
             self.weight = weight / weight.mean()
         self.row_scale = standardization.row_scale(features)
         self.spectrum, self.basis = principal_axes(features, standardization)

@@ -18,7 +18,7 @@ class OneVsRestObjective(Objective):
     """
 
     def __init__(self, *arguments: Tensor, class_weights: Tensor | None = None, **options: float) -> None:
-        super().__init__(*arguments, **options)  # type: ignore[arg-type]  # no row has a weight of its own
+        super().__init__(*arguments, **options)  # type: ignore[arg-type]  # weights are those of rows
         ones = torch.ones(self.classes, dtype=self.features.dtype)
         self.positive = ones if class_weights is None else class_weights.to(self.features.dtype)
 

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from transferkit.backbones.weights import state_sha256
 from transferkit.errors import UserError
-from transferkit.extractor.checkpoint_reader import load
 from transferkit.images.error import ImageError
 from transferkit.reports.content import Card, Gallery, Headline, Report, Section
 from transferkit.reports.numbers import Number, decimal, percent
@@ -133,6 +132,8 @@ def checkpoint_sha256(checkpoint: Path) -> str | None:
     Raises:
         UserError: it is not a checkpoint.
     """
+    from transferkit.extractor.checkpoint_reader import load  # with torchvision: few reports need it
+
     return state_sha256(load(checkpoint)["state_dict"]) if checkpoint.is_file() else None
 
 

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from transferkit.reports import audit_sections, data_sections, prediction_sections, svg, target_sections
+from transferkit.reports import audit_sections, data_sections, leak_section, prediction_sections, svg, target_sections
 from transferkit.reports.content import Block, Cell, Chart, Charts, Headline, Remark, Report, Section, Table
 from transferkit.reports.numbers import Number, count, decimal, percent
 from transferkit.reports.result_files import ImageSource, ResultFolder, find_images
@@ -46,7 +46,7 @@ def probe_report(
         error = linear.get("ece_calibrated")
         calibrated = None if error is None else percent(error, f"{PROBE} linear.ece_calibrated")
         sections.append(prediction_sections.calibration(predictions, calibrated))
-    sections.append(selection(linear))
+    sections += [leak_section.leak_section(folder), selection(linear)]
     sections.append(data_sections.data_counts(folder.columns("splits.parquet"), "splits.parquet", target))
     sections.append(repeat(content, str(folder.path)))
     extractor = (content.get("embeddings") or {}).get("extractor", "")

@@ -8,7 +8,7 @@ from typing import Any
 
 from transferkit.data.embeddings import Embeddings
 from transferkit.errors import listed
-from transferkit.reports import audit_sections, data_sections, prediction_sections, target_sections
+from transferkit.reports import audit_sections, data_sections, leak_section, prediction_sections, target_sections
 from transferkit.reports.content import Block, Headline, Remark, Report, Section
 from transferkit.reports.explanations import looked_at
 from transferkit.reports.mistakes import PredictionTable
@@ -57,7 +57,7 @@ def run_report(
     sections += audit_sections.from_folder(folder)
     if embeddings is not None:
         duplicates = data_sections.near_duplicates(embeddings)
-        sections.append(with_leaks(duplicates, leaks(splits, source)))
+        sections.append(with_leaks(duplicates, leaks(splits, source), leak_section.leak_blocks(folder)))
     if predictions is not None:
         sections.append(prediction_sections.calibration(predictions, number(metrics, "test/ece")))
     measured = metrics.get("test/epoch", metrics.get("val/epoch"))
@@ -159,9 +159,9 @@ def leaks(splits: Mapping[str, Sequence[Any]], source: ImageSource) -> str:
     return f"Leaks: files with the same bytes lie in different splits: {shown}."
 
 
-def with_leaks(section: Section, sentence: str) -> Section:
-    """Return the section of near-duplicates with what is known of exact copies across splits."""
-    blocks: list[Block] = [Remark(sentence)] if sentence else []
+def with_leaks(section: Section, sentence: str, found: Sequence[Block]) -> Section:
+    """Return the section of near-duplicates with what is known of exact and near copies across splits."""
+    blocks: list[Block] = [*([Remark(sentence)] if sentence else []), *found]
     return Section(section.id, section.title, section.lead, [*blocks, *section.blocks])
 
 

@@ -12,6 +12,7 @@ from transferkit.errors import UserError
 
 # Floats of embeddings hardly compress: a table that exceeds both limits is not one of embeddings.
 MAX_RATIO, MAX_BYTES = 100, 2**30
+BATCH, BUFFER = 4096, 2**20  # rows, and bytes of a file, that are unpacked at a time
 
 
 def read_table(file: str | Path, columns: Sequence[str] | None = None, lists: Sequence[str] = ()) -> pa.Table:
@@ -44,11 +45,23 @@ def read_table(file: str | Path, columns: Sequence[str] | None = None, lists: Se
     packed = Path(file).stat().st_size
     check_size(sum(group.total_byte_size for group in groups) + metadata.num_rows * vectors, packed)
     texts = [field.name for field in fields if is_text(field.type)]
-    table = pq.read_table(file, columns=[field.name for field in fields], read_dictionary=texts)
+    table = read_in_batches(file, [field.name for field in fields], texts)
     table.validate(full=True)  # flipped bits may make indices outside of their dictionary
     check_size(sum(text_bytes(table[name]) for name in texts), packed)
     plain = [pa.field(field.name, pa.string()) if field.name in texts else field for field in fields]
     return table.cast(pa.schema(plain, table.schema.metadata))
+
+
+def read_in_batches(file: str | Path, columns: Sequence[str], texts: Sequence[str]) -> pa.Table:
+    """Read columns a few thousand rows at a time, text with a dictionary.
+
+    Read at once, a column of embeddings takes four times its size while it is unpacked.
+    """
+    with pq.ParquetFile(file, read_dictionary=texts, pre_buffer=False, buffer_size=BUFFER) as opened:
+        schema = pa.schema([opened.schema_arrow.field(name) for name in columns], opened.schema_arrow.metadata)
+        table = pa.Table.from_batches(opened.iter_batches(BATCH, columns=columns, use_threads=False), schema)
+    pa.default_memory_pool().release_unused()
+    return table
 
 
 def values_of(table: pa.Table, name: str) -> list[Any] | None:

@@ -10,7 +10,7 @@ from transferkit.errors import UserError
 Labels = Sequence[str | int | None] | Tensor
 
 
-def unit_rows(embeddings: Tensor, name: str = "embeddings") -> Tensor:
+def unit_rows(embeddings: Tensor, name: str = "embeddings", in_place: bool = False) -> Tensor:
     """Scale every row to length 1; a row of zeros stays zero, so that its cosine with everything is 0.
 
     >>> unit_rows(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
@@ -20,15 +20,16 @@ def unit_rows(embeddings: Tensor, name: str = "embeddings") -> Tensor:
     Args:
         embeddings: `(N, D)`, any floating dtype.
         name: name of the table in an error.
+        in_place: scale a float32 table itself, which saves a copy.
 
     Returns:
-        `(N, D)` float32, a new tensor.
+        `(N, D)` float32, a new tensor unless `in_place`.
 
     Raises:
         UserError: the table is not `(N, D)`, is empty, or has NaN or infinity (the row is named).
     """
     finite_rows(embeddings, name)
-    rows = embeddings.detach().to(torch.float32, copy=True)
+    rows = embeddings.detach().to(torch.float32, copy=not in_place)
     # By the largest value first: squares of very small and very large rows would exceed float32's range.
     largest = torch.linalg.vector_norm(rows, ord=torch.inf, dim=1, keepdim=True)
     rows /= largest.masked_fill_(largest == 0, 1)

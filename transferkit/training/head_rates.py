@@ -188,6 +188,7 @@ def check_choice(options: Mapping[str, Any], data: ImageDataModule, trainer: Tra
         "`dropout`": bool(options["dropout"]),
         "`ema`": options["ema"] is not None,
         "`mixup`": bool(data.mixup),
+        "`sample_weights`": data.sample_weights is not None,
         "`accumulate_grad_batches`": trainer.accumulate_grad_batches != 1,
         "`gradient_clip_val`": bool(trainer.gradient_clip_val),
         "`limit_train_batches`": trainer.limit_train_batches != 1.0,

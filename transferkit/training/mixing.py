@@ -14,7 +14,7 @@ def mixed(batch: Batch, mixup: float, cutmix: float, classes: int, normalized: C
     """Mix each row of a batch with the one before, as torchvision does; with both kinds, draw one for the batch.
 
     Args:
-        batch: with ``pixels`` or cached ``embedding``, and ``target``.
+        batch: with ``pixels`` or cached ``embedding``, ``target``, and perhaps ``weight`` of each row in the loss.
         mixup: parameter of the Beta distribution of the shares; 0 for none.
         cutmix: that of the areas; 0 for none. It is for pixels only.
         classes: K.
@@ -22,18 +22,21 @@ def mixed(batch: Batch, mixup: float, cutmix: float, classes: int, normalized: C
 
     Returns:
         The batch with ``input``, normalized pixels, or ``embedding`` mixed; and ``soft``, float (B, K), the shares of
-        the classes. Without mixing, the batch as it is.
+        the classes, times the weights of the rows that they are of. Without mixing, the batch as it is.
     """
     kinds = [
         kind(alpha=alpha, num_classes=classes) for kind, alpha in ((v2.MixUp, mixup), (v2.CutMix, cutmix)) if alpha
     ]
     if not kinds or not len(batch["target"]):
         return batch
-    mix = v2.RandomChoice(kinds)
+    mix, target = v2.RandomChoice(kinds), batch["target"]
+    if "weight" in batch:
+        target = F.one_hot(target, classes) * batch["weight"][:, None]
+        batch = {name: value for name, value in batch.items() if name != "weight"}
     if "embedding" in batch:
-        inputs, soft = mix(batch["embedding"][:, :, None, None], batch["target"])
+        inputs, soft = mix(batch["embedding"][:, :, None, None], target)
         return {**batch, "embedding": inputs.flatten(1), "soft": soft}
-    inputs, soft = mix(normalized(batch["pixels"]), batch["target"])
+    inputs, soft = mix(normalized(batch["pixels"]), target)
     return {**batch, "input": inputs, "soft": soft}
 
 
@@ -63,3 +66,10 @@ def weighted_losses(
     log_probability = logits.log_softmax(1)
     sharp = -(shares * log_probability).sum(1)
     return (1 - smoothing) * sharp - smoothing * weight * log_probability.mean(1), weight
+
+
+def weigh_rows(batch: Batch, losses: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return losses and weights (B,) times those of the rows, if they have any; those of mixed rows are within."""
+    if "weight" not in batch:
+        return losses, weight
+    return losses * batch["weight"], weight * batch["weight"]

@@ -30,17 +30,13 @@ from transferkit.training.fit_progress import leave_ended_epoch, run_validation
 from transferkit.training.head_rates import candidates, choose_rates
 from transferkit.training.lora import adapt, complete, leave_out_base
 from transferkit.training.metrics import EvaluationMetrics, TrainingEpoch
-from transferkit.training.mixing import mixed
+from transferkit.training.mixing import mixed, weigh_rows
 from transferkit.training.network import TransferNetwork
 from transferkit.training.optimizers import CosineWithWarmup, check_length, check_ranges, gradient_descent
 from transferkit.training.own_callbacks import own_callbacks
 from transferkit.training.probe_start import probe_start
 from transferkit.training.regimes import Regime, check_unfreezing
-from transferkit.training.regularization_path import (
-    RegularizationPath,
-    is_solvable,
-    path_length,
-)
+from transferkit.training.regularization_path import RegularizationPath, is_solvable, path_length
 from transferkit.training.resume import check_processes, resumed_solver
 from transferkit.training.start import open_start
 from transferkit.training.tasks import Loss, task_of
@@ -180,7 +176,7 @@ class TransferModule(TransferNetwork):
         if stage == "fit":
             held_out = {name: table.paths for name, table in data.tables.items() if name in ("val", "test")}
             check_unseen(held_out, self.fitted_on if self.starts_trained else "")
-            data.loss_weights()  # raises now rather than after an hour of embedding
+            data.loss_weights(), data.row_weights()  # raise now rather than after an hour of embedding
             candidates(self.hparams)
             if self.regime != "frozen" and data.views:
                 log.warning("`views=%d` has no effect: embeddings are cached for a frozen backbone only", data.views)
@@ -224,6 +220,7 @@ class TransferModule(TransferNetwork):
             self.chosen = {}
             self.resumes, self.starts_trained = False, self.starts_trained or self.regime == "lp-ft"
             self.class_weights, self.mixing = data.loss_weights(), (data.mixup, data.cutmix)
+            self.row_weights = data.row_weights()
             self.remember_training(data)
             all_batches = self.trainer.limit_train_batches == 1.0 and not data.mixup and not data.balanced
             views = data.features.get("train", []) if all_batches and self.regime == "frozen" else []
@@ -243,8 +240,9 @@ class TransferModule(TransferNetwork):
         (train,), target = self.data.features["train"], self.task.standard(self.data.targets("train"))
         steps, smoothing, objective = path_length(self.trainer), self.hparams["label_smoothing"], self.task.objective
         assert objective is not None  # is_solvable() has refused others
+        rows = self.row_weights and self.row_weights.rows
         return RegularizationPath(
-            self.head, train, target, steps, self.l2_normalize, self.class_weights, smoothing, objective
+            self.head, train, target, steps, self.l2_normalize, self.class_weights, smoothing, objective, rows
         )
 
     def on_fit_start(self) -> None:
@@ -285,7 +283,7 @@ class TransferModule(TransferNetwork):
         """
         batch = mixed(batch, *self.mixing, len(self.class_names), self.normalized)
         logits, smoothing = self.classify(self.embed(batch)), self.hparams["label_smoothing"]
-        losses, weight = self.task.losses(logits, batch, self.class_weights, smoothing)
+        losses, weight = weigh_rows(batch, *self.task.losses(logits, batch, self.class_weights, smoothing))
         self.training_epoch.loss.update(losses, weight)
         return losses.mean() * batch["scale"] if "scale" in batch else losses.mean()
 

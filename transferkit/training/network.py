@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transferkit.backbones.adapters import merge_adapters
 from transferkit.data.batches import Batch
 from transferkit.data.datamodule import ImageDataModule
+from transferkit.data.sample_weights import SampleWeights
 from transferkit.data.seen import remember_paths
 from transferkit.data.targets import TARGETS, Kind, require_class
 from transferkit.errors import UserError
@@ -45,6 +46,7 @@ class TransferNetwork(LightningModule):
         task: what is predicted.
         head: linear layer (D -> classes); None until the classes are known.
         class_weights: (classes,) weight of each class in the loss, or None.
+        row_weights: weight of each training image in the loss, or None.
         class_counts: number of training images by class.
         image_counts: number of images by split.
         starts_trained: whether the head was trained before.
@@ -73,6 +75,7 @@ class TransferNetwork(LightningModule):
         self.head: nn.Linear | None = None
         self.l2_normalize = extractor.l2_normalize
         self.class_weights: Tensor | None = None
+        self.row_weights: SampleWeights | None = None
         self.class_counts: dict[str, int] = {}
         self.image_counts: dict[str, int] = {}
         self.starts_trained, self.fitted_on = False, ""
@@ -238,6 +241,7 @@ class TransferNetwork(LightningModule):
             "regime": self.regime,
             "fitted_on": self.fitted_on,
             "class_weights": None if self.class_weights is None else self.class_weights.tolist(),
+            "sample_weights": self.row_weights and self.row_weights.record,
             "versions": self.versions,
             **self.task.describe(self.class_names),
         }

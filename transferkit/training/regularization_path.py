@@ -43,6 +43,7 @@ class RegularizationPath(torch.optim.Optimizer):
         class_weights: (K,) weight of each class in the loss, or None.
         label_smoothing: in [0, 1).
         objective: what is minimized instead of softmax regression.
+        row_weights: (N,) weight of each row in the loss, or None.
 
     Attributes:
         unsolved: the C of each step that did not reach the tolerance.
@@ -61,6 +62,7 @@ class RegularizationPath(torch.optim.Optimizer):
         class_weights: Tensor | None = None,
         label_smoothing: float = 0.0,
         objective: type[Objective] = Objective,
+        row_weights: Tensor | None = None,
     ) -> None:
         super().__init__([{"name": "head", "params": list(head.parameters()), "C": 0.0, "done": 0}], {"lr": 1.0})
         rows = F.normalize(features.float()) if l2_normalize else features.float()
@@ -74,6 +76,7 @@ class RegularizationPath(torch.optim.Optimizer):
             self.standardization,
             class_weights=class_weights,
             label_smoothing=label_smoothing,
+            row_weights=row_weights,
         )
         self.steps = steps
         self.unsolved: list[float] = []

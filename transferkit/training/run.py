@@ -23,6 +23,7 @@ from transferkit.runtime.verbosity import showing_progress
 from transferkit.similarity import class_codes, principal_axes
 from transferkit.training.module import TransferModule
 from transferkit.training.run_directory import checkpoint_of, read_metrics, write_metrics
+from transferkit.training.run_leaks import leaks_of_run
 from transferkit.training.tasks import task_of
 from transferkit.training.trainer import make_trainer, quietly
 
@@ -136,6 +137,7 @@ class Run:
             values["test/epoch"] = module.epoch
         write_metrics(self.path, self.metrics | values)
         audit_run(self.path)
+        leaks_of_run(module, module.data, self.path)
         self.__dict__.pop("extractor", None)  # opened anew, with its calibration
         return values
 

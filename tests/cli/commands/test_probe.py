@@ -50,7 +50,7 @@ def test_images_are_embedded_once_and_probed(monkeypatch: pytest.MonkeyPatch) ->
     for words in ("linear, top-1", "95 % interval", "kNN", "nearest class mean", "ECE calibrated", "16-shot", "± "):
         assert words in done.out
     files = ("probe.json", "classifier.safetensors", "start.safetensors", "predictions.parquet", "splits.parquet")
-    files = (*files, "report.html")
+    files = (*files, "leaks.json", "report.html")
     assert f"written: {', '.join(f'probe/{name}' for name in files)}" in done.err
     assert "warning: 8-shot: fewer training rows, all of them used, for 'apples', 'limes'" in done.err
     assert "next: transferkit fit --data.root photos" in done.err

@@ -88,7 +88,7 @@ def audit(
         name = with_revision(extractor, revision)
         embeddings = extract(open_extractor(name, weights, pooling, accelerator), table, on_error)
         pictures = look_at_pictures(table)
-    found = audit_embeddings(embeddings, pictures, folds=folds, seed=seed)
+    found = audit_embeddings(embeddings, pictures, folds=folds, seed=seed, in_place=True)
     given = {"source": images, "image_root": image_root} if table is not None else {}
     files = [*save_audit(found, Path(out), given), report_of(out)]
     if json:

@@ -41,6 +41,7 @@ from transferkit.training.module import TransferModule
 from transferkit.training.patience import Patience
 from transferkit.training.prediction_writer import TOP_K, PredictionWriter
 from transferkit.training.run_directory import checkpoint_of, new_run, read_metrics, remove_run, write_metrics
+from transferkit.training.run_leaks import leaks_of_run
 from transferkit.training.run_record import TIE_BREAK
 from transferkit.training.trackers import offline_by_default, record_files, record_options
 from transferkit.training.trainer import (
@@ -336,6 +337,7 @@ class TransferCLI(LightningCLI):
         assert self.run is not None
         if self.subcommand == "test":
             audit_run(self.run)
+            leaks_of_run(self.model, self.datamodule, self.run)
         report_of(self.run, images=self.datamodule.root, image_root=self.datamodule.image_root)
         record_files(users_loggers(self.trainer), self.run, checkpoint_of(self.run))
 

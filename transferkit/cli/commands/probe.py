@@ -73,6 +73,7 @@ def probe(
     from transferkit.reports.report import report_of
     from transferkit.runtime.files import check_folder
     from transferkit.runtime.processes import find_device
+    from transferkit.search.leaks import save_leaks
 
     check_folder(out)
     if folds is not None:
@@ -103,7 +104,8 @@ def probe(
     if other:
         more["comparison"] = {"with": compare, **asdict(compare_predictions(other, result.predictions))}
     content = {**result.report, **more}
-    files = save_probe(result, Path(out), more)
+    split_of = dict(zip(result.splits.paths, result.splits.splits, strict=True))
+    files = [*save_probe(result, Path(out), more), save_leaks(embeddings, split_of, Path(out))]
     if export and opened:
         head = result.classifier.as_head_of(opened)
         head.record["metrics"] = probe_tables.card_metrics(content)
@@ -157,11 +159,14 @@ def probe_folds(embeddings: "Embeddings", folds: int, out: Path, json: bool, ima
     from transferkit.probe.fold_tables import fold_tables
     from transferkit.reports.report import report_of
     from transferkit.runtime.json_files import write_json
+    from transferkit.search.leaks import save_leaks
 
     found = []
     for fold, table in enumerate(fold_tables(embeddings, folds, options["seed"])):
         result = probe_targets(table, **options)
         save_probe(result, out / str(fold))
+        split_of = dict(zip(result.splits.paths, result.splits.splits, strict=True))
+        save_leaks(table, split_of, out / str(fold))
         report_of(out / str(fold))
         found.append(probe_tables.headline_measures(result.report))
         name, value = next(iter(found[-1].items()))
