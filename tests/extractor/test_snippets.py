@@ -68,6 +68,7 @@ CASES: dict[str, Callable[[], Extractor]] = {
     "timm-convnext": lambda: without_head(Extractor(backbones.build("test_convnext", "none", "mean"))),
 }
 WITH_ONNX = ("resnet18", "vit-l2")
+FEW = ("resnet18", "resnet18-l2", "vit-cls", "vit-l2", "dinov2-other-size", "timm")  # the default tests' share
 
 # A process of its own: no transferkit, each block in names of its own, in the directory.
 HARNESS = """
@@ -164,14 +165,22 @@ def test_the_cards_code_gives_our_input_of_the_model(
     torch.testing.assert_close(names["embedding"], extractor.embed([Path("image.jpg")]), atol=1e-5, rtol=0)
 
 
+@pytest.fixture(scope="module", params=[FEW, pytest.param(tuple(CASES), marks=pytest.mark.slow)], ids=["few", "all"])
+def cases(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    chosen: tuple[str, ...] = request.param
+    return chosen
+
+
 @pytest.fixture(scope="module")
-def outcome(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[str, Tensor], dict[str, Tensor]]]:
+def outcome(
+    cases: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[dict[str, Tensor], dict[str, Tensor]]]:
     """Case and title -> what the snippet found, and what the extractor finds."""
     root = tmp_path_factory.mktemp("cards")
     torch.manual_seed(0)
     blocks, oracle = [], {}
-    for case, make in CASES.items():
-        extractor = make()
+    for case in cases:
+        extractor = CASES[case]()
         export(extractor, root / case, onnx=case in WITH_ONNX)
         photograph(root / case / "image.jpg")
         embedding = extractor.embed([root / case / "image.jpg"])
@@ -193,15 +202,16 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[st
 
 
 def test_every_snippet_gives_the_extractors_own_numbers(
-    outcome: dict[str, tuple[dict[str, Tensor], dict[str, Tensor]]],
+    cases: tuple[str, ...], outcome: dict[str, tuple[dict[str, Tensor], dict[str, Tensor]]]
 ) -> None:
-    assert len(outcome) == len(CASES) + len(WITH_ONNX) + 3  # vit-cls, vit-other-size and swin have a classifier
+    classifiers = {"vit-cls", "vit-other-size", "swin"}  # of the library's own
+    assert len(outcome) == len(cases) + sum(case in (*WITH_ONNX, *classifiers) for case in cases)
     for name, (found, oracle) in outcome.items():
         assert found, name
         # Pillow's resize is within a grey level of torch's
         tolerance = 2e-2 if name.endswith(("ONNX Runtime", ": timm")) else 1e-5
         for kind, value in found.items():
             torch.testing.assert_close(value, oracle[kind], atol=tolerance, rtol=0, msg=f"{name} {kind}")
-    for case in CASES:  # one snippet or another gives each output
+    for case in cases:  # one snippet or another gives each output
         kinds = {kind for name, (found, _) in outcome.items() if name.startswith(f"{case}:") for kind in found}
         assert kinds == set(next(oracle for name, (_, oracle) in outcome.items() if name.startswith(f"{case}:")))

@@ -285,8 +285,8 @@ def check_embeddings(out: Path, as_folder: bool) -> None:
         raise UserError(f"{out} is a folder; end `out` in a slash to make it a directory of shards, or name a file")
     if out.is_file() and as_folder:
         raise UserError(f"{out} is a file; give another name for a directory of shards")
-    check_parquet(out)
     check_place(out, "embeddings", foreign_to_embeddings)
+    check_parquet(out)
 
 
 def foreign_to_embeddings(out: Path) -> str | None:

@@ -112,8 +112,8 @@ def check_regions_place(out: Path, overwrite: bool) -> None:
         UserError: the place is not to be written over, or cannot be written.
     """
     check_folder(out.parent)
-    check_parquet(out)
     check_place(out, "regions", foreign_to_regions, overwrite)
+    check_parquet(out)
 
 
 def foreign_to_regions(path: Path) -> str | None:
