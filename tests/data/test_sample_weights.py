@@ -165,6 +165,20 @@ def test_a_mixed_row_has_the_weights_of_both() -> None:
     torch.testing.assert_close(soft, shares @ (F.one_hot(target, 3) * weight[:, None]))
 
 
+@pytest.mark.parametrize("outputs", [1, 3])
+@pytest.mark.parametrize("source", ["embedding", "pixels"])
+def test_a_mixed_row_of_labels_or_a_number_has_the_mixed_target_and_weight(outputs: int, source: str) -> None:
+    torch.manual_seed(0)
+    target, weight = torch.rand(4, outputs), torch.tensor([0.0, 1.0, 2.0, 3.0])
+    rows = torch.randn(4, 5) if source == "embedding" else torch.randn(4, 3, 8, 8)
+    torch.manual_seed(1)
+    found = mixed({source: rows, "target": target, "weight": weight}, 1.0, 0.0, outputs, lambda pixels: pixels)
+    torch.manual_seed(1)
+    shares = mixed({source: rows, "target": torch.arange(4)}, 1.0, 0.0, 4, lambda pixels: pixels)["soft"]
+    torch.testing.assert_close(found["soft"], shares @ target)
+    torch.testing.assert_close(found["weight"], shares @ weight)
+
+
 @pytest.mark.parametrize("regime", ["frozen", "full"])
 def test_an_image_of_weight_zero_is_as_good_as_left_out(regime: str, photo_folder: Path, tmp_path: Path) -> None:
     def fitted(**options: Any) -> tuple[TransferModule, dict[str, Any]]:

@@ -85,11 +85,21 @@ def test_a_column_label_is_used_beside_target(tmp_path: Path, caplog: pytest.Log
         (["inf", "1"], "row 1: target 'inf' is not a number"),
         (["1", "nan"], r"labels are missing for 1 of 2 images in .*: '1.png'; label them .*column 'target'"),
         (["3", "3.0"], "all training images of .* have the target 3.0; give images with other numbers"),
+        (["-0.0", "0.0"], "all training images of .* have the target -?0.0; give images with other numbers"),
+        (["1e308", "1"], r"range from 1.0 to 1e\+308, more or less than float32 can tell; give them in another unit"),
+        (["-1e39", "1"], r"range from -1e\+39 to 1.0, more or less"),
+        (["1e-310", "2e-310"], r"range from 1e-310 to 2e-310, more or less"),
+        (["1700000000", "1700000001"], "range from 1700000000.0 to 1700000001.0, .*, or subtract the lowest"),
     ],
 )
 def test_numbers_that_cannot_be_learned_are_refused(tmp_path: Path, cells: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         check_trainable(open_images(write_csv(tmp_path, "target", cells)))
+
+
+@pytest.mark.parametrize("cells", [["1e30", "2e30"], ["1e-30", "3e-30"], ["1700000000", "1701000000"], ["-0.0", "1"]])
+def test_numbers_that_float32_tells_apart_are_taken(tmp_path: Path, cells: list[str]) -> None:
+    check_trainable(open_images(write_csv(tmp_path, "target", cells)))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -87,6 +88,32 @@ def test_each_rate_is_tried_as_in_a_fit_of_so_many_steps(
             assert loss == pytest.approx(expected, rel=0.3)
     given, _ = fit(tmp_path / "given", {**model, "lr_backbone": best / 3}, data=data, **trainer)
     assert alike(chosen.state_dict(), given.state_dict())
+
+
+def test_the_short_fits_have_the_weights_of_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients are linear in the weights: with SGD, images of twice the weight are as twice the rates."""
+    images = [np.full((8, 8, 3), 30 * row, np.uint8) for row in range(8)]
+
+    def measured(weight: float, rate: float) -> float:
+        seed_everything(0)
+        model = {**VIT, "regime": "full", "optimizer": "sgd", "weight_decay": 0.0, "lr_backbone": rate, "lr_head": rate}
+        module = TransferModule(**model)
+        data = ImageDataModule.from_images(images, labels=[*"abababab"], batch_size=4, num_workers=0)
+        batches = backbone_rates.training_batches
+
+        def weighted(*arguments: Any) -> Any:
+            for parts in batches(*arguments):
+                yield [{**part, "weight": torch.full((len(part["target"]),), weight)} for part in parts]
+
+        with monkeypatch.context() as patch:
+            patch.setattr(backbone_rates, "training_batches", weighted)
+            trainer = make_trainer(tmp_path, max_epochs=1, accelerator="cpu", logger=False)
+            trainer.datamodule = data  # type: ignore[attr-defined]
+            module.connect(data, "fit")
+            return backbone_rates.trial(module, data, trainer, rate, 4)
+
+    assert measured(2.0, 0.01) == pytest.approx(measured(1.0, 0.02), rel=1e-5)
+    assert measured(2.0, 0.01) != pytest.approx(measured(1.0, 0.01), rel=1e-5)
 
 
 def test_resumed_with_the_same_rate_and_no_other_choice(

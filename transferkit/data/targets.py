@@ -19,6 +19,7 @@ Kind = Literal["class", "labels", "number"]
 
 BAR = "|"
 NAME_OF_NUMBER = "target"  # of the manifest's column, and of the one output of a network
+STEPS = 1000  # of float32, in which a network computes, that the range of a number has at least
 PARTS = 10  # parts of equal size of the range of a number, from each of which a split draws
 
 
@@ -170,14 +171,23 @@ class NumberTargets:
         return part
 
     def check(self, labels: Sequence[str | None], source: str) -> None:
-        """Raise if all numbers are equal.
+        """Raise if all numbers are equal, or float32 does not hold them or their differences.
 
         Raises:
-            UserError: naming the number.
+            UserError: naming the number, or the range.
         """
-        if len(different := {number_of(label) for label in labels if label is not None}) < 2:
+        different = sorted({value for label in labels if (value := number_of(label)) is not None})
+        if len(different) < 2:
             raise UserError(
-                f"all training images of {source} have the target {different.pop()}; give images with other numbers"
+                f"all training images of {source} have the target {different[0]}; give images with other numbers"
+            )
+        least, most = different[0], different[-1]
+        largest, limits = max(-least, most), torch.finfo(torch.float32)
+        finest = max(limits.tiny / limits.eps, STEPS * limits.eps * largest)
+        if largest > limits.max or most - least < finest:
+            raise UserError(
+                f"the targets of {source} range from {least} to {most}, more or less than float32 can tell; "
+                "give them in another unit, or subtract the lowest"
             )
 
 

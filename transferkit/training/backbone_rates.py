@@ -17,7 +17,7 @@ from transferkit.extractor.core import head_logits
 from transferkit.extractor.forward import network_input
 from transferkit.images.augmentation import view_seed
 from transferkit.runtime.ranks import joined
-from transferkit.training.mixing import mixed
+from transferkit.training.mixing import mixed, weigh_rows
 from transferkit.training.network import TransferNetwork
 from transferkit.training.optimizers import (
     CosineWithWarmup,
@@ -133,9 +133,8 @@ def trial(network: TransferNetwork, data: ImageDataModule, trainer: Trainer, rat
             for part in parts:
                 part = {name: value.to(network.device) for name, value in part.items()}
                 batch = mixed(part, data.mixup, data.cutmix, len(network.class_names), normalized)
-                losses, _ = network.task.losses(
-                    logits(batch, network.dropout), batch, weights, options["label_smoothing"]
-                )
+                found = network.task.losses(logits(batch, network.dropout), batch, weights, options["label_smoothing"])
+                losses, _ = weigh_rows(batch, *found)
                 torch.autograd.backward(losses.mean() * part.get("scale", 1.0) / len(parts))
             if trainer.gradient_clip_val:
                 algorithm = GradClipAlgorithmType(trainer.gradient_clip_algorithm or "norm")

@@ -183,7 +183,7 @@ def check_choice(options: Mapping[str, Any], data: ImageDataModule, trainer: Tra
     Raises:
         UserError: naming the options.
     """
-    require_class(data.kind, "`lr_head` of several rates")
+    require_class(data.kind, "a choice of `lr_head` or `weight_decay`")
     others = {
         "`dropout`": bool(options["dropout"]),
         "`ema`": options["ema"] is not None,

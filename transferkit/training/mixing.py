@@ -17,27 +17,34 @@ def mixed(batch: Batch, mixup: float, cutmix: float, classes: int, normalized: C
         batch: with ``pixels`` or cached ``embedding``, ``target``, and perhaps ``weight`` of each row in the loss.
         mixup: parameter of the Beta distribution of the shares; 0 for none.
         cutmix: that of the areas; 0 for none. It is for pixels only.
-        classes: K.
+        classes: K; of labels or a number, whose targets are floats, the number of outputs.
         normalized: from pixels to what the network takes.
 
     Returns:
         The batch with ``input``, normalized pixels, or ``embedding`` mixed; and ``soft``, float (B, K), the shares of
-        the classes, times the weights of the rows that they are of. Without mixing, the batch as it is.
+        the classes, times the weights of the rows that they are of; of labels or a number the mixed targets, and
+        ``weight`` is mixed, too. Without mixing, the batch as it is.
     """
-    kinds = [
-        kind(alpha=alpha, num_classes=classes) for kind, alpha in ((v2.MixUp, mixup), (v2.CutMix, cutmix)) if alpha
-    ]
-    if not kinds or not len(batch["target"]):
+    alphas = [(kind, alpha) for kind, alpha in ((v2.MixUp, mixup), (v2.CutMix, cutmix)) if alpha]
+    if not alphas or not len(batch["target"]):
         return batch
-    mix, target = v2.RandomChoice(kinds), batch["target"]
-    if "weight" in batch:
+    target, rest = batch["target"], {name: value for name, value in batch.items() if name != "weight"}
+    has_weight, is_class = "weight" in batch, not batch["target"].is_floating_point()
+    if has_weight and is_class:
         target = F.one_hot(target, classes) * batch["weight"][:, None]
-        batch = {name: value for name, value in batch.items() if name != "weight"}
+    elif has_weight:  # a further column, so that it is mixed by the same shares
+        target = torch.cat([target, batch["weight"][:, None]], 1)
+    columns = classes if is_class else target.shape[1]
+    mix = v2.RandomChoice([kind(alpha=alpha, num_classes=columns) for kind, alpha in alphas])
     if "embedding" in batch:
         inputs, soft = mix(batch["embedding"][:, :, None, None], target)
-        return {**batch, "embedding": inputs.flatten(1), "soft": soft}
-    inputs, soft = mix(normalized(batch["pixels"]), target)
-    return {**batch, "input": inputs, "soft": soft}
+        rest |= {"embedding": inputs.flatten(1)}
+    else:
+        inputs, soft = mix(normalized(batch["pixels"]), target)
+        rest |= {"input": inputs}
+    if has_weight and not is_class:
+        return {**rest, "soft": soft[:, :-1], "weight": soft[:, -1]}
+    return {**rest, "soft": soft}
 
 
 def weighted_losses(
@@ -69,7 +76,7 @@ def weighted_losses(
 
 
 def weigh_rows(batch: Batch, losses: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Return losses and weights (B,) times those of the rows, if they have any; those of mixed rows are within."""
+    """Return losses and weights (B,) times those of the rows, if they have any; those of mixed classes are within."""
     if "weight" not in batch:
         return losses, weight
     return losses * batch["weight"], weight * batch["weight"]
