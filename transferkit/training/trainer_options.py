@@ -3,15 +3,16 @@
 import numbers
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
-from types import NoneType, TracebackType
-from typing import Any, get_args, get_type_hints
+from types import NoneType, TracebackType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder, LearningRateMonitor
+from lightning.pytorch.loggers import Logger
 
-from transferkit.errors import UserError
+from transferkit.errors import UserError, listed
 from transferkit.runtime.files import disk_fault
 from transferkit.runtime.processes import check_devices
 from transferkit.training.regimes import check_unfreezing
@@ -57,8 +58,8 @@ def check_options(options: Mapping[str, Any]) -> None:
         raise UserError(f'`strategy="{strategy}"` cannot start the processes of a command; give `strategy="ddp"`')
 
 
-def check_numbers(owner: Callable[..., Any], options: Mapping[str, Any]) -> None:
-    """Raise for a value of another type where a number is expected; the command line's parser refuses these itself.
+def check_values(owner: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Raise for a value that is not a number, a word or a mapping where one is expected, as the command line does.
 
     Args:
         owner: a class.
@@ -69,13 +70,34 @@ def check_numbers(owner: Callable[..., Any], options: Mapping[str, Any]) -> None
     """
     hints = get_type_hints(owner.__init__)
     for name, value in options.items():
-        kinds = set(get_args(hints[name]) or [hints[name]])
-        if not kinds <= {int, float, bool, NoneType} or (value is None and NoneType in kinds):
+        kinds = set(get_args(hints[name]) if get_origin(hints[name]) in (Union, UnionType) else [hints[name]])
+        if value is None and NoneType in kinds:
+            continue
+        words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+        if words and isinstance(value, str) and str not in kinds and value not in words:
+            raise UserError(f"`{name}` is {value!r}; give {listed(words, most=9)}")
+        if {get_origin(kind) or kind for kind in kinds} == {dict, NoneType} and not isinstance(value, Mapping):
+            raise UserError(f"`{name}` is {value!r}; give a dict")
+        if not kinds <= {int, float, bool, NoneType}:
             continue
         number = numbers.Real if float in kinds else numbers.Integral  # NumPy's, too
         if not isinstance(value, number):
             what = "true or false" if kinds <= {bool, NoneType} else "a number" if float in kinds else "a whole number"
             raise UserError(f"`{name}` is {value!r}; give {what}")
+
+
+def check_loggers(loggers: Any) -> None:
+    """Raise for a ``logger`` that is not one of Lightning's.
+
+    Args:
+        loggers: argument of the Trainer: a bool, None, a logger or several.
+
+    Raises:
+        UserError: naming the argument.
+    """
+    for each in loggers if isinstance(loggers, list | tuple) else [loggers]:
+        if not isinstance(each, Logger | bool | NoneType):
+            raise UserError(f"`logger` is {each!r}; give an instance of lightning.pytorch.loggers.Logger, or a bool")
 
 
 def automatic_precision(accelerator: Any) -> str:
