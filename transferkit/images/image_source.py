@@ -49,9 +49,7 @@ def check_column(images: Any) -> None:
         UserError: naming the type.
     """
     if hasattr(type(images), "columns"):
-        raise UserError(
-            f"`images` is a whole {type(images).__name__}; give its column of images, such as table['path']"
-        )
+        raise UserError(f"`images` is a whole {type(images).__name__}; give its column of images: table['path']")
 
 
 def undecoded(images: Any) -> Any:

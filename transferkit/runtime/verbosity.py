@@ -17,7 +17,7 @@ def showing_progress(wanted: bool = True) -> Iterator[None]:
         UserError: ``wanted`` is not a bool: say images, given to a function that takes none.
     """
     if not isinstance(wanted, bool):
-        raise UserError(f"`progress` is of type {type(wanted).__name__}; give true or false")
+        raise UserError(f"progress is of type {type(wanted).__name__}; give true or false")
     token = progress_wanted.set(wanted)
     try:
         yield

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.data.memory_table import MemoryTable, Split
+from transferkit.data.option_ranges import check_values
 from transferkit.data.splits import save_splits
 from transferkit.errors import UserError
 from transferkit.runtime.files import atomic_path
@@ -36,7 +37,6 @@ from transferkit.training.trainer_options import (
     check_callbacks,
     check_loggers,
     check_options,
-    check_values,
     refusal,
 )
 

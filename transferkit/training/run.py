@@ -72,10 +72,8 @@ class Run:
 
     def __repr__(self) -> str:
         """Return the directory and what was measured."""
-        values = [
-            f"{name} {value:.4f}" for name, value in self.metrics.items() if name.endswith(("/acc", "/map", "/r2"))
-        ]
-        return f"Run({str(self.path)!r}{''.join(f', {value}' for value in values)})"
+        kept = {name: value for name, value in self.metrics.items() if name.endswith(("/acc", "/map", "/r2"))}
+        return f"Run({str(self.path)!r}{''.join(f', {name} {value:.4f}' for name, value in kept.items())})"
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -212,9 +210,7 @@ class Run:
         """
         if (kind := self.extractor.record.get("target", "class")) != "class":
             what = "a number" if kind == "number" else "several labels"
-            raise UserError(
-                f"{self.path} predicts {what} per image, and a confusion matrix is of classes; call report()"
-            )
+            raise UserError(f"{self.path} predicts {what} per image, which has no confusion matrix; call report()")
         table = ResultFolder(self.path).predictions()
         if table is None:
             raise UserError(f"{self.path} was not tested yet; call test() first")

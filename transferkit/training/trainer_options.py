@@ -1,10 +1,9 @@
 """Trainer options: checked before training, and errors of the libraries turned into one line."""
 
-import numbers
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
-from types import NoneType, TracebackType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from collections.abc import Collection, Iterator, Mapping
+from types import NoneType, TracebackType
+from typing import Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -12,7 +11,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder, LearningRateMonitor
 from lightning.pytorch.loggers import Logger
 
-from transferkit.errors import UserError, listed
+from transferkit.errors import UserError
 from transferkit.runtime.files import disk_fault
 from transferkit.runtime.processes import check_devices
 from transferkit.training.regimes import check_unfreezing
@@ -56,34 +55,6 @@ def check_options(options: Mapping[str, Any]) -> None:
     strategy = options["strategy"]
     if isinstance(strategy, str) and re.search("spawn|fork|notebook", strategy):
         raise UserError(f'`strategy="{strategy}"` cannot start the processes of a command; give `strategy="ddp"`')
-
-
-def check_values(owner: Callable[..., Any], options: Mapping[str, Any]) -> None:
-    """Raise for a value that is not a number, a word or a mapping where one is expected, as the command line does.
-
-    Args:
-        owner: a class.
-        options: arguments of its constructor.
-
-    Raises:
-        UserError: naming the argument.
-    """
-    hints = get_type_hints(owner.__init__)
-    for name, value in options.items():
-        kinds = set(get_args(hints[name]) if get_origin(hints[name]) in (Union, UnionType) else [hints[name]])
-        if value is None and NoneType in kinds:
-            continue
-        words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
-        if words and isinstance(value, str) and str not in kinds and value not in words:
-            raise UserError(f"`{name}` is {value!r}; give {listed(words, most=9)}")
-        if {get_origin(kind) or kind for kind in kinds} == {dict, NoneType} and not isinstance(value, Mapping):
-            raise UserError(f"`{name}` is {value!r}; give a dict")
-        if not kinds <= {int, float, bool, NoneType}:
-            continue
-        number = numbers.Real if float in kinds else numbers.Integral  # NumPy's, too
-        if not isinstance(value, number):
-            what = "true or false" if kinds <= {bool, NoneType} else "a number" if float in kinds else "a whole number"
-            raise UserError(f"`{name}` is {value!r}; give {what}")
 
 
 def check_loggers(loggers: Any) -> None:
