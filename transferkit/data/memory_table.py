@@ -1,6 +1,6 @@
 """Images that Python holds, with their labels and splits, as a table like that of a folder."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import chain, repeat
@@ -205,8 +205,11 @@ def held_in_memory(images: Any, with_labels: bool = True) -> MemoryTable:
         UserError: an image cannot be read; there are none.
     """
     images = in_order(images)
+    once: list[Any] = []  # labels of an iterator, which can be read once
     labels = labels_of(images) if with_labels else None
-    held, hashes = hold(images)
+    held, hashes = hold(noting_labels(images, once) if with_labels and isinstance(images, Iterator) else images)
+    if any(label is not None for label in once):
+        labels = [named(label, None) for label in once]
     paths = tuple(held)
     bare: tuple[None, ...] = (None,) * len(paths)
     table = MemoryTable(MEMORY, paths, bare, bare, MEMORY, images=held, hashes=hashes)
@@ -274,6 +277,13 @@ def labels_of(images: Any) -> list[str | None] | None:
         return None
     found = [label_of(images[row]) for row in range(len(images))]
     return [named(label, names) for label in found] if any(label is not None for label in found) else None
+
+
+def noting_labels(rows: Iterator[Any], labels: list[Any]) -> Iterator[Any]:
+    """Yield rows, and append the label of each to a list."""
+    for row in rows:
+        labels.append(label_of(row))
+        yield row
 
 
 def label_of(row: Any) -> Any:
