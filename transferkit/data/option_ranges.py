@@ -55,8 +55,9 @@ def check_values(owner: Callable[..., Any], options: Mapping[str, Any]) -> None:
         UserError: naming the argument.
     """
     hints = get_type_hints(owner.__init__)
-    for name, value in options.items():
-        kinds = set(get_args(hints[name]) if get_origin(hints[name]) in (Union, UnionType) else [hints[name]])
+    for name in [name for name in options if name in hints]:  # Lightning adds names of its own
+        value, hint = options[name], hints[name]
+        kinds = set(get_args(hint) if get_origin(hint) in (Union, UnionType) else [hint])
         if value is None and NoneType in kinds:
             continue
         words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
