@@ -187,3 +187,11 @@ def test_own_labels_and_splits_keep_the_groups_and_the_folder_of_a_manifest(tmp_
     assert np.array_equal(train.read(0).permute(1, 2, 0).numpy(), read(paths[names.index(train.paths[0])]))
     given = table_of_images(manifest, NAMES, ["train"] * 12, image_root=str(paths[0].parents[1]))
     assert given.groups == tuple(str(row // 3) for row in range(12))
+
+
+def test_an_iterator_of_pairs_keeps_its_labels(paths: list[Path]) -> None:
+    labels = [path.parent.name for path in paths]
+    for given in (zip(paths, labels, strict=True), list(zip(paths, labels, strict=True))):
+        assert list(table_of_images(given).labels) == labels
+    assert set(table_of_images(iter(paths)).labels) == {None}
+    assert list(table_of_images(zip(paths, labels, strict=True), ["x"] * len(paths)).labels) == ["x"] * len(paths)

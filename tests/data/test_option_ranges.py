@@ -1,9 +1,13 @@
 """Options of the data out of range are named."""
 
+from typing import Any, get_type_hints
+
 import pytest
 
+from transferkit.data.datamodule import ImageDataModule
 from transferkit.data.option_ranges import check_counts, check_fractions
 from transferkit.errors import UserError
+from transferkit.training.module import TransferModule
 
 
 def test_counts() -> None:
@@ -18,3 +22,13 @@ def test_fractions() -> None:
     for value in (-0.1, 1.0, float("nan")):
         with pytest.raises(UserError, match=f"`val_fraction` is {value}; give a number from 0 up and below 1"):
             check_fractions(val_fraction=value)
+
+
+@pytest.mark.parametrize("owner", [ImageDataModule, TransferModule])
+def test_an_unknown_word_is_refused_by_every_option_of_words(owner: Any) -> None:
+    hints = get_type_hints(owner.__init__)
+    words = {name for name, hint in hints.items() if str(hint).startswith("typing.Literal")}
+    assert words >= ({"on_error", "cache", "augmentation"} if owner is ImageDataModule else {"regime", "loss"})
+    for name in words:
+        with pytest.raises(UserError, match=f"^`{name}` is 'frozzen'; give '"):
+            owner(**{"root": "x"} if owner is ImageDataModule else {}, **{name: "frozzen"})

@@ -17,6 +17,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import ToTensor
 
 from tests.extractor.examples import transformer
+from transferkit.data.memory_table import table_of_images
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 
@@ -151,6 +152,8 @@ def test_similarity_is_the_cosine(extractor: Extractor, paths: list[Path], expec
 def test_what_is_not_images_is_refused(extractor: Extractor, images: Any, told: str) -> None:
     with pytest.raises(UserError, match=told):
         extractor.embed(images)
+    with pytest.raises(UserError, match="`batch_size` is '4'; give a whole number"):
+        extractor.embed([], batch_size="4")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="`batch_size` is 0; give 1 or more"):
         extractor.embed([], batch_size=0)
 
@@ -164,3 +167,13 @@ def test_a_bar_is_shown_only_when_asked_for(
     extractor.embed(iter(paths), progress=True)
     out, error = capfd.readouterr()
     assert out == "" and "embedding with" in error and "12" in error
+
+
+@pytest.mark.parametrize("kind", ["pandas", "polars", "pyarrow"])
+def test_a_table_of_columns_is_not_taken_for_their_names(extractor: Extractor, paths: list[Path], kind: str) -> None:
+    tables = {"pandas": "DataFrame", "polars": "DataFrame", "pyarrow": "table"}
+    table = getattr(pytest.importorskip(kind), tables[kind])({"path": [str(path) for path in paths]})
+    told = r"^`images` is a whole (DataFrame|Table); give its column of images: table\['path'\]$"
+    for take in (extractor.embed, table_of_images):
+        with pytest.raises(UserError, match=told):
+            take(table)

@@ -86,6 +86,40 @@ def test_predict_takes_one_image_or_several(run: Run) -> None:
         assert prediction.probability == max(prediction.probabilities.values())
 
 
+def test_predict_takes_a_folder_or_a_manifest(run: Run, tmp_path: Path) -> None:
+    names = ["a/2.png", "b.png", "a/1.png"]
+    for name, color in zip(names, ["limes", "apples", "apples"], strict=True):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (40, 32), COLORS[color]).save(tmp_path / name)
+    (tmp_path / "list.csv").write_text("path\na/2.png\nb.png\n")
+    found = run.predict(tmp_path / "a")
+    assert [(one.path, one.label) for one in found] == [("1.png", "apples"), ("2.png", "limes")]
+    assert [one.probability for one in found] == pytest.approx(
+        [run.predict(tmp_path / "a" / name).probability for name in ("1.png", "2.png")], abs=1e-5
+    )
+    assert [(one.path, one.label) for one in run.predict(str(tmp_path / "list.csv"))] == [
+        ("a/2.png", "limes"),
+        ("b.png", "apples"),
+    ]
+    (tmp_path / "a" / "3.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"3\.png"):
+        run.predict(tmp_path / "a")
+
+
+def test_what_is_shown_of_an_object_is_short(run: Run) -> None:
+    image = pictures(1)[0][0]
+    assert repr(run.predict(image)).startswith("Prediction(label='apples', probability=0.")
+    assert "None" not in repr(run.predict(image))
+    assert repr(run.extractor) == "Extractor('resnet18', 32 x 32, avg, 512-d, 2 classes)"
+    assert repr(run.extractor.calibration).startswith("Calibration(2 classes, temperature ")
+    assert repr(run.embeddings()) == f"Embeddings({len(run.embeddings())} x 512, 2 labels)"
+
+
+def test_test_takes_no_images(run: Run) -> None:
+    with pytest.raises(UserError, match=r"^progress is of type list; give true or false$"):
+        run.test(pictures(2)[0])  # type: ignore[arg-type]
+
+
 def test_plots_are_figures_of_the_numbers(run: Run, tmp_path: Path) -> None:
     history = run.plot_history()
     lines = {line.get_label(): line.get_ydata() for axes in history.axes for line in axes.lines}
@@ -162,7 +196,14 @@ def test_own_callbacks_loggers_and_data(photo_folder: Path, tmp_path: Path, capf
         ({"precision": "x"}, "^`trainer`: Precision 'x' is invalid"),
         ({"profiler": "x"}, "^`trainer`: .* `profiler`"),
         ({"batch_size": "x"}, "^`batch_size` is 'x'; give a whole number$"),
-        ({"lr_head": "x"}, "^`lr_head` is 'x'; give a number$"),
+        ({"lr_head": "x"}, "^`lr_head` is 'x'; give 'auto' or a number$"),
+        ({"regime": "frozzen"}, "^`regime` is 'frozzen'; give 'frozen', 'partial', 'full', .*, 'lora'$"),
+        ({"preprocessing": 64}, "^`preprocessing` is 64; give a dict$"),
+        ({"logger": "x"}, "^`logger` is 'x'; give an instance of lightning.pytorch.loggers.Logger"),
+        ({"logger": [True, 1]}, "^`logger` is 1; give an instance of"),
+        ({"progress": "yes"}, "^progress is of type str; give true or false$"),
+        ({"labels": None}, "^no labels in 'images in memory'; give labels, one per image$"),
+        ({"labels": [["a"]] * 30}, r"^labels: item 0 is \['a'\]; give one class per image, or `multilabel=True`$"),
         ({"name": "a/b"}, "`name` 'a/b' cannot name a folder"),
         ({"images": "nowhere"}, "no such folder or file: 'nowhere'"),
         ({"images": ImageDataModule("x"), "labels": ["a"]}, "labels is given beside an ImageDataModule"),

@@ -32,6 +32,9 @@ OPTIONS: dict[str, Any] = {"max_epochs": 4, "accelerator": "cpu", "report": Fals
 def test_lists_of_labels_are_learned(tmp_path: Path) -> None:
     run = fit(IMAGES, **GIVEN["labels"], **VIT, **OPTIONS, out=tmp_path)
     assert run.class_names == ["b", "g", "r"] and run.metrics["val/map"] > 0.9
+    assert repr(run) == f"Run({str(run.path)!r}, val/map {run.metrics['val/map']:.4f})"
+    with pytest.raises(UserError, match="predicts several labels per image, which has no confusion matrix"):
+        run.plot_confusion()
     found = run.predict(IMAGES)
     right = [parts_of(one.label) == tuple(sorted(names)) for one, names in zip(found, LABELS, strict=True)]
     assert np.mean(right) > 0.9 and all(math.isnan(one.probability) for one in found)
@@ -42,6 +45,8 @@ def test_numbers_are_learned(tmp_path: Path) -> None:
     run = fit(IMAGES, **GIVEN["number"], **VIT, **OPTIONS, out=tmp_path)
     one = run.predict(IMAGES[0])
     assert one.value == pytest.approx(NUMBERS[0], abs=60) and one.probabilities == {}
+    with pytest.raises(UserError, match="predicts a number per image, which has no confusion matrix"):
+        run.plot_confusion()
     assert run.metrics["val/r2"] > 0.9 and run.test()["test/mae"] < np.std(NUMBERS) / 2
 
 

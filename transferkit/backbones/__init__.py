@@ -60,7 +60,8 @@ def build(
         return from_timm.build(name, weights, pooling, architecture, preprocessing)
     if Path(name).is_dir() or is_hub_id(name):
         return from_transformers.build(name, weights, pooling, architecture, preprocessing)
-    near = difflib.get_close_matches(name, [*known, from_transformers.VIT, *from_timm.known()], n=3, cutoff=0.4)
+    others = dict.fromkeys([*known, from_transformers.VIT, *from_timm.known()])  # timm has names of torchvision, too
+    near = difflib.get_close_matches(name, others, n=3, cutoff=0.4)
     hint = f"nearest: {', '.join(near)}" if near else f"try resnet18 or {from_transformers.VIT}"
     raise UserError(f"unknown backbone {name!r} (no such torchvision or timm model, hub id or directory); {hint}")
 

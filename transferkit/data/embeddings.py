@@ -54,6 +54,9 @@ class Embeddings:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def __repr__(self) -> str:
+        return f"Embeddings({len(self)} x {self.embedding.shape[1]}, {len({*self.labels} - {None})} labels)"
+
     @cached_property
     def row_of(self) -> dict[str, int]:
         """Path -> row; of a path that is in the table twice, the last one."""

@@ -251,7 +251,8 @@ def check_trainable(table: ImageTable) -> None:
     if not by_split["train"]:
         raise UserError(f"no training images in {source}; put some into its split 'train'")
     if all(label is None for label in table.labels):
-        raise UserError(f"no labels in {source}; use one folder per class or a manifest with a column {column!r}")
+        remedy = f"use one folder per class or a manifest with a column {column!r}"
+        raise UserError(f"no labels in {source}; {'give labels, one per image' if table.in_memory else remedy}")
     rows = zip(table.paths, table.labels, table.splits, strict=True)
     bare = [path for path, label, split in rows if label is None and None in by_split[split or "train"]]
     if bare:

@@ -1,6 +1,6 @@
 """Images that Python holds, with their labels and splits, as a table like that of a folder."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import chain, repeat
@@ -15,7 +15,7 @@ from transferkit.data.image_table import ImageTable, open_images, table_of_colum
 from transferkit.data.targets import BAR, joined_labels, number_of, one_form
 from transferkit.errors import UserError
 from transferkit.images.from_python import pixels_of
-from transferkit.images.image_source import each_image, read_pixels, undecoded, without_label
+from transferkit.images.image_source import check_column, each_image, read_pixels, undecoded, without_label
 
 MEMORY = "images in memory"  # instead of a folder, for messages
 LABEL_KEYS = ("label", "labels", "target", "fine_label", "class")  # of a dataset's rows, the usual ones first
@@ -111,6 +111,9 @@ def table_of_images(
     elif labels is not None:
         labels = list(labels)
         check_length("labels", labels, table)
+        if several := [row for row, label in enumerate(labels) if isinstance(label, list | tuple | set | frozenset)]:
+            row = several[0]
+            raise UserError(f"labels: item {row} is {labels[row]!r}; give one class per image, or `multilabel=True`")
         table = relabeled(table, [class_text(label) for label in labels], list(table.splits))
     if splits is not None and split is not None:
         raise UserError("splits and split are given; give the splits, or the function")
@@ -202,8 +205,11 @@ def held_in_memory(images: Any, with_labels: bool = True) -> MemoryTable:
         UserError: an image cannot be read; there are none.
     """
     images = in_order(images)
+    once: list[Any] = []  # labels of an iterator, which can be read once
     labels = labels_of(images) if with_labels else None
-    held, hashes = hold(images)
+    held, hashes = hold(noting_labels(images, once) if with_labels and isinstance(images, Iterator) else images)
+    if any(label is not None for label in once):
+        labels = [named(label, None) for label in once]
     paths = tuple(held)
     bare: tuple[None, ...] = (None,) * len(paths)
     table = MemoryTable(MEMORY, paths, bare, bare, MEMORY, images=held, hashes=hashes)
@@ -211,7 +217,12 @@ def held_in_memory(images: Any, with_labels: bool = True) -> MemoryTable:
 
 
 def in_order(images: Any) -> Any:
-    """Return a column of pandas as a list, since it numbers rows by its index; anything else as it is."""
+    """Return a column of pandas as a list, since it numbers rows by its index; anything else as it is.
+
+    Raises:
+        UserError: it is a table of columns.
+    """
+    check_column(images)
     return list(images) if hasattr(images, "iloc") else images
 
 
@@ -266,6 +277,13 @@ def labels_of(images: Any) -> list[str | None] | None:
         return None
     found = [label_of(images[row]) for row in range(len(images))]
     return [named(label, names) for label in found] if any(label is not None for label in found) else None
+
+
+def noting_labels(rows: Iterator[Any], labels: list[Any]) -> Iterator[Any]:
+    """Yield rows, and append the label of each to a list."""
+    for row in rows:
+        labels.append(label_of(row))
+        yield row
 
 
 def label_of(row: Any) -> Any:

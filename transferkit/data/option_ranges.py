@@ -1,8 +1,12 @@
-"""Ranges of the options of the data."""
+"""Ranges of the options of the data, and the types of options of any class."""
 
 import math
+import numbers
+from collections.abc import Callable, Mapping
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from transferkit.errors import UserError
+from transferkit.errors import UserError, listed
 
 
 def check_counts(batch_size: int, num_workers: int | None, views: int, n_per_class: int | None) -> None:
@@ -38,3 +42,33 @@ def check_mixing(**alphas: float) -> None:
     for name, value in alphas.items():
         if not 0 <= value < math.inf:
             raise UserError(f"`{name}` is {value}; give a number from 0 up, 0 for none")
+
+
+def check_values(owner: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Raise for a value that is not a number, a word or a mapping where one is expected, as the command line does.
+
+    Args:
+        owner: a class.
+        options: arguments of its constructor.
+
+    Raises:
+        UserError: naming the argument.
+    """
+    hints = get_type_hints(owner.__init__)
+    for name in [name for name in options if name in hints]:  # Lightning adds names of its own
+        value, hint = options[name], hints[name]
+        kinds = set(get_args(hint) if get_origin(hint) in (Union, UnionType) else [hint])
+        if value is None and NoneType in kinds:
+            continue
+        words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+        closed = bool(words) and str not in kinds and all(isinstance(word, str) for word in words)
+        if closed and isinstance(value, str) and value not in words:
+            raise UserError(f"`{name}` is {value!r}; give {listed(words, most=9)}{' or a number' * (float in kinds)}")
+        if {get_origin(kind) or kind for kind in kinds} == {dict, NoneType} and not isinstance(value, Mapping):
+            raise UserError(f"`{name}` is {value!r}; give a dict")
+        if not kinds <= {int, float, bool, NoneType}:
+            continue
+        number = numbers.Real if float in kinds else numbers.Integral  # NumPy's, too
+        if not isinstance(value, number):
+            what = "true or false" if kinds <= {bool, NoneType} else "a number" if float in kinds else "a whole number"
+            raise UserError(f"`{name}` is {value!r}; give {what}")

@@ -65,6 +65,10 @@ class Calibration:
     layer: str | None = None
     classifier: str = ""
 
+    def __repr__(self) -> str:
+        """Return the classes and the temperature."""
+        return f"Calibration({len(self.class_names)} classes, temperature {self.temperature:.4g})"
+
     @classmethod
     def fit(
         cls,

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from hashlib import sha256
+from numbers import Integral
 from typing import Any, Self
 
 import torch
@@ -72,6 +73,12 @@ class ExtractorCore:
         fits = calibration is not None and self.head is not None and calibration.classifier == self.classifier_sha256()
         self.calibration = calibration if fits else None
         self.compiled: dict[tuple[Any, ...], Forward] = {}
+
+    def __repr__(self) -> str:
+        """Return the network, what it sees and what it gives."""
+        height, width = self.preprocessing.image_size
+        classes = f", {len(self.class_names)} classes" if self.head and self.class_names else ""
+        return f"{type(self).__name__}({self.name!r}, {height} x {width}, {self.pooling}, {self.embed_dim}-d{classes})"
 
     @property
     def name(self) -> str:
@@ -149,6 +156,8 @@ class ExtractorCore:
         Raises:
             UserError: a single image is given, or one cannot be read as an image.
         """
+        if not isinstance(batch_size, Integral):
+            raise UserError(f"`batch_size` is {batch_size!r}; give a whole number")
         if batch_size < 1:
             raise UserError(f"`batch_size` is {batch_size}; give 1 or more")
         source, count = each_image(images), count_of(images)

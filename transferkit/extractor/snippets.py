@@ -189,7 +189,9 @@ def pooled(backbone: TransformersBackbone) -> str:
 def head_apart(extractor: ExtractorCore) -> str:
     """Return code that applies the head from its own file."""
     embedding = "torch.nn.functional.normalize(embedding)" if extractor.l2_normalize else "embedding"
+    theirs = isinstance(extractor.backbone, TransformersBackbone)  # its class would be there, without the head
     load = 'head = load_file("head.safetensors")'
+    load += "  # AutoModelForImageClassification would make a random one" if theirs else ""
     logits = f'logits = {embedding} @ head["weight"].T + head["bias"]  # (1, classes)'
     return "\n".join(filter(None, [load, logits, printed(extractor)]))
 

@@ -32,6 +32,7 @@ def each_image(images: Any) -> Iterator[Any]:
         raise UserError(
             f"embed takes a list of images, not {shown}; for a folder use transferkit.embed.embed, else give [image]"
         )
+    check_column(images)
     if isinstance(images, Mapping) or not (hasattr(images, "__iter__") or hasattr(images, "__getitem__")):
         raise UserError(f"`images` is of type {type(images).__name__}; give a list of images, an iterator or a dataset")
     images = undecoded(images)
@@ -39,6 +40,16 @@ def each_image(images: Any) -> Iterator[Any]:
     if not hasattr(images, "__iter__") and hasattr(images, "__len__"):  # a map-style dataset need not end by itself
         rows = (images[row] for row in range(len(images)))
     return map(without_label, rows)
+
+
+def check_column(images: Any) -> None:
+    """Raise for a whole table of pandas, polars or Arrow: what one iterates over are its columns, or their names.
+
+    Raises:
+        UserError: naming the type.
+    """
+    if hasattr(type(images), "columns"):
+        raise UserError(f"`images` is a whole {type(images).__name__}; give its column of images: table['path']")
 
 
 def undecoded(images: Any) -> Any:

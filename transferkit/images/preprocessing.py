@@ -248,8 +248,10 @@ class Preprocessing:
         """:meth:`replace` with fields as a user gives them.
 
         Raises:
-            UserError: see :meth:`replace`; a field that there is not.
+            UserError: see :meth:`replace`; a field that there is not; no mapping.
         """
+        if not isinstance(given, Mapping):
+            raise UserError(f"`preprocessing` is {given!r}; give a dict, such as {{'image_size': 160}}")
         known = list(inspect.signature(self.replace).parameters)
         if unknown := set(given) - set(known):
             raise UserError(f"`preprocessing` has no field {min(map(str, unknown))!r}; it takes {', '.join(known)}")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.data.memory_table import MemoryTable, Split
+from transferkit.data.option_ranges import check_values
 from transferkit.data.splits import save_splits
 from transferkit.errors import UserError
 from transferkit.runtime.files import atomic_path
@@ -34,7 +35,7 @@ from transferkit.training.trainer import (
 from transferkit.training.trainer_options import (
     automatic_precision,
     check_callbacks,
-    check_numbers,
+    check_loggers,
     check_options,
     refusal,
 )
@@ -95,6 +96,7 @@ def fit(
         raise UserError(f"`devices` is {devices!r}, and fit runs in one process; give 1, or call Lightning's Trainer")
     defaults = {name: each.default for name, each in inspect.signature(Trainer).parameters.items()}
     check_options(defaults | trainer_options)
+    check_loggers(trainer_options.get("logger"))
     if not (isinstance(seed, numbers.Integral) and 0 <= seed < 2**32):
         raise UserError(f"`seed` is {seed!r}; give a whole number from 0 to {2**32 - 1}")
     seed_everything(seed)
@@ -164,7 +166,7 @@ def sorted_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str
             raise UserError(f"fit has no argument {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
         found[number][key] = value
     for owner, given in zip(OWNERS, found, strict=True):
-        check_numbers(owner, given)
+        check_values(owner, given)
     return found[0], found[1], found[2]
 
 

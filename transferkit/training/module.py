@@ -12,6 +12,7 @@ from transferkit.backbones.gradient_checkpointing import checkpoint_blocks
 from transferkit.backbones.weights import apply_masks
 from transferkit.data.batches import Batch
 from transferkit.data.datamodule import ImageDataModule
+from transferkit.data.option_ranges import check_values
 from transferkit.data.seen import check_unseen
 from transferkit.embed import fill_features
 from transferkit.errors import UserError
@@ -118,6 +119,7 @@ class TransferModule(TransferNetwork):
         gradient_checkpointing: bool = False,
         loss: Loss = "auto",
     ) -> None:
+        check_values(TransferModule, {"regime": regime, "optimizer": optimizer, "batchnorm": batchnorm, "loss": loss})
         check_ranges(
             lr_head=lr_head, lr_backbone=lr_backbone, layer_decay=layer_decay, weight_decay=weight_decay,
             momentum=momentum, warmup_epochs=warmup_epochs, label_smoothing=label_smoothing, dropout=dropout, ema=ema,

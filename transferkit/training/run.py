@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.data.embeddings import Embeddings
+from transferkit.data.manifest import MANIFEST_SUFFIXES
+from transferkit.embed import embed
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 from transferkit.images.from_python import is_single
@@ -36,12 +38,19 @@ class Prediction(NamedTuple):
         probability: of it; calibrated if the run was tested, see :meth:`Run.test`. NaN of several labels and numbers.
         probabilities: of every class, in the order of ``class_names``; none of a number.
         value: the number, if that is what the run predicts.
+        path: of an image of a folder or manifest, relative to it.
     """
 
     label: str
     probability: float
     probabilities: dict[str, float]
     value: float | None = None
+    path: str | None = None
+
+    def __repr__(self) -> str:
+        """Return the fields that say something."""
+        given = {name: value for name, value in self._asdict().items() if value not in (None, {})}
+        return f"Prediction({', '.join(f'{name}={value!r}' for name, value in given.items())})"
 
 
 class Run:
@@ -64,8 +73,8 @@ class Run:
 
     def __repr__(self) -> str:
         """Return the directory and what was measured."""
-        values = [f"{name} {value:.4f}" for name, value in self.metrics.items() if name.endswith("/acc")]
-        return f"Run({str(self.path)!r}{''.join(f', {value}' for value in values)})"
+        kept = {name: value for name, value in self.metrics.items() if name.endswith(("/acc", "/map", "/r2"))}
+        return f"Run({str(self.path)!r}{''.join(f', {name} {value:.4f}' for name, value in kept.items())})"
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -91,7 +100,8 @@ class Run:
         """Classify an image, or several; with calibrated probabilities after :meth:`test` on data with a val split.
 
         Args:
-            images: one image, or several, in any form that ``Extractor.embed`` takes.
+            images: one image, or several, in any form that ``Extractor.embed`` takes; or a folder or manifest, whose
+                predictions are in the order of their ``path``.
             batch_size: images per forward pass.
             progress: show a progress bar on a terminal or in a notebook.
 
@@ -101,8 +111,13 @@ class Run:
         Raises:
             UserError: an image cannot be read.
         """
-        single = is_single(images)
-        embedding = self.extractor.embed([images] if single else images, batch_size, progress)
+        paths = None
+        if isinstance(images, str | Path) and (Path(images).is_dir() or Path(images).suffix in MANIFEST_SUFFIXES):
+            table = embed(images, self.extractor, batch_size, progress=progress)
+            embedding, paths, single = table.embedding, table.paths, False
+        else:
+            single = is_single(images)
+            embedding = self.extractor.embed([images] if single else images, batch_size, progress)
         logits, calibration, found = self.extractor.classify(embedding), self.extractor.calibration, []
         task = task_of(self.extractor.record.get("target", "class"), record=self.extractor.record)
         outputs = (calibration.probability(logits) if calibration else task.activate(logits)).cpu()
@@ -117,6 +132,8 @@ class Run:
             else:
                 label = self.class_names[int(row.argmax())]
                 found.append(Prediction(label, values[label], values))
+        if paths is not None:
+            found = [each._replace(path=path) for each, path in zip(found, paths, strict=True)]
         return found[0] if single else found
 
     def test(self, progress: bool = False) -> dict[str, float]:
@@ -191,8 +208,11 @@ class Run:
         """Draw the confusion matrix of the tested images.
 
         Raises:
-            UserError: nothing was tested yet.
+            UserError: nothing was tested yet, or images do not have one class each.
         """
+        if (kind := self.extractor.record.get("target", "class")) != "class":
+            what = "a number" if kind == "number" else "several labels"
+            raise UserError(f"{self.path} predicts {what} per image, which has no confusion matrix; call report()")
         table = ResultFolder(self.path).predictions()
         if table is None:
             raise UserError(f"{self.path} was not tested yet; call test() first")

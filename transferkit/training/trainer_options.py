@@ -1,15 +1,15 @@
 """Trainer options: checked before training, and errors of the libraries turned into one line."""
 
-import numbers
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from types import NoneType, TracebackType
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder, LearningRateMonitor
+from lightning.pytorch.loggers import Logger
 
 from transferkit.errors import UserError
 from transferkit.runtime.files import disk_fault
@@ -57,25 +57,18 @@ def check_options(options: Mapping[str, Any]) -> None:
         raise UserError(f'`strategy="{strategy}"` cannot start the processes of a command; give `strategy="ddp"`')
 
 
-def check_numbers(owner: Callable[..., Any], options: Mapping[str, Any]) -> None:
-    """Raise for a value of another type where a number is expected; the command line's parser refuses these itself.
+def check_loggers(loggers: Any) -> None:
+    """Raise for a ``logger`` that is not one of Lightning's.
 
     Args:
-        owner: a class.
-        options: arguments of its constructor.
+        loggers: argument of the Trainer: a bool, None, a logger or several.
 
     Raises:
         UserError: naming the argument.
     """
-    hints = get_type_hints(owner.__init__)
-    for name, value in options.items():
-        kinds = set(get_args(hints[name]) or [hints[name]])
-        if not kinds <= {int, float, bool, NoneType} or (value is None and NoneType in kinds):
-            continue
-        number = numbers.Real if float in kinds else numbers.Integral  # NumPy's, too
-        if not isinstance(value, number):
-            what = "true or false" if kinds <= {bool, NoneType} else "a number" if float in kinds else "a whole number"
-            raise UserError(f"`{name}` is {value!r}; give {what}")
+    for each in loggers if isinstance(loggers, list | tuple) else [loggers]:
+        if not isinstance(each, Logger | bool | NoneType):
+            raise UserError(f"`logger` is {each!r}; give an instance of lightning.pytorch.loggers.Logger, or a bool")
 
 
 def automatic_precision(accelerator: Any) -> str:
