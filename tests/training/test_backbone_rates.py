@@ -141,6 +141,7 @@ def test_where_there_is_nothing_to_choose(tmp_path: Path) -> None:
         fit(tmp_path / "frozen", {**VIT, "lr_backbone": "auto", "lr_head": 0.1})
     with pytest.raises(UserError, match="is for a backbone that learns"):
         fit(tmp_path / "solved", {**VIT, "lr_backbone": "auto"})
+    assert not (tmp_path / "frozen").exists() and not (tmp_path / "solved").exists()
     batches = [(torch.rand(4, 3, 32, 32), torch.tensor([0, 1, 0, 1]))]
     module = TransferModule(**FULL, lr_backbone="auto")
     trainer = make_trainer(tmp_path / "own", max_epochs=1, enable_progress_bar=False, accelerator="cpu")

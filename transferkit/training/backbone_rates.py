@@ -47,16 +47,14 @@ class BackboneRateChoice(Callback):
         """Choose, and replace the rates of the schedule.
 
         Raises:
-            UserError: there is nothing to choose for.
+            UserError: the rates follow another schedule.
         """
         assert isinstance(pl_module, TransferNetwork) and pl_module.head is not None
         if pl_module.chosen or trainer.global_step:
             return
         schedule = trainer.lr_scheduler_configs[0].scheduler if trainer.lr_scheduler_configs else None
-        if pl_module.regime == "frozen" or not isinstance(schedule, CosineWithWarmup):
-            raise UserError(
-                '`lr_backbone="auto"` is for a backbone that learns; leave it out, or give another `regime`'
-            )
+        if not isinstance(schedule, CosineWithWarmup):
+            raise UserError('`lr_backbone="auto"` needs the schedule of a TransferModule; give a number')
         pl_module.chosen = choose_backbone_rate(pl_module, trainer.datamodule, trainer)  # type: ignore[attr-defined]
         options = {**pl_module.hparams, **pl_module.chosen}
         schedule.replace_rates(group_rates(pl_module.backbone, pl_module.head, options))

@@ -123,6 +123,7 @@ class TransferModule(TransferNetwork):
         check_ranges(
             lr_head=lr_head, lr_backbone=lr_backbone, layer_decay=layer_decay, weight_decay=weight_decay,
             momentum=momentum, warmup_epochs=warmup_epochs, label_smoothing=label_smoothing, dropout=dropout, ema=ema,
+            regime=regime,
         )  # fmt: skip
         extractor = open_start(
             backbone, weights, pooling, preprocessing, architecture,

@@ -267,7 +267,7 @@ def check_ranges(**options: Any) -> None:
     """Raise if a number cannot be used for training.
 
     Args:
-        options: the arguments of a TransferModule that have a range.
+        options: the arguments of a TransferModule that have a range, and its regime.
 
     Raises:
         UserError: naming the argument and its range.
@@ -280,6 +280,8 @@ def check_ranges(**options: Any) -> None:
             raise UserError(f"`{name}` is {options[name]!r}; give a number")
         if not several or not all(0 <= value < math.inf for value in several):
             raise UserError(f"`{name}` is {options[name]}; give a number from 0 up")
+    if options["lr_backbone"] == "auto" and options["regime"] == "frozen":
+        raise UserError('`lr_backbone="auto"` is for a backbone that learns; leave it out, or give another `regime`')
     for name in ("momentum", "label_smoothing", "dropout", "ema"):
         if options[name] is not None and not 0 <= options[name] < 1:
             raise UserError(f"`{name}` is {options[name]}; give a number in [0, 1)")
