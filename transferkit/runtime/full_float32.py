@@ -1,15 +1,12 @@
 """Full float32 precision: no TF32 in convolutions and matrix products, whatever the process has enabled."""
 
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 
-lock = threading.Lock()
-inside = 0
-before: list[str] = []
+from transferkit.runtime.shared_change import SharedChange
 
 
 def settings() -> list[Any]:
@@ -18,24 +15,22 @@ def settings() -> list[Any]:
     return [backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul, backends.mkldnn.conv, backends.mkldnn.matmul]
 
 
-@contextmanager
-def full_float32() -> Iterator[None]:
-    """Disable TF32 while the block runs, and restore the settings after it.
+def full_float32() -> AbstractContextManager[None]:
+    """Disable TF32 while the block runs, and restore the settings after it; they belong to the whole process."""
+    return ieee.made()
 
-    They belong to the whole process: of several threads, the first one sets them and the last one restores them.
-    """
-    global inside, before
-    with lock:
-        if not inside:
-            before = [setting.fp32_precision for setting in settings()]
-            for setting in settings():
-                setting.fp32_precision = "ieee"
-        inside += 1
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Disable TF32, and restore the settings."""
+    before = [setting.fp32_precision for setting in settings()]
+    for setting in settings():
+        setting.fp32_precision = "ieee"
     try:
         yield
     finally:
-        with lock:
-            inside -= 1
-            if not inside:
-                for setting, value in zip(settings(), before, strict=True):
-                    setting.fp32_precision = value
+        for setting, value in zip(settings(), before, strict=True):
+            setting.fp32_precision = value
+
+
+ieee = SharedChange(without_tf32)
