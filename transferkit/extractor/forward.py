@@ -276,11 +276,8 @@ class WholePass(nn.Module):
 
     def __init__(self, forward: Forward, backbone: Backbone) -> None:
         super().__init__()
-        self.graph, self.preprocessing, self.normalize = (
-            Graph(forward, backbone),
-            forward.preprocessing,
-            forward.normalize,
-        )
+        self.graph = Graph(forward, backbone)
+        self.preprocessing, self.normalize = forward.preprocessing, forward.normalize
         self.dtype = next(backbone.parameters()).dtype
         self.mean = channel_values(forward.preprocessing.mean, forward.device)
         self.std = channel_values(forward.preprocessing.std, forward.device)

@@ -188,15 +188,9 @@ def as_classifier(
 
 
 def start_labels(
-    train: Tensor,
-    target: Tensor,
-    val: Tensor,
-    val_target: Tensor,
-    names: Sequence[str],
-    kinds: Sequence[Kind],
-    device: torch.device,
+    train: Tensor, target: Tensor, val: Tensor, val_target: Tensor, names: Sequence[str], kinds: Sequence[Kind]
 ) -> LinearClassifier:
-    """Return what fine-tuning starts from: the classifiers on train, with C chosen on val.
+    """Return what fine-tuning starts from: the classifiers on train, with C chosen on val; see :func:`sweep_labels`.
 
     Args:
         train: `(N, D)`.
@@ -205,7 +199,6 @@ def start_labels(
         val_target: `(V, K)`.
         names: K labels.
         kinds: standardizations to choose from.
-        device: not used: it runs on the CPU.
     """
     best = sweep_labels(train, target, val, val_target, kinds).best
     return as_classifier(best, names, {}, "", thresholds_of(best, val, val_target, names))

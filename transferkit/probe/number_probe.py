@@ -91,25 +91,13 @@ def as_classifier(fit: Ridge, metadata: Any, fitted_on: str) -> LinearClassifier
     )
 
 
-def start_numbers(
-    train: Tensor,
-    target: Tensor,
-    val: Tensor,
-    val_target: Tensor,
-    names: Sequence[str],
-    kinds: Sequence[Kind],
-    device: torch.device,
-) -> LinearClassifier:
+def start_numbers(train: Tensor, target: Tensor, kinds: Sequence[Kind]) -> LinearClassifier:
     """Return what fine-tuning starts from: ridge regression on train alone.
 
     Args:
         train: `(N, D)`.
         target: `(N, 1)`.
-        val: not used.
-        val_target: not used.
-        names: not used.
         kinds: standardizations to choose from.
-        device: not used: it runs on the CPU.
     """
     allowed = [kind for kind in KINDS if kind in kinds]
     return as_classifier(fit_ridge(train, target[:, 0], kinds=allowed), {}, "")

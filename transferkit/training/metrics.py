@@ -13,9 +13,9 @@ from torchmetrics.utilities import dim_zero_cat
 from transferkit.probe.class_counts import AccuracyPerClass, MacroF1, TopK
 from transferkit.training.optimizers import learning_rates
 
+PER_CLASS = ("acc_per_class", "confusion")  # the metrics that are no scalars
 # torchmetrics sums the calibration error over batches and processes. A probe has all rows in memory, and targets that
 # its classifier does not know: transferkit/similarity/temperature.py explains how its own function differs.
-PER_CLASS = ("acc_per_class", "confusion")
 ECE_BINS = 15  # Guo et al. 2017, arXiv:1706.04599
 MOST_CONFUSED = 1000  # classes; a larger confusion matrix takes gigabytes and cannot be read
 

@@ -52,7 +52,12 @@ def probe_start(extractor: Extractor, data: ImageDataModule, l2_normalize: bool 
             train, val = (found.embedding[[found.row_of[path] for path in paths[name]]] for name in paths)
             names, kinds = tuple(data.class_names), kinds_of(l2_normalize)
             sides = train, data.targets("train"), val, data.targets("val")
-            start = STARTS[data.kind](*sides, names, kinds, extractor.device)
+            if data.kind == "number":
+                start = start_numbers(*sides[:2], kinds)
+            elif data.kind == "labels":
+                start = start_labels(*sides, names, kinds)
+            else:
+                start = start_classes(*sides, names, kinds, extractor.device)
             return replace(start, metadata=found.metadata, fitted_on=remember_paths(paths["train"]))
 
         return finetune_start(ranks.from_first(fit), extractor)
@@ -83,9 +88,6 @@ def start_classes(
     logits = logits_of(val, best.weight, best.bias, best.standardization)
     temperature = determined(fit_temperature(logits, val_target))
     return LinearClassifier(best.weight, best.bias, tuple(names), best.standardization, best.c, temperature, {})
-
-
-STARTS = {"class": start_classes, "labels": start_labels, "number": start_numbers}
 
 
 def kinds_of(l2_normalize: bool | None) -> tuple[Kind, ...]:
