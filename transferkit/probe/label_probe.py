@@ -20,7 +20,7 @@ from transferkit.probe.row_splits import feature_warnings, split_members
 from transferkit.probe.standardize import KINDS, Kind
 from transferkit.reports.predictions import label_predictions
 from transferkit.runtime.versions import versions
-from transferkit.similarity.label_scores import average_precision, best_thresholds, f1_micro, f1_scores
+from transferkit.similarity.label_scores import average_precision, best_thresholds, score_labels
 
 TIE = 1e-7  # weight of the loss beside mAP: it decides between equal ones, which few images often give
 
@@ -157,17 +157,16 @@ def label_measures(probability: Tensor, found: Tensor, target: Tensor, names: Se
         target: `(N, K)`.
         names: of the labels.
     """
-    precision, each, rows = average_precision(probability, target), f1_scores(found, target), target.sum(0)
-    there = rows > 0
+    measured = score_labels(probability, found, target)
     per_label = {
         name: {"ap": float(ap), "f1": float(f1), "rows": int(count)}
-        for name, ap, f1, count in zip(names, precision, each, rows, strict=True)
+        for name, ap, f1, count in zip(names, measured.ap, measured.f1, target.sum(0), strict=True)
         if count
     }
     return {
-        "map": float(precision.nanmean()),
-        "f1_macro": float(each[there].mean()),
-        "f1_micro": float(f1_micro(found, target)),
+        "map": float(measured.map),
+        "f1_macro": float(measured.f1_macro),
+        "f1_micro": float(measured.f1_micro),
         "per_class": per_label,
     }
 

@@ -1,5 +1,7 @@
 """Several labels per image: average precision and F1 of each, and the thresholds at which F1 is highest."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -85,3 +87,34 @@ def f1_scores(predicted: Tensor, target: Tensor) -> Tensor:
 def f1_micro(predicted: Tensor, target: Tensor) -> Tensor:
     """Return F1 of all labels together, of (N, K) bool and (N, K): a float64 scalar."""
     return f1_scores(predicted.reshape(-1, 1), target.reshape(-1, 1))[0]
+
+
+class LabelScores(NamedTuple):
+    """What :func:`score_labels` returns; the means are over the labels that a row has.
+
+    Attributes:
+        ap: (K,) average precision of each label; NaN where no row has it.
+        f1: (K,) F1 of each label.
+        map: mean of ``ap``.
+        f1_macro: mean of ``f1``.
+        f1_micro: F1 of all labels of all rows together.
+    """
+
+    ap: Tensor
+    f1: Tensor
+    map: Tensor
+    f1_macro: Tensor
+    f1_micro: Tensor
+
+
+def score_labels(scores: Tensor, predicted: Tensor, target: Tensor) -> LabelScores:
+    """Measure predictions of several labels.
+
+    Args:
+        scores: (N, K), higher for rows that should have the label.
+        predicted: (N, K) bool.
+        target: (N, K), above 0.5 where they have it.
+    """
+    precision, each = average_precision(scores, target), f1_scores(predicted, target)
+    there = target.double().gt(0.5).any(0)
+    return LabelScores(precision, each, precision.nanmean(), each[there].mean(), f1_micro(predicted, target))

@@ -13,13 +13,7 @@ from transferkit.data.targets import Kind
 from transferkit.probe.objective import Objective
 from transferkit.probe.other_objectives import OneVsRestObjective
 from transferkit.reports.predictions import Columns, class_columns, label_predictions
-from transferkit.similarity.label_scores import (
-    NO_POSITIVE,
-    average_precision,
-    best_thresholds,
-    f1_micro,
-    f1_scores,
-)
+from transferkit.similarity.label_scores import NO_POSITIVE, best_thresholds, score_labels
 from transferkit.training.metrics import EvaluationMetrics, RowMetrics
 
 # Ridnik et al. 2021, arXiv:2009.14119: easy negatives count less, and those below the margin not at all.
@@ -89,12 +83,9 @@ class LabelTask:
         """
         if stage == "val" or self.thresholds is None:
             self.thresholds = best_thresholds(scores, target).tolist() if stage == "val" else None
-        precision = average_precision(scores, target)
-        found = scores >= self.levels(scores)
-        each = f1_scores(found, target)
-        there = target.double().gt(0.5).any(0)
-        values = {"map": precision.nanmean(), "f1_macro": each[there].mean(), "f1_micro": f1_micro(found, target)}
-        values |= {"ap_per_class": precision, "f1_per_class": each}
+        found = score_labels(scores, scores >= self.levels(scores), target)
+        values = {"map": found.map, "f1_macro": found.f1_macro, "f1_micro": found.f1_micro}
+        values |= {"ap_per_class": found.ap, "f1_per_class": found.f1}
         return {f"{stage}/{name}": value.float() for name, value in values.items()}
 
     def levels(self, scores: Tensor) -> Tensor:
