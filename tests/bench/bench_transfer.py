@@ -43,7 +43,6 @@ FINETUNE = yaml.safe_load((Path(__file__).parents[2] / "configs" / "finetune.yam
 RECIPES: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {  # options of the model, of the data, epochs
     "frozen": ({"regime": "frozen"}, {}, 20),
     "full": ({"regime": "full"}, {}, EPOCHS),
-    "lp-ft": ({"regime": "lp-ft"}, {}, EPOCHS),
     "lora": ({"regime": "lora"}, {}, EPOCHS),  # DINOv2 alone has linear layers in its blocks
     "probe, full": ({"regime": "full", "head": "probe"}, {}, EPOCHS),
     "finetune.yaml": (
