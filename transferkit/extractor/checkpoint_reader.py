@@ -21,10 +21,12 @@ log = logging.getLogger(__name__)
 KEY = "transferkit"
 FORMAT = 1
 OTHER_TARGETS = 2  # the format of several labels and of numbers, which earlier versions would take for classes
-# Fields that describe the training and their types; dictionaries map names to numbers.
+LOSS_SCALE = "loss_scale"  # in the record of an extractor: mean and deviation of the target that its loss is in
+# Fields that describe the training and their types; dictionaries map names to numbers, lists hold numbers.
 TRAINING: Mapping[str, type] = {
     "regime": str, "weights": str, "checkpoint": str, "epoch": int, "fitted_on": str,
     "class_counts": dict, "images": dict, "metrics": dict, "target": str, "thresholds": dict, "scale": dict,
+    LOSS_SCALE: dict, "loss": str, "class_weights": list,
 }  # fmt: skip
 # Exceptions for a record of other types or tensors of other shapes.
 BROKEN = (KeyError, TypeError, AttributeError, ValueError, RuntimeError)
@@ -113,7 +115,7 @@ def read(
             "head": head,
             "class_names": record["class_names"],
             "l2_normalize": record["l2_normalize"],
-            "record": without_scale(record) | {"checkpoint": path.name, "epoch": epoch_of(content)},
+            "record": in_units_record(record) | {"checkpoint": path.name, "epoch": epoch_of(content)},
             "calibration": calibration_beside(path),
         }
     except BROKEN as error:
@@ -130,9 +132,10 @@ def in_unit(
     return (weight.double() * deviation).to(weight.dtype), (bias.double() * deviation + mean).to(bias.dtype)
 
 
-def without_scale(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a record for a head whose outputs are in the unit of the target."""
-    return {key: value for key, value in record.items() if key != "scale"}
+def in_units_record(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record for a head whose outputs are in the unit of the target; its loss stays in that of the training."""
+    kept = {key: value for key, value in record.items() if key not in ("scale", LOSS_SCALE)}
+    return kept | ({LOSS_SCALE: record["scale"]} if record.get("scale") else {})
 
 
 def calibration_beside(path: Path) -> Calibration | None:
@@ -187,7 +190,7 @@ def check_training(record: Mapping[str, Any]) -> None:
         ValueError: a field has another type; the first one is named.
     """
     for name, kind in TRAINING.items():
-        value = record.get(name, kind())
-        numbers = value.values() if isinstance(value, dict) else ()
+        value = kind() if record.get(name) is None else record[name]
+        numbers = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
         if not isinstance(value, kind) or not all(isinstance(number, int | float) for number in numbers):
             raise ValueError(f"{name} is {str(value)[:40]!r}")

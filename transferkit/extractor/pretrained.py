@@ -91,7 +91,7 @@ def fill(extractor: ExtractorCore, folder: Path) -> str:
         "l2_normalize": extractor.l2_normalize,
         "weights_sha256": extractor.weights_sha256(),
         "versions": versions(),
-        "training": {key: extractor.record[key] for key in TRAINING if key in extractor.record},
+        "training": {key: extractor.record[key] for key in TRAINING if extractor.record.get(key) is not None},
     }
     write_json(folder / RECORD, record)
     if extractor.calibration:

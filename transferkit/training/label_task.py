@@ -36,8 +36,12 @@ class LabelTask:
 
     def __init__(self, asymmetric: bool = False) -> None:
         self.asymmetric = asymmetric
-        self.objective: type[Objective] | None = None if asymmetric else OneVsRestObjective
         self.thresholds: list[float] | None = None
+
+    @property
+    def objective(self) -> type[Objective] | None:
+        """What is solved for on cached embeddings; None, since it is not convex, for the asymmetric loss."""
+        return None if self.asymmetric else OneVsRestObjective
 
     def learn(self, target: Tensor) -> None:
         """Do nothing."""
@@ -94,14 +98,19 @@ class LabelTask:
         return torch.tensor(known, dtype=torch.float64, device=scores.device)
 
     def describe(self, names: Sequence[str]) -> dict[str, Any]:
-        """Return the kind, and the threshold of each label."""
+        """Return the kind, the loss, and the threshold of each label."""
         chosen = {} if self.thresholds is None else {"thresholds": dict(zip(names, self.thresholds, strict=True))}
-        return {"target": self.kind, **chosen}
+        return {"target": self.kind, **chosen, **({"loss": "asymmetric"} if self.asymmetric else {})}
 
     def restore(self, record: Mapping[str, Any]) -> None:
-        """Take over the thresholds."""
+        """Take over the thresholds and the loss."""
         if known := record.get("thresholds"):
             self.thresholds = list(known.values())
+        self.asymmetric = self.asymmetric or record.get("loss") == "asymmetric"
+
+    def use_loss(self, loss: str) -> None:
+        """Use the loss that the option asks for."""
+        self.asymmetric = loss == "asymmetric"
 
     def fold(self, head: nn.Linear) -> nn.Linear:
         """Return the head."""

@@ -221,6 +221,7 @@ class TransferModule(TransferNetwork):
             data.check_images(splits)
         if stage == "fit":
             self.chosen = {}
+            self.task.use_loss(self.loss)
             self.resumes, self.starts_trained = False, self.starts_trained or self.regime == "lp-ft"
             self.class_weights, self.mixing = data.loss_weights(), (data.mixup, data.cutmix)
             self.row_weights = data.row_weights()
@@ -387,8 +388,8 @@ class TransferModule(TransferNetwork):
                 self.data.set_class_names(self.class_names, self.task.kind)
         self.task.restore(record)
         self.l2_normalize = record["l2_normalize"]  # of lp-ft the probe has chosen it
-        if weights := record.get("class_weights"):
-            self.class_weights = torch.tensor(weights)  # every stage has the loss of the fit
+        if (weights := record.get("class_weights")) or not resumes:  # every stage has the loss of the fit
+            self.class_weights = torch.tensor(weights) if weights else None
         if resumes and EPOCH in checkpoint:
             check_processes(checkpoint[EPOCH], self.trainer.world_size)
             self.training_epoch.load_state_dict(checkpoint[EPOCH], self.trainer.strategy.root_device)

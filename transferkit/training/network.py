@@ -18,7 +18,7 @@ from transferkit.data.targets import TARGETS, Kind, require_class
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 from transferkit.extractor.calibration import Calibration
-from transferkit.extractor.checkpoint_reader import format_of
+from transferkit.extractor.checkpoint_reader import LOSS_SCALE, format_of, in_units_record
 from transferkit.extractor.core import head_logits
 from transferkit.extractor.forward import network_input
 from transferkit.extractor.word_head import reads_unit_rows, word_head
@@ -99,8 +99,10 @@ class TransferNetwork(LightningModule):
     def start_from(self, extractor: Extractor) -> None:
         """Take over a trained head, its classes and their weights, and the images that it was fitted on."""
         record = extractor.record
-        self.set_classes(extractor.class_names, task_of(record.get("target", "class"), self.loss, record))
-        self.head, self.starts_trained, self.calibration = extractor.head, True, extractor.calibration
+        assert extractor.head is not None
+        task = task_of(record.get("target", "class"), self.loss, record | {"scale": record.get(LOSS_SCALE)})
+        self.set_classes(extractor.class_names, task)
+        self.head, self.starts_trained, self.calibration = task.unfold(extractor.head), True, extractor.calibration
         self.fitted_on = record.get("fitted_on", "")
         if weights := record.get("class_weights"):
             self.class_weights = torch.tensor(weights)
@@ -222,7 +224,7 @@ class TransferNetwork(LightningModule):
             parts = [value for module in self.modules() for value in vars(module).values() if isinstance(value, Tensor)]
             tensors = {id(tensor): tensor for tensor in (*self.parameters(), *self.buffers(), *parts)}
             backbone, head = copy.deepcopy((self.backbone, self.head), tensors)  # copies modules, not their tensors
-        record = {key: value for key, value in self.describe().items() if key != "scale"}
+        record = in_units_record(self.describe())
         head = head and self.task.fold(head)
         return Extractor(
             backbone, self.preprocessing, head, self.class_names, self.l2_normalize, record, self.calibration

@@ -37,8 +37,12 @@ class NumberTask:
 
     def __init__(self, huber: bool = False) -> None:
         self.huber = huber
-        self.objective: type[Objective] | None = HuberObjective if huber else NumberObjective
         self.mean, self.deviation = 0.0, 1.0
+
+    @property
+    def objective(self) -> type[Objective] | None:
+        """What is solved for on cached embeddings."""
+        return HuberObjective if self.huber else NumberObjective
 
     def learn(self, target: Tensor) -> None:
         """Take over mean and deviation of the training targets (N, 1)."""
@@ -80,13 +84,19 @@ class NumberTask:
         return {f"{stage}/{name}": torch.tensor(value, device=values.device) for name, value in found.items()}
 
     def describe(self, names: Sequence[str]) -> dict[str, Any]:
-        """Return the kind, and the mean and deviation that the outputs of the head are relative to."""
-        return {"target": self.kind, "scale": {"mean": self.mean, "deviation": self.deviation}}
+        """Return the kind, the loss, and the mean and deviation that the outputs of the head are relative to."""
+        loss = {"loss": "huber"} if self.huber else {}
+        return {"target": self.kind, "scale": {"mean": self.mean, "deviation": self.deviation}, **loss}
 
     def restore(self, record: Mapping[str, Any]) -> None:
-        """Take over mean and deviation; an extractor has none, since its head is in the target's unit."""
+        """Take over the loss, mean and deviation; without any, the outputs of the head are in the target's unit."""
         scale = record.get("scale") or {"mean": 0.0, "deviation": 1.0}
         self.mean, self.deviation = float(scale["mean"]), float(scale["deviation"])
+        self.huber = self.huber or record.get("loss") == "huber"
+
+    def use_loss(self, loss: str) -> None:
+        """Use the loss that the option asks for."""
+        self.huber = loss == "huber"
 
     def fold(self, head: nn.Linear) -> nn.Linear:
         """Return a head whose output is in the target's unit."""

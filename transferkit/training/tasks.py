@@ -27,14 +27,19 @@ class Task(Protocol):
     Attributes:
         kind: of the targets.
         monitor: the metric whose highest value decides on ``best.ckpt``.
-        objective: what is solved for on cached embeddings; None if the loss is not convex.
         calibrates: whether a test on data with val calibrates probabilities.
     """
 
     kind: Kind
     monitor: str
-    objective: type[Objective] | None
     calibrates: bool
+
+    @property
+    def objective(self) -> type[Objective] | None:
+        """What is solved for on cached embeddings; None if the loss is not convex."""
+
+    def use_loss(self, loss: Loss) -> None:
+        """Learn with the loss that the option asks for, whatever the head that a fit starts from was trained with."""
 
     def learn(self, target: Tensor) -> None:
         """Take over from the training targets what the loss depends on."""
@@ -55,7 +60,7 @@ class Task(Protocol):
         """Return what a checkpoint records, in plain types; nothing for classes."""
 
     def restore(self, record: Mapping[str, Any]) -> None:
-        """Take over what a checkpoint, or the record of an extractor, says."""
+        """Take over what a checkpoint, or the record of an extractor, says: an evaluation has the loss of the fit."""
 
     def fold(self, head: nn.Linear) -> nn.Linear:
         """Return a head whose outputs are in the unit of the targets."""
@@ -79,6 +84,9 @@ class ClassTask:
     monitor = "val/acc"
     objective: type[Objective] | None = Objective
     calibrates = True
+
+    def use_loss(self, loss: Loss) -> None:
+        """Do nothing: there is one loss."""
 
     def learn(self, target: Tensor) -> None:
         """Do nothing."""
