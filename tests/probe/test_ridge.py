@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import RidgeCV
+from sklearn.linear_model import Ridge, RidgeCV
 from sklearn.preprocessing import StandardScaler, normalize
 
 from transferkit.probe.ridge import ALPHAS, fit_ridge
@@ -23,6 +23,28 @@ def test_it_is_ridge_cv(rows: int, kind: Kind) -> None:
     raw = features if kind == "zscore" else features / features.norm(dim=1, keepdim=True)
     np.testing.assert_allclose((raw @ ours.weight.T + ours.bias)[:, 0], theirs.predict(inputs), rtol=1e-6)
     np.testing.assert_allclose(ours.errors, theirs.cv_results_.mean(0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [40, 200])
+@pytest.mark.parametrize("kind", ["zscore", "l2"])
+def test_weighted_rows_are_those_of_ridge(rows: int, kind: Kind) -> None:
+    noise = torch.Generator().manual_seed(rows)
+    features = torch.randn(rows, 64, generator=noise).double() + 2
+    target = features @ torch.randn(64, generator=noise).double() + 20 * torch.randn(rows, generator=noise) + 1000
+    weights = torch.rand(rows, generator=noise).double() * (torch.arange(rows) % 5 > 0)  # a fifth counts nothing
+    ours = fit_ridge(features, target, kinds=[kind], row_weights=weights)
+    inputs = StandardScaler().fit_transform(features.numpy()) if kind == "zscore" else normalize(features.numpy())
+
+    def theirs(kept: slice | list[int], alpha: float) -> np.ndarray:
+        model = Ridge(alpha=alpha).fit(inputs[kept], target.numpy()[kept], weights.numpy()[kept])
+        return np.asarray(model.predict(inputs))
+
+    raw = features if kind == "zscore" else features / features.norm(dim=1, keepdim=True)
+    found = (raw @ ours.weight.T + ours.bias)[:, 0]
+    np.testing.assert_allclose(found, theirs(slice(None), ours.alpha), rtol=1e-6)
+    left_out = [theirs([row for row in range(rows) if row != one], ours.alpha)[one] for one in range(rows)]
+    error = float((weights * (target - torch.tensor(left_out)).square()).mean())
+    assert float(ours.errors.min()) == pytest.approx(error, rel=1e-6)
 
 
 def test_an_error_is_that_of_a_fit_without_the_row() -> None:

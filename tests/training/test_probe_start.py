@@ -3,21 +3,25 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from tests.tiny import RESNET, VIT
+from tests.tiny import RESNET, VIT, fit
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.embed import cached_features
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 from transferkit.extractor.core import head_logits
 from transferkit.probe import ProbeResult, probe_embeddings
+from transferkit.probe.label_probe import start_labels
 from transferkit.training import module as training
 from transferkit.training.module import TransferModule
 from transferkit.training.optimizers import chosen_rates
+from transferkit.training.probe_start import start_classes
 from transferkit.training.start import finetune_start
 from transferkit.training.trainer import make_trainer, seed_everything
 
@@ -122,12 +126,57 @@ def test_lower_precision_and_the_export(tmp_path: Path, precision: str) -> None:
 
 def test_the_rate_of_the_head_is_not_raised() -> None:
     backbone = TransferModule(**VIT).backbone
-    assert chosen_rates(None, None, backbone, "lp-ft") == (1e-4, 1e-4)
-    assert chosen_rates(None, 2e-4, backbone, "lp-ft") == (2e-4, 2e-4)
-    assert chosen_rates(1e-3, None, backbone, "lp-ft") == (1e-3, 1e-4)
-    assert chosen_rates(None, None, backbone, "full", "classifier.safetensors") == (1e-4, 1e-4)
-    assert chosen_rates(None, None, backbone, "full", "none") == chosen_rates(None, None, backbone) == (3e-3, 1e-4)
-    assert chosen_rates(None, None, backbone, "frozen", "classifier.safetensors") == (3e-3, 1e-4)
+    assert chosen_rates(None, None, backbone, "lp-ft", True) == (1e-4, 1e-4)
+    assert chosen_rates(None, 2e-4, backbone, "lp-ft", True) == (2e-4, 2e-4)
+    assert chosen_rates(1e-3, None, backbone, "lp-ft", True) == (1e-3, 1e-4)
+    assert chosen_rates(None, None, backbone, "full", True) == (1e-4, 1e-4)
+    assert chosen_rates(None, None, backbone, "full", False) == chosen_rates(None, None, backbone) == (3e-3, 1e-4)
+    assert chosen_rates(None, None, backbone, "frozen", True) == (3e-3, 1e-4)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_classes_and_images_weigh_what_they_weigh_in_the_loss(several: bool) -> None:
+    """As in scikit-learn's logistic regression at the C that is chosen."""
+    drawn = torch.Generator().manual_seed(0)
+    codes = torch.randint(3, (150,), generator=drawn)
+    features = torch.randn(3, 6, generator=drawn)[codes] + torch.randn(150, 6, generator=drawn)
+    rows = torch.rand(150, generator=drawn) * (torch.arange(150) % 5 > 0)  # a fifth counts nothing
+    by_class, names = torch.tensor([0.5, 1.0, 4.0]), ("a", "b", "c")
+    target = torch.eye(3)[codes] if several else codes
+    sides, both = (features, target, features, target), {"class_weights": by_class, "row_weights": rows}
+    if several:
+        found = start_labels(*sides, names, ("zscore",), **both)
+    else:
+        found = start_classes(*sides, names, ("zscore",), torch.device("cpu"), **both)
+    values = ((features - features.mean(0)) / features.std(0, correction=0)).double().numpy()
+    mean = rows.mean() if several else (rows * by_class[codes]).mean()
+
+    def fit(wanted: Tensor, weight: Tensor) -> LogisticRegression:
+        model = LogisticRegression(C=found.c, tol=1e-9, max_iter=10_000)
+        return model.fit(values, wanted.numpy(), (weight / mean).double().numpy())
+
+    if several:  # a label's weight is that of the images that have it
+        weights = [rows * torch.where(codes == code, by_class[code], 1.0) for code in range(3)]
+        each = [fit(codes == code, weight).predict_proba(values)[:, 1] for code, weight in enumerate(weights)]
+        ours, theirs = found.logits(features).sigmoid(), torch.tensor(np.stack(each, 1))
+    else:
+        ours = found.logits(features).softmax(1)
+        theirs = torch.tensor(fit(codes, rows * by_class[codes]).predict_proba(values))
+    torch.testing.assert_close(ours.double(), theirs, atol=1e-3, rtol=0)
+
+
+def test_a_fit_hands_its_weights_to_the_probe(
+    tmp_path: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    original = training.probe_start
+    monkeypatch.setattr(training, "probe_start", lambda *given: (seen.extend(given[3:]), original(*given))[1])
+    (tmp_path / "w.csv").write_text("path,weight\ntrain/apples/0.jpg,0\n")
+    weights: dict[str, Any] = {"class_weights": [1.0, 3.0], "sample_weights": str(tmp_path / "w.csv")}
+    _, data, _ = fit(tmp_path / "run", photo_folder, {**RESNET, "regime": "lp-ft"}, epochs=1, **weights)
+    by_class, by_row = data.loss_weights(), data.row_weights()
+    assert by_class is not None and by_row is not None and 0 in by_row.rows
+    assert torch.equal(seen[0], by_class) and torch.equal(seen[1].rows, by_row.rows)
 
 
 def test_one_command_learns_what_two_learn(tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def in_unit(
 
 
 def in_units_record(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a record for a head whose outputs are in the unit of the target; its loss stays in that of the training."""
+    """Return a record for a head whose outputs are in the unit of the target; the loss stays in that of the fit."""
     kept = {key: value for key, value in record.items() if key not in ("scale", LOSS_SCALE)}
     return kept | ({LOSS_SCALE: record["scale"]} if record.get("scale") else {})
 

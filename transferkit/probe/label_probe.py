@@ -1,6 +1,7 @@
 """The probe of several labels per image: one classifier per label against the rest, reported on test."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -187,7 +188,14 @@ def as_classifier(
 
 
 def start_labels(
-    train: Tensor, target: Tensor, val: Tensor, val_target: Tensor, names: Sequence[str], kinds: Sequence[Kind]
+    train: Tensor,
+    target: Tensor,
+    val: Tensor,
+    val_target: Tensor,
+    names: Sequence[str],
+    kinds: Sequence[Kind],
+    class_weights: Tensor | None = None,
+    row_weights: Tensor | None = None,
 ) -> LinearClassifier:
     """Return what fine-tuning starts from: the classifiers on train, with C chosen on val; see :func:`sweep_labels`.
 
@@ -198,6 +206,9 @@ def start_labels(
         val_target: `(V, K)`.
         names: K labels.
         kinds: standardizations to choose from.
+        class_weights: `(K,)` weight of the rows that have a label, or None.
+        row_weights: `(N,)` or None.
     """
-    best = sweep_labels(train, target, val, val_target, kinds).best
+    objective = partial(OneVsRestObjective, class_weights=class_weights, row_weights=row_weights)
+    best = sweep_labels(train, target, val, val_target, kinds, objective=objective).best
     return as_classifier(best, names, {}, "", thresholds_of(best, val, val_target, names))

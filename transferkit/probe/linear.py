@@ -95,7 +95,7 @@ def fit_linear(
     c: float,
     tolerance: float = 1e-5,
     max_iterations: int = 1000,
-    objective: type[Objective] = Objective,
+    objective: Callable[..., Objective] = Objective,
 ) -> Fitted:
     """Fit softmax regression at one C: mean cross-entropy + |W|^2 / (2 C N), the bias not penalized.
 
@@ -128,7 +128,7 @@ def sweep(
     coarse_to_fine: bool = False,
     tolerance: float = 1e-5,
     max_iterations: int = 1000,
-    objective: type[Objective] = Objective,
+    objective: Callable[..., Objective] = Objective,
     score: Score | None = None,
 ) -> Sweep:
     """Fit on the training rows and choose standardization and C by the accuracy on the validation rows.

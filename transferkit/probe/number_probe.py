@@ -91,13 +91,16 @@ def as_classifier(fit: Ridge, metadata: Any, fitted_on: str) -> LinearClassifier
     )
 
 
-def start_numbers(train: Tensor, target: Tensor, kinds: Sequence[Kind]) -> LinearClassifier:
+def start_numbers(
+    train: Tensor, target: Tensor, kinds: Sequence[Kind], row_weights: Tensor | None = None
+) -> LinearClassifier:
     """Return what fine-tuning starts from: ridge regression on train alone.
 
     Args:
         train: `(N, D)`.
         target: `(N, 1)`.
         kinds: standardizations to choose from.
+        row_weights: `(N,)` or None.
     """
     allowed = [kind for kind in KINDS if kind in kinds]
-    return as_classifier(fit_ridge(train, target[:, 0], kinds=allowed), {}, "")
+    return as_classifier(fit_ridge(train, target[:, 0], kinds=allowed, row_weights=row_weights), {}, "")

@@ -57,7 +57,7 @@ class BackboneRateChoice(Callback):
             raise UserError('`lr_backbone="auto"` needs the schedule of a TransferModule; give a number')
         pl_module.chosen = choose_backbone_rate(pl_module, trainer.datamodule, trainer)  # type: ignore[attr-defined]
         options = {**pl_module.hparams, **pl_module.chosen}
-        schedule.replace_rates(group_rates(pl_module.backbone, pl_module.head, options))
+        schedule.replace_rates(group_rates(pl_module.backbone, pl_module.head, options, pl_module.starts_trained))
 
 
 def choose_backbone_rate(network: TransferNetwork, data: ImageDataModule, trainer: Trainer) -> dict[str, float]:
@@ -107,9 +107,8 @@ def trial(network: TransferNetwork, data: ImageDataModule, trainer: Trainer, rat
     options: Any = {**network.hparams, "lr_backbone": rate}
     backbone, head = copy.deepcopy((network.backbone, network.head))
     assert head is not None
-    optimizer = make_optimizer(
-        "sgd" if options["optimizer"] == "sgd" else "adamw", group_rates(backbone, head, options), options["momentum"]
-    )
+    groups = group_rates(backbone, head, options, network.starts_trained)
+    optimizer = make_optimizer("sgd" if options["optimizer"] == "sgd" else "adamw", groups, options["momentum"])
     rates = [group["lr"] for group in optimizer.param_groups]
     weights = network.class_weights
 

@@ -220,11 +220,9 @@ class TransferModule(TransferNetwork):
                 log.warning("PyTorch runs the network: `engine` needs cached float32 embeddings, without `cache=off`")
             data.check_images(splits)
         if stage == "fit":
-            self.chosen = {}
-            self.task.use_loss(self.loss)
+            self.chosen, self.mixing = {}, (data.mixup, data.cutmix)
             self.resumes, self.starts_trained = False, self.starts_trained or self.regime == "lp-ft"
-            self.class_weights, self.mixing = data.loss_weights(), (data.mixup, data.cutmix)
-            self.row_weights = data.row_weights()
+            self.class_weights, self.row_weights = data.loss_weights(), data.row_weights()
             self.remember_training(data)
             all_batches = self.trainer.limit_train_batches == 1.0 and not data.mixup and not data.balanced
             views = data.features.get("train", []) if all_batches and self.regime == "frozen" else []
@@ -240,7 +238,8 @@ class TransferModule(TransferNetwork):
                 self.chosen = choose_rates(
                     self.head, self.hparams, self.data, self.trainer, self.class_weights, self.l2_normalize
                 )
-            return gradient_descent(self.backbone, self.head, {**self.hparams, **self.chosen}, self.trainer)
+            options = {**self.hparams, **self.chosen}
+            return gradient_descent(self.backbone, self.head, options, self.trainer, self.starts_trained)
         (train,), target = self.data.features["train"], self.task.standard(self.data.targets("train"))
         steps, smoothing, objective = path_length(self.trainer), self.hparams["label_smoothing"], self.task.objective
         assert objective is not None  # is_solvable() has refused others
@@ -256,7 +255,8 @@ class TransferModule(TransferNetwork):
         """
         if self.regime == "lp-ft" and not self.resumes and not self.trainer.global_step:
             assert self.head is not None
-            start = probe_start(self.as_extractor(), self.data, self.hparams["l2_normalize"])
+            extractor, unit = self.as_extractor(), self.hparams["l2_normalize"]
+            start = probe_start(extractor, self.data, unit, self.class_weights, self.row_weights)
             assert start.head is not None
             self.head.load_state_dict(self.task.unfold(start.head).state_dict())
             self.l2_normalize = start.l2_normalize

@@ -108,7 +108,8 @@ class TransferNetwork(LightningModule):
             self.class_weights = torch.tensor(weights)
 
     def remember_training(self, data: ImageDataModule) -> None:
-        """Take down what a fit learns from: its images, how many of each class and split, and what the task needs."""
+        """Take down what a fit learns from: its loss, its images, how many of each class and split, targets."""
+        self.task.use_loss(self.loss)
         if "train" not in data.tables:  # the user's own loaders
             return
         counts = TARGETS[self.task.kind].counts(data.tables["train"].labels)

@@ -25,19 +25,18 @@ def chosen_rates(
     lr_backbone: float | Literal["auto"] | None,
     backbone: Backbone,
     regime: str = "full",
-    head: str | None = None,
+    fitted: bool = False,
 ) -> tuple[float, float]:
     """Return the learning rates of head and backbone, with defaults for None and for a rate yet to be chosen.
 
     The default of a backbone with BatchNorm is higher than that of a transformer. Adapters begin at zero and learn
-    faster than weights. A head that is fitted already (``lp-ft``, or ``head`` names it) learns as fast as a backbone
-    that learns: at the rate of a new head, Adam overwrites its small weights in a few steps.
+    faster than weights. A head that is fitted already learns as fast as a backbone that learns: at the rate of a new
+    head, Adam overwrites its small weights in a few steps.
     """
-    fitted = regime == "lp-ft" or (regime != "frozen" and head not in (None, "none"))
     batchnorm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in backbone.modules())
     default = LR_ADAPTERS if regime == "lora" else LR_BATCHNORM if batchnorm else LR_OTHERS
     rate = default if lr_backbone in (None, "auto") else float(lr_backbone)
-    return (rate if fitted else LR_HEAD) if lr_head is None else lr_head, rate
+    return (rate if fitted and regime != "frozen" else LR_HEAD) if lr_head is None else lr_head, rate
 
 
 def parameter_groups(
@@ -175,14 +174,14 @@ class CosineWithWarmup(torch.optim.lr_scheduler.LRScheduler):
         """Do nothing: there is no state."""
 
 
-def group_rates(backbone: Backbone, head: nn.Module, options: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the parameter groups of a module with these options; see :func:`parameter_groups`."""
-    rates = chosen_rates(options["lr_head"], options["lr_backbone"], backbone, options["regime"], options["head"])
+def group_rates(backbone: Backbone, head: nn.Module, options: Mapping[str, Any], fitted: bool) -> list[dict[str, Any]]:
+    """Return the parameter groups of a module with these options and a head that is fitted or new."""
+    rates = chosen_rates(options["lr_head"], options["lr_backbone"], backbone, options["regime"], fitted)
     return parameter_groups(backbone, head, *rates, options["layer_decay"], options["weight_decay"])
 
 
 def gradient_descent(
-    backbone: Backbone, head: nn.Module, options: Mapping[str, Any], trainer: Trainer
+    backbone: Backbone, head: nn.Module, options: Mapping[str, Any], trainer: Trainer, fitted: bool
 ) -> OptimizerLRScheduler:
     """Return AdamW or SGD over the trainable parameters, and its schedule, as Lightning takes them.
 
@@ -191,8 +190,9 @@ def gradient_descent(
         head: the linear layer on its embeddings.
         options: arguments of a TransferModule.
         trainer: of the fit.
+        fitted: whether the head is fitted already.
     """
-    groups = group_rates(backbone, head, options)
+    groups = group_rates(backbone, head, options, fitted)
     kind: Literal["adamw", "sgd"] = "sgd" if options["optimizer"] == "sgd" else "adamw"
     optimizer = make_optimizer(kind, groups, options["momentum"], fused=may_fuse(trainer))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": CosineWithWarmup(optimizer), "interval": "step"}}

@@ -5,11 +5,13 @@ Kumar et al. 2022, arXiv:2202.10054.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from transferkit.data.datamodule import ImageDataModule
+from transferkit.data.sample_weights import SampleWeights
 from transferkit.data.seen import remember_paths
 from transferkit.embed import cached_features
 from transferkit.extractor import Extractor
@@ -17,6 +19,7 @@ from transferkit.probe import LinearClassifier
 from transferkit.probe.label_probe import start_labels
 from transferkit.probe.linear import logits_of, sweep
 from transferkit.probe.number_probe import start_numbers
+from transferkit.probe.objective import Objective
 from transferkit.probe.protocol import determined
 from transferkit.probe.row_splits import check_values
 from transferkit.probe.standardize import KINDS, Kind
@@ -25,16 +28,25 @@ from transferkit.similarity.temperature import fit_temperature
 from transferkit.training.start import finetune_start
 
 
-def probe_start(extractor: Extractor, data: ImageDataModule, l2_normalize: bool | None) -> Extractor:
+def probe_start(
+    extractor: Extractor,
+    data: ImageDataModule,
+    l2_normalize: bool | None,
+    class_weights: Tensor | None = None,
+    row_weights: SampleWeights | None = None,
+) -> Extractor:
     """Probe an extractor on the training images; all processes of a fit call this, and get the same head.
 
-    Standardization, C and temperature are chosen on val, by the sweep of the probe, and nothing is fitted on val. The
+    Standardization, C and temperature are chosen on val, by the sweep of the probe, and nothing is fitted on val.
+    Classes and images weigh what they weigh in the loss of the fit; val is not weighted, as for ``best.ckpt``. The
     images are embedded as they are, without augmentation; their embeddings stay in the feature cache alone.
 
     Args:
         extractor: on the device to use.
         data: with its tables set up.
         l2_normalize: whether the head is to read L2-normalized embeddings; None leaves it to the sweep.
+        class_weights: `(K,)` weight of each class in the loss, or None.
+        row_weights: of the training images in the loss, or None.
 
     Returns:
         The extractor with its head, in the scale that fine-tuning starts from.
@@ -51,13 +63,14 @@ def probe_start(extractor: Extractor, data: ImageDataModule, l2_normalize: bool 
             paths = {name: data.tables[name].paths for name in ("train", "val")}
             train, val = (found.embedding[[found.row_of[path] for path in paths[name]]] for name in paths)
             names, kinds = tuple(data.class_names), kinds_of(l2_normalize)
+            rows = row_weights and row_weights.rows
             sides = train, data.targets("train"), val, data.targets("val")
             if data.kind == "number":
-                start = start_numbers(*sides[:2], kinds)
+                start = start_numbers(*sides[:2], kinds, rows)
             elif data.kind == "labels":
-                start = start_labels(*sides, names, kinds)
+                start = start_labels(*sides, names, kinds, class_weights, rows)
             else:
-                start = start_classes(*sides, names, kinds, extractor.device)
+                start = start_classes(*sides, names, kinds, extractor.device, class_weights, rows)
             return replace(start, metadata=found.metadata, fitted_on=remember_paths(paths["train"]))
 
         return finetune_start(ranks.from_first(fit), extractor)
@@ -71,6 +84,8 @@ def start_classes(
     names: Sequence[str],
     kinds: Sequence[Kind],
     device: torch.device,
+    class_weights: Tensor | None = None,
+    row_weights: Tensor | None = None,
 ) -> LinearClassifier:
     """Return the classifier on train, with standardization, C and temperature chosen on val.
 
@@ -82,9 +97,13 @@ def start_classes(
         names: of the classes.
         kinds: standardizations to choose from.
         device: where the sweep runs.
+        class_weights: `(K,)` or None.
+        row_weights: `(N,)` or None.
     """
     there = train.to(device), target.to(device), val.to(device), val_target.to(device)
-    best = sweep(*there, len(names), kinds=kinds).best
+    weights = class_weights if class_weights is None else class_weights.to(device)
+    objective = partial(Objective, class_weights=weights, row_weights=row_weights)
+    best = sweep(*there, len(names), kinds=kinds, objective=objective).best
     logits = logits_of(val, best.weight, best.bias, best.standardization)
     temperature = determined(fit_temperature(logits, val_target))
     return LinearClassifier(best.weight, best.bias, tuple(names), best.standardization, best.c, temperature, {})
