@@ -199,3 +199,20 @@ def test_an_image_of_weight_zero_is_as_good_as_left_out(regime: str, photo_folde
     assert without.describe()["sample_weights"] is None
     if regime == "full":  # a frozen fit standardizes by all rows
         assert float(metrics["train/loss"]) == pytest.approx(float(expected["train/loss"]), rel=1e-3)
+
+
+def test_a_fit_is_not_resumed_with_other_weights(photo_folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "w.csv"
+
+    def resume(**options: Any) -> None:
+        seed_everything(0)
+        data = ImageDataModule(str(photo_folder), batch_size=16, num_workers=0, **options)
+        trainer = make_trainer(tmp_path / "run", max_epochs=2, logger=False, enable_progress_bar=False)
+        last = tmp_path / "run/checkpoints/last.ckpt"
+        trainer.fit(TransferModule(**RESNET), data, ckpt_path=last if last.is_file() else None)
+
+    resume(sample_weights=write(file))
+    resume(sample_weights=write(tmp_path / "moved.csv"))  # the same content
+    for given in ({"sample_weights": write(file, ROWS.replace("3", "4"))}, {}):
+        with pytest.raises(UserError, match=r"`sample_weights` is (w.csv|not given).*, the fit began with w.csv"):
+            resume(**given)

@@ -12,6 +12,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
 from transferkit.backbones.weights import read_tensors
+from transferkit.data.sample_weights import SampleWeights
 from transferkit.errors import UserError
 from transferkit.extractor.checkpoint_reader import KEY
 from transferkit.runtime.files import atomic_path
@@ -125,6 +126,24 @@ def same_weights(state: Mapping[str, Tensor], backbone: nn.Module) -> bool:
     """Return whether the state of a module holds the backbone's weights."""
     own = backbone.state_dict()
     return all(torch.equal(state[f"backbone.{name}"].cpu(), value.cpu()) for name, value in own.items())
+
+
+def check_row_weights(before: str | None, weights: SampleWeights | None) -> None:
+    """Raise if the images weigh something else in the loss than in the fit that is resumed.
+
+    Args:
+        before: the record of the weights in the checkpoint.
+        weights: those of this fit.
+
+    Raises:
+        UserError: the content of the file differs.
+    """
+    now = weights.record if weights else None
+    if (before or "").rpartition(" ")[2] != (now or "").rpartition(" ")[2]:  # the hash, without the name
+        raise UserError(
+            f"`sample_weights` is {now or 'not given'}, the fit began with {before or 'none'}; "
+            "give the file as it was, or start a new fit"
+        )
 
 
 def check_resumable(

@@ -22,6 +22,7 @@ from transferkit.images.augmentation import view_seed
 from transferkit.training.checkpoints import (
     EPOCH,
     check_resumable,
+    check_row_weights,
     current_metrics,
     is_within_epoch,
     mend_progress,
@@ -310,8 +311,7 @@ class TransferModule(TransferNetwork):
 
     def on_train_end(self) -> None:
         """Warn if the head is not at its optimum."""
-        optimizer = self.trainer.optimizers[0]
-        if isinstance(optimizer, RegularizationPath):
+        if isinstance(optimizer := self.trainer.optimizers[0], RegularizationPath):
             optimizer.warn_of_unsolved()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -375,10 +375,11 @@ class TransferModule(TransferNetwork):
             raise UserError("this is not a transferkit checkpoint; give one that a fit of transferkit wrote")
         complete(checkpoint, self.backbone, self.adapters)
         apply_masks(checkpoint["state_dict"])
-        record, trainer = checkpoint[KEY], self._trainer
+        record, state, trainer = checkpoint[KEY], checkpoint["state_dict"], self._trainer
         self.resumes = resumes = trainer is not None and trainer.state.fn == "fit"
         if resumes:
             check_resumable(checkpoint, self.class_names, self.backbone.state_dict(), self.frozen_keys)
+            check_row_weights(record.get("sample_weights"), self.row_weights)
             self.chosen = record.get("chosen", {})
             self.solves = resumed_solver(checkpoint, self.regime, self.hparams["optimizer"], self.solves)
             self.data.configure(one_batch=self.solves)
@@ -393,8 +394,7 @@ class TransferModule(TransferNetwork):
         if resumes and EPOCH in checkpoint:
             check_processes(checkpoint[EPOCH], self.trainer.world_size)
             self.training_epoch.load_state_dict(checkpoint[EPOCH], self.trainer.strategy.root_device)
-        elif not resumes and trainer is not None and (splits := tuple(self.data.features)):
-            same = same_weights(checkpoint["state_dict"], self.backbone)
-            if not same:
-                self.data.configure(features={})
-                self.data.check_images(splits)
+        splits = () if resumes or trainer is None else tuple(self.data.features)
+        if splits and not same_weights(state, self.backbone):
+            self.data.configure(features={})
+            self.data.check_images(splits)
