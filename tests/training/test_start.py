@@ -14,7 +14,7 @@ from tests.tiny import RESNET, VIT, fit
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.data.embeddings import Embeddings
 from transferkit.data.image_table import open_images
-from transferkit.data.seen import count_seen, remember_paths
+from transferkit.data.seen import backbone_seen, count_seen, remember_paths
 from transferkit.data.splits import save_splits
 from transferkit.embed import cached_features
 from transferkit.embed import features as fit_features
@@ -126,6 +126,58 @@ def test_the_head_of_a_probe_is_softened_to_a_third_of_a_new_ones_size(times: fl
     assert float(head.weight.std()) == pytest.approx(min(times, 1 / 3) * float(new.weight.std()), rel=0.05)
     torch.testing.assert_close(head(embedding).argmax(1), before.argmax(1))
     torch.testing.assert_close(head(embedding) / head(embedding).std(), before / before.std())
+
+
+def test_the_head_of_a_frozen_fit_is_as_that_of_a_probe(tmp_path: Path, photo_folder: Path) -> None:
+    """Softened, and at the rate of the backbone; a head that was fine-tuned goes on as it is."""
+    frozen, _, _ = fit(tmp_path / "frozen", photo_folder, {**RESNET, "regime": "frozen"}, epochs=5)
+    best, pixels = tmp_path / "frozen/checkpoints/best.ckpt", torch.randint(256, (9, 3, 32, 32), dtype=torch.uint8)
+    before, after = Extractor.from_pretrained(best), TransferModule(str(best), regime="full")
+    assert before.head is not None and after.head is not None and frozen.head is not None
+    largest = nn.Linear(512, 2).weight.std() / 3
+    assert float(before.head.weight.std()) > largest >= 0.9 * float(after.head.weight.std())
+    logits = before.head(before(pixels).clone()), after.eval()(pixels)
+    torch.testing.assert_close(logits[1] / logits[1].std(), logits[0] / logits[0].std(), rtol=1e-3, atol=1e-3)
+    seen: dict[str, float] = {}
+    for name, regime, options in (
+        ("full", "full", {}),
+        ("new", "full", {"head": "none"}),
+        ("still frozen", "frozen", {"optimizer": "adamw"}),
+        ("given", "full", {"lr_head": 0.01}),
+    ):
+        _, _, trainer = fit(
+            tmp_path / name, photo_folder, {"backbone": str(best), "regime": regime, **options}, epochs=1
+        )
+        seen[name] = trainer.lr_scheduler_configs[0].scheduler.base_lrs[0]
+    assert seen == {"full": 3e-4, "new": 3e-3, "still frozen": 3e-3, "given": 0.01}
+    tuned = tmp_path / "full/checkpoints/last.ckpt"
+    once, again = Extractor.from_pretrained(tuned).head, TransferModule(str(tuned), regime="full").head
+    assert once is not None and again is not None and torch.equal(once.weight, again.weight)
+
+
+def test_what_the_backbone_was_trained_on_is_remembered(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Also under a new head, a frozen fit or a probe's head; it is said, not refused: other data may have its paths."""
+    few = {"n_per_class": 4, "classes": ["0", "1", "2"]}
+    said = r"images of val have paths that the backbone was trained on"
+    fit(tmp_path / "full", "digits", {**VIT, "regime": "full"}, epochs=1, **few)
+    full = str(tmp_path / "full/checkpoints/best.ckpt")
+    new = {"backbone": full, "head": "none"}
+    fit(tmp_path / "new", "digits", new, epochs=1, **few)
+    assert said not in caplog.text
+    other = {**few, "split_seed": 1}
+    module, images, _ = fit(tmp_path / "other", "digits", new, epochs=1, **other)
+    assert said in caplog.text
+    trained = module.describe()["backbone_fitted_on"]
+    assert count_seen(images.tables["val"].paths, trained) > 0 == count_seen(["x"], trained)
+    extractor = Extractor.from_pretrained(tmp_path / "other/checkpoints/best.ckpt")
+    extractor.save_pretrained(tmp_path / "export")
+    for place in (tmp_path / "export", tmp_path / "other/checkpoints/best.ckpt"):
+        assert TransferModule(str(place), head="none").backbone_seen == trained
+    probe = probe_embeddings(cached_features(extractor, images.table), shots=(1,), few_shot_seeds=(0,)).start
+    record = probe.as_head_of(extractor).record
+    assert backbone_seen(record) == trained and remember_paths((), record["fitted_on"], trained) == record["fitted_on"]
+    frozen, _, _ = fit(tmp_path / "frozen", "digits", {**VIT, "regime": "frozen"}, epochs=1, **few)
+    assert frozen.describe()["backbone_fitted_on"] == ""
 
 
 def test_what_is_remembered() -> None:

@@ -1,23 +1,53 @@
-"""Which images a classifier was fitted on: hashes of their paths, stored with it as one short text."""
+"""Which images a network was fitted on: hashes of their paths, stored with it as one short text."""
 
+import logging
 from base64 import b64decode, b64encode
 from collections.abc import Collection, Iterable, Mapping
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from transferkit.errors import UserError
 
+log = logging.getLogger(__name__)
+BACKBONE = "backbone_fitted_on"  # in a record: the images that the backbone itself was trained on
 
-def remember_paths(paths: Iterable[str], earlier: str = "") -> str:
+
+def remember_paths(paths: Iterable[str], *earlier: str) -> str:
     """Return hashes of paths, and of those remembered earlier, as text: eleven characters per path.
 
     Args:
         paths: relative to the folder of the data.
         earlier: what this function returned for other paths.
     """
-    return b64encode(np.union1d(hashes(paths), read_hashes(earlier)).tobytes()).decode()
+    every = np.concatenate([hashes(paths), *map(read_hashes, earlier)])
+    return b64encode(np.unique(every).tobytes()).decode()
+
+
+def backbone_seen(record: Mapping[str, Any]) -> str:
+    """Return what the record of an extractor remembers of the images that its backbone was trained on."""
+    trained = record.get("regime", "frozen") != "frozen"
+    return str(record.get(BACKBONE) or (record.get("fitted_on", "") if trained else ""))
+
+
+def seen_by_backbone(held_out: Mapping[str, Collection[str]], remembered: str) -> list[str]:
+    """Return a line per split with images that the backbone was trained on: what is measured on them says too much.
+
+    It is no more than a line, since images of other data may have the same paths.
+
+    Args:
+        held_out: split -> paths.
+        remembered: what :func:`backbone_seen` returned.
+    """
+    counts = {split: count_seen(paths, remembered) for split, paths in held_out.items()}
+    return [
+        f"{seen} of the {len(held_out[split])} images of {split} have paths that the backbone was trained on; "
+        "if they are the same images, give the splits of that fit as `splits`"
+        for split, seen in counts.items()
+        if seen
+    ]
 
 
 def count_seen(paths: Iterable[str], remembered: str) -> int:
@@ -29,12 +59,15 @@ def count_seen(paths: Iterable[str], remembered: str) -> int:
     return len(np.intersect1d(hashes(paths), read_hashes(remembered)))
 
 
-def check_unseen(held_out: Mapping[str, Collection[str]], remembered: str) -> None:
+def check_unseen(held_out: Mapping[str, Collection[str]], remembered: str, by_backbone: str = "") -> None:
     """Raise if images to select or report on are among those that a trained head was fitted on.
+
+    If the backbone alone was trained on some, it is said.
 
     Args:
         held_out: split -> paths.
         remembered: text of :func:`remember_paths` that is stored with the head.
+        by_backbone: that of the backbone.
 
     Raises:
         UserError: some are; with their number and split.
@@ -45,6 +78,8 @@ def check_unseen(held_out: Mapping[str, Collection[str]], remembered: str) -> No
                 f"{seen} of the {len(paths)} images of {split} were used to fit the head to start from; give the "
                 'splits that it was fitted with as `splits`, or start from a new head with `head="none"`'
             )
+    for line in seen_by_backbone(held_out, by_backbone):
+        log.warning(line)
 
 
 def hashes(paths: Iterable[str]) -> NDArray[np.int64]:

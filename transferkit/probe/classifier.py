@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from transferkit.data.seen import BACKBONE, backbone_seen, remember_paths
 from transferkit.data.targets import Kind as TargetKind
 from transferkit.embed import space_of
 from transferkit.embed.embedding_space import EmbeddingSpace
@@ -85,7 +86,9 @@ class LinearClassifier:
         head = nn.Linear(width, classes, device=extractor.device)
         head.load_state_dict({"weight": self.weight / self.temperature, "bias": self.bias / self.temperature})
         unit = self.standardization == "l2" or self.metadata.get("normalize", False)
-        record: dict[str, Any] = {"regime": "frozen", "fitted_on": self.fitted_on}
+        seen = backbone_seen(extractor.record)
+        record: dict[str, Any] = {"regime": "frozen", "fitted_on": remember_paths((), self.fitted_on, seen)}
+        record |= {BACKBONE: seen} if seen else {}
         record |= {"target": self.kind} if self.kind != "class" else {}
         record |= {"thresholds": dict(self.thresholds)} if self.thresholds else {}
         return Extractor(extractor.backbone, extractor.preprocessing, head, self.class_names, unit, record)

@@ -179,7 +179,7 @@ class TransferModule(TransferNetwork):
             self.take_classes(data.class_names, data.kind, self.hparams["head"])
         if stage == "fit":
             held_out = {name: table.paths for name, table in data.tables.items() if name in ("val", "test")}
-            check_unseen(held_out, self.fitted_on if self.starts_trained else "")
+            check_unseen(held_out, self.fitted_on if self.starts_trained else "", self.backbone_seen)
             data.loss_weights(), data.row_weights()  # raise now rather than after an hour of embedding
             candidates(self.hparams)
             if self.regime != "frozen" and data.views:

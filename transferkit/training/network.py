@@ -13,7 +13,7 @@ from transferkit.backbones.adapters import merge_adapters
 from transferkit.data.batches import Batch
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.data.sample_weights import SampleWeights
-from transferkit.data.seen import remember_paths
+from transferkit.data.seen import BACKBONE, backbone_seen, remember_paths
 from transferkit.data.targets import TARGETS, Kind, require_class
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
@@ -55,6 +55,7 @@ class TransferNetwork(LightningModule):
         first_trainable: index of the first stage that a fit changes.
         learns_from: index of the first stage that learns now.
         fitted_on: the images that it was fitted on, as :func:`~transferkit.data.seen.remember_paths` writes them.
+        backbone_seen: those of them that the backbone was trained on, now or before.
     """
 
     def __init__(
@@ -78,7 +79,8 @@ class TransferNetwork(LightningModule):
         self.row_weights: SampleWeights | None = None
         self.class_counts: dict[str, int] = {}
         self.image_counts: dict[str, int] = {}
-        self.starts_trained, self.fitted_on = False, ""
+        self.backbone_seen = backbone_seen(extractor.record)
+        self.starts_trained, self.fitted_on = False, self.backbone_seen
         self.chosen: dict[str, float] = {}
         self.calibration: Calibration | None = None
         if extractor.head:
@@ -90,7 +92,7 @@ class TransferNetwork(LightningModule):
     def set_classes(self, names: list[str], task: Task | None = None) -> None:
         """Make a new head for the given classes, or outputs; its weights depend on the seed alone."""
         self.class_names, self.task = list(names), task or task_of("class", self.loss)
-        self.starts_trained, self.fitted_on = False, ""
+        self.starts_trained, self.fitted_on = False, self.backbone_seen
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             self.head = nn.Linear(self.backbone.embed_dim, len(names))
@@ -116,6 +118,8 @@ class TransferNetwork(LightningModule):
         self.class_counts = {name: counts.get(name, 0) for name in self.class_names}
         self.image_counts = {name: len(table) for name, table in data.tables.items()}
         self.fitted_on = remember_paths(data.tables["train"].paths, self.fitted_on)
+        if self.regime != "frozen":
+            self.backbone_seen = remember_paths(data.tables["train"].paths, self.backbone_seen)
         self.learn_targets(data.targets("train"))
 
     def take_classes(self, names: list[str], kind: Kind, head: str | None) -> None:
@@ -243,6 +247,7 @@ class TransferNetwork(LightningModule):
             "l2_normalize": self.l2_normalize,
             "regime": self.regime,
             "fitted_on": self.fitted_on,
+            BACKBONE: self.backbone_seen,
             "class_weights": None if self.class_weights is None else self.class_weights.tolist(),
             "sample_weights": self.row_weights and self.row_weights.record,
             "versions": self.versions,

@@ -1,12 +1,14 @@
 """The extractor that a fit starts from, with the head that it starts from."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from transferkit.backbones.model_class import PROJECTION
+from transferkit.data.seen import BACKBONE, backbone_seen
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 from transferkit.probe import LinearClassifier
@@ -83,6 +85,8 @@ def open_start(
     reads_unit = extractor.l2_normalize if l2_normalize is None else l2_normalize
     if head is None and extractor.head:
         if reads_unit == extractor.l2_normalize:
+            if regime != "frozen" and is_solved(extractor.record):
+                soften(extractor.head)
             return extractor
         log.warning(
             "`l2_normalize=%s` differs from what the head of %s was trained with; starting from a new head",
@@ -93,8 +97,13 @@ def open_start(
         extractor.backbone,
         extractor.preprocessing,
         l2_normalize=reads_unit,
-        record={"epoch": extractor.record.get("epoch")},
+        record={"epoch": extractor.record.get("epoch"), BACKBONE: backbone_seen(extractor.record)},
     )
+
+
+def is_solved(record: Mapping[str, Any]) -> bool:
+    """Return whether the head of an extractor is one of classes on a frozen backbone, as a probe's is."""
+    return record.get("regime") == "frozen" and record.get("target", "class") == "class"
 
 
 def soften(head: nn.Linear) -> None:

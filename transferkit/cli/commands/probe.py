@@ -67,6 +67,7 @@ def probe(
     """
     from transferkit.data.embeddings import Embeddings
     from transferkit.data.image_table import open_images
+    from transferkit.data.seen import backbone_seen, seen_by_backbone
     from transferkit.data.splits import load_splits, recorded_splits
     from transferkit.data.targets import require_class
     from transferkit.probe import compare_predictions, load_predictions, probe_targets, save_probe
@@ -97,6 +98,10 @@ def probe(
     if folds is not None:
         return probe_folds(embeddings, folds, Path(out), json, images, **options)
     result = probe_targets(embeddings, test_fraction=test_fraction, **options)
+    if opened:
+        pairs = list(zip(result.splits.paths, result.splits.splits, strict=True))
+        held_out = {name: [path for path, split in pairs if split == name] for name in ("val", "test")}
+        result.report["warnings"] += seen_by_backbone(held_out, backbone_seen(opened.record))
     more: dict[str, Any] = {}
     if table is not None:
         given = {"source": images, "image_root": image_root, "extractor": network.name, "weights": network.weights}
