@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.functional.classification import multilabel_average_precision
 
+from transferkit.data.targets import Kind
 from transferkit.errors import UserError
 from transferkit.training.label_task import FOCUS_ABSENT, MARGIN, LabelTask
 from transferkit.training.number_task import NumberTask
@@ -127,3 +128,13 @@ def test_a_task_is_chosen_once() -> None:
         task_of("class", "huber")
     with pytest.raises(UserError, match='`loss="asymmetric"` is for several labels per image'):
         task_of("number", "asymmetric")
+
+
+@pytest.mark.parametrize("kind", ["class", "labels", "number"])
+def test_outputs_in_lower_precision_are_activated_in_float32(kind: Kind) -> None:
+    logits = torch.randn(50, 1 if kind == "number" else 5, generator=torch.Generator().manual_seed(0)) * 4
+    low = logits.bfloat16()
+    activate: dict[Kind, Any] = {"class": lambda x: x.softmax(1), "labels": torch.sigmoid, "number": lambda x: x}
+    found = task_of(kind).activate(low)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, activate[kind](low.double()).float())

@@ -8,8 +8,9 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.tiny import RESNET
+from tests.tiny import RESNET, VIT, fit
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.training.module import TransferModule
 from transferkit.training.run_record import Checkpoints
@@ -82,3 +83,14 @@ def test_precision_auto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, supported=supported, **__: supported)
         assert {automatic_precision(accelerator) for accelerator in (None, "auto", "gpu", "cuda")} == {expected}
         assert automatic_precision("cpu") == "32-true"
+
+
+def test_tensorboard_numbers_epochs_as_the_table(tmp_path: Path, photo_folder: Path) -> None:
+    fit(tmp_path, photo_folder, {**VIT, "regime": "lp-ft"})
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["0", "1", "2"]  # 0 is the start
+    events = EventAccumulator(str(tmp_path)).Reload()
+    epoch_of = {event.step: event.value for event in events.Scalars("epoch")}
+    found = [(epoch_of[event.step], event.value) for event in events.Scalars("val/acc")]
+    assert found == [(float(row["epoch"]), pytest.approx(float(row["val/acc"]))) for row in rows]

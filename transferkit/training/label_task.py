@@ -69,8 +69,8 @@ class LabelTask:
         return losses.mean(1), torch.ones(len(logits), device=logits.device)
 
     def activate(self, logits: Tensor) -> Tensor:
-        """Return the probability of each label."""
-        return logits.sigmoid()
+        """Return the probability of each label, in float32."""
+        return logits.float().sigmoid()
 
     def metrics(self, names: Sequence[str], stage: str) -> EvaluationMetrics:
         """Return ``map`` (mean over the labels that an image has), ``f1_macro`` and ``f1_micro``; by label the same."""

@@ -100,8 +100,8 @@ class ClassTask:
         return weighted_losses(logits, batch, weights, smoothing)
 
     def activate(self, logits: Tensor) -> Tensor:
-        """Return the probabilities of the classes."""
-        return logits.softmax(1)
+        """Return the probabilities of the classes, in float32: bfloat16 has three digits."""
+        return logits.float().softmax(1)
 
     def metrics(self, names: Sequence[str], stage: str) -> EvaluationMetrics:
         """Return the metrics of :func:`~transferkit.training.metrics.classification_metrics`."""

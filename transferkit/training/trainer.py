@@ -12,10 +12,12 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.plugins import CheckpointIO
+from lightning.pytorch.trainer.states import TrainerFn
 
 from transferkit.extractor.checkpoint_reader import KEY, epoch_of, load
 from transferkit.reports.answers import Answering
 from transferkit.training.checkpoints import AtomicCheckpointIO
+from transferkit.training.fit_progress import epoch_number
 from transferkit.training.module import TransferModule
 from transferkit.training.prediction_writer import TOP_K, PredictionWriter
 from transferkit.training.run_directory import checkpoint_of
@@ -65,7 +67,20 @@ class SingleThreadSmallHead(Callback):
 
 
 class RunTensorBoardLogger(TensorBoardLogger):
-    """TensorBoard logger that writes into the run directory itself."""
+    """TensorBoard logger that writes into the run directory itself, with epochs as in ``metrics.csv``.
+
+    Attributes:
+        trainer: whose epochs they are.
+    """
+
+    trainer: Trainer | None = None
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log metrics with the epoch from 1, and 0 before the first step; Lightning's begins with 0 in both."""
+        values = {name: value for name, value in metrics.items() if name != "epoch"}
+        if self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            values["epoch"] = epoch_number(self.trainer)
+        super().log_metrics(values, step)
 
     def save(self) -> None:
         """Flush the events, without Lightning's ``hparams.yaml``: the run has its ``config.yaml``."""
@@ -104,7 +119,11 @@ def make_trainer(
     if given.get("logger") is not False:
         own = [] if given.get("logger") is True else as_list(given.get("logger"))
         given["logger"] = [*(loggers if tensorboard else []), *own] or False
-    return Trainer(callbacks=callbacks, plugins=plugins, **given)
+    trainer = Trainer(callbacks=callbacks, plugins=plugins, **given)
+    for logger in trainer.loggers:
+        if isinstance(logger, RunTensorBoardLogger):
+            logger.trainer = trainer
+    return trainer
 
 
 def users_loggers(trainer: Trainer) -> list[Logger]:
