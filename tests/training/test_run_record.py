@@ -348,7 +348,7 @@ def test_a_head_on_normalized_embeddings_goes_on(
 ) -> None:
     first = fit(tmp_path / "run", photo_folder, {**RESNET, "l2_normalize": True})
     path = str(tmp_path / "run/checkpoints/last.ckpt")
-    second = TransferModule(path, regime="full")
+    second = TransferModule(path)
     assert second.l2_normalize and first.head and second.head
     assert torch.equal(first.head.weight, second.head.weight) and "head of" not in caplog.text
     assert TransferModule(path, l2_normalize=False).head is None

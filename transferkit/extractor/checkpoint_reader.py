@@ -11,7 +11,6 @@ from torch import nn
 from transferkit import backbones
 from transferkit.backbones.loading import check_finite, load_state
 from transferkit.backbones.weights import apply_masks, read_tensors
-from transferkit.data.seen import BACKBONE
 from transferkit.errors import UserError, first_line
 from transferkit.extractor import adapted
 from transferkit.extractor.calibration import Calibration
@@ -27,7 +26,7 @@ LOSS_SCALE = "loss_scale"  # in the record of an extractor: mean and deviation o
 TRAINING: Mapping[str, type] = {
     "regime": str, "weights": str, "checkpoint": str, "epoch": int, "fitted_on": str,
     "class_counts": dict, "images": dict, "metrics": dict, "target": str, "thresholds": dict, "scale": dict,
-    LOSS_SCALE: dict, "loss": str, "class_weights": list, BACKBONE: str,
+    LOSS_SCALE: dict, "loss": str, "class_weights": list, "backbone_fitted_on": str,
 }  # fmt: skip
 # Exceptions for a record of other types or tensors of other shapes.
 BROKEN = (KeyError, TypeError, AttributeError, ValueError, RuntimeError)

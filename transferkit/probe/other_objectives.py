@@ -3,6 +3,8 @@
 The losses of K outputs are added, so each output is fitted as if it were alone.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -17,8 +19,8 @@ class OneVsRestObjective(Objective):
     smoothing moves targets from 0 and 1 towards a half.
     """
 
-    def __init__(self, *arguments: Tensor, class_weights: Tensor | None = None, **options: float) -> None:
-        super().__init__(*arguments, **options)  # type: ignore[arg-type]  # weights are those of rows
+    def __init__(self, *arguments: Any, class_weights: Tensor | None = None, **options: Any) -> None:
+        super().__init__(*arguments, **options)  # weights are those of rows
         ones = torch.ones(self.classes, dtype=self.features.dtype)
         self.positive = ones if class_weights is None else class_weights.to(self.features.dtype)
 
