@@ -8,6 +8,7 @@ from torch import Tensor
 
 from transferkit.probe.linear import C_GRID, fit_linear, logits_of, sweep
 from transferkit.probe.standardize import KINDS, Kind, Standardization
+from transferkit.runtime.verbosity import showing_progress
 
 
 def blobs(rows: int, width: int, classes: int, *, seed: int = 0, offset: float = 0.5) -> tuple[Tensor, Tensor]:
@@ -152,3 +153,22 @@ def test_features_that_hardly_vary_end_soon() -> None:
     assert not model.converged
     assert model.iterations <= 200, "iterations without progress"
     assert model.weight.isfinite().all()
+
+
+@pytest.mark.parametrize("coarse", [False, True])
+def test_a_sweep_counts_each_fit_once_while_it_works(
+    coarse: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seconds in ("FIRST_LINE", "NEXT_LINE"):
+        monkeypatch.setattr(f"transferkit.runtime.progress.{seconds}", 0.0)
+    features, target = blobs(120, 8, 3)
+    halves = features[:80], target[:80], features[80:], target[80:]
+    with caplog.at_level("INFO", "transferkit"), showing_progress():
+        swept = sweep(*halves, 3, c_grid=C_GRID[8:25], coarse_to_fine=coarse)
+    fits = int(swept.accuracy.isfinite().sum())
+    said = [line.split(" fits")[0] for line in caplog.messages]
+    assert said[0].startswith("linear probe: ")
+    if coarse:
+        assert said[-1] == f"linear probe: {fits}" and fits < 3 * 17
+    else:
+        assert all(line.endswith(f" of {fits}") for line in said) and fits == 3 * 17

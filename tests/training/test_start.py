@@ -123,7 +123,7 @@ def test_the_head_of_a_probe_is_softened_to_a_third_of_a_new_ones_size(times: fl
     embedding = torch.randn(50, 512)
     before = head(embedding)
     soften(head)
-    assert float(head.weight.std()) == pytest.approx(min(times, 1 / 3) * float(new.weight.std()), rel=0.05)
+    assert head.weight.std().item() == pytest.approx(min(times, 1 / 3) * new.weight.std().item(), rel=0.05)
     torch.testing.assert_close(head(embedding).argmax(1), before.argmax(1))
     torch.testing.assert_close(head(embedding) / head(embedding).std(), before / before.std())
 

@@ -1,6 +1,7 @@
 """Full-batch L-BFGS with a strong Wolfe line search, for several classifiers in one batch."""
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -53,7 +54,15 @@ class Batch:
     milestone: Tensor  # (M,) loss when it was last checked
 
 
-def minimize(objective: Objective, c: Tensor, start: Tensor, *, tolerance: float, max_iterations: int) -> Fits:
+def minimize(
+    objective: Objective,
+    c: Tensor,
+    start: Tensor,
+    *,
+    tolerance: float,
+    max_iterations: int,
+    advance: Callable[[int], None] = lambda fits: None,
+) -> Fits:
     """Minimize the objective for each C; a classifier leaves the batch when it is done.
 
     L-BFGS (Nocedal and Wright 2006, algorithm 7.5) whose initial inverse Hessian is the objective's
@@ -66,6 +75,7 @@ def minimize(objective: Objective, c: Tensor, start: Tensor, *, tolerance: float
         start: `(M, D + 1, K)` float64.
         tolerance: a fit has converged when no entry of its gradient is larger, as in scikit-learn's lbfgs.
         max_iterations: limit per classifier.
+        advance: called with the number of classifiers that are done, whenever some are.
 
     Returns:
         The fits. A fit that cannot be improved further in the features' precision has not converged.
@@ -85,10 +95,11 @@ def minimize(objective: Objective, c: Tensor, start: Tensor, *, tolerance: float
             leaving = batch.number[done]
             parameters[leaving], gradient[leaving] = batch.parameters[done], largest[done]
             iterations[leaving] = iteration
+            advance(len(leaving))
             if done.all():
                 break
             batch = keep(batch, (~done).nonzero().flatten())
-        stuck = advance(objective, batch)
+        stuck = iterate(objective, batch)
     return Fits(parameters, gradient, iterations, gradient <= tolerance)
 
 
@@ -122,7 +133,7 @@ def keep(batch: Batch, rows: Tensor) -> Batch:
     )
 
 
-def advance(objective: Objective, batch: Batch) -> Tensor:
+def iterate(objective: Objective, batch: Batch) -> Tensor:
     """Run one iteration in place; return `(M,)` bool, true for classifiers that found no acceptable step."""
     direction = -two_loop(objective, batch)
     slope = objective.logits(direction)

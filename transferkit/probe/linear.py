@@ -9,6 +9,7 @@ from torch import Tensor
 from transferkit.probe.lbfgs import Fits, minimize
 from transferkit.probe.objective import Objective
 from transferkit.probe.standardize import KINDS, Kind, Standardization
+from transferkit.runtime.progress import progress_bar
 
 C_GRID: tuple[float, ...] = tuple(10 ** (-6 + 11 * point / 44) for point in range(45))
 """45 points from 1e-6 to 1e5, evenly spaced in log C."""
@@ -148,19 +149,22 @@ def sweep(
         score: what is highest at the best choice, by default the accuracy.
     """
     rows: list[Grid] = []
-    for kind in kinds:
-        rows.append(
-            fit_grid(
-                objective(features, target, classes, Standardization.fit(features, kind)),
-                val_features,
-                val_target,
-                c_grid,
-                coarse_to_fine,
-                tolerance=tolerance,
-                max_iterations=max_iterations,
-                score=score or accuracies,
+    total = None if coarse_to_fine else len(kinds) * len(c_grid)
+    with progress_bar("linear probe", total, "fits") as advance:
+        for kind in kinds:
+            rows.append(
+                fit_grid(
+                    objective(features, target, classes, Standardization.fit(features, kind)),
+                    val_features,
+                    val_target,
+                    c_grid,
+                    coarse_to_fine,
+                    tolerance=tolerance,
+                    max_iterations=max_iterations,
+                    score=score or accuracies,
+                    advance=advance,
+                )
             )
-        )
     return Sweep(
         kinds=tuple(kinds),
         c_grid=tuple(c_grid),
@@ -189,11 +193,12 @@ def fit_grid(
     tolerance: float,
     max_iterations: int,
     score: Score,
+    advance: Callable[[int], None],
 ) -> Grid:
     """Fit all C of a grid, coarse points first, each finer one started from the interpolation of its neighbors.
 
     Points of one wave are fitted as one batch, which reads the features once for all of them. Arguments as in
-    `sweep`.
+    `sweep`, and `advance`, which is called with the number of fits that are done.
     """
     count, width = objective.features.shape
     room = max(1, max(BATCH_VALUES, count * width // 8) // (count * objective.classes))
@@ -209,7 +214,9 @@ def fit_grid(
             points = wave[first : first + room]
             start = torch.stack([interpolate(solved, point, gap, objective) for point in points])
             strengths = start.new_tensor([c_grid[point] for point in points])
-            fits = minimize(objective, strengths, start, tolerance=tolerance, max_iterations=max_iterations)
+            fits = minimize(
+                objective, strengths, start, tolerance=tolerance, max_iterations=max_iterations, advance=advance
+            )
             solved.update(zip(points, fits.parameters, strict=True))
             converged[points] = fits.converged.cpu()
             accuracy[points] = score(logits_of_fits(objective, fits, val_features), val_target).cpu()

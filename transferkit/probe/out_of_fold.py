@@ -1,12 +1,14 @@
 """Probabilities of rows from linear probes that were not fitted on them, nor on their near-duplicates."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from transferkit.data.groups import deal
 from transferkit.probe.linear import fit_linear, logits_of, sweep
+from transferkit.runtime.progress import progress_bar
 
 FOLDS = 5
 C_TRIED = (0.1, 1.0, 10.0, 100.0)
@@ -61,13 +63,16 @@ def out_of_fold(
     fold = assign_folds(target, group, folds, seed)
     c = chosen_c(features, target, classes, fold, c_grid, seed)
     probability = torch.zeros(len(target), classes)
-    for number in range(folds):
-        inside = (fold == number).nonzero().flatten()
-        rest = (fold != number).nonzero().flatten()
-        if len(inside) and len(rest):
-            fitted = fit_linear(features[rest], target[rest], classes, standardization="none", c=c, tolerance=TOLERANCE)
-            logits = logits_of(features[inside], fitted.weight, fitted.bias, "none")
-            probability[inside] = logits.softmax(1)
+    how: dict[str, Any] = {"standardization": "none", "c": c, "tolerance": TOLERANCE}
+    with progress_bar("out-of-fold probabilities", folds, "folds") as advance:
+        for number in range(folds):
+            inside = (fold == number).nonzero().flatten()
+            rest = (fold != number).nonzero().flatten()
+            if len(inside) and len(rest):
+                fitted = fit_linear(features[rest], target[rest], classes, **how)
+                logits = logits_of(features[inside], fitted.weight, fitted.bias, "none")
+                probability[inside] = logits.softmax(1)
+            advance(1)
     return probability, c
 
 
