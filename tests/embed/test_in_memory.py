@@ -1,5 +1,6 @@
 """Embedding a table in memory."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,13 +34,14 @@ def test_embeddings_that_overflow_are_refused(way: str, table: ImageTable, extra
     with torch.no_grad():
         extractor.backbone.model.layernorm.weight.fill_(3e38)
     first = Box(1, table.paths[0], 0, 0, 20, 20)
+    ways: dict[str, Callable[[], object]] = {
+        "memory": lambda: embed(table, extractor),
+        "cache": lambda: cached_features(extractor, table),
+        "crop": lambda: embed_regions(extractor, table, [first]),
+        "roi_align": lambda: embed_regions(extractor, table, [first], "roi_align"),
+    }
     with pytest.raises(UserError, match=r"^the embedding of 'apples/000.png' holds NaN or infinity; check the extract"):
-        if way == "memory":
-            embed(table, extractor)
-        elif way == "cache":
-            cached_features(extractor, table)
-        else:
-            embed_regions(extractor, table, [first], "crop" if way == "crop" else "roi_align")
+        ways[way]()
     assert not list(cache.rglob("*.parquet"))
 
 
