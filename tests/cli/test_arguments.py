@@ -125,3 +125,26 @@ def test_a_dotted_key_alone_is_an_option(tmp_path: Path) -> None:
     printed = yaml.safe_load(transferkit("fit", "--config", str(file), "--print_config").out)
     assert printed["model"]["lr_head"] == 0.001 and printed["model"]["weights"] == "none"
     assert printed["trainer"]["default_root_dir"] == "here"
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "lines"),
+    [
+        ("model:\n  weights: none\nmodel:\n  lr_head: 0.2\n", "model", "1 and 3"),
+        ("model:\n  lr_head: 0.1\n  lr_head: 0.2\n", "lr_head", "2 and 3"),
+        ("trainer:\n  callbacks:\n  - class_path: EarlyStopping\n    class_path: Timer\n", "class_path", "3 and 4"),
+        ('{"name": "a", "seed_everything": 1,\n "name": "b"}', "name", "1 and 2"),
+    ],
+)
+def test_a_key_that_is_given_twice_is_refused(tmp_path: Path, text: str, key: str, lines: str) -> None:
+    """YAML's loader would lose the first of them in silence, and a whole section with it."""
+    file = tmp_path / "c.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError, match=rf"^config {file} has '{key}' twice, in lines {lines}; keep one"):
+        read_yaml(file)
+
+
+def test_an_alias_is_no_repetition(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("a: &same {x: 1}\nb: *same\nc:\n- *same\n- *same\nd:\n  <<: *same\n  y: 2\n")
+    assert read_yaml(file)["d"] == {"x": 1, "y": 2}

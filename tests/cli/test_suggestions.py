@@ -64,7 +64,7 @@ def test_the_table_names_what_there_is(known: list[str]) -> None:
     """Each option is one of fit's or of the other verbs', and none is hidden by another of the same name."""
     ends = {fold(option.split(".")[-1]) for option in known}
     for ours, theirs in ALIASES.items():
-        assert fold(ours) in ends or ours in ("extractor", "out", "seed", "k"), ours
+        assert fold(ours) in ends or ours in ("extractor", "extractors", "out", "seed", "k"), ours
         assert all(fold(name) == name for name in theirs.split())
         assert nearest(theirs.split()[0], [ours, "other"]) == ours
 
@@ -87,3 +87,21 @@ def test_other_verbs_suggest_their_own() -> None:
 )
 def test_the_line_that_fit_prints(arguments: list[str], pattern: str) -> None:
     assert refused(transferkit("fit", *arguments), pattern)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["embed", "d", "--model", "x"], "extractor"),
+        (["embed", "d", "--device", "cpu"], "trainer.accelerator"),
+        (["embed", "d", "--trainer.gpus", "1"], "trainer.devices"),
+        (["embed", "d", "--output", "x"], "out"),
+        (["probe", "d", "--backbone", "x"], "extractor"),
+        (["probe", "d", "--device", "cpu"], "accelerator"),
+        (["rank", "d", "--models", "a,b"], "extractors"),
+        (["benchmark", "--model", "a"], "extractors"),
+        (["search", "i", "q.jpg", "--topk", "3"], "k"),
+    ],
+)
+def test_the_line_that_other_verbs_print(arguments: list[str], meant: str) -> None:
+    assert refused(transferkit(*arguments), rf"unknown option {arguments[-2]}; did you mean --{meant}\?")

@@ -2,6 +2,7 @@
 
 import io
 import struct
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,6 +41,16 @@ def test_the_size_that_a_bmp_claims_is_not_believed(claim: int) -> None:
     data[2:6] = struct.pack("<I", claim)
     np.testing.assert_array_equal(outcome(bytes(data)), photo(43, 61))
     assert outcome(bytes(data[:-300])) == "truncated BMP"
+
+
+@pytest.mark.parametrize("claim", [0, 4, -2, -1, 1, 100, 2**31, 2**32 - 9])
+@pytest.mark.parametrize("how", [{"lossless": True}, {"quality": 80}, {"lossless": True, "xmp": b"<x/>"}], ids=["VP8L", "VP8", "VP8X"])  # fmt: skip  # noqa: E501
+def test_the_size_that_a_webp_claims_is_not_believed(claim: int, how: dict[str, Any]) -> None:
+    data = encode(photo(43, 61), "WEBP", **how)
+    size = struct.pack("<I", claim if claim in (0, 4) else len(data) - 8 + claim if claim < 2**31 else claim)
+    for behind in (b"", VIDEO):
+        np.testing.assert_array_equal(outcome(data[:4] + size + data[8:] + behind), outcome(data))
+    assert outcome(data[:4] + size + data[8 : len(data) // 2]) == "truncated WEBP"
 
 
 def test_a_gif_ends_at_its_trailer_at_its_end_or_at_what_is_no_block() -> None:

@@ -115,6 +115,7 @@ def test_jpeg_xl_itself() -> None:
         ("OpenEXR", b"\x76\x2f\x31\x01" + bytes(99)),
         ("JPEG-LS", b"\xff\xd8\xff\xf7" + bytes(99)),
         ("QOI", b"qoif" + bytes(99)),
+        ("iPhone-optimized PNG (CgBI)", b"\x89PNG\r\n\x1a\n\0\0\0\4CgBI" + bytes(99)),
         ("DDS", encode(photo(20, 30), "DDS")),
         ("PCX", encode(photo(20, 30), "PCX")),
         ("SGI", encode(photo(20, 30), "SGI")),

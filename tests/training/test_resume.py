@@ -26,7 +26,7 @@ SAVED: dict[str, Any] = {
 
 def content(ready: int, processed: int) -> dict[str, Any]:
     progress = {"current": {"ready": ready, "processed": processed}}
-    return {"optimizer_states": [], "loops": {"fit_loop": {"epoch_progress": progress}}}
+    return {"optimizer_states": [], "loops": {"fit_loop": {"epoch_progress": progress}}, "global_step": 40}
 
 
 def test_the_same_fit_goes_on() -> None:
@@ -45,14 +45,16 @@ def test_only_what_may_move_may_differ(section: str, field: str) -> None:
 
 
 @pytest.mark.parametrize(("epochs", "refused"), [(None, 0), (-1, 0), (5, 0), (4, 0), (3, 1), (0, 1)])
-def test_an_end_that_has_been_passed(epochs: int | None, refused: int) -> None:
+@pytest.mark.parametrize(("field", "done"), [("max_epochs", 4), ("max_steps", 40)])
+def test_an_end_that_has_been_passed(field: str, done: int, epochs: int | None, refused: int) -> None:
     progress = progress_of(content(4, 4), RUN)
-    assert progress == Progress(4, False)
+    assert progress == Progress(4, False, 40)
+    end = epochs and epochs * done // 4 if epochs != -1 else -1
     if refused:
-        with pytest.raises(UserError, match=f"`max_epochs` is {epochs}, the checkpoint has completed 4"):
-            check_progress({}, {"max_epochs": epochs}, progress)
+        with pytest.raises(UserError, match=f"`{field}` is {end}, the checkpoint has completed {done}"):
+            check_progress({}, {field: end}, progress)
     else:
-        check_progress({}, {"max_epochs": epochs}, progress)
+        check_progress({}, {field: end}, progress)
 
 
 @pytest.mark.parametrize("field", STEPS_PER_EPOCH)

@@ -84,10 +84,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read a config file.
 
     Raises:
-        UserError: the file is not YAML, not a mapping, too large or too deep.
+        UserError: the file is not YAML, not a mapping, too large or too deep, or has a key twice.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
+        node = loader.get_single_node()
+        check_repeats(path, node)
+        content = loader.construct_document(node) if node else None
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"config {path} cannot be read: {' '.join(str(error).split())[:200]}") from error
     if content is None:
@@ -99,6 +102,32 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if "config" in content:
         raise UserError(f"config {path} refers to another one; give both: --config ONE --config OTHER")
     return content
+
+
+def check_repeats(path: Path, whole: yaml.Node | None) -> None:
+    """Raise on a key that a mapping has twice: YAML's loader would keep only the last of them.
+
+    Raises:
+        UserError: such a key; it is named, with its lines.
+    """
+    pending, seen = [whole] if whole else [], set[int]()
+    while pending:
+        node = pending.pop()
+        if id(node) in seen:  # an alias
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            pending += node.value
+        elif isinstance(node, yaml.MappingNode):
+            lines: dict[str, int] = {}
+            for key, value in node.value:
+                if isinstance(key, yaml.ScalarNode) and key.value in lines:
+                    both = f"lines {lines[key.value]} and {key.start_mark.line + 1}"
+                    raise UserError(
+                        f"config {path} has {key.value[:80]!r} twice, in {both}; keep one, with all its options"
+                    )
+                lines[str(key.value)] = key.start_mark.line + 1
+                pending.append(value)
 
 
 def check_values(path: Path, content: dict[str, Any]) -> None:

@@ -76,13 +76,14 @@ def make_parser(function: Callable[..., int], verb: str) -> tuple["ArgumentParse
     for number, (name, kind) in enumerate(positional.items()):
         several: dict[str, Any] = {"nargs": "*" if number else "+"} if kind == list[str] else {"type": kind}
         parser.add_argument(name, help=texts[name], **several)
-    flat = {name: section for name, section in sections_of(function).items() if not section.prefix}
+    sections = sections_of(function)
+    flat = {name: section for name, section in sections.items() if not section.prefix}
     for name, section in flat.items():
         parser.add_argument_group(texts[name].rstrip(".")).add_class_arguments(section.kind, as_group=False)
         parser.set_defaults(vars(section.default))
     parser.add_function_arguments(function, skip={*positional, *flat})
     known = [name for name in inspect.signature(function).parameters if name not in flat]
-    return parser, known + [field for section in flat.values() for field in section.fields]
+    return parser, known + [f"{section.prefix}{field}" for section in sections.values() for field in section.fields]
 
 
 def check_seed(option: str, seed: int) -> None:

@@ -8,7 +8,7 @@ independent of the number of cores.
 """
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -24,6 +24,7 @@ from transferkit.data.embeddings import Embeddings
 from transferkit.data.image_table import ImageTable
 from transferkit.data.integrity import remember
 from transferkit.embed.transfer import Transfer
+from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 from transferkit.extractor.forward import Forward
 from transferkit.extractor.halving import Halving
@@ -77,6 +78,9 @@ def stream_table(
         view: a random view of the images instead of their preprocessing.
         workers: threads; by default one per core.
         show: whether to show a progress bar.
+
+    Raises:
+        UserError: an embedding holds NaN or infinity.
     """
     forward = forward or extractor.forward()
     one_at_a_time = Lock()  # augmentation draws from the global generator
@@ -99,9 +103,30 @@ def stream_table(
                 decoded |= {table.paths[row]: None for row in batch.rows}
                 decoded |= {table.paths[row]: fault for row, fault in batch.broken.items()}
                 advance(len(batch.rows) + len(batch.broken))
+                check_finite(batch, table.paths)
                 yield batch
     finally:  # also if the caller stops early or the user interrupts
         remember(table, decoded)
+
+
+def check_finite(batch: Batch, paths: Sequence[str]) -> None:
+    """Refuse embeddings that no later step can use: finite weights may still overflow on the way.
+
+    Args:
+        batch: of some rows.
+        paths: image of every row.
+
+    Raises:
+        UserError: naming the first image whose embedding holds NaN or infinity.
+    """
+    if batch.embedding.sum().isfinite():  # one pass; a sum of finite values may overflow, too
+        return
+    bad = (~batch.embedding.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
+    if bad:
+        raise UserError(
+            f"the embedding of {paths[batch.rows[bad[0]]]!r} holds NaN or infinity; "
+            "check the extractor and its weights, or compute in `precision=32`"
+        )
 
 
 def usual_batch_size(device: torch.device) -> int:

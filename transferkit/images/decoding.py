@@ -19,7 +19,7 @@ from torch import Tensor
 from transferkit.images import tiff
 from transferkit.images.declared import declared_size
 from transferkit.images.error import Fault, ImageError, Kind
-from transferkit.images.extent import is_cut, jpeg_extent
+from transferkit.images.extent import is_cut, jpeg_extent, webp_end, with_own_size
 from transferkit.images.formats import EXTENSIONS, FORMATS, UNREAD_KINDS, decoders, formats_for, needs_plugin, unread
 from transferkit.images.rgb import to_rgb
 from transferkit.images.silence import pillow_silenced
@@ -180,7 +180,7 @@ def open_image(data: bytes) -> tuple[ImageFile.ImageFile, tiff.Layout | None]:
             layout = tiff.layout_of(data)
             if layout:
                 tiff.check(layout)
-            return Image.open(BytesIO(data), formats=formats), layout
+            return Image.open(BytesIO(with_own_size(data)), formats=formats), layout
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
@@ -188,7 +188,7 @@ def open_image(data: bytes) -> tuple[ImageFile.ImageFile, tiff.Layout | None]:
     except Exception as error:
         if has_too_much_text(error):
             raise ImageError("too_large", TOO_MUCH_TEXT) from error
-        if data[8:12] == b"WEBP" and int.from_bytes(data[4:8], "little") + 8 > len(data):
+        if data[8:12] == b"WEBP" and max(webp_end(data), int.from_bytes(data[4:8], "little") + 8) > len(data):
             raise ImageError("truncated", "truncated WEBP") from error  # opening it needs the whole file
         if data[:3] == b"\xff\xd8\xff" and (name := jpeg_extent(data).unread):
             raise unread(name) from error

@@ -11,6 +11,7 @@ from PIL import ImageFile
 MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # no restart marker, stuffing or fill byte (ITU-T T.81, B.1.1)
 SOI, TEM, SOS, EOI = 0xD8, 0x01, 0xDA, 0xD9
 ARITHMETIC = range(0xC9, 0xD0)
+WEBP_CHUNKS = (b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF", b"ICCP", b"EXIF", b"XMP ")
 
 
 class JpegExtent(NamedTuple):
@@ -107,3 +108,23 @@ def color_table_bytes(flags: int) -> int:
     (768, 0)
     """
     return 3 << (flags % 8 + 1) if flags & 0x80 else 0
+
+
+def webp_end(data: bytes) -> int:
+    """Return where the chunks of a WebP end by their own sizes, which may be behind the end of a file that is cut."""
+    at = 12
+    while data[at : at + 4] in WEBP_CHUNKS:  # each with its size, and a byte more if that is odd (RFC 9649)
+        size = int.from_bytes(data[at + 4 : at + 8], "little")
+        at += 8 + size + size % 2
+    return at
+
+
+def with_own_size(data: bytes) -> bytes:
+    """Return a WebP whose header gives the size of its chunks; other bytes as they are.
+
+    Some programs write another size there, and the decoder would refuse the file.
+    """
+    if data[:4] != b"RIFF" or data[8:12] != b"WEBP":
+        return data
+    own = (min(webp_end(data), len(data)) - 8).to_bytes(4, "little")
+    return data if own == data[4:8] else data[:4] + own + data[8:]

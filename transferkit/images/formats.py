@@ -162,6 +162,8 @@ def unread_name(data: bytes) -> str | None:
         return "DICOM"
     if data[:4] in (b"\0\0\1\0", b"\0\0\2\0") and 0 < int.from_bytes(data[4:6], "little") < 256 and data[9:10] == b"\0":
         return "ICO"
+    if data[12:16] == b"CgBI" and data.startswith(b"\x89PNG"):  # Apple's own first chunk, and pixels as no PNG has
+        return "iPhone-optimized PNG (CgBI)"
     if data[-18:] == b"TRUEVISION-XFILE.\0":
         return "TGA"
     if PCX.match(data):
@@ -188,5 +190,5 @@ def decoders() -> str:
     return ", ".join(versions)
 
 
-RULES = 3
+RULES = 4
 """Increase it whenever the result of a file changes: other pixels, refused, or accepted."""

@@ -30,10 +30,12 @@ class Progress:
     Attributes:
         epochs: number of completed epochs.
         within_epoch: whether another epoch has begun.
+        steps: number of completed steps of the optimizer.
     """
 
     epochs: int = 0
     within_epoch: bool = False
+    steps: int = 0
 
 
 def progress_of(content: Mapping[str, Any], path: Path) -> Progress:
@@ -50,7 +52,7 @@ def progress_of(content: Mapping[str, Any], path: Path) -> Progress:
         if "optimizer_states" not in content:
             raise KeyError("optimizer_states")
         epochs = int(content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
-        return Progress(epochs, is_within_epoch(content))
+        return Progress(epochs, is_within_epoch(content), int(content["global_step"]))
     except BROKEN as error:
         raise UserError(
             f'{path} holds weights only, not the state of a fit; start a new fit with `backbone="{path}"`'
@@ -89,11 +91,10 @@ def check_progress(saved: Section, wanted: Section, progress: Progress) -> None:
     Raises:
         UserError: naming the argument.
     """
-    epochs = wanted.get("max_epochs")
-    if epochs is not None and 0 <= epochs < progress.epochs:
-        raise UserError(
-            f"`max_epochs` is {epochs}, the checkpoint has completed {progress.epochs}; give more, or start a new fit"
-        )
+    for field, done in (("max_epochs", progress.epochs), ("max_steps", progress.steps)):
+        end = wanted.get(field)
+        if end is not None and 0 <= end < done:
+            raise UserError(f"`{field}` is {end}, the checkpoint has completed {done}; give more, or start a new fit")
     for field in STEPS_PER_EPOCH if progress.within_epoch else ():
         before, value = saved.get(field), wanted.get(field)
         if before != value:

@@ -43,6 +43,9 @@ def check_options(options: Mapping[str, Any]) -> None:
     for name in ("check_val_every_n_epoch", "accumulate_grad_batches"):
         if options[name] is not None and options[name] < 1:
             raise UserError(f"`{name}` is {options[name]}; give 1 or more")
+    clip = options["gradient_clip_val"]
+    if clip is not None and not 0 <= clip < float("inf"):  # a negative one would turn every gradient around
+        raise UserError(f"`gradient_clip_val` is {clip}; give a number from 0 up, or leave it out")
     if options["val_check_interval"] == 0:
         raise UserError("`val_check_interval` is 0; give a share of an epoch, or a number of batches")
     if str(options["devices"]).isdecimal():  # otherwise a list of GPUs, or auto

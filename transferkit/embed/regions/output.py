@@ -18,6 +18,7 @@ from transferkit.embed import describe
 from transferkit.embed.regions.align import embed_aligned
 from transferkit.embed.regions.boxes import Box
 from transferkit.embed.regions.crop import embed_crops
+from transferkit.embed.stream import check_finite
 from transferkit.errors import UserError, listed
 from transferkit.extractor import Extractor
 from transferkit.runtime.files import atomic_path, check_folder, check_parquet, check_place
@@ -60,7 +61,7 @@ def embed_regions(
             these boxes out.
 
     Raises:
-        UserError: a box has no pixels, with ``fail``; or no box is left.
+        UserError: a box has no pixels, with ``fail``; no box is left; an embedding holds NaN or infinity.
     """
     if method == "roi_align" and extractor.engine != "torch":
         log.warning("%s takes one image size, roi_align needs any: PyTorch runs the network instead", extractor.engine)
@@ -73,6 +74,7 @@ def embed_regions(
     broken: dict[int, str] = {}
     with progress_bar(f"embedding with {extractor.name}", len(boxes), "boxes") as advance:
         for batch in work:
+            check_finite(batch, [box.path for box in boxes])
             rows += batch.rows
             parts += [batch.embedding] if batch.rows else []
             broken |= {boxes[row].number: f"{boxes[row].path!r}: {why}" for row, why in batch.broken.items()}
