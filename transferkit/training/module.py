@@ -12,7 +12,7 @@ from transferkit.backbones.gradient_checkpointing import checkpoint_blocks
 from transferkit.backbones.weights import apply_masks
 from transferkit.data.batches import Batch
 from transferkit.data.datamodule import ImageDataModule
-from transferkit.data.option_ranges import check_values
+from transferkit.data.option_ranges import check_values, make_plain
 from transferkit.data.seen import check_unseen
 from transferkit.embed import fill_features
 from transferkit.errors import UserError
@@ -24,6 +24,7 @@ from transferkit.training.checkpoints import (
     check_resumable,
     current_metrics,
     is_within_epoch,
+    keep_readable,
     mend_progress,
     same_weights,
 )
@@ -135,6 +136,7 @@ class TransferModule(TransferNetwork):
         )  # fmt: skip
         super().__init__(extractor, regime, unfreeze_last, dropout, batchnorm != "eval", seed, loss)
         self.save_hyperparameters(logger=False)
+        make_plain(self.hparams)
         checkpoint_blocks(self.backbone, gradient_checkpointing)
         self.adapters = adapters
         self.epoch: int | None = extractor.record.get("epoch")
@@ -191,7 +193,7 @@ class TransferModule(TransferNetwork):
         Raises:
             UserError: see :meth:`connect` and :func:`~transferkit.training.regimes.check_unfreezing`.
         """
-        check_unfreezing(self.trainer.callbacks)  # type: ignore[attr-defined]  # set in its constructor
+        check_unfreezing(self.trainer.callbacks, self.frozen_keys)  # type: ignore[attr-defined]  # set in its constructor
         function = self.trainer.state.fn
         stage = function.value if function else "fit"
         if self.connected != (self.data, stage):
@@ -309,8 +311,7 @@ class TransferModule(TransferNetwork):
 
     def on_train_end(self) -> None:
         """Warn if the head is not at its optimum."""
-        optimizer = self.trainer.optimizers[0]
-        if isinstance(optimizer, RegularizationPath):
+        if isinstance(optimizer := self.trainer.optimizers[0], RegularizationPath):
             optimizer.warn_of_unsolved()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -358,8 +359,8 @@ class TransferModule(TransferNetwork):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the record, and the state of an epoch that has not ended."""
         checkpoint[KEY] = self.describe()
-        if self.adapters:
-            leave_out_base(checkpoint, self.adapters)
+        leave_out_base(checkpoint, self.adapters)
+        keep_readable(checkpoint)
         mend_progress(checkpoint, self.trainer)
         if is_within_epoch(checkpoint):
             checkpoint[EPOCH] = {"processes": self.trainer.world_size} | self.training_epoch.state_dict()
