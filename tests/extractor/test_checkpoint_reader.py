@@ -91,3 +91,22 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"best\.ckpt is not a weights file \(broken, or more than plain tensors"):
         Extractor.from_pretrained(tmp_path / "best.ckpt")
     assert not (tmp_path / "mark").exists()
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [("callbacks", 3), ("state_dict", [1]), ("loops", "x"), ("optimizer_states", {}), ("hyper_parameters", "x")],
+)
+def test_a_part_of_another_type_is_refused(part: str, value: Any, tmp_path: Path) -> None:
+    torch.save({**checkpoint(resnet18()), part: value}, tmp_path / "odd.ckpt")
+    with pytest.raises(UserError, match=rf"odd.ckpt is broken or of another version \({part}\); fit again"):
+        Extractor.from_pretrained(tmp_path / "odd.ckpt")
+
+
+@pytest.mark.parametrize("field", [{"target": "odd"}, {"class_weights": "x"}, {"class_weights": [None]}])
+def test_a_field_of_the_record_that_cannot_be_used_is_refused(field: dict[str, Any], tmp_path: Path) -> None:
+    content = checkpoint(resnet18())
+    content[KEY].update(field)
+    torch.save(content, tmp_path / "odd.ckpt")
+    with pytest.raises(UserError, match=rf"broken or of another version \({next(iter(field))} is"):
+        Extractor.from_pretrained(tmp_path / "odd.ckpt")

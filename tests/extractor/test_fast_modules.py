@@ -89,6 +89,17 @@ def test_only_what_changes_is_copied(packing: None, monkeypatch: pytest.MonkeyPa
     assert for_inference(resnet18().backbone, torch.float32, pack=False) is not backbone
 
 
+@pytest.mark.parametrize("given", [torch.float64, torch.bfloat16, torch.float16])
+def test_a_network_in_training_keeps_its_dtype(given: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    for packs in (True, False):
+        monkeypatch.setattr(fast_modules, "packs_linear", lambda packs=packs: packs)
+        for backbone in (transformer("vit", "cls").backbone, resnet18().backbone):
+            backbone.to(given)
+            fast = for_inference(backbone, torch.float32)
+            assert {p.dtype for p in backbone.parameters()} == {given}
+            assert {p.dtype for p in fast.parameters()} == {torch.float32}
+
+
 def test_the_processor_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     assert packs_linear() is packs_linear.__wrapped__()  # no measurement that may come out differently
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")

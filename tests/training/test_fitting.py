@@ -17,7 +17,7 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix
 
 from tests.running import transferkit
-from tests.tiny import RESNET
+from tests.tiny import RESNET, VIT
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.data.embeddings import Embeddings
 from transferkit.errors import UserError
@@ -54,6 +54,26 @@ def own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "WANDB_MODE", "MLFLOW_ALLOW_FILE_STORE"):
         monkeypatch.setenv(name, "")  # so that what is set in a test is undone after it
         monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize("of_numpy", [np.float32, np.float64, np.int64])
+def test_options_may_be_of_numpy_and_paths(of_numpy: Any, tmp_path: Path) -> None:
+    whole = {"batch_size": 8, "max_epochs": 1, "split_seed": 0, "warmup_epochs": 1, "seed": 1}
+    shares = {"lr_head": 0.5, "val_fraction": 0.5, "momentum": 0.5, "dropout": 0.5, "gradient_clip_val": 0.5}
+    given = {name: of_numpy(value) for name, value in (whole if of_numpy is np.int64 else shares).items()}
+    sizes = {"preprocessing": {"image_size": np.int64(32)}} if of_numpy is np.int64 else {"image_root": None}
+    run = fit(*pictures(12), **{**SMALL, **given, **sizes}, l2_normalize=np.bool_(True), out=tmp_path, report=False)
+    assert run.predict(pictures(1)[0][0]).label in COLORS  # the checkpoint can be read
+    config = yaml.safe_load((run.path / "config.yaml").read_text())
+    saved = config["model"] | config["data"] | config["trainer"] | {"seed": config["seed_everything"]}
+    assert {name: saved[name] for name in given} == {name: value.item() for name, value in given.items()}
+
+
+def test_a_path_may_be_given_as_one(tmp_path: Path, photo_folder: Path) -> None:
+    given: dict[str, Any] = {"max_epochs": 1, "accelerator": "cpu", "out": tmp_path, "report": False}
+    first = fit(photo_folder, **VIT, **given)
+    run = fit(photo_folder, backbone=first.checkpoint, **given)
+    assert Run(run.path).data.root == str(photo_folder)
 
 
 def test_a_run_has_its_files_and_metrics(run: Run) -> None:

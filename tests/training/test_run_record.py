@@ -3,6 +3,7 @@
 import csv
 import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,15 @@ def test_a_callback_that_unfreezes_is_refused(tmp_path: Path, photo_folder: Path
     """From Python as from the command line: the schedule knows the groups that the fit begins with."""
     with pytest.raises(UserError, match="the callback BackboneFinetuning unfreezes within a fit"):
         fit(tmp_path / "run", photo_folder, FULL, callbacks=[BackboneFinetuning(1)])
+
+
+@pytest.mark.parametrize("regime", ["frozen", "partial", "full"])
+def test_pruning_of_weights_that_do_not_learn_is_refused(tmp_path: Path, photo_folder: Path, regime: str) -> None:
+    """The embeddings of a frozen backbone are cached: the head would learn on those of other weights."""
+    refused = pytest.raises(UserError, match="ModelPruning prunes layers that do not learn")
+    pruning = ModelPruning("l1_unstructured", amount=0.5)
+    with nullcontext() if regime == "full" else refused:
+        fit(tmp_path / "run", photo_folder, {**VIT, "regime": regime}, max_epochs=1, callbacks=[pruning])
 
 
 def test_weights_alone_are_no_fit_to_go_on_with(tmp_path: Path, photo_folder: Path) -> None:

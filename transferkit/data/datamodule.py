@@ -23,7 +23,7 @@ from transferkit.data.groups import check_whole
 from transferkit.data.image_table import ImageTable, check_trainable, open_images
 from transferkit.data.integrity import MOST_NAMED, raise_broken, verify_together
 from transferkit.data.memory_table import Split, table_of_images
-from transferkit.data.option_ranges import check_counts, check_fractions, check_mixing, check_values
+from transferkit.data.option_ranges import check_counts, check_fractions, check_mixing, check_values, make_plain
 from transferkit.data.sample_weights import SampleWeights, read_sample_weights
 from transferkit.data.splits import (
     HELD_OUT,
@@ -103,6 +103,7 @@ class ImageDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
+        make_plain(self.hparams)
         check_values(ImageDataModule, self.hparams)
         check_counts(batch_size=batch_size, num_workers=num_workers, views=views, n_per_class=n_per_class)
         check_fractions(val_fraction=val_fraction, test_fraction=test_fraction)

@@ -2,11 +2,12 @@
 
 import math
 import numbers
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from transferkit.errors import UserError, listed
+from transferkit.runtime.plain_types import plain
 
 
 def check_counts(batch_size: int, num_workers: int | None, views: int, n_per_class: int | None) -> None:
@@ -42,6 +43,11 @@ def check_mixing(**alphas: float) -> None:
     for name, value in alphas.items():
         if not 0 <= value < math.inf:
             raise UserError(f"`{name}` is {value}; give a number from 0 up, 0 for none")
+
+
+def make_plain(options: MutableMapping[str, Any]) -> None:
+    """Convert NumPy's numbers and arrays, and paths, among options to Python's types: a checkpoint holds them."""
+    options.update({name: plain(value) for name, value in options.items()})
 
 
 def check_values(owner: Callable[..., Any], options: Mapping[str, Any]) -> None:

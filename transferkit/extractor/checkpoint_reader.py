@@ -28,6 +28,12 @@ TRAINING: Mapping[str, type] = {
     "class_counts": dict, "images": dict, "metrics": dict, "target": str, "thresholds": dict, "scale": dict,
     LOSS_SCALE: dict, "loss": str, "class_weights": list, "backbone_fitted_on": str,
 }  # fmt: skip
+# Parts of a checkpoint that Lightning reads, too, and their types.
+PARTS: Mapping[str, type] = {
+    "state_dict": Mapping, "callbacks": Mapping, "loops": Mapping, "hyper_parameters": Mapping,
+    "optimizer_states": list, "lr_schedulers": list,
+}  # fmt: skip
+TARGETS = ("class", "labels", "number")
 # Exceptions for a record of other types or tensors of other shapes.
 BROKEN = (KeyError, TypeError, AttributeError, ValueError, RuntimeError)
 
@@ -45,6 +51,9 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(record, dict) or "state_dict" not in content:
         raise UserError(f"{path} is not a transferkit checkpoint; give one that fit wrote")
     check_format(path, record)
+    for name, kind in PARTS.items():
+        if name in content and not isinstance(content[name], kind):
+            raise UserError(f"{path} is broken or of another version ({name}); fit again")
     return dict(content)
 
 
@@ -194,3 +203,8 @@ def check_training(record: Mapping[str, Any]) -> None:
         numbers = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
         if not isinstance(value, kind) or not all(isinstance(number, int | float) for number in numbers):
             raise ValueError(f"{name} is {str(value)[:40]!r}")
+    if record.get("target", "class") not in TARGETS:
+        raise ValueError(f"target is {record['target'][:40]!r}")
+    weights = record.get("class_weights") or []
+    if not isinstance(weights, list) or not all(isinstance(weight, int | float) for weight in weights):
+        raise ValueError(f"class_weights is {str(weights)[:40]!r}")

@@ -28,7 +28,7 @@ def for_inference(backbone: Backbone, dtype: torch.dtype, pack: bool = True) -> 
     """Return a fast copy of a network, or the network itself if nothing would change.
 
     BatchNorm is folded into the convolutions before it, these are laid out channels last, and all is cast once. A GPU's
-    convolutions are laid out so without BatchNorm, too.
+    convolutions are laid out so without BatchNorm, too. The network itself keeps its dtype.
 
     Args:
         backbone: the network; the copy shares the tensors that do not change.
@@ -39,12 +39,12 @@ def for_inference(backbone: Backbone, dtype: torch.dtype, pack: bool = True) -> 
     on_cpu = next(backbone.parameters()).device.type == "cpu"
     linear = pack and on_cpu and packs_linear() and any(type(module) is nn.Linear for module in backbone.modules())
     channels_last = convolutional or (not on_cpu and any(isinstance(m, nn.Conv2d) for m in backbone.modules()))
-    if not channels_last and not linear and dtype == torch.float32:
+    tensors = (*backbone.parameters(), *backbone.buffers())
+    cast = dtype != torch.float32 or any(t.is_floating_point() and t.dtype != dtype for t in tensors)
+    shares = not channels_last and not cast
+    if shares and not linear:
         return backbone
-    if not channels_last and dtype == torch.float32:
-        fast = replica(backbone)
-    else:
-        fast = copy.deepcopy(backbone).eval().requires_grad_(False)
+    fast = replica(backbone) if shares else copy.deepcopy(backbone).eval().requires_grad_(False)
     set_attention = getattr(fast.model, "set_attn_implementation", None)  # a Hugging Face model's
     if set_attention and dtype == torch.bfloat16 and on_cpu:
         set_attention("eager")  # two matrix products take 0.6 of the time of PyTorch's fused attention there

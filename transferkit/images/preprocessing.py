@@ -39,6 +39,7 @@ from transferkit.images.resize import (
 from transferkit.images.resize import (
     Size as Size,  # for others, too
 )
+from transferkit.runtime.plain_types import plain
 
 Fit = Literal["exact", "cover", "contain"]
 Channels = Literal["rgb", "bgr"]
@@ -82,14 +83,14 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         """Check every field; lists become tuples."""
-        for name, plain in (
+        for name, value in (
             ("resize", self.resize if isinstance(self.resize, int) else whole_size("resize", self.resize)),
             ("crop", None if self.crop is None else whole_size("crop", self.crop)),
             ("mean", triple("mean", self.mean)),
             ("std", triple("std", self.std)),
             ("fill", tuple(int(value) for value in triple("fill", self.fill))),
         ):
-            object.__setattr__(self, name, plain)
+            object.__setattr__(self, name, value)
         check(self)
 
     @classmethod
@@ -255,7 +256,7 @@ class Preprocessing:
         known = list(inspect.signature(self.replace).parameters)
         if unknown := set(given) - set(known):
             raise UserError(f"`preprocessing` has no field {min(map(str, unknown))!r}; it takes {', '.join(known)}")
-        return self.replace(**given)
+        return self.replace(**plain(dict(given)))
 
     @property
     def image_size(self) -> Size:

@@ -1,8 +1,10 @@
 """Checkpoints: written atomically, loaded without running code; their metrics, and the checks before resuming."""
 
 import copy
+import logging
 import os
 from collections.abc import Collection, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,12 @@ from transferkit.data.sample_weights import SampleWeights
 from transferkit.errors import UserError
 from transferkit.extractor.checkpoint_reader import KEY
 from transferkit.runtime.files import atomic_path
+from transferkit.runtime.plain_types import not_plain, plain
 from transferkit.training.fit_progress import batches_done, epochs_of
 
+log = logging.getLogger(__name__)
+
+TENSORS = (Tensor, torch.dtype, torch.device, torch.Size)
 EPOCH = "transferkit_epoch"  # key of the state of an epoch that has not ended
 
 
@@ -114,6 +120,35 @@ def mend_progress(checkpoint: dict[str, Any], trainer: Trainer) -> None:
         elif unfinished and batches["is_last_batch"]:
             counts["processed"] += 1
             batches[which]["completed"] += 1
+
+
+def keep_readable(checkpoint: dict[str, Any]) -> None:
+    """Leave out of a checkpoint what could not be read without running code, and say so; changes it in place.
+
+    Callbacks and data may keep any object as their state, subclasses any hyperparameter, and one object of another type
+    would make the whole file useless. NumPy's numbers and paths become Python's; arrays in hyperparameters lists.
+    """
+    for section, content in list(checkpoint.items()):
+        if section == "state_dict":
+            continue
+        checkpoint[section] = content = plain(content, arrays="hyper_parameters" in section)
+        if type(content) is dict:
+            for name in [name for name in content if not_plain((name, content[name]), TENSORS)]:
+                say_left_out(f"{name} of {section}", str(not_plain((name, content.pop(name)), TENSORS)))
+        elif kind := not_plain(content, TENSORS):
+            checkpoint[section] = []
+            say_left_out(section, kind)
+
+
+@cache  # once per process, not per checkpoint
+def say_left_out(what: str, kind: str) -> None:
+    """Warn that checkpoints lack something."""
+    log.warning(
+        "checkpoints are written without %s, which has a value of type %s: a resumed fit begins without it; "
+        "give plain types and tensors to keep it",
+        what,
+        kind,
+    )
 
 
 def is_within_epoch(checkpoint: Mapping[str, Any]) -> bool:

@@ -17,6 +17,7 @@ from transferkit.data.option_ranges import check_values
 from transferkit.data.splits import save_splits
 from transferkit.errors import UserError
 from transferkit.runtime.files import atomic_path
+from transferkit.runtime.plain_types import plain
 from transferkit.runtime.verbosity import showing_progress
 from transferkit.training.epoch_lines import progress_callbacks
 from transferkit.training.module import TransferModule
@@ -99,6 +100,7 @@ def fit(
     check_loggers(trainer_options.get("logger"))
     if not (isinstance(seed, numbers.Integral) and 0 <= seed < 2**32):
         raise UserError(f"`seed` is {seed!r}; give a whole number from 0 to {2**32 - 1}")
+    seed = int(seed)
     seed_everything(seed)
     module = TransferModule(**model, seed=seed)
     if isinstance(images, ImageDataModule):
@@ -159,7 +161,7 @@ def sorted_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str
     owners[1].discard("root")  # it is the first argument
     owners[2] -= {"default_root_dir", "enable_progress_bar"}  # they are `out` and `progress`
     found: tuple[dict[str, Any], ...] = ({}, {}, {})
-    for key, value in options.items():
+    for key, value in plain(options).items():
         number = next((number for number, names in enumerate(owners) if key in names), None)
         if number is None:
             near = difflib.get_close_matches(key, set().union(*owners), n=1)
@@ -175,17 +177,17 @@ def configuration(
 ) -> dict[str, Any]:
     """Return what ``config.yaml`` holds; what is not plain is left out."""
     model = {key: value for key, value in module.hparams.items() if key != "seed"}
-    root = data.root if not isinstance(data.given, MemoryTable) else ""
+    root = str(data.root) if not isinstance(data.given, MemoryTable) else ""
     return {
         "seed_everything": seed,
-        "trainer": plain({**TRAINER_DEFAULTS, "default_root_dir": out, **trainer}),
-        "model": plain(model),
-        "data": plain({**data.hparams, "root": root}),
+        "trainer": for_yaml({**TRAINER_DEFAULTS, "default_root_dir": out, **trainer}),
+        "model": for_yaml(model),
+        "data": for_yaml({**data.hparams, "root": root}),
         "name": name,
     }
 
 
-def plain(values: Mapping[str, Any]) -> dict[str, Any]:
+def for_yaml(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the entries that YAML can hold."""
     kept = {}
     for key, value in values.items():

@@ -10,6 +10,7 @@ from transferkit.extractor import Extractor
 from transferkit.extractor.adapted import KEY as ADAPTERS
 from transferkit.extractor.adapted import PREFIX, adapter_record, merged_backbone
 from transferkit.extractor.checkpoint_reader import KEY
+from transferkit.runtime.plain_types import plain
 
 RANK = 4  # of DINOv2-S, 1.5 % of the parameters learn
 
@@ -20,7 +21,7 @@ def read_options(lora: Mapping[str, Any] | None) -> Adapters:
     Raises:
         UserError: a field is unknown, or out of range.
     """
-    given = dict(lora or {})
+    given = dict(plain(lora or {}))
     if unknown := sorted(given.keys() - set(Adapters._fields)):
         raise UserError(f"`lora` has no field {unknown[0]!r}; it has {', '.join(Adapters._fields)}")
     rank = given.get("rank", RANK)
@@ -62,6 +63,8 @@ def adapt(extractor: Extractor, regime: str, lora: Mapping[str, Any] | None, see
 
 def leave_out_base(checkpoint: dict[str, Any], record: Mapping[str, Any]) -> None:
     """Keep of the backbone what learned, and record what it belongs to; changes the checkpoint in place."""
+    if not record:
+        return
     checkpoint[KEY][ADAPTERS] = dict(record)
     for state in states_of(checkpoint):
         for name in [name for name in state if name.startswith(PREFIX) and not is_adapter(name)]:

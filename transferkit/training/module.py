@@ -12,7 +12,7 @@ from transferkit.backbones.gradient_checkpointing import checkpoint_blocks
 from transferkit.backbones.weights import apply_masks
 from transferkit.data.batches import Batch
 from transferkit.data.datamodule import ImageDataModule
-from transferkit.data.option_ranges import check_values
+from transferkit.data.option_ranges import check_values, make_plain
 from transferkit.data.seen import check_unseen
 from transferkit.embed import fill_features
 from transferkit.errors import UserError
@@ -25,6 +25,7 @@ from transferkit.training.checkpoints import (
     check_row_weights,
     current_metrics,
     is_within_epoch,
+    keep_readable,
     mend_progress,
     same_weights,
 )
@@ -136,6 +137,7 @@ class TransferModule(TransferNetwork):
         )  # fmt: skip
         super().__init__(extractor, regime, unfreeze_last, dropout, batchnorm != "eval", seed, loss)
         self.save_hyperparameters(logger=False)
+        make_plain(self.hparams)
         checkpoint_blocks(self.backbone, gradient_checkpointing)
         self.adapters = adapters
         self.epoch: int | None = extractor.record.get("epoch")
@@ -192,7 +194,7 @@ class TransferModule(TransferNetwork):
         Raises:
             UserError: see :meth:`connect` and :func:`~transferkit.training.regimes.check_unfreezing`.
         """
-        check_unfreezing(self.trainer.callbacks)  # type: ignore[attr-defined]  # set in its constructor
+        check_unfreezing(self.trainer.callbacks, self.frozen_keys)  # type: ignore[attr-defined]  # set in its constructor
         function = self.trainer.state.fn
         stage = function.value if function else "fit"
         if self.connected != (self.data, stage):
@@ -359,8 +361,8 @@ class TransferModule(TransferNetwork):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the record, and the state of an epoch that has not ended."""
         checkpoint[KEY] = self.describe()
-        if self.adapters:
-            leave_out_base(checkpoint, self.adapters)
+        leave_out_base(checkpoint, self.adapters)
+        keep_readable(checkpoint)
         mend_progress(checkpoint, self.trainer)
         if is_within_epoch(checkpoint):
             checkpoint[EPOCH] = {"processes": self.trainer.world_size} | self.training_epoch.state_dict()

@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import BaseFinetuning
+from lightning.pytorch.callbacks import BaseFinetuning, ModelPruning
 from torch import nn
 
 from transferkit.backbones import Backbone
@@ -29,7 +29,7 @@ def first_trainable(backbone: Backbone, regime: Regime, unfreeze_last: int) -> i
             f"`unfreeze_last` is {unfreeze_last}, {backbone.name} has {count} stages "
             f"({', '.join(backbone.stages)}); give 1 to {count}"
         )
-    return count - unfreeze_last
+    return count - int(unfreeze_last)
 
 
 def freeze(backbone: Backbone, first: int) -> None:
@@ -94,8 +94,12 @@ def count_parameters(module: nn.Module) -> tuple[int, int]:
     return sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)
 
 
-def check_unfreezing(callbacks: Collection[Callback]) -> None:
-    """Raise for callbacks that unfreeze parameters within a fit.
+def check_unfreezing(callbacks: Collection[Callback], frozen: Collection[str] = ()) -> None:
+    """Raise for callbacks that unfreeze parameters within a fit, or change those that do not learn.
+
+    Args:
+        callbacks: of the Trainer.
+        frozen: names of the backbone's tensors that training does not change; embeddings may be cached of them.
 
     Raises:
         UserError: naming the callback.
@@ -105,4 +109,9 @@ def check_unfreezing(callbacks: Collection[Callback]) -> None:
             raise UserError(
                 f'the callback {type(callback).__name__} unfreezes within a fit; give `regime="stages"`, or fit '
                 'twice, the second time with `backbone="CKPT"` and `regime="partial"` or `regime="full"`'
+            )
+        if isinstance(callback, ModelPruning) and frozen and not callback._parameters_to_prune:
+            raise UserError(
+                "the callback ModelPruning prunes layers that do not learn, too; give it `parameters_to_prune`, or fit "
+                'with `regime="full"`'
             )
