@@ -32,7 +32,7 @@ from transferkit.training.checkpoints import (
 from transferkit.training.fit_progress import leave_ended_epoch, run_validation
 from transferkit.training.head_rates import candidates, choose_rates
 from transferkit.training.lora import adapt, complete, leave_out_base
-from transferkit.training.metrics import EvaluationMetrics, TrainingEpoch
+from transferkit.training.metrics import EvaluationMetrics, TrainingEpoch, check_finite
 from transferkit.training.mixing import mixed, weigh_rows
 from transferkit.training.network import TransferNetwork
 from transferkit.training.optimizers import CosineWithWarmup, check_length, check_ranges, gradient_descent
@@ -301,11 +301,7 @@ class TransferModule(TransferNetwork):
             UserError: the loss is not finite.
         """
         values = self.training_epoch.end(self.trainer.strategy)
-        if not values["train/loss"].isfinite():
-            raise UserError(
-                f"the training has diverged: the loss of epoch {self.current_epoch + 1} is not finite; "
-                "give lower rates: `lr_head`, `lr_backbone`"
-            )
+        check_finite(values["train/loss"], self.current_epoch)
         optimizer = self.trainer.optimizers[0]
         if isinstance(optimizer, RegularizationPath):
             values["head/C"] = optimizer.param_groups[0]["C"]
