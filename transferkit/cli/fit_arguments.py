@@ -89,6 +89,8 @@ def prepare(verb: str, arguments: Sequence[str]) -> Plan:
         resumed = [*as_config(saved), *configs, *explicit, "--ckpt_path", str(checkpoint)]
         return Plan(run, resumed, resume.progress_of(content, checkpoint))
     check_undecided(explicit, ("backbone", "weights", "architecture"), checkpoint)
+    if saved:
+        saved = {**saved, "data": resume.data_for(saved["data"], read_setting(arguments, files, "data.root"))}
     decided = as_config({"model": resume.decided_by(checkpoint, content[KEY]["l2_normalize"])})
     first = [*as_config({"name": name or verb} | saved), *configs, *decided]
     return Plan(run, [*first, *explicit, "--ckpt_path", str(checkpoint)])

@@ -316,7 +316,7 @@ class ImageDataModule(LightningDataModule):
         if unknown:
             raise UserError(
                 f"{self.root} has classes the checkpoint was not trained on: {', '.join(unknown)}; "
-                f"it knows {', '.join(names)}; remove the others"
+                f"it knows {', '.join(names)}; remove the others, or leave them out with `classes`"
             )
         self.class_names, self.kind = list(names), kind
 

@@ -13,7 +13,7 @@ from transferkit.reports.content import Block, Headline, Remark, Report, Section
 from transferkit.reports.explanations import looked_at
 from transferkit.reports.mistakes import PredictionTable
 from transferkit.reports.numbers import Number, count, decimal, percent
-from transferkit.reports.result_files import ImageSource, ResultFolder, find_images
+from transferkit.reports.result_files import ImageSource, ResultFolder, find_images, place_of_images
 from transferkit.runtime.files import file_sha256
 from transferkit.similarity.intervals import wilson
 
@@ -39,7 +39,7 @@ def run_report(
     """
     config, metrics = folder.yaml("config.yaml"), folder.json(METRICS)
     data = config.get("data") or {}
-    source = find_images(images or data.get("root"), image_root or data.get("image_root"), folder.path)
+    source = find_images(*place_of_images(images, image_root, data, "root"), folder.path)
     predictions, embeddings = folder.predictions(), folder.embeddings()
     splits = folder.columns("splits.parquet")
     others = target_sections.measured(metrics)
