@@ -13,8 +13,8 @@ from transferkit.training.resume import (
     Progress,
     check_progress,
     check_same_fit,
-    progress_of,
     data_for,
+    progress_of,
     recorded_splits,
 )
 

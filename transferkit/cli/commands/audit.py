@@ -90,6 +90,7 @@ def audit(
         pictures = look_at_pictures(table)
     found = audit_embeddings(embeddings, pictures, folds=folds, seed=seed, in_place=True)
     given = {"source": images, "image_root": image_root} if table is not None else {}
+    given |= {"extractor": name, "weights": weights, "pooling": pooling} if table is not None else {}
     files = [*save_audit(found, Path(out), given), report_of(out)]
     if json:
         console.as_json({"rows": found.rows, "counts": found.counts(), "issues": [i._asdict() for i in found.issues]})
@@ -151,5 +152,19 @@ def apply_decisions(
         console.table(list(counts), [list(counts.values())])
     console.note_first("left out", [f"{path} ({reason})" for path, reason in broken.items()])
     console.written(Path(manifest))
-    console.next_command("fit", "--data.root", manifest, "--data.image_root", table.root)
+    where = ["--data.root", manifest, "--data.image_root", table.root]
+    console.next_command("fit", *where, *options_of_fit(Path(reviewed).parent))
     return 0
+
+
+def options_of_fit(folder: Path) -> list[str]:
+    """Return the options for a fit of the network that an audit used; none where they are the usual ones."""
+    from transferkit.probe.audit_files import SUMMARY
+    from transferkit.reports.result_files import ResultFolder
+
+    used = ResultFolder(folder).json(SUMMARY).get("images") or {}
+    usual = {"extractor": "resnet18", "weights": "DEFAULT", "pooling": None}
+    if all(used.get(name, value) == value for name, value in usual.items()):
+        return []
+    pairs = (("backbone", used["extractor"]), ("weights", used["weights"]), ("pooling", used["pooling"]))
+    return [part for name, value in pairs if value not in (None, "DEFAULT") for part in (f"--model.{name}", value)]
