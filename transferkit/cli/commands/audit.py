@@ -55,7 +55,7 @@ def audit(
         out: directory for audit.csv, audit.parquet, audit.json, label_quality.parquet and report.html.
         folds: of the probe; each image is judged by the one that did not see it.
         seed: of the folds.
-        on_error: unreadable images: ``skip`` leaves them out, ``fail`` names them all.
+        on_error: unreadable images: ``skip`` leaves them out, ``fail`` names the first of them.
         overwrite: replace an audit.csv that holds decisions.
         apply: audit.csv with decisions; writes the manifest they lead to, without unreadable images, and nothing else.
         manifest: the manifest that ``--apply`` writes.
@@ -141,7 +141,8 @@ def apply_decisions(
     dropped = stays.count(False)
     broken = verify(table, [row for row, stay in enumerate(stays) if stay])
     if on_error == "fail":
-        raise_broken({path: str(why) for path, why in broken.items()}, table.source, "leave out with --on_error skip")
+        reasons = {path: str(why) for path, why in broken.items()}
+        raise_broken(reasons, table.source, "leave out with --on_error skip", stays.count(True))
     stays = [stay and path not in broken for stay, path in zip(stays, table.paths, strict=True)]
     check_listed(table, stays)
     kept = write_manifest(table, labels, stays, Path(manifest))
