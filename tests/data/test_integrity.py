@@ -284,10 +284,10 @@ def test_a_manifest_whose_files_are_elsewhere(there: int) -> None:
     missing = {f"{number:04d}.jpg": os.strerror(errno.ENOENT).lower() for number in range(5000 - there)}
     with pytest.raises(UserError) as caught:
         raise_broken(missing, "lists/many.csv", of=5000)
-    some = "none of the 5,000 files" if there == 0 else f"only {there} of the 5,000 files"
-    where = "in 'lists/many.csv' is where that says, not '0000.jpg'"
+    of = "of the 5,000 files that 'lists/many.csv' lists"
+    some = f"none {of} is" if there == 0 else f"{5000 - there:,} {of} are not"
     remedy = 'give the folder that contains them as `image_root="DIR"`'
-    assert str(caught.value) == f"{some} {where}; {remedy}"
+    assert str(caught.value) == f"{some} there, such as '0000.jpg'; {remedy}"
     for given, of in (
         ({"0.jpg": missing["0000.jpg"]}, 9),
         (missing, None),

@@ -103,9 +103,10 @@ def raise_broken(
         return
     missing = [name for name, why in bad.items() if why == NOT_THERE]
     if of and 2 * len(missing) > of and Path(source).suffix.lower() in MANIFEST_SUFFIXES:
-        some = f"none of the {of:,} files" if len(missing) == of else f"only {of - len(missing):,} of the {of:,} files"
-        where = f"in {source!r} is where that says, not {missing[0]!r}"
-        raise UserError(f'{some} {where}; give the folder that contains them as `image_root="DIR"`')
+        listed_files = f"of the {of:,} files that {source!r} lists"
+        some = f"none {listed_files} is" if len(missing) == of else f"{len(missing):,} {listed_files} are not"
+        remedy = 'give the folder that contains them as `image_root="DIR"`'
+        raise UserError(f"{some} there, such as {missing[0]!r}; {remedy}")
     count: Counter[str] = Counter()
     named = []
     for name, why in bad.items():

@@ -208,10 +208,11 @@ def audit_report(
     if ambiguous:
         sections.append(Section("remarks", "How it was measured", "", ambiguous))
     out = str(folder.path)
-    commands = [
-        shlex.join(["transferkit", "audit", str(given.get("source") or "IMAGES"), "--out", out]),
-        shlex.join(["transferkit", "audit", str(given.get("source") or "IMAGES"), "--apply", f"{out}/audit.csv"]),
-    ]
+    audit = ["transferkit", "audit", str(given.get("source") or "IMAGES")]
+    audit += ["--image_root", str(given["image_root"])] if given.get("image_root") else []
+    network = [(name, given.get(name)) for name in ("extractor", "weights", "pooling")]
+    options = [part for name, value in network if value not in (None, "DEFAULT") for part in (f"--{name}", str(value))]
+    commands = [shlex.join([*audit, *options, "--out", out]), shlex.join([*audit, "--apply", f"{out}/audit.csv"])]
     versions = content.get("versions") or {}
     sections.append(data_sections.provenance(commands, [], {}, versions))
     return Report(

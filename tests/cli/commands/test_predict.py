@@ -171,8 +171,9 @@ def test_other_images_than_those_of_the_run(work: Path) -> None:
     }
     config.unlink()  # a link to that of the fixture
     config.write_text(yaml.safe_dump(content), encoding="utf-8")
-    for given in (("predict", "photos/val/plums"), ("predict", "photos/val/plums/0.jpg"), ("predict", "lists/a.csv")):
-        done = transferkit(*given, "--name", "tiny")
+    run = ("--ckpt_path", "runs/tiny/0")
+    for given in ("photos/val/plums", "photos/val/plums/0.jpg", "lists/a.csv"):
+        done = transferkit("predict", given, *run)
         assert done.status == 0, done.err
     assert [len(table(f"{FOLDER}{number}")) for number in ("", "-2", "-3")] == [2, 1, 6]
     done = transferkit("test", "photos/val", "--name", "tiny", "--json")
@@ -260,6 +261,7 @@ def test_a_probes_classifier(place: str) -> None:
             "backbone is decided by the --ckpt_path exported",
         ),
         (["--ckpt_path", "photos"], "photos is not an exported directory or classifier .it lacks transferkit.json"),
+        (["--ckpt_path", "runs/tiny"], "runs/tiny holds runs, .*; give the newest, runs/tiny/0, or --name tiny"),
         (["--ckpt_path", "gone.safetensors"], "gone.safetensors is not an exported .*there is no such file"),
         (["--ckpt_path", "bare"], "bare has no classifier; give a checkpoint of fit, or a probe's classifier"),
     ],
