@@ -51,6 +51,7 @@ def test_a_fit_tells_copies_of_training_images_from_the_embeddings_it_holds() ->
     assert int((cosine.amax(1) > 0.95).sum()) == 2, "the two copies"
     assert said(train=train, val=val) == 2
     assert said(train=train, val=val[:-2]) == 0
+    assert said(train=train, val=train[:10] + 0.02 * rows[30:]) == 0, "all are alike, so none is more than others"
     assert said(train=train) == said("light", train=train, val=val) == 0
     assert said(train=train.repeat(200, 1), val=val) == 0, "too many for a comparison that nobody asked for"
     assert said(train=train, val=val * torch.nan) == 0

@@ -11,6 +11,8 @@ from transferkit.embed import cached_features, knows_some
 from transferkit.search.leaks import FILE, save_leaks
 from transferkit.training.network import TransferNetwork
 
+SAME = 1e-6
+"""Cosine distance of the same image, up to rounding."""
 MOST_COMPARED = 5_000
 """Images of train and val at most that are compared at the end of a fit."""
 
@@ -53,8 +55,10 @@ def copies_of_train(data: ImageDataModule) -> int:
     together = torch.cat([train, val])
     if len(together) > MOST_COMPARED or not len(val) or not together.isfinite().all():
         return 0
-    cosine, _ = similarity.top_k(val, train, 1)
-    return int((cosine[:, 0] >= similarity.usual_threshold(together)).sum())
+    cosine = similarity.top_k(val, train, 1)[0][:, 0]
+    usual = float((1 - cosine).median())  # where all images of a class are alike, none of them is a copy
+    near = (1 - cosine <= max(SAME, usual / 10)) & (cosine >= similarity.usual_threshold(together))
+    return int(near.sum())
 
 
 def bare(table: Embeddings) -> Embeddings:
