@@ -186,5 +186,6 @@ def summarize(metrics: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any
 
 def print_spread(spread: Mapping[str, Any], title: str) -> None:
     """Print what :func:`summarize` returned as a table."""
-    rows = [(name, of["mean"], of["std"], min(of["folds"]), max(of["folds"])) for name, of in spread.items()]
+    told = {name: of for name, of in spread.items() if name.startswith(("train/", "val/"))}  # the file has all
+    rows = [(name, of["mean"], of["std"], min(of["folds"]), max(of["folds"])) for name, of in told.items()]
     console.table(("metric", "mean", "± std", "lowest", "highest"), rows, title)

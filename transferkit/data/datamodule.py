@@ -273,13 +273,14 @@ class ImageDataModule(LightningDataModule):
         with joined() as ranks:
             found = [verify_together(self.tables[name], ranks) for name in names]
             broken = {path: str(fault) for part in found for path, fault in part.items()}
-            ranks.run_on_all(lambda: self.check_broken(broken))
+            ranks.run_on_all(lambda: self.check_broken(broken, names))
 
-    def check_broken(self, broken: Mapping[str, str]) -> None:
+    def check_broken(self, broken: Mapping[str, str], names: Sequence[str] | None = None) -> None:
         """Leave unreadable images out of the splits, or raise.
 
         Args:
             broken: path -> why it cannot be read.
+            names: splits whose images were looked at; all by default.
 
         Raises:
             UserError: there are some, with ``on_error="fail"``; or a class has none left to train on.
@@ -287,8 +288,9 @@ class ImageDataModule(LightningDataModule):
         if not broken:
             return
         if self.on_error == "fail":
-            raise_broken(broken, self.root)
-        log.warning("skipped %d unreadable images: %s", len(broken), listed(sorted(broken), MOST_NAMED))
+            raise_broken(broken, self.root, of=sum(len(self.tables[name]) for name in names or self.tables))
+        where = f" of {' and '.join(names)}" if names else ""
+        log.warning("skipped %d unreadable images%s: %s", len(broken), where, listed(sorted(broken), MOST_NAMED))
         classes = self.tables["train"].class_names if "train" in self.tables else []
         for name, table in self.tables.items():
             self.tables[name] = table.select(row for row, path in enumerate(table.paths) if path not in broken)
@@ -317,7 +319,7 @@ class ImageDataModule(LightningDataModule):
         if unknown:
             raise UserError(
                 f"{self.root} has classes the checkpoint was not trained on: {', '.join(unknown)}; "
-                f"it knows {', '.join(names)}; remove the others"
+                f"it knows {', '.join(names)}; remove the others, or leave them out with `classes`"
             )
         self.class_names, self.kind = list(names), kind
 

@@ -197,7 +197,7 @@ def fill_features(extractor: Extractor, data: "ImageDataModule", splits: Sequenc
         splits: names of the splits, such as ``("test",)`` before testing a frozen backbone.
 
     Raises:
-        UserError: images cannot be read and the data does not skip them; all are named.
+        UserError: images cannot be read and the data does not skip them; the first are named.
     """
     augmented = data.augmentation != "none" and "train" in splits
     plain = [name for name in splits if not (augmented and name == "train")]
@@ -210,7 +210,7 @@ def fill_features(extractor: Extractor, data: "ImageDataModule", splits: Sequenc
             views = [make_view(transform, data.seed, number) for number in range(data.views)]
             parts["train"] = [cached_features(extractor, train, view, ranks) for view in views]
         broken = {path: why for tables in parts.values() for path, why in tables[0].metadata["broken"].items()}
-        ranks.run_on_all(lambda: data.check_broken(broken))
+        ranks.run_on_all(lambda: data.check_broken(broken, splits))
     features = dict(data.features)
     for name, tables in parts.items():
         rows = torch.tensor([tables[0].row_of[path] for path in data.tables[name].paths])

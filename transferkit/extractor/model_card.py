@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from transferkit.backbones.from_timm import TimmBackbone
 from transferkit.backbones.from_torchvision import TorchvisionBackbone
 from transferkit.extractor.core import ExtractorCore
 from transferkit.extractor.snippets import snippets
@@ -50,7 +51,7 @@ def card(extractor: ExtractorCore, layout: str, hashes: dict[str, str], words: b
     code = snippets(extractor, layout, "model.onnx" in hashes)
     parts = [
         front_matter(extractor, layout),
-        f"# {for_markdown(short(extractor.name))}",
+        f"# {for_markdown(title(extractor.name))}",
         introduction(extractor),
         "## Training",
         *training(extractor),
@@ -76,7 +77,8 @@ def front_matter(extractor: ExtractorCore, layout: str) -> str:
 
     It is a classifier only if the library opens it as one: transformers would make a random head for the base layout.
     """
-    library = "torchvision" if isinstance(extractor.backbone, TorchvisionBackbone) else "transformers"
+    known = ((TorchvisionBackbone, "torchvision"), (TimmBackbone, "timm"))
+    library = next((name for kind, name in known if isinstance(extractor.backbone, kind)), "transformers")
     fields = {
         "library_name": library,
         "pipeline_tag": "image-classification" if layout == "classifier" else "image-feature-extraction",
@@ -184,6 +186,12 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """Return a Markdown table, with None as a dash."""
     lines = [columns, ["---"] * len(columns), *(["–" if cell is None else str(cell) for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def title(name: str) -> str:
+    """Return a name for a heading; of a local path only the last part."""
+    is_local = name.startswith((".", "~", "/")) or Path(name).is_dir()
+    return short(Path(name).name if is_local else name)
 
 
 def short(name: str) -> str:

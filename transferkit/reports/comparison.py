@@ -24,7 +24,7 @@ from transferkit.reports.content import (
 )
 from transferkit.reports.mistakes import PredictionTable
 from transferkit.reports.numbers import Number, count, decimal, p_value, percent
-from transferkit.reports.result_files import NO_PLACE, ImageSource, ResultFolder, find_images
+from transferkit.reports.result_files import NO_PLACE, ImageSource, ResultFolder, find_images, place_of_images
 from transferkit.similarity.paired import PairedComparison, compare_paired
 
 SHOWN = 24
@@ -127,9 +127,10 @@ def images_of(first: ResultFolder, second: ResultFolder, images: str | None, ima
     found = ImageSource(None, NO_PLACE)
     for folder in (first, second):
         data = folder.yaml("config.yaml").get("data") or folder.json("probe.json").get("images") or {}
-        place = images or data.get("root") or data.get("source")
+        name = "root" if "root" in data else "source"
+        place, root = place_of_images(images, image_root, data, name)
         if place:
-            found = find_images(place, image_root or data.get("image_root"), folder.path)
+            found = find_images(place, root, folder.path)
         if found.table is not None:
             break
     return found

@@ -11,7 +11,7 @@ from transferkit.reports import audit_sections, data_sections, svg
 from transferkit.reports.content import Block, Cell, Chart, Charts, Headline, Remark, Report, Section, Table
 from transferkit.reports.data_sections import Splits
 from transferkit.reports.numbers import Number, count, decimal, p_value, percent
-from transferkit.reports.result_files import ImageSource, ResultFolder, find_images
+from transferkit.reports.result_files import ImageSource, ResultFolder, find_images, place_of_images
 from transferkit.reports.thumbnails import picture_uri
 
 BENCHMARK, SIMILARITY = "benchmark.csv", "similarity.json"
@@ -191,7 +191,7 @@ def audit_report(
     """
     content = folder.json("audit.json")
     given = content.get("images") or {}
-    source = find_images(images or given.get("source"), image_root or given.get("image_root"), folder.path)
+    source = find_images(*place_of_images(images, image_root, given), folder.path)
     if source.table is None:
         folder.missing.append(f"thumbnails: {source.reason}")
     folder.missing += content.get("skipped", [])
@@ -208,10 +208,11 @@ def audit_report(
     if ambiguous:
         sections.append(Section("remarks", "How it was measured", "", ambiguous))
     out = str(folder.path)
-    commands = [
-        shlex.join(["transferkit", "audit", str(given.get("source") or "IMAGES"), "--out", out]),
-        shlex.join(["transferkit", "audit", str(given.get("source") or "IMAGES"), "--apply", f"{out}/audit.csv"]),
-    ]
+    audit = ["transferkit", "audit", str(given.get("source") or "IMAGES")]
+    audit += ["--image_root", str(given["image_root"])] if given.get("image_root") else []
+    network = [(name, given.get(name)) for name in ("extractor", "weights", "pooling")]
+    options = [part for name, value in network if value not in (None, "DEFAULT") for part in (f"--{name}", str(value))]
+    commands = [shlex.join([*audit, *options, "--out", out]), shlex.join([*audit, "--apply", f"{out}/audit.csv"])]
     versions = content.get("versions") or {}
     sections.append(data_sections.provenance(commands, [], {}, versions))
     return Report(

@@ -8,7 +8,7 @@ from typing import Any
 from transferkit.reports import audit_sections, data_sections, leak_section, prediction_sections, svg, target_sections
 from transferkit.reports.content import Block, Cell, Chart, Charts, Headline, Remark, Report, Section, Table
 from transferkit.reports.numbers import Number, count, decimal, percent
-from transferkit.reports.result_files import ImageSource, ResultFolder, find_images
+from transferkit.reports.result_files import ImageSource, ResultFolder, find_images, place_of_images
 
 PROBE = "probe.json"
 
@@ -25,7 +25,7 @@ def probe_report(
     """
     content = folder.json(PROBE)
     given = content.get("images") or {}
-    source = find_images(images or given.get("source"), image_root or given.get("image_root"), folder.path)
+    source = find_images(*place_of_images(images, image_root, given), folder.path)
     predictions = folder.predictions()
     target = content.get("target", "class")
     if predictions is None and target == "class":

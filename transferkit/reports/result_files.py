@@ -12,7 +12,7 @@ import yaml
 from torch import Tensor
 
 from transferkit.data.embeddings import Embeddings
-from transferkit.data.image_table import ImageTable, open_images
+from transferkit.data.image_table import ImageTable, kept_image_root, open_images
 from transferkit.errors import UserError, first_line
 from transferkit.images.decoding import ImageError, read_image
 from transferkit.reports.mistakes import PredictionTable
@@ -138,6 +138,23 @@ class ImageSource:
             return table.read(row_of[path])
 
         return read
+
+
+def place_of_images(
+    images: str | None, image_root: str | None, recorded: Mapping[str, Any], name: str = "source"
+) -> tuple[str | None, str | None]:
+    """Return folder, manifest or name of the images of a report, and the image root.
+
+    Args:
+        images: as given; None takes the recorded ones.
+        image_root: as given; None takes the recorded one, if it is for such images.
+        recorded: what the results say, with ``image_root``.
+        name: of the images in it.
+    """
+    known = recorded.get("image_root")
+    if images is None:
+        return recorded.get(name), image_root or known
+    return images, image_root or kept_image_root(known, images)
 
 
 def find_images(source: str | None, image_root: str | None, beside: Path) -> ImageSource:

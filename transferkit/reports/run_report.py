@@ -1,19 +1,21 @@
 """The report of a run directory: of ``fit`` what it learned, of ``test`` what that is worth."""
 
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from transferkit.data.embeddings import Embeddings
+from transferkit.data.integrity import recall
 from transferkit.errors import listed
 from transferkit.reports import audit_sections, data_sections, leak_section, prediction_sections, target_sections
 from transferkit.reports.content import Block, Headline, Remark, Report, Section
 from transferkit.reports.explanations import looked_at
 from transferkit.reports.mistakes import PredictionTable
 from transferkit.reports.numbers import Number, count, decimal, percent
-from transferkit.reports.result_files import ImageSource, ResultFolder, find_images
+from transferkit.reports.result_files import ImageSource, ResultFolder, find_images, place_of_images
 from transferkit.runtime.files import file_sha256
 from transferkit.similarity.intervals import wilson
 
@@ -24,6 +26,7 @@ NAMES = {
     "loss": "loss",
 }
 METRICS = "metrics.json"
+Splits = data_sections.Splits
 MOST_BYTES = 2**31  # of files that are hashed to find leaks
 
 
@@ -39,7 +42,7 @@ def run_report(
     """
     config, metrics = folder.yaml("config.yaml"), folder.json(METRICS)
     data = config.get("data") or {}
-    source = find_images(images or data.get("root"), image_root or data.get("image_root"), folder.path)
+    source = find_images(*place_of_images(images, image_root, data, "root"), folder.path)
     predictions, embeddings = folder.predictions(), folder.embeddings()
     splits = folder.columns("splits.parquet")
     others = target_sections.measured(metrics)
@@ -56,7 +59,7 @@ def run_report(
     sections.append(seen)
     sections += audit_sections.from_folder(folder)
     if embeddings is not None:
-        duplicates = data_sections.near_duplicates(embeddings)
+        duplicates = data_sections.near_duplicates(embeddings, images="tested images")
         sections.append(with_leaks(duplicates, leaks(splits, source), leak_section.leak_blocks(folder)))
     if predictions is not None:
         sections.append(prediction_sections.calibration(predictions, number(metrics, "test/ece")))
@@ -64,7 +67,9 @@ def run_report(
     sections.append(data_sections.learning_curves(folder.rows("metrics.csv"), measured))
     if embeddings is not None:
         sections.append(data_sections.embedding_map(embeddings, predictions))
-    sections.append(data_sections.data_counts(splits, "splits.parquet", target_sections.KINDS.get(others, "class")))
+    readable, unread = without_unreadable(splits, source)
+    counted = data_sections.data_counts(readable, "splits.parquet", target_sections.KINDS.get(others, "class"))
+    sections.append(replace(counted, lead=counted.lead + unread) if counted else None)
     sections.append(repeat(folder.path, config, embeddings))
     name = "/".join(folder.path.absolute().parts[-2:])
     report = Report(
@@ -163,6 +168,20 @@ def with_leaks(section: Section, sentence: str, found: Sequence[Block]) -> Secti
     """Return the section of near-duplicates with what is known of exact and near copies across splits."""
     blocks: list[Block] = [*([Remark(sentence)] if sentence else []), *found]
     return Section(section.id, section.title, section.lead, [*blocks, *section.blocks])
+
+
+def without_unreadable(splits: Splits, source: ImageSource) -> tuple[Splits, str]:
+    """Return the images without those that are known to be unreadable, which nothing was computed on, and how many."""
+    if source.table is None or source.table.in_memory or not splits.get("path"):
+        return splits, ""
+    row_of = source.table.row_of
+    known = recall(source.table, [row_of[path] for path in splits["path"] if path in row_of])
+    kept = [row for row, path in enumerate(splits["path"]) if not known.get(path)]
+    lost = Counter(splits["split"]) - Counter(splits["split"][row] for row in kept)
+    if not lost:
+        return splits, ""
+    words = ", ".join(f"{images:,} {name}" for name, images in lost.items())
+    return {name: [column[row] for row in kept] for name, column in splits.items()}, f" Unreadable, left out: {words}."
 
 
 def versions_of(embeddings: Embeddings | None) -> dict[str, str]:

@@ -68,7 +68,7 @@ def embed(
         preprocessing: fields to override, such as {image_size: 160}.
         batch_size: images per forward pass; by default 16 on a CPU, 128 on a GPU.
         workers: number of threads; by default one per core.
-        on_error: fail names every unreadable image and writes no table, skip leaves them out.
+        on_error: fail names the first unreadable images and writes no table, skip leaves them out.
         image_root: the folder that a manifest's paths are relative to or lie in, if it is not the manifest's own.
         multilabel: a manifest's label is several, such as cat|dog; lists in Parquet are anyway.
         trainer: processes, as in Lightning's Trainer.

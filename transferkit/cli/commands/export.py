@@ -56,9 +56,11 @@ def export(
     from transferkit.cli.open_extractor import read_extractor
     from transferkit.extractor import pretrained
     from transferkit.extractor.onnx import export, require_onnx
-    from transferkit.training.run_directory import find_checkpoint, measured_on_test
+    from transferkit.training.run_directory import find_checkpoint, measured_on_test, within_run
 
     run = None
+    if Path(checkpoint).is_dir() and (found := within_run(Path(checkpoint))) != Path(checkpoint):
+        checkpoint = str(found)
     if checkpoint in ("best", "last") or Path(checkpoint).is_file():
         run, path = find_checkpoint(Path(), name, checkpoint)
         checkpoint = str(path)

@@ -323,6 +323,7 @@ class TransferCLI(LightningCLI):
             note("no validation ran, so there is no best.ckpt; test and export take last.ckpt")
         self.write_report()
         self.tell(values)
+        report.copies(self.datamodule)
         if name:
             next_command("test", "--ckpt_path", self.run / "checkpoints" / name)
 

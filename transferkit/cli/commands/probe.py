@@ -57,7 +57,7 @@ def probe(
         splits: ``splits.parquet`` of a run or of another probe, to use its splits exactly.
         folds: probe this many times, each time with another fold as the test (stratified, groups together; given splits
             are not used); the probes are in numbered folders of ``out``, means and spread in folds.json.
-        on_error: unreadable images: ``fail`` names them all, ``skip`` leaves them out.
+        on_error: unreadable images: ``fail`` names the first of them, ``skip`` leaves them out.
         compare: directory of another probe of the same images, to compare this one with.
         export: directory for the extractor with the classifier as its head.
         image_root: the folder that a manifest's paths are relative to or lie in, if it is not the manifest's own.
@@ -215,7 +215,7 @@ def extract(extractor: "Extractor", table: "ImageTable", on_error: str) -> "Embe
     features = cached_features(extractor, table)
     broken = features.metadata["broken"]
     if broken and on_error == "fail":
-        raise_broken(broken, table.source, "leave out with --on_error skip")
+        raise_broken(broken, table.source, "leave out with --on_error skip", len(table))
     if broken:
         console.note(f"left out: {len(broken)} unreadable images")
     return features

@@ -45,7 +45,7 @@ def rank(
         seed: seed of the drawn splits and of the bootstrap.
         val_fraction: share of train to select on, if no val is given beside a test.
         test_fraction: share of all images to report on, if no splits are given.
-        on_error: unreadable images: ``fail`` names them all, ``skip`` leaves them out.
+        on_error: unreadable images: ``fail`` names the first of them, ``skip`` leaves them out.
         image_root: the folder that a manifest's paths are relative to or lie in, if it is not the manifest's own.
         accelerator: auto is a GPU if there is one.
         json: print rank.json instead of the table.

@@ -46,7 +46,7 @@ def zeroshot(
         out: directory for predictions.csv, predictions.parquet, embeddings.parquet, zeroshot.json, metrics.json and
             report.html.
         split: only the images of this split; by default all.
-        on_error: unreadable images: fail names them all, skip leaves them out.
+        on_error: unreadable images: fail names the first of them, skip leaves them out.
         image_root: the folder that a manifest's paths are relative to or lie in, if it is not the manifest's own.
         accelerator: auto is a GPU if there is one.
         json: print one JSON object.

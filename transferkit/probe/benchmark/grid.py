@@ -131,7 +131,7 @@ def measure(
         speed = old.images_per_second if old and old.features == name else None
     broken = features.metadata["broken"]
     if broken and on_error == "fail":
-        raise_broken(broken, table.source, 'leave out with `on_error="skip"`')
+        raise_broken(broken, table.source, of=len(table))
     result = probe_embeddings(features, device=extractor.device, **options)
     linear, knn, splits = (result.report[part] for part in ("linear", "knn", "splits"))
     measured = replace(
