@@ -36,6 +36,7 @@ def probe(
     image_root: str | None = None,
     accelerator: Accelerator = "auto",
     multilabel: bool = False,
+    overwrite: bool = False,
     json: bool = False,
 ) -> int:
     """Measure embeddings with a linear probe, nearest neighbors and few-shot curves.
@@ -63,13 +64,16 @@ def probe(
         image_root: the folder that a manifest's paths are relative to or lie in, if it is not the manifest's own.
         accelerator: auto is a GPU if there is one.
         multilabel: a manifest's label is several, such as cat|dog; lists in Parquet are anyway.
+        overwrite: replace an earlier probe of another extractor, of other images, or with other options.
         json: print probe.json instead of the table.
     """
     from transferkit.data.embeddings import Embeddings
     from transferkit.data.image_table import open_images
     from transferkit.data.splits import load_splits, recorded_splits
     from transferkit.data.targets import require_class
+    from transferkit.embed import describe
     from transferkit.probe import compare_predictions, load_predictions, probe_targets, save_probe
+    from transferkit.probe.asked import ASKED, asked_of
     from transferkit.reports.report import report_of
     from transferkit.runtime.files import check_folder
     from transferkit.runtime.processes import find_device
@@ -86,18 +90,26 @@ def probe(
     table = None if is_embeddings(images) else open_images(images, image_root, multilabel or None)
     opened = network.open(accelerator) if table or export else None
     table = load_splits(table, splits) if table and splits else table
-    embeddings = extract(opened, table, on_error) if opened and table else Embeddings.load(images)
-    if splits and not table:
-        rows = recorded_splits(embeddings.paths, embeddings.labels, splits, images)
-        embeddings = replace(embeddings.select(list(rows)), splits=list(rows.values()))
+    options: dict[str, Any] = {"coarse_to_fine": fast, "seed": seed, "val_fraction": val_fraction}
+    question = {**options, "test_fraction": test_fraction, "folds": folds}
+    if opened and table:
+        asked = asked_of(describe(opened, table), table, question)
+        check_place(Path(out), asked, overwrite)  # before the images are embedded, which takes a while
+        embeddings = extract(opened, table, on_error)
+    else:
+        embeddings = Embeddings.load(images)
+        if splits:
+            rows = recorded_splits(embeddings.paths, embeddings.labels, splits, images)
+            embeddings = replace(embeddings.select(list(rows)), splits=list(rows.values()))
+        asked = asked_of(embeddings.metadata, embeddings, question)
+        check_place(Path(out), asked, overwrite)
     if compare:
         require_class(embeddings.kind, "--compare")
     device = opened.device if opened else find_device(accelerator)
-    options: dict[str, Any] = {"coarse_to_fine": fast, "seed": seed, "val_fraction": val_fraction, "device": device}
     if folds is not None:
-        return probe_folds(embeddings, folds, Path(out), json, images, **options)
-    result = probe_targets(embeddings, test_fraction=test_fraction, **options)
-    more: dict[str, Any] = {}
+        return probe_folds(embeddings, folds, Path(out), json, images, asked, device=device, **options)
+    result = probe_targets(embeddings, test_fraction=test_fraction, device=device, **options)
+    more: dict[str, Any] = {ASKED: asked}
     if table is not None:
         given = {"source": images, "image_root": image_root, "extractor": network.name, "weights": network.weights}
         more["images"] = {**given, "pooling": network.pooling, "on_error": on_error, "splits": splits}
@@ -143,7 +155,23 @@ def check_folds_alone(folds: int, splits: str | None, compare: str | None, expor
             raise UserError(f"--{name} is for one probe, not for --folds; leave one of them out")
 
 
-def probe_folds(embeddings: "Embeddings", folds: int, out: Path, json: bool, images: str, **options: Any) -> int:
+def check_place(out: Path, asked: dict[str, Any], overwrite: bool) -> None:
+    """Refuse a directory with another probe, or with folds of one, unless they may be replaced.
+
+    Raises:
+        UserError: it holds the results of something else.
+    """
+    from transferkit.cli.fit_folds import RECORD
+    from transferkit.probe.asked import check_earlier
+    from transferkit.probe.saved_probe import REPORT
+
+    for name in (REPORT, RECORD):
+        check_earlier(out / name, asked, overwrite)
+
+
+def probe_folds(
+    embeddings: "Embeddings", folds: int, out: Path, json: bool, images: str, asked: dict[str, Any], **options: Any
+) -> int:
     """Probe every fold, and print the mean and the spread; return the exit status.
 
     Args:
@@ -152,10 +180,12 @@ def probe_folds(embeddings: "Embeddings", folds: int, out: Path, json: bool, ima
         out: where the probes are written, each into a folder named by its number.
         json: whether to print one JSON object.
         images: what was given, for the title.
+        asked: what the probes answer, to be recorded.
         options: of ``probe_embeddings``.
     """
     from transferkit.cli.fit_folds import RECORD, print_spread, summarize
     from transferkit.probe import probe_targets, save_probe
+    from transferkit.probe.asked import ASKED
     from transferkit.probe.fold_tables import fold_tables
     from transferkit.reports.report import report_of
     from transferkit.runtime.json_files import write_json
@@ -164,7 +194,7 @@ def probe_folds(embeddings: "Embeddings", folds: int, out: Path, json: bool, ima
     found = []
     for fold, table in enumerate(fold_tables(embeddings, folds, options["seed"])):
         result = probe_targets(table, **options)
-        save_probe(result, out / str(fold))
+        save_probe(result, out / str(fold), {ASKED: {**asked, "fold": fold}})
         split_of = dict(zip(result.splits.paths, result.splits.splits, strict=True))
         save_leaks(table, split_of, out / str(fold))
         report_of(out / str(fold))
@@ -174,7 +204,7 @@ def probe_folds(embeddings: "Embeddings", folds: int, out: Path, json: bool, ima
         console.note(f"fold {fold} of {folds}: {said}, {out / str(fold)}")
     spread = summarize(found)
     content = {"folds": folds, "runs": [str(out / str(fold)) for fold in range(folds)], "metrics": spread}
-    write_json(out / RECORD, content)
+    write_json(out / RECORD, content | {ASKED: asked})
     if json:
         console.as_json(content)
     else:
