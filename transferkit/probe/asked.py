@@ -56,7 +56,7 @@ def check_earlier(file: Path, asked: Mapping[str, Any], overwrite: bool) -> None
         before = read_json(file).get(ASKED) or {}
     except (OSError, ValueError):
         before = {}
-    names = [name for name in asked | before if asked.get(name) != before.get(name)]
+    names = [name for name in {**asked, **before} if asked.get(name) != before.get(name)]
     if names:
         differ = ", ".join(difference(name, before.get(name), asked.get(name)) for name in names)
         what = f"results that differ in {differ}" if before else "results that do not record what they answer"

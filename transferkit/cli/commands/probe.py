@@ -30,6 +30,7 @@ def probe(
     test_fraction: float = 0.2,
     splits: str | None = None,
     folds: int | None = None,
+    few_shot_draws: int | None = None,
     on_error: Literal["fail", "skip"] = "fail",
     compare: str | None = None,
     export: str | None = None,
@@ -44,6 +45,7 @@ def probe(
     Standardization and C of the linear probe are chosen on val and reported on test, with a 95 % interval. Data
     with only train and val is tested on val, with a part of train to select on; data without splits is split. Several
     labels per image are probed one against the rest, a number (a manifest's column target) by ridge regression.
+    With two classes, C acts as 2 C does in scikit-learn's LogisticRegression, which has one weight vector for both.
 
     Args:
         images: folder, manifest, ``digits``, name of a torchvision dataset, or an embeddings table (.parquet).
@@ -58,6 +60,7 @@ def probe(
         splits: ``splits.parquet`` of a run or of another probe, to use its splits exactly.
         folds: probe this many times, each time with another fold as the test (stratified, groups together; given splits
             are not used); the probes are in numbered folders of ``out``, means and spread in folds.json.
+        few_shot_draws: draws of the few-shot curves, of which mean and spread are reported; by default 5.
         on_error: unreadable images: ``fail`` names them all, ``skip`` leaves them out.
         compare: directory of another probe of the same images, to compare this one with.
         export: directory for the extractor with the classifier as its head.
@@ -74,11 +77,14 @@ def probe(
     from transferkit.embed import describe
     from transferkit.probe import compare_predictions, load_predictions, probe_targets, save_probe
     from transferkit.probe.asked import ASKED, asked_of
+    from transferkit.probe.fewshot import SEEDS
     from transferkit.reports.report import report_of
     from transferkit.runtime.files import check_folder
     from transferkit.runtime.processes import find_device
     from transferkit.search.leaks import save_leaks
 
+    if few_shot_draws is not None and few_shot_draws < 1:
+        raise UserError(f"--few_shot_draws is {few_shot_draws}; give 1 or more")
     check_folder(out)
     if folds is not None:
         check_folds_alone(folds, splits, compare, export)
@@ -91,7 +97,12 @@ def probe(
     opened = network.open(accelerator) if table or export else None
     table = load_splits(table, splits) if table and splits else table
     options: dict[str, Any] = {"coarse_to_fine": fast, "seed": seed, "val_fraction": val_fraction}
-    question = {**options, "test_fraction": test_fraction, "folds": folds}
+    question = {
+        **options,
+        "test_fraction": test_fraction,
+        "folds": folds,
+        "few_shot_draws": few_shot_draws or len(SEEDS),
+    }
     if opened and table:
         asked = asked_of(describe(opened, table), table, question)
         check_place(Path(out), asked, overwrite)  # before the images are embedded, which takes a while
@@ -106,10 +117,13 @@ def probe(
     if compare:
         require_class(embeddings.kind, "--compare")
     device = opened.device if opened else find_device(accelerator)
+    if few_shot_draws is not None:
+        require_class(embeddings.kind, "--few_shot_draws")
+        options["few_shot_seeds"] = range(few_shot_draws)
     if folds is not None:
         return probe_folds(embeddings, folds, Path(out), json, images, asked, device=device, **options)
     result = probe_targets(embeddings, test_fraction=test_fraction, device=device, **options)
-    more: dict[str, Any] = {ASKED: asked}
+    more: dict[str, Any] = {ASKED: asked, **({} if table else {"table": images})}
     if table is not None:
         given = {"source": images, "image_root": image_root, "extractor": network.name, "weights": network.weights}
         more["images"] = {**given, "pooling": network.pooling, "on_error": on_error, "splits": splits}
@@ -261,7 +275,8 @@ def print_table(content: dict[str, Any]) -> None:
     if linear["top5"] is not None:
         rows.insert(1, ["linear, top-5", percent(linear["top5"]), None, None])
     for point in shots["curve"]:
-        spread = f"± {100 * point['std']:.1f} over {len(shots['seeds'])} draws"
+        spread = f"± {100 * point['std']:.1f} over {len(shots['seeds'])} draws, "
+        spread += f"standard error {100 * point['standard_error']:.1f}"
         rows.append([f"{point['n_per_class']}-shot, top-1", percent(point["mean"]), None, spread])
     if compared := content.get("comparison"):
         low, high = compared["interval"]

@@ -39,7 +39,7 @@ def zeroshot(
     head.
 
     Args:
-        images: a folder, manifest or image.
+        images: a folder, manifest or image, ``digits``, or the name of a torchvision dataset.
         network: the extractor: CLIP, SigLIP or another model of images and texts.
         classes: names, separated by commas, or a text file with one per line; by default the labels of the images.
         templates: sentences with {} in the place of the class, such as ["a photo of a {}."]; the mean over them is
