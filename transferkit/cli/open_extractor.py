@@ -80,6 +80,7 @@ def open_extractor(
     pooling: str | None = None,
     accelerator: Accelerator = "auto",
     preprocessing: Mapping[str, Any] | None = None,
+    seed: int = 0,
 ) -> "Extractor":
     """Open an extractor on the device to use.
 
@@ -89,6 +90,7 @@ def open_extractor(
         pooling: ``None`` is the extractor's own.
         accelerator: ``auto`` is a GPU if there is one.
         preprocessing: fields to override; ``None`` is the extractor's own.
+        seed: of random weights.
 
     Raises:
         UserError: no such accelerator, or the extractor cannot be opened.
@@ -96,11 +98,15 @@ def open_extractor(
     from transferkit.runtime.processes import find_device
 
     device = find_device(accelerator)
-    return read_extractor(name, weights, pooling, preprocessing).to(device)
+    return read_extractor(name, weights, pooling, preprocessing, seed).to(device)
 
 
 def read_extractor(
-    name: str, weights: str = "DEFAULT", pooling: str | None = None, preprocessing: Mapping[str, Any] | None = None
+    name: str,
+    weights: str = "DEFAULT",
+    pooling: str | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
+    seed: int = 0,
 ) -> "Extractor":
     """Open an extractor on the CPU; random weights are the same in every command.
 
@@ -109,6 +115,7 @@ def read_extractor(
         weights: ``DEFAULT``, ``none`` (random) or a path.
         pooling: ``None`` is the extractor's own.
         preprocessing: fields to override; ``None`` is the extractor's own.
+        seed: of random weights.
 
     Raises:
         UserError: the extractor cannot be opened, see :meth:`Extractor.from_pretrained`.
@@ -118,5 +125,5 @@ def read_extractor(
     from transferkit.extractor import Extractor
 
     with torch.random.fork_rng(devices=()):
-        torch.default_generator.manual_seed(0)
+        torch.default_generator.manual_seed(seed)
         return Extractor.from_pretrained(name, weights, pooling, preprocessing)

@@ -64,7 +64,9 @@ def dataset_section(name: str, rows: list[dict[str, str]]) -> Section:
     ordered = sorted(rows, key=lambda row: -float(row["top1"]))
     points = [(row["approach"], float(row["top1"]), float(row["top1_low"]), float(row["top1_high"])) for row in ordered]
     figure = svg.interval_plot(points)
+    columns: tuple[str, ...]
     cells: list[list[Cell]] = []
+    several = any(row.get("top1_seeds_mean") for row in ordered)
     for row in ordered:
         low, high = ends(row)
         against: list[Cell] = [None, None]
@@ -74,8 +76,13 @@ def dataset_section(name: str, rows: list[dict[str, str]]) -> Section:
                 p_value(float(row["mcnemar_p"]), f"{BENCHMARK} mcnemar_p"),
             ]
         cells.append([row["approach"], number(row, "top1"), low, high, number(row, "knn_top1"), *against])
+        if several:
+            names = ("top1_seeds_mean", "top1_seeds_std")
+            cells[-1] += [number(row, name) if row.get(name) else None for name in names]
     columns = ("approach", "linear probe", "from", "to", "kNN", "difference to the first", "p")
-    lead = f"{int(float(ordered[0]['test'])):,} test images. The difference is measured on the same images."
+    columns += ("mean over seeds", "standard deviation") if several else ()
+    lead = f"{int(float(ordered[0]['test'])):,} test images. The difference is measured on the same images. "
+    lead += "The intervals are for the draw of the test images alone."
     chart = Chart("Linear probe", figure, "Accuracy on test with its 95% interval.")
     return Section(f"dataset-{name}", name, lead, [Charts([chart]), Table(columns, cells)])
 

@@ -57,7 +57,8 @@ def embed(
     same to the bit. The same holds for any number of processes.
 
     Args:
-        images: folder of class folders, folder with train/val/test, flat folder, one image, or CSV/Parquet manifest.
+        images: folder of class folders, folder with train/val/test, flat folder, one image, CSV/Parquet manifest,
+            ``digits``, or name of a torchvision dataset.
         network: the extractor.
         out: the file; ending in a slash, a directory of shards.
         layer: an earlier stage or block, by its name or number: layer3, "block 5", 5. A map is averaged; of
