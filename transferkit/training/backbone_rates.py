@@ -114,8 +114,11 @@ def trial(network: TransferNetwork, data: ImageDataModule, trainer: Trainer, rat
     weights = network.class_weights
 
     def logits(batch: Batch, dropout: float) -> Tensor:
-        pixels = batch["input"] if "input" in batch else normalized(batch["pixels"])
-        return head_logits(head, backbone(pixels), network.l2_normalize, dropout)
+        if "embedding" in batch:
+            embedding = network.from_cut(backbone, batch["embedding"])
+        else:
+            embedding = backbone(batch["input"] if "input" in batch else normalized(batch["pixels"]))
+        return head_logits(head, embedding, network.l2_normalize, dropout)
 
     def normalized(pixels: Tensor) -> Tensor:
         return network_input(backbone, network.preprocessing, pixels)
