@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
-from tests.bench.inputs import BATCH, photographs, resnet, workplace
+from tests.bench.inputs import BATCH, Network, photographs, resnet, workplace
 from tests.bench.timing import Row, in_turns
 from transferkit.data.batches import EpochBatchSampler
 from transferkit.data.datamodule import ImageDataModule
@@ -23,39 +23,37 @@ RATE = 1e-4
 
 
 def rows(full: bool) -> Iterator[Row]:
-    """Train and validate on both sides; ours writes no checkpoints, like the loop.
-
-    Of ``partial`` the frozen stages' output is cached by the check before, as it is from the second epoch on.
-    """
-    what, against = "fine-tuning ResNet18", "a bare PyTorch loop, same model and batches"
+    """Train and validate on both sides; ours writes no checkpoints, like the loop."""
     with workplace() as place:
         folder, network = photographs(place, None if full else 64), resnet(place)
-        images = len(list(folder.glob("train/*/*.jpg")))
-        for regime, target, epochs in (("full", 0.95, 3 if full else 1), ("partial", 1.5, 3)):
+        yield row_of("full", network, folder, 3 if full else 1, 0.95)
+        yield row_of("partial", network, folder, 3, 1.5)
 
-            def ours() -> TransferModule:
-                seed_everything(0)
-                options = {**network.options, "regime": regime, "lr_head": RATE, "lr_backbone": RATE}
-                module, data = (
-                    TransferModule(**options, warmup_epochs=0),
-                    ImageDataModule(str(folder), batch_size=BATCH),
-                )
-                with tempfile.TemporaryDirectory(dir=place) as run:
-                    silent = {"enable_progress_bar": False, "accelerator": "cpu"}
-                    make_trainer(Path(run), checkpoints=False, max_epochs=epochs, **silent).fit(module, datamodule=data)
-                return module
 
-            def theirs() -> nn.Module:
-                return bare_loop(TransferModule(**network.options), folder, epochs, regime == "partial")
+def row_of(regime: str, network: Network, folder: Path, epochs: int, target: float) -> Row:
+    """Time one regime. The frozen stages' output is in the cache, from the check, as it is from the second epoch on."""
 
-            ends = [
-                torch.cat([p.detach().flatten() for p in model.parameters()])
-                for model in (ours().backbone.model, theirs())
-            ]
-            error = float((ends[0] - ends[1]).norm() / ends[1].norm())
-            assert error < 1e-2, f"weights differ by {error:.1e}"
-            note = f"{images} images, {epochs} epochs, batch {BATCH}, validation too; weights within {error:.0e}"
-            yield Row(f"{regime} {what}", against, "faster", target, *in_turns(ours, theirs), note=note)
+    def ours() -> TransferModule:
+        seed_everything(0)
+        options = {**network.options, "regime": regime, "lr_head": RATE, "lr_backbone": RATE, "warmup_epochs": 0}
+        module, data = TransferModule(**options), ImageDataModule(str(folder), batch_size=BATCH)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as run:
+            silent = {"enable_progress_bar": False, "accelerator": "cpu"}
+            make_trainer(Path(run), checkpoints=False, max_epochs=epochs, **silent).fit(module, datamodule=data)
+        return module
+
+    def theirs() -> nn.Module:
+        return bare_loop(TransferModule(**network.options), folder, epochs, regime == "partial")
+
+    ends = [
+        torch.cat([p.detach().flatten() for p in model.parameters()]) for model in (ours().backbone.model, theirs())
+    ]
+    error = float((ends[0] - ends[1]).norm() / ends[1].norm())
+    assert error < 1e-2, f"weights differ by {error:.1e}"
+    images = len(list(folder.glob("train/*/*.jpg")))
+    note = f"{images} images, {epochs} epochs, batch {BATCH}, validation too; weights afterwards within {error:.0e}"
+    what, against = f"{regime} fine-tuning ResNet18", "a bare PyTorch loop, same model and batches"
+    return Row(what, against, "faster", target, *in_turns(ours, theirs), note=note)
 
 
 def bare_loop(module: TransferModule, folder: Path, epochs: int, last_only: bool) -> nn.Module:

@@ -60,7 +60,7 @@ class ImageDataModule(LightningDataModule):
         n_per_class: keep this many training images per class (few-shot).
         augmentation: random changes of training images.
         on_error: unreadable images: ``fail``, or ``skip`` them.
-        cache: ``auto`` computes a frozen backbone's embeddings once; ``off`` in each epoch.
+        cache: ``auto`` runs frozen stages once; ``off`` in each epoch.
         views: augmented passes to cache; 0 augments anew in each epoch.
         class_weights: ``balanced`` (inverse class frequency) or one weight per class, for the loss.
         multilabel: a manifest's label is several, ``cat|dog`` or a list.

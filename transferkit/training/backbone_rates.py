@@ -130,7 +130,7 @@ def trial(network: TransferNetwork, data: ImageDataModule, trainer: Trainer, rat
             for group, highest in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = factor * highest
             optimizer.zero_grad()
-            torch.manual_seed(view_seed(network.seed, 0, step))
+            torch.manual_seed(view_seed(network.order_seed, 0, step))
             for part in parts:
                 part = {name: value.to(network.device) for name, value in part.items()}
                 batch = mixed(part, data.mixup, data.cutmix, len(network.class_names), normalized)

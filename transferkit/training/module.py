@@ -166,7 +166,7 @@ class TransferModule(TransferNetwork):
         Raises:
             UserError: the data cannot be used, or has other classes than the head to start from.
         """
-        data.configure(preprocessing=self.preprocessing, seed=self.seed, features={})
+        data.configure(preprocessing=self.preprocessing, seed=self.order_seed, features={})
         data.setup(stage)
         if stage != "fit":
             data.set_class_names(self.class_names, self.task.kind)
@@ -256,7 +256,7 @@ class TransferModule(TransferNetwork):
         """Seed dropout by epoch and batch, so that a resumed fit repeats it, and set the learning rates."""
         if self.regime != "frozen" or self.dropout or any(self.mixing):
             place = batch_idx * self.trainer.world_size + self.trainer.global_rank
-            torch.manual_seed(view_seed(self.seed, self.current_epoch, place))
+            torch.manual_seed(view_seed(self.order_seed, self.current_epoch, place))
         schedule = self.lr_schedulers()
         if isinstance(schedule, CosineWithWarmup):  # a callback may have replaced it
             schedule.follow(self.trainer, batch_idx, self.hparams["warmup_epochs"])

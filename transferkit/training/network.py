@@ -50,6 +50,7 @@ class TransferNetwork(LightningModule):
         head: linear layer (D -> classes); None until the classes are known.
         class_weights: (classes,) weight of each class in the loss, or None.
         row_weights: weight of each training image in the loss, or None.
+        order_seed: seed of the order of batches, augmentation and dropout; that of the weights unless it is changed.
         class_counts: number of training images by class.
         image_counts: number of images by split.
         starts_trained: whether the head was trained before.
@@ -77,7 +78,8 @@ class TransferNetwork(LightningModule):
     ) -> None:
         super().__init__()
         self.backbone, self.preprocessing = extractor.backbone, extractor.preprocessing
-        self.regime, self.dropout, self.batchnorm_moves, self.seed = regime, dropout, batchnorm_moves, seed
+        self.regime, self.dropout, self.batchnorm_moves = regime, dropout, batchnorm_moves
+        self.seed = self.order_seed = seed
         self.class_names: list[str] = []
         self.loss, self.task = loss, task_of("class")
         self.head: nn.Linear | None = None

@@ -9,7 +9,7 @@ from transferkit.data.datamodule import ImageDataModule
 from transferkit.embed import fill_features
 from transferkit.embed.feature_cache import cache_limit, cache_root
 from transferkit.extractor.frozen_stages import FrozenStages
-from transferkit.runtime.memory import available_memory
+from transferkit.runtime.free_memory import available_memory
 from transferkit.runtime.ranks import joined
 from transferkit.training.network import TransferNetwork
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.runtime.test_cores import system
-from transferkit.runtime.memory import UNKNOWN, available_memory
+from transferkit.runtime.free_memory import UNKNOWN, available_memory
 
 MACHINE = (
     "MemTotal:       16000000 kB\nMemFree:         1000000 kB\nMemAvailable:    8000000 kB\nHugePages_Total:       0\n"
