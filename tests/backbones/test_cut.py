@@ -11,7 +11,7 @@ from transferkit.backbones.cut import Cut, find_cut
 from transferkit.backbones.from_transformers import TransformersBackbone
 from transferkit.images.preprocessing import Preprocessing
 
-QUICK = ("vit", "swin", "dinov3_vit", "resnet")
+QUICK = ("vit", "dinov3_vit")
 FAMILIES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CONFIGS]
 TORCHVISION = ("resnet18", "efficientnet_b0", "convnext_tiny", "densenet121", "swin_t", "vgg11", "shufflenet_v2_x0_5")
 

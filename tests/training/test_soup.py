@@ -14,7 +14,7 @@ from transferkit.data.datamodule import ImageDataModule
 from transferkit.errors import UserError
 from transferkit.extractor.checkpoint_reader import KEY
 from transferkit.training.module import TransferModule
-from transferkit.training.soup import Average, refresh_statistics, stir
+from transferkit.training.soup import Average, greedy_average, refresh_statistics
 from transferkit.training.trainer import make_trainer
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -76,7 +76,7 @@ def test_ingredients_join_in_the_order_of_val_if_it_is_not_worse(tmp_path: Path,
         score = next(value for known, value in worth.items() if weight == pytest.approx(known))
         return {**content, KEY: {**content[KEY], "metrics": {"val/acc": score}}}
 
-    content, ingredients = stir(files, "val/acc", measure)
+    content, ingredients = greedy_average(files, "val/acc", measure)
     assert [one.number for one in ingredients] == sorted(range(len(scores)), key=lambda number: -scores[number])
     assert [one.number for one in ingredients if one.kept] == kept
     assert float(content["state_dict"]["head.weight"]) == pytest.approx(result)
@@ -88,17 +88,22 @@ def test_ingredients_join_in_the_order_of_val_if_it_is_not_worse(tmp_path: Path,
 
 def test_of_equal_scores_the_lower_loss_comes_first(tmp_path: Path) -> None:
     files = [write(tmp_path, number, 0.0, 0.9, loss) for number, loss in enumerate([0.3, 0.1, 0.2])]
-    _, ingredients = stir(files, "val/acc", lambda content, averaged: content)
+    _, ingredients = greedy_average(files, "val/acc", lambda content, averaged: content)
     assert [one.number for one in ingredients] == [1, 2, 0]
 
 
 def test_fits_without_a_validation_are_refused(tmp_path: Path) -> None:
     files = [write(tmp_path, number, 0.0, 0.9) for number in range(2)]
     with pytest.raises(UserError, match=r"0\.ckpt was not measured on val"):
-        stir(files, "val/map", lambda content, averaged: content)
+        greedy_average(files, "val/map", lambda content, averaged: content)
 
 
-@pytest.mark.parametrize("model", [{"regime": "full"}, {"regime": "partial"}, {"regime": "full", "batchnorm": "eval"}])
+LEARNING: list[dict[str, Any]] = [{"regime": "full"}, {"regime": "full", "batchnorm": "eval"}]
+
+
+@pytest.mark.parametrize(
+    "model", [{"regime": "partial"}, *(pytest.param(each, marks=pytest.mark.slow) for each in LEARNING)]
+)
 def test_statistics_of_an_average_are_those_of_pytorch(
     tmp_path: Path, photo_folder: Path, model: dict[str, Any]
 ) -> None:

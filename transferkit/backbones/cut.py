@@ -86,7 +86,7 @@ class Cut:
 
     def rest(self, backbone: Backbone, values: Tensor) -> Tensor:
         """Return the embedding that follows from what enters the stage after the cut: (B, flat) -> (B, D)."""
-        values = values.reshape(len(values), *self.shape)
+        values = values.reshape(len(values), *self.shape).clone()  # a stage may begin with an operation in place
 
         def replace(module: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> Any:
             if inputs:

@@ -22,6 +22,7 @@ from transferkit.runtime.json_files import write_json
 if TYPE_CHECKING:
     from transferkit.training.soup import Ingredient
 
+OF_TRAINER = ("accelerator", "devices", "precision", "limit_val_batches", "deterministic")  # what a measurement needs
 SOUP = Kind("soup", "soup", "--soup 0/3, 1/3, ...", "ingredient")
 
 
@@ -85,18 +86,18 @@ def fit_soup(plan: Series, fit: Callable[[list[str]], int]) -> int:
     runs = [parent / str(number) for number in range(plan.count)]
     soup = parent / str(plan.count)
     discard(soup)  # of a command that was killed here
-    monitor, ingredients = cook(runs, soup)
+    monitor, ingredients = write_soup(runs, soup)
     finish(plan, parent, soup, monitor, ingredients, begin)
     return 0
 
 
-def cook(runs: Sequence[Path], soup: Path) -> tuple[str, list["Ingredient"]]:
+def write_soup(runs: Sequence[Path], soup: Path) -> tuple[str, list["Ingredient"]]:
     """Write the run of the soup; return the metric that decided, and the ingredients."""
     from transferkit.data.datamodule import ImageDataModule
     from transferkit.training.checkpoints import AtomicCheckpointIO
     from transferkit.training.module import TransferModule
     from transferkit.training.run_directory import write_metrics
-    from transferkit.training.soup import measure_on_val, stir
+    from transferkit.training.soup import greedy_average, measure_on_val
     from transferkit.training.trainer import chosen_metrics, make_trainer
 
     config = {key: value for key, value in read_yaml(runs[0] / "config.yaml").items() if key != "soup"}
@@ -104,11 +105,12 @@ def cook(runs: Sequence[Path], soup: Path) -> tuple[str, list["Ingredient"]]:
     data.configure(splits=str(runs[0] / "splits.parquet"))
     module = TransferModule(**{**config["model"], "seed": config["seed_everything"]})
     module.connect(data, "fit")
-    own = {"callbacks": None, "logger": False, "enable_progress_bar": False}
-    trainer = make_trainer(soup, checkpoints=False, **{**config["trainer"], **own})
+    data.check_images(("train", "val"))
+    given = {name: config["trainer"][name] for name in OF_TRAINER if config["trainer"].get(name) is not None}
+    trainer = make_trainer(soup, checkpoints=False, logger=False, enable_progress_bar=False, **given)
     measure = partial(measure_on_val, module=module, data=data, trainer=trainer)
     monitor = module.task.monitor
-    content, ingredients = stir([run / "checkpoints" / "best.ckpt" for run in runs], monitor, measure)
+    content, ingredients = greedy_average([run / "checkpoints" / "best.ckpt" for run in runs], monitor, measure)
     (soup / "checkpoints").mkdir(parents=True, exist_ok=True)
     AtomicCheckpointIO().save_checkpoint(content, soup / "checkpoints" / "best.ckpt")
     shutil.copyfile(runs[0] / "splits.parquet", soup / "splits.parquet")

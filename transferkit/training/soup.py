@@ -68,7 +68,7 @@ class Ingredient:
     kept: bool = False
 
 
-def stir(
+def greedy_average(
     files: Sequence[Path], monitor: str, measure: Callable[[dict[str, Any], bool], dict[str, Any]]
 ) -> tuple[dict[str, Any], list[Ingredient]]:
     """Average checkpoints, the best on val first; each one joins if the average is not worse on val with it.
