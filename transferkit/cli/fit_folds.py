@@ -12,6 +12,7 @@ from transferkit.cli.fit_series import Kind, Series, files_of, fit_series, plan_
 from transferkit.runtime.json_files import read_json, write_json
 
 FOLDS = Kind("data.folds", "folds", "--data.fold 0, 1, ...", "fold")
+RECORD = f"{FOLDS.word}.json"
 
 
 def plan_folds(arguments: Sequence[str]) -> Series | None:

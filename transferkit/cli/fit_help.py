@@ -21,7 +21,7 @@ EVALUATE = (
     "best (default) or last of the newest run of that --name, of any without one; or a checkpoint, an exported "
     "directory, or a probe's classifier.safetensors together with its --model.backbone"
 )
-SOUP = "the average of up to N fits from one start, chosen on val; I/N is one of them"
+SOUP = "average up to N fits from one start, chosen on val; I/N is one of them"
 PATIENCE = "end a fit after this many epochs without a better one"
 TOP_K = "number of classes per image in the table and with --json, the most probable first"
 ENGINE = "what runs the network: auto is openvino on a CPU if it is installed, otherwise torch"
