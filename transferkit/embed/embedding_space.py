@@ -36,7 +36,7 @@ class EmbeddingSpace:
         preprocessing: from image to pixels, as plain types.
         pooling: how features become one embedding.
         layer: an earlier stage, or ``None`` for the end.
-        features: ``pooled``, ``tokens`` or ``map``.
+        features: ``pooled``, ``tokens`` or ``map``; ``entering`` in the cache, see ``extractor/frozen_stages.py``.
         normalize: whether embeddings have length 1.
         precision: of the forward pass: ``32``, ``bf16``, or a name of Lightning's Trainer, such as ``bf16-mixed``.
         dtype: of the computation.

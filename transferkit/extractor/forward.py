@@ -86,7 +86,7 @@ class Forward:
         self.layer = None if stage == backbone.stage_names[-1] else stage
         self.precision, self.features, self.normalize = precision, features, normalize
         self.engine, computed = engine, DTYPES[precision] if engine == "torch" else torch.float32
-        self.preprocessing, self.backbone = preprocessing, for_inference(backbone, computed, pack=engine == "torch")
+        self.preprocessing, self.backbone = preprocessing, self.prepare(backbone, computed)
         self.device = next(backbone.parameters()).device
         self.local = threading.local()
         self.expected, self.compiles = 0, False
@@ -95,6 +95,10 @@ class Forward:
         plain = (backbone.pooling, (backbone.embed_dim,))
         self.pooling, self.shape = plain if ends else self.infer_shape(preprocessing.image_size)
         self.run: Callable[[Tensor], Tensor] | None = None if engine == "torch" else self.compile()
+
+    def prepare(self, backbone: Backbone, dtype: torch.dtype) -> Backbone:
+        """Return the network as it is run."""
+        return for_inference(backbone, dtype, pack=self.engine == "torch")
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor, stopped: threading.Event | None = None) -> Tensor:

@@ -54,7 +54,7 @@ class SingleThreadSmallHead(Callback):
         """Use one thread while a small head is trained."""
         self.threads = torch.get_num_threads()
         assert isinstance(pl_module, TransferModule) and pl_module.head is not None
-        if pl_module.data.features and pl_module.head.weight.numel() <= SMALL_HEAD:
+        if pl_module.data.features and not pl_module.cut and pl_module.head.weight.numel() <= SMALL_HEAD:
             torch.set_num_threads(1)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
