@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from hashlib import sha256
 
 import torch
@@ -28,10 +27,20 @@ def quantization_of(extractor: Extractor, table: ImageTable, images: int = IMAGE
         table: its images of split ``train`` are used, if it has any; otherwise all. Unreadable ones are left out.
         images: how many are used, evenly spaced in path order.
     """
-    rows = spread([row for row, split in enumerate(table.splits) if split == TRAIN] or list(range(len(table))), images)
-    chosen = table.select(rows)
+    chosen = chosen_of(table, images)
     space = replace(space_of(extractor, precision="32"), engine="torch", quantization=None)
-    return Quantization(Samples(content_of(chosen), partial(read_all, extractor, chosen)), space.sha256)
+    return Quantization(samples_of(extractor, chosen), space.sha256)
+
+
+def chosen_of(table: ImageTable, images: int = IMAGES) -> ImageTable:
+    """Return evenly spaced images, of split ``train`` if there is one."""
+    rows = [row for row, split in enumerate(table.splits) if split == TRAIN]
+    return table.select(spread(rows or list(range(len(table))), images))
+
+
+def samples_of(extractor: Extractor, table: ImageTable) -> Samples:
+    """Return all images of a table as samples."""
+    return Samples(content_of(table), lambda: read_rows(extractor, table, list(range(len(table))))[1])
 
 
 def spread(rows: list[int], count: int) -> list[int]:
@@ -57,18 +66,18 @@ def hashes(table: ImageTable) -> Iterator[str | None]:
             yield None
 
 
-def read_all(extractor: Extractor, table: ImageTable) -> Tensor:
-    """Return the images of a table that can be read, preprocessed: uint8 (N, 3, h, w).
+def read_rows(extractor: Extractor, table: ImageTable, rows: list[int]) -> tuple[list[int], Tensor]:
+    """Return the rows that can be read, and their images, preprocessed: uint8 (N, 3, h, w).
 
     Raises:
-        UserError: none can.
+        UserError: none can be read.
     """
-    found = []
-    for row in range(len(table)):
+    found: dict[int, Tensor] = {}
+    for row in rows:
         try:
-            found.append(extractor.preprocessing.resize_crop(table.read(row)))
+            found[row] = extractor.preprocessing.resize_crop(table.read(row))
         except ImageError:  # named by the command that embeds them
             continue
     if not found:
-        raise UserError(f"none of {len(table)} images of {table.source} can be read; scan them to see why")
-    return torch.stack(found)
+        raise UserError(f"none of {len(rows)} images of {table.source} can be read; scan them to see why")
+    return list(found), torch.stack(list(found.values()))
