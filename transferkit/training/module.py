@@ -17,7 +17,6 @@ from transferkit.data.seen import check_unseen
 from transferkit.embed import fill_features
 from transferkit.errors import UserError
 from transferkit.extractor.checkpoint_reader import KEY
-from transferkit.extractor.engine import Choice
 from transferkit.images.augmentation import view_seed
 from transferkit.training.checkpoints import (
     EPOCH,
@@ -35,6 +34,7 @@ from transferkit.training.mixing import mixed, weigh_rows
 from transferkit.training.network import TransferNetwork
 from transferkit.training.optimizers import CosineWithWarmup, check_length, check_ranges, gradient_descent
 from transferkit.training.own_callbacks import own_callbacks
+from transferkit.training.predicting import Predicting
 from transferkit.training.probe_start import probe_start
 from transferkit.training.regimes import Regime, check_unfreezing
 from transferkit.training.regularization_path import RegularizationPath, is_solvable, path_length
@@ -86,10 +86,10 @@ class TransferModule(TransferNetwork):
         epoch: epoch of the checkpoint that the backbone and head were opened from, or None.
         by_class: metrics of the last evaluation by class or pair of classes, for reports.
         validated_at: global step of the last validation.
-        engine: what embeds images for predictions, see :mod:`transferkit.extractor.engine`.
+        predicting: what embeds images for predictions.
     """
 
-    engine: Choice = "torch"
+    predicting = Predicting()
 
     def __init__(
         self,
@@ -210,13 +210,13 @@ class TransferModule(TransferNetwork):
         splits = own.get(stage, ("train", "val"))
         # cached embeddings are float32: the head of a fit is solved for on them, but evaluated in the precision given
         cached = data.cache == "auto" and self.trainer.precision == "32-true"
-        fixed = self.regime == "frozen" or self.engine != "torch"  # an engine embeds, and does not train
+        fixed = self.regime == "frozen" or not self.predicting.is_usual  # an engine embeds, and does not train
         if fixed and (data.caches_features if stage == "fit" else cached):
-            extractor = self.as_extractor().to(self.trainer.strategy.root_device).run_with(self.engine)
-            self.engine = extractor.engine
+            extractor = self.as_extractor().to(self.trainer.strategy.root_device)
+            self.predicting = self.predicting.chosen(extractor, data.tables[splits[0]])
             fill_features(extractor, data, splits)
         else:
-            if self.engine not in ("torch", "auto"):
+            if self.predicting.is_wanted:
                 log.warning("PyTorch runs the network: `engine` needs cached float32 embeddings, without `cache=off`")
             data.check_images(splits)
         if stage == "fit":
