@@ -78,7 +78,7 @@ def choose_for_int8(wanted: Choice, device: torch.device) -> Engine:
         raise UserError('PyTorch does not compute in int8; give `engine="openvino"`, or another precision')
     engine: Engine = "onnx" if wanted == "onnx" else "openvino"
     if absent := missing(engine):
-        raise UserError(f"int8 needs {absent}, which is not installed; pip install 'transferkit[int8]'")
+        raise UserError(f"int8 needs {absent}, which is not installed: pip install 'transferkit[int8]'")
     return engine
 
 

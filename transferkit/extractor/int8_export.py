@@ -136,7 +136,6 @@ def restore(
     few, enough, chosen = 0, len(ranked), None
     while enough - few > 1:
         count = ceil((few + enough) / 2)
-        count = min(count, enough - 1)
         tried = attempt({block: blocks[block] for block in ranked[:count]})
         if tried.loss.drop <= max_drop:
             enough, chosen = count, tried
@@ -184,7 +183,7 @@ def blocks_of(file: Path, backbone: Backbone) -> dict[str, list[str]]:
         of_backbone = "backbone" in inside
         stage = names[max(map(backbone.stage_of, modules), default=0)] if of_backbone else names[-1]
         found.setdefault(stage, []).append(node.name)
-    return found
+    return {name: found[name] for name in names if name in found}
 
 
 def measure(right: Outputs, found: Outputs, judge: Judge, calibration: int, floats: list[str]) -> Loss:

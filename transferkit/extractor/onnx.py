@@ -44,7 +44,7 @@ class Exported(NamedTuple):
     """What exporting found.
 
     Attributes:
-        onnx: the largest absolute difference between ONNX Runtime and PyTorch in float32; None without ONNX.
+        onnx: the largest absolute difference between ONNX Runtime and PyTorch; None without ONNX in float32.
         openvino: between OpenVINO and ONNX Runtime; None without OpenVINO.
         loss: what int8 costs; None without it.
     """
@@ -109,7 +109,7 @@ def write_engine_files(
         if openvino:
             pixels = noise(extractor, BATCHES[1]).cpu()
             given = write_openvino(file, folder, pixels, metadata(extractor), int8 is not None, extractor.name)
-    return Exported(difference, given, loss)
+    return Exported(difference if onnx and not int8 else None, given, loss)
 
 
 def require_onnx() -> None:

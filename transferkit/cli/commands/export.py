@@ -90,6 +90,8 @@ def export(
     pretrained.check_export_place(folder, overwrite)  # before anything is opened, which takes a while
     if (int8_images or max_drop is not None) and not int8:
         raise UserError("--int8_images and --max_drop are for files in int8; add --int8")
+    if max_drop is not None and not max_drop >= 0:
+        raise UserError(f"--max_drop is {max_drop:g}; give points of accuracy, 0 or more")
     if int8 and not (onnx or openvino):
         raise UserError("--int8 is for the files of --onnx and --openvino; add one of them")
     for wanted, check in ((onnx, require_onnx), (openvino, require_openvino), (int8, require)):
@@ -117,7 +119,7 @@ def export(
     if exported.loss:
         console.note(f"int8: {told(exported.loss)}")
         console.note_first("kept in float", exported.loss.kept_in_float)
-    elif difference is not None and onnx:
+    elif difference is not None:
         same = ", top class the same" if extractor.head else ""
         console.note(f"model.onnx equals PyTorch to {difference:.1e} on batches of 1, 3 and 17 random images{same}")
     console.note(f"exported: {checkpoint}")
