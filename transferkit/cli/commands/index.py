@@ -76,6 +76,8 @@ def network_of(index: "ImageIndex", given: Network = Network()) -> Network:
     recorded = index.record["extractor"]
     source, weights = index.source()
     own = {name: getattr(given, name) or recorded.get(name) for name in ("pooling", "engine", "precision")}
+    if own["precision"] != recorded.get("precision"):  # the engine goes with it
+        own["engine"] = given.engine
     return Network(source, weights, int8_images=given.int8_images, **own)
 
 
