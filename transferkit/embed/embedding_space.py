@@ -102,8 +102,8 @@ class EmbeddingSpace:
         """
         found: dict[str, tuple[Any, Any]] = {}
         mine, theirs = self.compared(), other.compared()
-        for name, value in mine.items():
-            given = theirs.get(name)
+        for name in mine | theirs:
+            value, given = mine.get(name), theirs.get(name)
             if UNKNOWN in (value, given) or value == given:
                 continue
             if name == "engine" and self.is_float32 and other.is_float32:

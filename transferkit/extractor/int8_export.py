@@ -107,11 +107,13 @@ def write_int8(
     def attempt(floats: Mapping[str, Sequence[str]]) -> Attempt:
         model = quantized(extractor, file, inputs, [node for nodes in floats.values() for node in nodes])
         loss = measure(right, outputs_of(model.SerializeToString(), judged), judge, len(inputs), list(floats))
-        log.info("int8%s: %s", f" but {', '.join(floats)}" if floats else "", told(loss))
+        if floats:
+            log.info("int8 but for %s: %s", ", ".join(floats), told(loss))
         return Attempt(model, loss)
 
     chosen = attempt({})
     if max_drop is not None and chosen.loss.drop > max_drop:
+        log.info("all in int8: %s, more than %g points", told(chosen.loss), max_drop)
         blocks = blocks_of(file, extractor.backbone)
         some = inputs[:: max(1, len(inputs) // RANKING)][:RANKING]
         errors = {name: error_alone(extractor, file, some, blocks, name) for name in blocks}

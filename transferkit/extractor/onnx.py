@@ -107,8 +107,9 @@ def write_engine_files(
         if int8:
             loss = write_int8(extractor, file, *int8)
         if openvino:
-            pixels = noise(extractor, BATCHES[1]).cpu()
-            given = write_openvino(file, folder, pixels, metadata(extractor), int8 is not None, extractor.name)
+            few = BATCHES[1]
+            shown = extractor.preprocessing.normalize(int8.judge.pixels[:few]) if int8 else noise(extractor, few).cpu()
+            given = write_openvino(file, folder, shown, metadata(extractor), int8 is not None, extractor.name)
     return Exported(difference if onnx and not int8 else None, given, loss)
 
 

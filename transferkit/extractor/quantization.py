@@ -10,10 +10,11 @@ import importlib.util
 import io
 import json
 import logging
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
@@ -71,7 +72,12 @@ class Quantization:
             return self
         facts = [self.space, weights_sha256, layer, features, self.samples.sha256, FORMAT, nncf_version()]
         identity = sha256(json.dumps(facts).encode()).hexdigest()
-        return replace(self, file=cache_dir().absolute() / "int8" / f"{identity}.onnx", identity=identity)
+        return replace(self, file=int8_folder() / f"{identity}.onnx", identity=identity)
+
+
+def int8_folder() -> Path:
+    """Return the folder of the cache that holds networks in int8, as an absolute path."""
+    return cache_dir().absolute() / "int8"
 
 
 def nncf_version() -> str | None:
@@ -103,6 +109,9 @@ def compile_int8(
         if quantization.samples is None:
             raise UserError(f"{file} does not exist; index the images again with `overwrite=True`")
         make(graph, normalize, quantization.samples, file, name)
+    elif quantization.samples:
+        with suppress(OSError):  # of another user
+            os.utime(file)  # the least recently used are removed first
     try:
         return load(file, engine)
     except Exception as error:  # engines may raise anything

@@ -73,7 +73,7 @@ def zeroshot(
     check_names(names)
     check_templates(sentences)
     check_folder(out)
-    opened = network.open(accelerator)
+    opened = network.open(accelerator, table)
     if opened.backbone.wordless:
         raise UserError(f"zeroshot needs words: {opened.backbone.wordless}")
     opened.text  # noqa: B018  # before the images are embedded: its files may be missing
