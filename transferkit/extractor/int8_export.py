@@ -203,7 +203,7 @@ def outputs_of(model: Path | bytes, inputs: Tensor) -> dict[str, Tensor]:
 
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     name, names = session.get_inputs()[0].name, [each.name for each in session.get_outputs()]
-    parts = [session.run(None, {name: batch.contiguous().numpy()}) for batch in inputs.split(BATCHES[0])]
+    parts = [session.run(None, {name: batch.contiguous().numpy()}) for batch in torch.split(inputs, BATCHES[0])]
     return {each: torch.cat([torch.from_numpy(part[at]) for part in parts]) for at, each in enumerate(names)}
 
 

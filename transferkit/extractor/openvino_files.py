@@ -59,7 +59,7 @@ def write_openvino(onnx: Path, folder: Path, inputs: Tensor, facts: Mapping[str,
         request = core.compile_model(
             str(folder / FILES[0]), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
         ).create_infer_request()
-        parts = [request.infer({0: batch.numpy()}) for batch in inputs.split(1 if int8 else len(inputs))]
+        parts = [request.infer({0: batch.numpy()}) for batch in torch.split(inputs, 1 if int8 else len(inputs))]
         found = [torch.cat([torch.from_numpy(part[at].copy()) for part in parts]) for at in range(len(model.outputs))]
     except Exception as error:  # OpenVINO may raise anything
         raise UserError(f"OpenVINO cannot run {name}: {first_line(error)}; export it without `openvino`") from error

@@ -56,7 +56,7 @@ def fit_probe(extractor: Extractor, table: ImageTable, names: list[str]) -> tupl
     if len({table.labels[row] for row in rows}) < 2:
         return None
     chosen, pixels = read_rows(extractor, table, spread(rows, IMAGES))
-    embedding = torch.cat([extractor(batch).cpu() for batch in pixels.split(16)])
+    embedding = torch.cat([extractor(batch).cpu() for batch in torch.split(pixels, 16)])
     target = torch.tensor([names.index(str(table.labels[row])) for row in chosen])
     fitted = fit_linear(embedding, target, len(names), standardization="zscore", c=1.0)
     return fitted.weight, fitted.bias
