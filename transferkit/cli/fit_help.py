@@ -73,11 +73,20 @@ def single(verb: str) -> list[Option]:
         Option("soup", SOUP),
         Option("seed_everything", "seed of everything random", default="0"),
         *([Option("top_k", TOP_K, default="5")] if verb == "predict" else []),
-        *([Option("engine", ENGINE, ("torch", "openvino", "onnx", "auto"), "torch")] if verb == "predict" else []),
+        *(engine_options() if verb == "predict" else []),
         *(trust() if verb == "predict" else []),
         Option("json", "print one JSON object"),
         Option("print_config", "print the resulting configuration and exit"),
         Option("debug", "show tracebacks"),
+    ]
+
+
+def engine_options() -> list[Option]:
+    """Return what embeds the images of predict."""
+    return [
+        Option("engine", ENGINE, ("torch", "openvino", "onnx", "auto"), "torch; openvino for int8"),
+        Option("precision", "of the network, as for embed", ("32", "bf16", "int8"), "32"),
+        Option("int8_images", "images that int8 measures ranges on; by default those to predict"),
     ]
 
 

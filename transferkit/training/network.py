@@ -22,12 +22,12 @@ from transferkit.extractor import Extractor
 from transferkit.extractor.calibration import Calibration
 from transferkit.extractor.checkpoint_reader import LOSS_SCALE, format_of, in_units_record
 from transferkit.extractor.core import head_logits
-from transferkit.extractor.engine import Choice
 from transferkit.extractor.forward import network_input
 from transferkit.extractor.word_head import reads_unit_rows, word_head
 from transferkit.runtime.full_float32 import full_float32
 from transferkit.runtime.versions import versions
 from transferkit.training.metrics import EvaluationMetrics
+from transferkit.training.predicting import Predicting
 from transferkit.training.regimes import Regime, first_trainable, freeze, frozen_keys, set_mode
 from transferkit.training.start import WORDS
 from transferkit.training.tasks import Loss, Task, task_of
@@ -59,12 +59,12 @@ class TransferNetwork(LightningModule):
         first_trainable: index of the first stage that a fit changes.
         learns_from: index of the first stage that learns now.
         cut: where the batches of a fit enter the backbone, if its frozen stages ran before.
-        engine: what embeds images for predictions, see :mod:`transferkit.extractor.engine`.
+        predicting: what embeds images for predictions.
         fitted_on: the images that it was fitted on, as :func:`~transferkit.data.seen.remember_paths` writes them.
         backbone_seen: those of them that the backbone was trained on, now or before.
     """
 
-    engine: Choice = "torch"
+    predicting = Predicting()
     cut: Cut | None = None
 
     def __init__(

@@ -36,15 +36,15 @@ def prepare_images(network: TransferNetwork, data: ImageDataModule, stage: str) 
     precision, device = network.trainer.precision, network.trainer.strategy.root_device
     # cached embeddings are float32: the head of a fit is solved for on them, but evaluated in the precision given
     cached = data.cache == "auto" and precision == "32-true"
-    fixed = network.regime == "frozen" or network.engine != "torch"  # an engine embeds, and does not train
+    fixed = network.regime == "frozen" or not network.predicting.is_usual  # an engine embeds, and does not train
     repeats = data.is_still and network.trainer.max_epochs != 1  # images pass the frozen stages more than once
     network.cut = None
     if fixed and (data.caches_features if stage == "fit" else cached):
-        extractor = network.as_extractor().to(device).run_with(network.engine)
-        network.engine = extractor.engine
+        extractor = network.as_extractor().to(device)
+        network.predicting = network.predicting.chosen(extractor, data.tables[splits[0]])
         fill_features(extractor, data, splits)
         return
-    if network.engine not in ("torch", "auto"):
+    if network.predicting.is_wanted:
         log.warning("PyTorch runs the network: `engine` needs cached float32 embeddings, without `cache=off`")
     if stage == "fit" and cached and network.regime == "partial" and repeats:
         extractor = network.as_extractor().to(device)

@@ -50,8 +50,8 @@ def benchmark(
 
     Args:
         extractors: name in the table -> extractor, or {extractor, weights, pooling, preprocessing, engine,
-            precision, seed}, preprocessing as {image_size: 160}, engine and precision as for embed, seed of random
-            weights; all are compared with the first.
+            precision, seed}, preprocessing as {image_size: 160}, engine and precision as for embed (int8 takes each
+            dataset's own images), seed of random weights; all are compared with the first.
         datasets: name in the table -> folder, manifest, ``digits``, or the name of a torchvision dataset
             (cifar10, cifar100, country211, dtd, eurosat, fashionmnist, fgvcaircraft, flowers102, food101, mnist,
             oxfordiiitpet, stl10, svhn), which is downloaded; or {images, image_root}, if a manifest's paths are

@@ -1,4 +1,4 @@
-"""``cache``: list and clear the feature cache."""
+"""``cache``: list and clear cached features and networks in int8."""
 
 import re
 import time
@@ -24,9 +24,9 @@ def main(arguments: list[str]) -> int:
 
 
 def cache(action: Literal["list", "clear"], older_than: str | None = None, json: bool = False) -> int:
-    """List the cached features of images, or remove them.
+    """List the cached features of images and networks in int8, or remove them.
 
-    Removed features are computed again when needed. When the cache exceeds its limit, TRANSFERKIT_CACHE_LIMIT (20GB
+    What is removed is computed again when needed. When the cache exceeds its limit, TRANSFERKIT_CACHE_LIMIT (20GB
     by default), the least recently used entries are removed; TRANSFERKIT_CACHE moves the cache.
 
     Args:
@@ -62,15 +62,16 @@ def cache(action: Literal["list", "clear"], older_than: str | None = None, json:
 
 
 def describe(entry: "Entry") -> dict[str, Any]:
-    """Describe an entry by its metadata; damaged entries and those of interrupted commands are marked."""
+    """Describe an entry by its metadata; networks, damaged entries and those of interrupted commands are marked."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     from transferkit.data.embeddings import metadata_of
 
-    known: dict[str, Any] = {"extractor": "(unfinished)" if entry.is_partial else "(damaged)"}
+    name = "(unfinished)" if entry.is_partial else "(network in int8)" if entry.is_network else "(damaged)"
+    known: dict[str, Any] = {"extractor": name}
     try:
-        if not entry.is_partial:
+        if not entry.is_partial and not entry.is_network:
             whole = pq.read_metadata(entry.file)
             metadata = metadata_of(whole.schema.to_arrow_schema(), entry.file)
             known = {"extractor": metadata.get("extractor"), "pooling": metadata.get("pooling")}

@@ -90,7 +90,7 @@ def embed(
     table = open_images(images, image_root, multilabel or None)
     opened = network.read(preprocessing)
     with start(trainer.devices, trainer.num_nodes, trainer.accelerator) as member:
-        forward = network.run(opened.to(member.device)).forward(None, layer, features, normalize)
+        forward = network.run(opened.to(member.device), table).forward(None, layer, features, normalize)
         begin = time.perf_counter()
         as_folder, threads = out.endswith("/"), workers or member.workers
         done = embed_to_file(opened, table, Path(out), forward, batch_size, on_error, as_folder, threads)

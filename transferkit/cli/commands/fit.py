@@ -28,7 +28,6 @@ from transferkit.cli.several_fits import fit_several
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.data.splits import save_splits
 from transferkit.errors import UserError
-from transferkit.extractor.engine import Choice
 from transferkit.probe.audit_files import audit_run
 from transferkit.reports.answers import Answering
 from transferkit.reports.report import report_of
@@ -40,6 +39,7 @@ from transferkit.training.epoch_lines import progress_callbacks
 from transferkit.training.fit_progress import epoch_number
 from transferkit.training.module import TransferModule
 from transferkit.training.patience import Patience
+from transferkit.training.predicting import OPTIONS, Predicting
 from transferkit.training.prediction_writer import TOP_K, PredictionWriter
 from transferkit.training.run_directory import checkpoint_of, new_run, read_metrics, remove_run, write_metrics
 from transferkit.training.run_leaks import leaks_of_run
@@ -117,9 +117,9 @@ class TransferCLI(LightningCLI):
         super().setup_parser(*arguments)
         predict = self._subcommand_parsers["predict"]
         predict.add_argument("--top_k", default=TOP_K, type=int)
-        predict.add_argument("--engine", default="torch", type=Choice)
-        for field in fields(Answering):
-            predict.add_argument(f"--{field.name}", default=field.default, type=get_type_hints(Answering)[field.name])
+        for kind, names in ((Predicting, OPTIONS), (Answering, [field.name for field in fields(Answering)])):
+            for name in names:
+                predict.add_argument(f"--{name}", default=getattr(kind, name), type=get_type_hints(kind)[name])
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add ``--name``, the name of the run, ``--json``, ``--patience`` and ``--soup``."""
@@ -397,5 +397,5 @@ class TransferCLI(LightningCLI):
 
     def predict(self, model: TransferModule, **kwargs: Any) -> None:
         """Predict without keeping every batch in memory: a callback writes the results."""
-        model.engine = self.config.predict.engine
+        model.predicting = Predicting(**{name: self.config.predict[name] for name in OPTIONS})
         self.trainer.predict(model, **{**kwargs, "return_predictions": False})

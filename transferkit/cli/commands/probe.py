@@ -95,7 +95,7 @@ def probe(
         check_folder(Path(export).parent)
     other = load_predictions(compare) if compare else None
     table = None if is_embeddings(images) else open_images(images, image_root, multilabel or None)
-    opened = network.open(accelerator) if table or export else None
+    opened = network.open(accelerator, table) if table or export else None
     table = load_splits(table, splits) if table and splits else table
     options: dict[str, Any] = {"coarse_to_fine": fast, "seed": seed, "val_fraction": val_fraction}
     question = {

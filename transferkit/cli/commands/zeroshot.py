@@ -77,7 +77,7 @@ def zeroshot(
     check_names(names)
     check_templates(sentences)
     check_folder(out)
-    opened = network.open(accelerator)
+    opened = network.open(accelerator, table)
     if opened.backbone.wordless:
         raise UserError(f"zeroshot needs words: {opened.backbone.wordless}")
     question = {"classes": list(names), "templates": list(sentences)}

@@ -15,6 +15,7 @@ from transferkit.data.image_table import ImageTable, open_images
 from transferkit.data.integrity import raise_broken
 from transferkit.data.targets import require_class
 from transferkit.embed import cached_features, describe, feature_key, knows_some
+from transferkit.embed.samples import quantization_of
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 from transferkit.probe import PROTOCOL, ProbeResult, probe_embeddings, save_probe
@@ -85,6 +86,8 @@ def run(
                     extractor = extractor or open_extractor(approach)
                     table = open_images(source.images, source.image_root)
                     require_class(table.kind, "a benchmark")
+                    if extractor.precision == "int8":
+                        extractor.run_with(extractor.engine, "int8", quantization_of(extractor, table))
                     key = cell_key(describe(extractor, table), table, {**asked, "on_error": on_error})
                     if old is not None and old.key == key:
                         log_cell(old, "kept")
