@@ -20,11 +20,13 @@ log = logging.getLogger(__name__)
 
 KEY = "transferkit"
 FORMAT = 1
+DISTILLED = "distill"  # the regime of a student, which has a projection in place of a head
 OTHER_TARGETS = 2  # the format of several labels and of numbers, which earlier versions would take for classes
 # Fields that describe the training and their types; dictionaries map names to numbers.
 TRAINING: Mapping[str, type] = {
     "regime": str, "weights": str, "checkpoint": str, "epoch": int, "fitted_on": str,
     "class_counts": dict, "images": dict, "metrics": dict, "target": str, "thresholds": dict, "scale": dict,
+    "teacher": str,
 }  # fmt: skip
 # Exceptions for a record of other types or tensors of other shapes.
 BROKEN = (KeyError, TypeError, AttributeError, ValueError, RuntimeError)
@@ -102,9 +104,13 @@ def read(
         else:
             backbone = backbones.rebuild(record["backbone"])
         state = {key.removeprefix("backbone."): tensor for key, tensor in content["state_dict"].items()}
-        weight, bias = in_unit(state.pop("head.weight"), state.pop("head.bias"), record.get("scale"))
-        head = linear(weight, bias, backbone.embed_dim, record["class_names"])
-        check_finite(path, {"head.weight": head.weight, "head.bias": head.bias})
+        head = None
+        if record.get("regime") == DISTILLED:
+            state = {key: tensor for key, tensor in state.items() if not key.startswith("projections.")}
+        else:
+            weight, bias = in_unit(state.pop("head.weight"), state.pop("head.bias"), record.get("scale"))
+            head = linear(weight, bias, backbone.embed_dim, record["class_names"])
+            check_finite(path, {"head.weight": head.weight, "head.bias": head.bias})
         if not adapters:
             load_state(backbone, state, path)
         change_preprocessing(backbone, preprocessing)
