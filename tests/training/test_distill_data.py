@@ -62,7 +62,7 @@ def test_a_batch_has_the_view_of_its_epoch_with_its_own_targets() -> None:
 
 
 def test_the_images_to_relate_to_are_drawn_once() -> None:
-    targets = Targets(torch.arange(20.0)[:, None], torch.empty(20, 0, 0))
-    few, all_of_them = relation_rows(targets, 5, seed=0), relation_rows(targets, 99, seed=0)
-    assert torch.equal(few, relation_rows(targets, 5, seed=0)) and len(few.unique()) == 5
-    assert torch.equal(all_of_them, targets.embedding)
+    few = relation_rows(20, 5, seed=0)
+    assert torch.equal(few, relation_rows(20, 5, seed=0)) and len(few.unique()) == 5
+    assert not torch.equal(few, relation_rows(20, 5, seed=1))
+    assert torch.equal(relation_rows(20, 99, seed=0), torch.arange(20))

@@ -111,7 +111,12 @@ def headline(
             more = " There is no test split: the best checkpoint was chosen on these images, so expect less elsewhere."
             return Headline(done.value, done.name, done.sentence + more, done.interval, done.stats)
         return done
-    accuracy = number(metrics, "val/acc")
+    accuracy, loss = number(metrics, "val/acc"), number(metrics, "val/loss")
+    if accuracy is None and loss is not None:  # a student, see `distill`
+        sentence = (
+            "Of the best checkpoint, on images that were held out; 0 is a student that gives what its teacher gives."
+        )
+        return Headline(loss, "loss on validation", sentence)
     if accuracy is None:
         return Headline(None, "nothing measured yet", "This run was neither validated nor tested.")
     rows = list(splits.get("split", ())).count("val")
@@ -174,7 +179,8 @@ def versions_of(embeddings: Embeddings | None) -> dict[str, str]:
 def repeat(run: Path, config: Mapping[str, Any], embeddings: Embeddings | None) -> Section:
     """Return the commands, the main options and the versions."""
     file = str(run / "config.yaml")
-    commands = [shlex.join(["transferkit", "fit", "--config", file])] if config else []
+    verb = "distill" if "teacher" in config else "fit"
+    commands = [shlex.join(["transferkit", verb, "--config", file])] if config else []
     if commands and embeddings is not None:
         best = str(run / "checkpoints" / "best.ckpt")
         commands.append(shlex.join(["transferkit", "test", "--config", file, "--ckpt_path", best]))
@@ -189,6 +195,7 @@ def repeat(run: Path, config: Mapping[str, Any], embeddings: Embeddings | None) 
             ("regime", model, "regime"),
             ("augmentation", data, "augmentation"),
             ("seed", config, "seed_everything"),
+            *((name, config, name) for name in ("teacher", "student", "weights", "views", "epochs")),
         )
         if section.get(key) is not None
     ]

@@ -1,7 +1,8 @@
 """``distill``: a small network learns to embed images as a large one does, without labels."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from transferkit.data.splits import load_splits, save_splits
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 from transferkit.extractor.checkpoint_reader import load
+from transferkit.reports.report import report_of
 from transferkit.runtime.files import atomic_path
 from transferkit.runtime.processes import find_device
 from transferkit.runtime.verbosity import showing_progress
@@ -81,10 +83,30 @@ def distill(
     with quietly(), showing_progress(progress):
         data, module = prepare(table, given, run and run / SPLITS)
         run = run or new_run(Path(out), name)
-        write_config(run, config)
-        save_splits(data.table, run / SPLITS)
-        train(run, data, module, given, checkpoint, progress)
+        with kept_with_checkpoint(run):
+            write_config(run, config)
+            save_splits(data.table, run / SPLITS)
+            train(run, data, module, given, checkpoint, progress)
+        write_metrics(run, chosen_metrics(run)[1])
+        report_of(run)
     return Run(run)
+
+
+@contextmanager
+def kept_with_checkpoint(run: Path) -> Iterator[None]:
+    """Remove a run that ends in an exception before its first checkpoint.
+
+    Raises:
+        KeyboardInterrupt: the user interrupts; Lightning turns that into the end of the program.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if not any((run / "checkpoints").glob("*.ckpt")):
+            remove_run(run)
+        if isinstance(error, SystemExit):
+            raise KeyboardInterrupt from error
+        raise
 
 
 def prepare(table: Any, given: DistillOptions, splits: Path | None) -> tuple[DistillDataModule, DistillModule]:
@@ -98,7 +120,7 @@ def prepare(table: Any, given: DistillOptions, splits: Path | None) -> tuple[Dis
             for name, side in (("student", given.image_size), ("teacher", given.teacher_size))}  # fmt: skip
     student = Extractor.from_pretrained(given.student, given.weights, preprocessing=size["student"])
     teacher = Extractor.from_pretrained(given.teacher, preprocessing=size["teacher"])
-    origin = {"teacher": teacher.name, "weights": f"{given.student} ({given.weights})"}
+    origin: dict[str, Any] = {"teacher": teacher.name, "weights": f"{given.student} ({given.weights})"}
     cells: Cells = shared_cells(teacher, student) if given.patches else (0, 0)
     teacher = seeing_the_same(teacher, student.preprocessing).to(find_device(given.accelerator))
     bare = without_labels(readable(table, given.on_error), given.val_fraction, given.seed)
@@ -110,8 +132,10 @@ def prepare(table: Any, given: DistillOptions, splits: Path | None) -> tuple[Dis
     known = data.targets["train"][0]
     origin["images"] = {name: len(part) for name, part in data.tables.items()}
     center = known.patches.mean((0, 1)) if cells[0] else None
-    others = relation_rows(known, given.relations, given.seed)
-    return data, DistillModule(student, others, center, cells, given.lr, given.weight_decay, given.seed, origin)
+    rows = relation_rows(len(known.embedding), given.relations, given.seed)
+    return data, DistillModule(
+        student, rows, known.embedding[rows], center, cells, given.lr, given.weight_decay, given.seed, origin
+    )
 
 
 def train(
@@ -122,7 +146,7 @@ def train(
     checkpoint: Path | None,
     progress: bool,
 ) -> None:
-    """Train within a run, and write the metrics of its best checkpoint; a run without a checkpoint is removed.
+    """Train within a run.
 
     Raises:
         UserError: the training cannot be done with these options.
@@ -135,14 +159,11 @@ def train(
             precision=given.precision, enable_progress_bar=bar, default_root_dir=str(run),
         )  # fmt: skip
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
-    except BaseException as error:
-        if not any((run / "checkpoints").glob("*.ckpt")):
-            remove_run(run)
+    except Exception as error:
         refused = None if isinstance(error, UserError) else refusal(error, before_training=trainer is None)
         if refused is None:
             raise
         raise refused from error
-    write_metrics(run, chosen_metrics(run)[1])
 
 
 def is_distillation(run: Path) -> bool:
