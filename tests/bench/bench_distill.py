@@ -1,6 +1,6 @@
 """What distillation without labels is worth: accuracy of a linear probe on photographs that nothing was fitted on.
 
-python -m tests.bench.bench_distill [--seeds 0 1 2] [--epochs 30] [--views 4] [--size 64] [--starts random CIFAR-10]
+python -m tests.bench.bench_distill [--seeds 0 1 2] [--epochs 60] [--views 8] [--size 64] [--starts random CIFAR-10]
 
 The teacher is DINOv2-S at 98 pixels, the student a ResNet18. It sees the 244 training photographs of hymenoptera
 without their labels, a tenth of them held out for the validation loss. The probe is fitted on the same 244 with labels
@@ -40,8 +40,8 @@ def main() -> None:
     """Print one line per network."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--views", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--views", type=int, default=8)
     parser.add_argument("--size", type=int, default=64, help="of the student's images")
     parser.add_argument("--starts", nargs="+", choices=WEIGHTS, default=["random"])
     parser.add_argument("--out", type=Path, default=Path("runs/bench/distill"), help="folder of what is measured")

@@ -11,7 +11,7 @@ from transferkit.data.image_table import ImageTable, open_images
 from transferkit.data.memory_table import table_of_images
 from transferkit.embed.stream import View
 from transferkit.errors import UserError
-from transferkit.training.distill_data import ViewDataset, readable, relation_rows, without_labels
+from transferkit.training.distill_data import ViewDataset, images_to_relate, readable, without_labels
 from transferkit.training.shared_views import Targets
 
 COLORS = {"apples": (190, 50, 40), "limes": (70, 180, 60)}
@@ -62,7 +62,8 @@ def test_a_batch_has_the_view_of_its_epoch_with_its_own_targets() -> None:
 
 
 def test_the_images_to_relate_to_are_drawn_once() -> None:
-    few = relation_rows(20, 5, seed=0)
-    assert torch.equal(few, relation_rows(20, 5, seed=0)) and len(few.unique()) == 5
-    assert not torch.equal(few, relation_rows(20, 5, seed=1))
-    assert torch.equal(relation_rows(20, 99, seed=0), torch.arange(20))
+    rows = torch.arange(20.0)[:, None]
+    few = images_to_relate(rows, 5, seed=0)
+    assert torch.equal(few, images_to_relate(rows, 5, seed=0)) and len(few.unique()) == 5
+    assert not torch.equal(few, images_to_relate(rows, 5, seed=1))
+    assert torch.equal(images_to_relate(rows, 99, seed=0), rows)

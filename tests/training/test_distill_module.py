@@ -25,14 +25,13 @@ def batch_of(teacher: Extractor, pixels: Tensor) -> dict[str, Tensor]:
     inputs = teacher.preprocessing.normalize(pixels)
     with torch.no_grad():
         features, embedding = teacher.backbone.forward_both(inputs)
-    patches = on_grid(as_map(features, inputs), CELLS)
-    return {"pixels": pixels, "teacher": embedding, "patches": patches, "row": torch.arange(len(pixels))}
+    return {"pixels": pixels, "teacher": embedding, "patches": on_grid(as_map(features, inputs), CELLS)}
 
 
 def module_of(student: Extractor, batch: dict[str, Tensor], **options: Any) -> DistillModule:
     """A module that is related to the images of a batch."""
     given = {"lr": 1e-3, "weight_decay": 0.0, "seed": 0, "origin": {}, "cells": CELLS, **options}
-    return DistillModule(student, batch["row"], batch["teacher"], batch["patches"].mean((0, 1)), **given)
+    return DistillModule(student, batch["teacher"], batch["patches"].mean((0, 1)), **given)
 
 
 def test_a_student_equal_to_its_teacher_has_no_loss(student: Extractor) -> None:
@@ -43,9 +42,8 @@ def test_a_student_equal_to_its_teacher_has_no_loss(student: Extractor) -> None:
             layer: Any = module.projections[name]
             layer.weight.copy_(torch.eye(32))
             layer.bias.copy_(-center)
-    for learned_from in (True, False):
-        for name, losses in module.losses(batch, learned_from).items():
-            torch.testing.assert_close(losses, torch.zeros(6), atol=1e-5, rtol=0, msg=name)
+    for name, losses in module.losses(batch).items():
+        torch.testing.assert_close(losses, torch.zeros(6), atol=1e-5, rtol=0, msg=name)
 
 
 def test_the_loss_is_the_sum_of_its_parts(student: Extractor) -> None:
@@ -56,7 +54,7 @@ def test_the_loss_is_the_sum_of_its_parts(student: Extractor) -> None:
     center = batch["teacher"].mean(0)
     expected = (
         direction_loss(embedding, batch["teacher"] - center)
-        + relation_loss(embedding, batch["teacher"] - center, batch["teacher"] - center, torch.eye(6) > 0)
+        + relation_loss(embedding, batch["teacher"] - center, batch["teacher"] - center)
         + direction_loss(patches, batch["patches"] - batch["patches"].mean((0, 1)))
     )
     torch.testing.assert_close(module.training_step(batch, 0), expected.mean(), atol=1e-5, rtol=1e-5)
@@ -80,7 +78,5 @@ def test_the_projection_depends_on_the_seed_alone(student: Extractor) -> None:
 
 def test_without_a_grid_patches_are_not_compared(student: Extractor) -> None:
     batch = batch_of(student, torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8))
-    module = DistillModule(student, batch["row"], batch["teacher"], None, (0, 0), 1e-3, 0.0, 0, {})
-    assert set(module.losses(batch, learned_from=True)) == {"direction", "relation"} and set(module.projections) == {
-        "embedding"
-    }
+    module = DistillModule(student, batch["teacher"], None, (0, 0), 1e-3, 0.0, 0, {})
+    assert set(module.losses(batch)) == {"direction", "relation"} and set(module.projections) == {"embedding"}

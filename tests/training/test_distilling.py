@@ -63,9 +63,9 @@ def test_a_run_that_was_cut_ends_like_one_left_alone(
 ) -> None:
     whole = distill(pictures(), out=tmp_path, name="whole", **small(networks))
     rows = rows_of(whole)
-    losses = [float(row["val/loss"]) for row in rows]
+    losses, cosines = ([float(row[name]) for row in rows] for name in ("val/loss", "val/cosine"))
     assert [row["epoch"] for row in rows] == ["1", "2", "3"] and losses[-1] < losses[0]
-    assert whole.metrics["val/loss"] == pytest.approx(min(losses)) and math.isfinite(whole.metrics["train/loss"])
+    assert whole.metrics["val/cosine"] == pytest.approx(max(cosines)) and math.isfinite(whole.metrics["train/loss"])
     epoch_end = distill_module.DistillModule.on_train_epoch_end
 
     def fail_in_the_second(module: Any) -> None:
@@ -122,6 +122,8 @@ def test_a_resnet_opens_in_torchvision(networks: Path, tmp_path: Path) -> None:
         ({"epochs": 0}, "`epochs` is 0; give 1 or more"),
         ({"batch_size": 1}, "`batch_size` is 1; give 2 or more"),
         ({"lr": 0.0}, "`lr` is 0.0; give a number above 0"),
+        ({"seed": -1}, "`seed` is -1; give a whole number from 0 to 4294967295"),
+        ({"weight_decay": -0.1}, "`weight_decay` is -0.1; give a number from 0 up"),
         ({"views": "many"}, "`views` is 'many'; give a whole number"),
         ({"val_fraction": 1.0}, "`val_fraction` is 1.0; give a number between 0 and 1"),
         ({"pupil": "resnet18"}, "distill has no argument 'pupil'; it takes teacher, student"),

@@ -139,7 +139,7 @@ def metrics(record: dict[str, Any]) -> list[str]:
     note = "The interval is Wilson's, over these images: it does not cover images from other sources."
     if record.get("checkpoint", "").startswith("best"):
         distilled = record.get("regime") == DISTILLED
-        chosen = "val/loss" if distilled else MONITORS.get(record.get("target", "class"), "val/acc")
+        chosen = "val/cosine" if distilled else MONITORS.get(record.get("target", "class"), "val/acc")
         note = f"The epoch was chosen by `{chosen}`, so the values under `val/` are slightly optimistic. {note}"
     return ["## Metrics", table(("metric", "value", "95 % interval"), rows), note]
 

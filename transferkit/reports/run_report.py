@@ -111,12 +111,10 @@ def headline(
             more = " There is no test split: the best checkpoint was chosen on these images, so expect less elsewhere."
             return Headline(done.value, done.name, done.sentence + more, done.interval, done.stats)
         return done
-    accuracy, loss = number(metrics, "val/acc"), number(metrics, "val/loss")
-    if accuracy is None and loss is not None:  # a student, see `distill`
-        sentence = (
-            "Of the best checkpoint, on images that were held out; 0 is a student that gives what its teacher gives."
-        )
-        return Headline(loss, "loss on validation", sentence)
+    accuracy, cosine = number(metrics, "val/acc"), number(metrics, "val/cosine")
+    if cosine is not None:  # a student, see `distill`
+        sentence = "Of embeddings of held-out images, after a linear map; 1 is to give what the teacher gives."
+        return Headline(cosine, "cosine with the teacher", sentence)
     if accuracy is None:
         return Headline(None, "nothing measured yet", "This run was neither validated nor tested.")
     rows = list(splits.get("split", ())).count("val")

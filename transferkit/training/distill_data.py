@@ -150,10 +150,10 @@ def readable(table: ImageTable, on_error: str) -> ImageTable:
     return table.select(row for row, path in enumerate(table.paths) if path not in broken)
 
 
-def relation_rows(count: int, most: int, seed: int) -> Tensor:
-    """Return the rows of the images that others are related to: int64 (Q,), Q at most ``most``.
+def images_to_relate(embedding: Tensor, most: int, seed: int) -> Tensor:
+    """Return the teacher's embeddings of the images that each one is related to: float32 (Q, D), Q at most ``most``.
 
     They are drawn once, by the seed; a queue of the last batches would have others, but the teacher does not change.
     """
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    return order[:most].sort().values
+    order = torch.randperm(len(embedding), generator=torch.Generator().manual_seed(seed))
+    return embedding[order[:most].sort().values]

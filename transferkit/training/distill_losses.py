@@ -6,7 +6,6 @@ from torch.nn import functional as F
 
 TEMPERATURE = 0.07
 """Of the similarities between images: at 0.07, an image with cosine 0.2 more has 17 times the weight."""
-NONE = -1e4  # a score without weight; of minus infinity the gradient would not be a number
 
 
 def direction_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -26,13 +25,7 @@ def direction_loss(student: Tensor, teacher: Tensor) -> Tensor:
     return losses.flatten(1).mean(1) if losses.ndim > 1 else losses
 
 
-def relation_loss(
-    student: Tensor,
-    teacher: Tensor,
-    others: Tensor,
-    itself: Tensor | None = None,
-    temperature: float = TEMPERATURE,
-) -> Tensor:
+def relation_loss(student: Tensor, teacher: Tensor, others: Tensor, temperature: float = TEMPERATURE) -> Tensor:
     """Return how differently student and teacher relate an image to other images.
 
     The relation is a softmax over cosines with the teacher's embeddings of the others; the loss is the Kullback-Leibler
@@ -42,8 +35,6 @@ def relation_loss(
         student: (B, D).
         teacher: (B, D).
         others: (Q, D), of the teacher.
-        itself: bool (B, Q), where one of the others is the image itself: that is left out, since it would be all that
-            the softmax has, and to learn it is to learn the images by heart.
         temperature: of the softmax.
 
     Returns:
@@ -51,8 +42,6 @@ def relation_loss(
     """
     known = F.normalize(others, dim=1).T
     theirs, own = (F.normalize(rows, dim=1) @ known / temperature for rows in (teacher, student))
-    if itself is not None:
-        theirs, own = (scores.masked_fill(itself, NONE) for scores in (theirs, own))
     return F.kl_div(own.log_softmax(1), theirs.log_softmax(1), reduction="none", log_target=True).sum(1)
 
 

@@ -32,8 +32,7 @@ class DistillModule(LightningModule):
 
     Args:
         student: whose backbone learns.
-        rows: (Q,) rows of the training images that each image is related to.
-        others: (Q, D) the teacher's embeddings of these.
+        others: (Q, D) the teacher's embeddings of the images that each one is related to.
         patch_center: (C,) mean of the teacher's patches; None compares no patches.
         cells: rows and columns of the grid of patches.
         lr: learning rate, after a warm-up of an epoch and before a cosine to zero.
@@ -42,13 +41,16 @@ class DistillModule(LightningModule):
         origin: what student and teacher are, for the record.
 
     Attributes:
+        monitor: the metric whose highest value decides on ``best.ckpt``. The loss would choose an early epoch where
+            images are few: its relations to images that are learned by heart grow too sure.
         validated_at: global step of the last validation.
     """
+
+    monitor = "val/cosine"
 
     def __init__(
         self,
         student: Extractor,
-        rows: Tensor,
         others: Tensor,
         patch_center: Tensor | None,
         cells: Cells,
@@ -64,7 +66,6 @@ class DistillModule(LightningModule):
         center = center_of(others)
         self.register_buffer("center", center, persistent=False)
         self.register_buffer("others", others - center, persistent=False)
-        self.register_buffer("rows", rows, persistent=False)
         self.register_buffer("patch_center", patch_center, persistent=False)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -79,7 +80,6 @@ class DistillModule(LightningModule):
 
     center: Tensor
     others: Tensor
-    rows: Tensor
     patch_center: Tensor | None
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -91,19 +91,13 @@ class DistillModule(LightningModule):
         patches = on_grid(as_map(features, inputs), self.cells)
         return self.projections["embedding"](embedding), self.projections["patches"](patches)
 
-    def losses(self, batch: Batch, learned_from: bool) -> dict[str, Tensor]:
-        """Return the parts of the loss of each image, (B,) each; the projections learn what is left of the center.
-
-        Args:
-            batch: of a :class:`~transferkit.training.distill_data.ViewDataset`.
-            learned_from: whether its rows are of the training images, which may be among the others.
-        """
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the parts of the loss of each image, (B,) each; the projections learn what is left of the center."""
         embedding, patches = self(batch["pixels"])
         teacher = batch["teacher"] - self.center
-        itself = batch["row"][:, None] == self.rows if learned_from else None
         found = {
             "direction": direction_loss(embedding.float(), teacher),
-            "relation": relation_loss(embedding.float(), teacher, self.others, itself),
+            "relation": relation_loss(embedding.float(), teacher, self.others),
         }
         if patches is not None and self.patch_center is not None:
             found["patches"] = direction_loss(patches.float(), batch["patches"] - self.patch_center)
@@ -128,7 +122,7 @@ class DistillModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
-        losses = torch.stack([*self.losses(batch, learned_from=True).values()]).sum(0)
+        losses = torch.stack([*self.losses(batch).values()]).sum(0)
         self.training_epoch.loss.update(losses, torch.ones_like(losses))
         return losses.mean()
 
@@ -147,10 +141,10 @@ class DistillModule(LightningModule):
         self.log_dict(values)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Log the loss under ``val/`` and its parts, as means over the images."""
-        losses = self.losses(batch, learned_from=False)
-        values = {f"val/{name}": part.mean() for name, part in losses.items()}
-        values["val/loss"] = torch.stack([*values.values()]).sum()
+        """Log the loss under ``val/`` and its parts, as means over the images; the direction as a cosine."""
+        parts = {name: losses.mean() for name, losses in self.losses(batch).items()}
+        values = {"val/loss": torch.stack([*parts.values()]).sum(), "val/cosine": 1 - parts.pop("direction")}
+        values |= {f"val/{name}": value for name, value in parts.items()}
         self.log_dict(values, on_step=False, on_epoch=True, batch_size=len(batch["row"]))
 
     def on_validation_epoch_end(self) -> None:

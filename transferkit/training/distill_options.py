@@ -1,5 +1,6 @@
 """The options of a distillation, for the command line and Python; torch is not imported."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -49,7 +50,7 @@ class DistillOptions:
     seed: int = 0
     on_error: Literal["fail", "skip"] = "fail"
     num_workers: int | None = None
-    accelerator: str = "auto"
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
     precision: str = "32-true"
 
     def __post_init__(self) -> None:
@@ -62,7 +63,12 @@ class DistillOptions:
         for name in ("epochs", "views", "relations", "batch_size", "image_size", "teacher_size"):
             if (value := getattr(self, name)) is not None and value < (2 if name == "batch_size" else 1):
                 raise UserError(f"`{name}` is {value}; give {2 if name == 'batch_size' else 1} or more")
-        if not self.lr > 0:
+        if not 0 < self.lr < math.inf:
             raise UserError(f"`lr` is {self.lr}; give a number above 0")
+        for name in ("weight_decay", "num_workers"):
+            if (value := getattr(self, name)) is not None and not 0 <= value < math.inf:
+                raise UserError(f"`{name}` is {value}; give a number from 0 up")
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"`seed` is {self.seed}; give a whole number from 0 to {2**32 - 1}")
         if not 0 < self.val_fraction < 1:
             raise UserError(f"`val_fraction` is {self.val_fraction}; give a number between 0 and 1")

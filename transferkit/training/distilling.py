@@ -18,7 +18,7 @@ from transferkit.reports.report import report_of
 from transferkit.runtime.files import atomic_path
 from transferkit.runtime.processes import find_device
 from transferkit.runtime.verbosity import showing_progress
-from transferkit.training.distill_data import DistillDataModule, readable, relation_rows, without_labels
+from transferkit.training.distill_data import DistillDataModule, images_to_relate, readable, without_labels
 from transferkit.training.distill_module import DistillModule
 from transferkit.training.distill_options import DistillOptions
 from transferkit.training.epoch_lines import progress_callbacks
@@ -62,7 +62,7 @@ def distill(
             ``weights``, ``epochs``, ``image_size`` and others.
 
     Returns:
-        The run; its ``extractor`` is the student with the lowest loss on the images that were held out.
+        The run; its ``extractor`` is the student nearest to its teacher on the images that were held out.
 
     Raises:
         UserError: an option is unknown or out of range, images cannot be read, or the networks cannot share views.
@@ -75,7 +75,7 @@ def distill(
     if checkpoint is not None and (run is None or not is_distillation(run)):
         raise UserError(f"{checkpoint} is not in a run of distill to resume; start a new one")
     table = table_of_images(images, image_root=image_root)
-    config = {"images": table.source, "image_root": image_root, **asdict(given), "name": name}
+    config = {"images": table.source, "image_root": image_root, **asdict(given)}
     if run and checkpoint:
         check_same(read_config(run), config, run)
         if (done := progress_of(load(checkpoint), checkpoint).epochs) > given.epochs:
@@ -84,7 +84,7 @@ def distill(
         data, module = prepare(table, given, run and run / SPLITS)
         run = run or new_run(Path(out), name)
         with kept_with_checkpoint(run):
-            write_config(run, config)
+            write_config(run, {**config, "name": run.parent.name})
             save_splits(data.table, run / SPLITS)
             train(run, data, module, given, checkpoint, progress)
         write_metrics(run, chosen_metrics(run)[1])
@@ -132,10 +132,8 @@ def prepare(table: Any, given: DistillOptions, splits: Path | None) -> tuple[Dis
     known = data.targets["train"][0]
     origin["images"] = {name: len(part) for name, part in data.tables.items()}
     center = known.patches.mean((0, 1)) if cells[0] else None
-    rows = relation_rows(len(known.embedding), given.relations, given.seed)
-    return data, DistillModule(
-        student, rows, known.embedding[rows], center, cells, given.lr, given.weight_decay, given.seed, origin
-    )
+    others = images_to_relate(known.embedding, given.relations, given.seed)
+    return data, DistillModule(student, others, center, cells, given.lr, given.weight_decay, given.seed, origin)
 
 
 def train(

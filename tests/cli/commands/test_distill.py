@@ -44,7 +44,7 @@ def test_a_student_is_an_extractor_and_a_run_is_resumed(here: Path) -> None:
         exported = transferkit("export", "best", "--name", "distill", "--out", "three")
         assert exported.status == 0, exported.err
         card = Path("three/README.md").read_text()
-        assert "| regime | distill |" in card and "| teacher | teacher |" in card and "`val/loss`" in card
+        assert "| regime | distill |" in card and "| teacher | teacher |" in card and "`val/cosine`" in card
         assert Path("two/model.safetensors").read_bytes() == Path("three/model.safetensors").read_bytes()
         other = ["--ckpt_path", "last", "--lr", "0.5", "--out", "four"]
         assert refused(transferkit("distill", "photos", *other), "--lr 0.5 differs from the 0.001")

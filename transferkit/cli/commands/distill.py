@@ -75,7 +75,7 @@ def distill(
         console.as_json({"run": str(run.path), "out": out, "metrics": run.metrics})
     else:
         console.table(("metric", "value"), sorted(run.metrics.items()))
-        console.note(f"{run.checkpoint.name}: epoch {run.extractor.record['epoch']}, of the lowest val/loss")
+        console.note(f"{run.checkpoint.name}: epoch {run.extractor.record['epoch']}, of the highest val/cosine")
     console.written(run.path, Path(out))
     console.next_command("probe", images, "--extractor", out)
     return 0
