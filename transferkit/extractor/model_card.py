@@ -8,6 +8,7 @@ from typing import Any
 
 from transferkit.backbones.from_timm import TimmBackbone
 from transferkit.backbones.from_torchvision import TorchvisionBackbone
+from transferkit.extractor.checkpoint_reader import DISTILLED
 from transferkit.extractor.core import ExtractorCore
 from transferkit.extractor.int8_export import Loss
 from transferkit.extractor.snippets import snippets
@@ -118,6 +119,7 @@ def training(extractor: ExtractorCore) -> list[str]:
     rows = [("regime", record.get("regime")), ("started from", short(record.get("weights", "")))]
     if "epoch" in record:
         rows.append(("checkpoint", f"{record.get('checkpoint', '')}, epoch {record['epoch']}"))
+    rows.append(("teacher", short(record.get("teacher", ""))))
     rows += [(f"{split} images", f"{count:,}") for split, count in images.items()]
     known = [(name, for_markdown(value)) for name, value in rows if value]
     names = extractor.class_names[:MOST_CLASSES]
@@ -144,7 +146,8 @@ def metrics(record: dict[str, Any]) -> list[str]:
     rows = [(for_markdown(name), f"{value:.4f}", interval(name, value, record)) for name, value in values.items()]
     note = "The interval is Wilson's, over these images: it does not cover images from other sources."
     if record.get("checkpoint", "").startswith("best"):
-        chosen = MONITORS.get(record.get("target", "class"), "val/acc")
+        distilled = record.get("regime") == DISTILLED
+        chosen = "val/cosine" if distilled else MONITORS.get(record.get("target", "class"), "val/acc")
         note = f"The epoch was chosen by `{chosen}`, so the values under `val/` are slightly optimistic. {note}"
     return ["## Metrics", table(("metric", "value", "95 % interval"), rows), note]
 

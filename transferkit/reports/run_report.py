@@ -116,7 +116,10 @@ def headline(
             more = " There is no test split: the best checkpoint was chosen on these images, so expect less elsewhere."
             return Headline(done.value, done.name, done.sentence + more, done.interval, done.stats)
         return done
-    accuracy = number(metrics, "val/acc")
+    accuracy, cosine = number(metrics, "val/acc"), number(metrics, "val/cosine")
+    if cosine is not None:  # a student, see `distill`
+        sentence = "Of embeddings of held-out images, after a linear map; 1 is to give what the teacher gives."
+        return Headline(cosine, "cosine with the teacher", sentence)
     if accuracy is None:
         return Headline(None, "nothing measured yet", "This run was neither validated nor tested.")
     rows = list(splits.get("split", ())).count("val")
@@ -193,7 +196,8 @@ def versions_of(embeddings: Embeddings | None) -> dict[str, str]:
 def repeat(run: Path, config: Mapping[str, Any], embeddings: Embeddings | None) -> Section:
     """Return the commands, the main options and the versions."""
     file = str(run / "config.yaml")
-    commands = [shlex.join(["transferkit", "fit", "--config", file])] if config else []
+    verb = "distill" if "teacher" in config else "fit"
+    commands = [shlex.join(["transferkit", verb, "--config", file])] if config else []
     if commands and embeddings is not None:
         best = str(run / "checkpoints" / "best.ckpt")
         commands.append(shlex.join(["transferkit", "test", "--config", file, "--ckpt_path", best]))
@@ -208,6 +212,7 @@ def repeat(run: Path, config: Mapping[str, Any], embeddings: Embeddings | None) 
             ("regime", model, "regime"),
             ("augmentation", data, "augmentation"),
             ("seed", config, "seed_everything"),
+            *((name, config, name) for name in ("teacher", "student", "weights", "views", "epochs")),
         )
         if section.get(key) is not None
     ]
