@@ -14,6 +14,7 @@ from transferkit.data.embeddings import Embeddings
 from transferkit.data.image_table import ImageTable
 from transferkit.errors import UserError, listed
 from transferkit.probe.audit import Audit, Issue, audit_embeddings
+from transferkit.runtime.csv_files import from_header
 from transferkit.runtime.files import atomic_path
 from transferkit.runtime.json_files import write_json
 from transferkit.runtime.versions import versions
@@ -141,7 +142,7 @@ def read_review(reviewed: Path) -> list[tuple[str, str, str]]:
     """
     try:
         with reviewed.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
+            reader = csv.DictReader(from_header(file), strict=True)
             missing = {"path", "decision", "suggested"} - set(reader.fieldnames or ())
             if missing:
                 raise UserError(f"{reviewed} has no column {listed(sorted(missing))}; give the audit.csv of an audit")

@@ -71,6 +71,7 @@ def probe(
     from transferkit.data.splits import load_splits, recorded_splits
     from transferkit.data.targets import require_class
     from transferkit.probe import compare_predictions, load_predictions, probe_targets, save_probe
+    from transferkit.probe.own_paths import with_own_paths
     from transferkit.reports.report import report_of
     from transferkit.runtime.files import check_folder
     from transferkit.runtime.processes import find_device
@@ -87,7 +88,7 @@ def probe(
     table = None if is_embeddings(images) else open_images(images, image_root, multilabel or None)
     opened = network.open(accelerator) if table or export else None
     table = load_splits(table, splits) if table and splits else table
-    embeddings = extract(opened, table, on_error) if opened and table else Embeddings.load(images)
+    embeddings = extract(opened, table, on_error) if opened and table else with_own_paths(Embeddings.load(images))
     if splits and not table:
         rows = recorded_splits(embeddings.paths, embeddings.labels, splits, images)
         embeddings = replace(embeddings.select(list(rows)), splits=list(rows.values()))
