@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from transferkit.data.image_table import ImageTable
 from transferkit.errors import UserError, listed
+from transferkit.runtime.csv_files import from_header
 from transferkit.runtime.parquet import read_table
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ def read_exclusion(file: Path) -> set[str]:
             found = read_table(file, ["path", "decision"]).to_pydict()
         else:
             with file.open(encoding="utf-8-sig", newline="") as opened:
-                rows = list(csv.DictReader(opened, strict=True))
+                rows = list(csv.DictReader(from_header(opened), strict=True))
             found = {name: [row.get(name) for row in rows] for name in (rows[0] if rows else ["path"])}
     except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
         raise UserError(f"cannot read `exclude={str(file)!r}` ({' '.join(str(error).split())[:200]})") from error

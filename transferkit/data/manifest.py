@@ -15,6 +15,7 @@ from transferkit.data.columns import Columns, take
 from transferkit.data.containment import Containment
 from transferkit.data.targets import BAR, TARGETS, Kind, joined_labels, number_of, one_form
 from transferkit.errors import UserError
+from transferkit.runtime.csv_files import from_header
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +132,7 @@ def kind_of(manifest: Path, multilabel: bool | None = None) -> Kind:
             lists = names.count("label") == 1 and is_list(schema.field("label").type)
         else:
             with manifest.open(newline="", encoding="utf-8-sig") as file:
-                names = next(csv.reader(file, strict=True), [])
+                names = next(csv.reader(from_header(file), strict=True), [])
     except (OSError, ValueError, csv.Error, pa.ArrowException):
         return "class"
     if lists and multilabel is False:
@@ -279,7 +280,7 @@ def columns_of(kind: Kind) -> list[str]:
 def csv_blocks(manifest: Path, kind: Kind = "class") -> Iterator[Block]:
     """Yield the four columns in blocks of rows."""
     with manifest.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file, strict=True)
+        reader = csv.reader(from_header(file), strict=True)
         names = next(reader, [])
         check_columns(names, manifest, kind)
         positions = [names.index(name) if name in names else -1 for name in columns_of(kind)]
@@ -372,14 +373,14 @@ def check_columns(names: Sequence[str], manifest: Path, kind: Kind = "class") ->
     if not names:
         raise UserError(f"manifest {str(manifest)!r} is empty; give it the columns path[,label][,split][,group]")
     if "path" not in names:
-        nearest = most_similar(names, "path")
+        nearest = most_similar(names, "path")[:40]
         raise UserError(f"manifest {str(manifest)!r} has no column 'path'; rename the nearest one, {nearest!r}")
     for name in columns_of(kind):
         if names.count(name) > 1:
             raise UserError(f"manifest {str(manifest)!r} has the column {name!r} twice; rename or remove one of them")
     others = [name for name in names if name not in columns_of(kind) and name.strip()]
     if others and TARGETS[kind].column not in names:
-        nearest = most_similar(others, "label")
+        nearest = most_similar(others, "label")[:40]
         log.warning("%r has no column 'label' (it has %r): its images have no labels", str(manifest), nearest)
 
 

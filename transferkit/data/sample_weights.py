@@ -12,6 +12,7 @@ from torch import Tensor
 
 from transferkit.data.image_table import ImageTable
 from transferkit.errors import UserError, listed
+from transferkit.runtime.csv_files import from_header
 from transferkit.runtime.files import file_sha256
 from transferkit.runtime.parquet import read_table
 
@@ -74,7 +75,7 @@ def weights_by_path(file: Path) -> dict[str, float]:
             columns = read_table(file, ["path", *COLUMNS]).to_pydict()
         else:
             with file.open(encoding="utf-8-sig", newline="") as opened:
-                rows = list(csv.DictReader(opened, strict=True))
+                rows = list(csv.DictReader(from_header(opened), strict=True))
             columns = {name: [row.get(name) for row in rows] for name in (rows[0] if rows else ())}
     except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
         raise UserError(f"cannot read `sample_weights={str(file)!r}` ({' '.join(str(error).split())[:200]})") from error
