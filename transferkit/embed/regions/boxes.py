@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from transferkit.data.image_table import ImageTable
 from transferkit.errors import UserError, listed
+from transferkit.runtime.csv_files import from_header
 
 CORNERS = ("x1", "y1", "x2", "y2")
 MAX_BYTES = 2**30
@@ -49,8 +50,7 @@ class Box(NamedTuple):
             turned = ": for the image before its EXIF rotation?" if self.size == (width, height) else ""
             said = f"{self.size[1]} x {self.size[0]}"
             return f"the boxes are for an image of {said} pixels, it is upright {width} x {height}{turned}"
-        in_unit = all(0 <= value <= 1 for value in self[2:6])
-        if in_unit and not all(value.is_integer() for value in map(float, self[2:6])) and (height, width) != (1, 1):
+        if all(0 <= value <= 1 for value in self[2:6]) and (height, width) != (1, 1):
             return f"the box {corners} looks like fractions of the image; give pixels"
         if self.clip(height, width).is_empty:
             return f"the box {corners} lies outside of its image of {width} x {height} pixels"
@@ -135,7 +135,7 @@ def refuse(file: str | Path, faults: Sequence[str], most: int = 3) -> None:
 def csv_boxes(file: Path) -> Iterator[Box | str]:
     """Yield a box or a fault for each row of a CSV."""
     with file.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream, strict=True)
+        reader = csv.DictReader(from_header(stream), strict=True)
         missing = [name for name in ("path", *CORNERS) if name not in (reader.fieldnames or [])]
         if missing:
             raise ValueError(f"no column {', '.join(missing)}; its first line must be path,x1,y1,x2,y2[,label]")
