@@ -43,7 +43,8 @@ def test_parquet_is_read_as_well(photo_folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("image\na.jpg\n", "has no column 'path'"), ("path\n\x00\xff", "cannot read"), (None, "cannot read")]
+    ("text", "said"),
+    [("image\na.jpg\n", "has no column 'path'"), ("path\n\x00\xff", "cannot read"), (None, "cannot read")],
 )
 def test_bad_files_are_refused(photo_folder: Path, tmp_path: Path, text: str | None, said: str) -> None:
     file = tmp_path / "out.csv"

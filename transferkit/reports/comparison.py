@@ -30,6 +30,7 @@ from transferkit.similarity.paired import PairedComparison, compare_paired
 SHOWN = 24
 CLASSES = 12
 LEVEL = 0.05
+MADE = ("extractor", "pooling", "precision", "weights_sha256")  # of the embeddings of a probe
 
 
 def comparison_report(
@@ -242,7 +243,7 @@ def options_of(folder: ResultFolder) -> dict[str, Any]:
     """Return the configuration of a run or probe."""
     probe = folder.json("probe.json")
     made = mapping(probe.get("embeddings"))
-    kept = {key: made.get(key) for key in ("extractor", "pooling", "precision", "weights_sha256") if key in made}
+    kept = {key: value for key, value in made.items() if key in MADE}
     return folder.yaml("config.yaml") or {**kept, **mapping(probe.get("options"))}
 
 

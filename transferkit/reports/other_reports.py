@@ -22,7 +22,8 @@ PICTURE_BYTES = 2**20  # of one picture that is taken into a page
 def benchmark_report(folder: ResultFolder) -> Report:
     """Return the report of a benchmark's directory."""
     rows = folder.rows(BENCHMARK)
-    top, sections, failed = folder.part(BENCHMARK, lambda: benchmark_parts(rows), (UNREAD, [], []))
+    unread: tuple[Headline, list[Section], list[str]] = (UNREAD, [], [])
+    top, sections, failed = folder.part(BENCHMARK, lambda: benchmark_parts(rows), unread)
     folder.missing += failed
     parts = ["transferkit", "benchmark", "--config", "CONFIG.yaml", "--out", str(folder.path)]
     sections.append(data_sections.provenance([shlex.join(parts)], [], {}, {}))
@@ -201,7 +202,8 @@ def audit_report(
     source = find_images(images or text(given.get("source")), image_root or text(given.get("image_root")), folder.path)
     if source.table is None:
         folder.missing.append(f"thumbnails: {source.reason}")
-    top, kinds, remarks = folder.part(AUDIT, lambda: audit_parts(content), (UNREAD, [], []))
+    unread: tuple[Headline, list[str], list[Block]] = (UNREAD, [], [])
+    top, kinds, remarks = folder.part(AUDIT, lambda: audit_parts(content), unread)
     sections = [each for each in audit_sections.from_folder(folder, kinds) if each]
     if remarks:
         sections.append(Section("remarks", "How it was measured", "", remarks))

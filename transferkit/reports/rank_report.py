@@ -18,7 +18,8 @@ def rank_report(folder: ResultFolder) -> Report:
     """Return the report of a directory that ``rank`` wrote."""
     content = folder.json(FILE)
     given, versions = mapping(content.get("images")), versions_in(content)
-    top, sections, names = folder.part(FILE, lambda: ranking_parts(content), (UNREAD, [], []))
+    unread: tuple[Headline, list[Section], list[str]] = (UNREAD, [], [])
+    top, sections, names = folder.part(FILE, lambda: ranking_parts(content), unread)
     command = ["transferkit", "rank", str(given.get("source") or "IMAGES"), "--extractors", ",".join(names)]
     command += ["--out", str(folder.path)]
     sections.append(data_sections.provenance([shlex.join(command)], [], {}, versions))
