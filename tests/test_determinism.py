@@ -26,6 +26,7 @@ FULL = [*options("model", {**VIT, "regime": "full", "dropout": 0.3}), "--data.au
 BOXES = "path,x1,y1,x2,y2\ntrain/apples/0.jpg,0,0,20,20\nval/limes/0.jpg,5,5,30,30\n"
 GRID = ["--extractors", json.dumps({name: {"extractor": name, "weights": "none"} for name in (NET, "squeezenet1_1")})]
 GRID += ["--datasets", '{"photos": "photos"}', "--fast"]
+DISTILL = ["--image_size", "64", "--epochs", "1", "--views", "2", "--batch_size", "4", "--num_workers", "0", "--json"]
 # In this order, in one folder: what is tested of a command may need what those before it left.
 COMMANDS = {
     "fit": ["fit", *FULL, *FIT, *ALONE],
@@ -41,6 +42,7 @@ COMMANDS = {
     "rank": ["rank", "photos", "--extractors", f"{NET},squeezenet1_1", "--weights", "none", "--fast", "--json"],
     "benchmark": ["benchmark", *GRID, "--json"],
     "export": ["export", NET, "--weights", "none", "--out", "exported"],
+    "distill": ["distill", "photos", "--teacher", "exported", "--student", NET, "--weights", "none", *DISTILL],
     "index": ["index", "photos", "--extractor", "exported", "--index", "HNSW8"],
     "search": ["search", "index", "photos/val/limes/0.jpg", "--json"],
     "regions": ["regions", "photos", "--boxes", "boxes.csv", *RANDOM],

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from transferkit.extractor import Extractor
     from transferkit.probe.estimators import EmbeddingTransformer, TransferClassifier
     from transferkit.training.check_backbone import check_backbone
+    from transferkit.training.distilling import distill
     from transferkit.training.fitting import fit
     from transferkit.training.module import TransferModule
     from transferkit.training.run import Run
@@ -26,6 +27,7 @@ __all__ = [
     "TransferModule",
     "UserError",
     "check_backbone",
+    "distill",
     "embed",
     "fit",
     "similarity",
@@ -42,6 +44,7 @@ if not TYPE_CHECKING:  # a type checker takes the imports above
         "TransferModule": "transferkit.training.module",
         "UserError": "transferkit.errors",
         "check_backbone": "transferkit.training.check_backbone",
+        "distill": "transferkit.training.distilling",
         "fit": "transferkit.training.fitting",
     }
 

@@ -1,6 +1,7 @@
 """The forward pass with packed linear layers and in other engines, against PyTorch's own way, on tensors in memory."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -60,8 +61,15 @@ def row(what: str, against: str, target: float, ours: Forward, theirs: Forward, 
 
 def unpacked(network: Network, precision: Precision) -> Forward:
     """The forward pass as on a processor where linear layers are not packed."""
+    with not_packing():
+        return network.extractor().forward(precision)
+
+
+@contextmanager
+def not_packing() -> Iterator[None]:
+    """Leave linear layers to PyTorch, which gives float32 to MKL, as on a processor where they are not packed."""
     packs, fast_modules.packs_linear = fast_modules.packs_linear, lambda: False  # type: ignore[assignment]
     try:
-        return network.extractor().forward(precision)
+        yield
     finally:
         fast_modules.packs_linear = packs

@@ -76,3 +76,13 @@ def test_precision_auto_of_a_config_too() -> None:
     done = transferkit("fit", "photos", "--config", "mine.yaml", "--trainer.accelerator", "cpu", "--print_config")
     trainer = yaml.safe_load(done.out)["trainer"]
     assert done.status == 0 and (trainer["precision"], trainer["max_epochs"]) == ("32-true", 7), done.err
+
+
+@pytest.mark.parametrize("verb", ["fit", "predict"])
+def test_an_image_root_of_a_config_is_for_its_own_kind_of_images(verb: str) -> None:
+    Path("c.yaml").write_text("data: {root: list.csv, image_root: photos, batch_size: 7}\n")
+    for given, root in (([], "photos"), (["other.csv"], "photos"), (["elsewhere"], None), (["one.jpg"], None)):
+        data = yaml.safe_load(transferkit(verb, *given, "--config", "c.yaml", "--print_config").out)["data"]
+        assert (data["image_root"], data["batch_size"]) == (root, 7)
+    typed = transferkit(verb, "elsewhere", "--config", "c.yaml", "--data.image_root", "mine", "--print_config")
+    assert yaml.safe_load(typed.out)["data"]["image_root"] == "mine", "which is refused when the images are opened"

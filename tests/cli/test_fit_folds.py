@@ -13,6 +13,7 @@ import pytest
 
 from tests.running import refused, transferkit, write_photos
 from tests.tiny import VIT, options
+from transferkit.cli.fit_folds import print_spread
 from transferkit.training.module import TransferModule
 
 COLOURS = {"apples": (190, 50, 40), "limes": (70, 180, 60)}
@@ -109,3 +110,10 @@ BAD = {
 def test_bad_folds_get_one_line_and_leave_nothing(given: str) -> None:
     assert refused(transferkit(*FIT, *given.split()), BAD[given])
     assert not Path("runs").exists() or not any(Path("runs").iterdir())
+
+
+def test_the_table_has_what_is_worth_comparing(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ("val/acc", "val/loss", "val/f1_macro", "train/loss", "head/C", "lr/head", "epoch_time", "stages")
+    print_spread({name: {"mean": 0.5, "std": 0.1, "folds": [0.4, 0.6]} for name in names}, "runs/x: 2 folds")
+    out = capsys.readouterr().out
+    assert [name in out for name in names] == [True] * 4 + [False] * 4

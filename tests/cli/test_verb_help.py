@@ -72,7 +72,7 @@ def test_every_argument_has_a_text(verb: str) -> None:
     assert all(option.text for group in options_by_group(FUNCTIONS[verb]).values() for option in group)
 
 
-@pytest.mark.parametrize("verb", ["embed", "cache", "search"])
+@pytest.mark.parametrize("verb", ["embed", "cache", "search", "distill"])
 def test_a_help_needs_neither_torch_nor_the_parser(verb: str) -> None:
     code = (
         "import sys; from transferkit.cli.dispatch import run; run([sys.argv[1], '--help']); "

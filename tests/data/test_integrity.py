@@ -266,22 +266,32 @@ def test_digits_need_no_decoding(cache: Path) -> None:
     assert not cache.exists()
 
 
-def test_one_line_names_all_broken_images() -> None:
+def test_one_line_names_the_first_broken_images_of_each_reason() -> None:
     raise_broken({}, "a")
+    bad = {f"a/{number}\n.jpg": "truncated JPEG" for number in range(30)} | {"x.jpg": "empty file"}
     with pytest.raises(UserError) as caught:
-        raise_broken({f"a/{number}\n.jpg": "truncated JPEG" for number in range(30)}, "a")
+        raise_broken(bad, "a", of=40)
     message = str(caught.value)
-    assert "\n" not in message
-    assert message.startswith(r"30 broken images: 'a/0\n.jpg': truncated JPEG; 'a/1\n.jpg': truncated JPEG; ")
-    assert message.count("truncated JPEG") == 30
+    assert "\n" not in message and len(message) < 300
+    assert message.startswith(r"31 broken images: 'a/0\n.jpg': truncated JPEG; 'a/1\n.jpg': truncated JPEG; ")
+    assert message.count(".jpg") == 4 and "'x.jpg': empty file" in message
+    assert "; and 27 more: truncated JPEG (scan 'a' to see all); repair" in message
     assert 'leave out with `on_error="skip"`' in message
 
 
-def test_missing_images_beyond_fifty_are_counted() -> None:
-    missing = {f"{number:04d}.jpg": "no such file or directory" for number in range(5000)}
+@pytest.mark.parametrize("there", [0, 1, 9])
+def test_a_manifest_whose_files_are_elsewhere(there: int) -> None:
+    missing = {f"{number:04d}.jpg": os.strerror(errno.ENOENT).lower() for number in range(5000 - there)}
     with pytest.raises(UserError) as caught:
-        raise_broken(missing | {"x.jpg": "truncated JPEG"}, "many.csv")
-    message = str(caught.value)
-    assert message.count(".jpg") == 51 and "'x.jpg': truncated JPEG" in message
-    assert message.startswith("5001 broken images: '0000.jpg': no such file or directory; '0001.jpg': ")
-    assert "; and 4,950 more: no such file or directory (scan 'many.csv' to see all); rep" in message
+        raise_broken(missing, "lists/many.csv", of=5000)
+    of = "of the 5,000 files that 'lists/many.csv' lists"
+    some = f"none {of} is" if there == 0 else f"{5000 - there:,} {of} are not"
+    remedy = 'give the folder that contains them as `image_root="DIR"`'
+    assert str(caught.value) == f"{some} there, such as '0000.jpg'; {remedy}"
+    for given, of in (
+        ({"0.jpg": missing["0000.jpg"]}, 9),
+        (missing, None),
+        (dict.fromkeys(missing, "empty file"), 5000),
+    ):
+        with pytest.raises(UserError, match="broken image"):
+            raise_broken(given, "lists/many.csv", of=of)

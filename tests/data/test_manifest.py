@@ -118,7 +118,7 @@ def test_a_manifest_known_by_a_link_takes_absolute_paths(tmp_path: Path) -> None
         ("path,label\na,b,c\n", "row 1: more cells than columns"),
         ("Filename,label\na,b\n", "has no column 'path'; rename the nearest one, 'Filename'"),
         ("label,image\na,b\n", "has no column 'path'; rename the nearest one, 'image'"),
-        ("path;label\na;b\n", "has no column 'path'; rename the nearest one, 'path;label'"),
+        ("name;label\na;b\n", "has no column 'path'; rename the nearest one, 'name'"),
         ("", "is empty; give it the columns"),
         ("path,label\n", "has no rows; give it one per image"),
         ("path,label,label\na,b,c\n", "has the column 'label' twice; rename or remove one of them"),

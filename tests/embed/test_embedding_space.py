@@ -35,6 +35,7 @@ OTHERS: dict[str, Any] = {
     "dtype": "bfloat16",
     "engine": "onnx",
     "space_format": FORMAT + 1,
+    "quantization": "0" * 64,
 }
 NEW = ("architecture", "precision", "engine", "device", "space_format", "space")  # since earlier versions
 

@@ -13,6 +13,7 @@ from transferkit.embed import cached_features, feature_cache
 from transferkit.embed.feature_cache import cache_limit, entries, trim
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
+from transferkit.extractor.quantization import int8_folder
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -82,3 +83,18 @@ def test_shards_that_another_command_may_write_stay_for_a_day(cache: Path, monke
     os.utime(shards / "000000.parquet", (long_ago, long_ago))
     trim()
     assert not shards.exists() and not shards.parent.exists()
+
+
+def test_networks_in_int8_are_listed_and_the_oldest_removed(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new = (int8_folder() / f"{name}.onnx" for name in ("old", "new"))
+    old.parent.mkdir(parents=True)
+    for file, age in ((old, 2 * feature_cache.INTERRUPTED), (new, 0)):
+        file.write_bytes(b"0" * 100)
+        os.utime(file, (time.time() - age,) * 2)
+    assert {entry.file: (entry.bytes, entry.is_network) for entry in entries()} == {
+        old: (100, True),
+        new: (100, True),
+    }
+    monkeypatch.setenv("TRANSFERKIT_CACHE_LIMIT", "10B")
+    trim()
+    assert [entry.file for entry in entries()] == [new], "one of the last day, which a command may run"

@@ -10,9 +10,10 @@ import yaml
 from markdown_it import MarkdownIt
 from scipy.stats import binomtest
 
-from tests.extractor.examples import resnet18, transformer
+from tests.extractor.examples import resnet18, transformer, with_head
+from transferkit import backbones
 from transferkit.extractor import Extractor
-from transferkit.extractor.model_card import short
+from transferkit.extractor.model_card import short, title
 from transferkit.runtime.text import for_markdown
 
 HOSTILE = [
@@ -148,3 +149,17 @@ def test_names_shortened_and_escaped() -> None:
         assert short(name) == oracle
     assert for_markdown("golden_retriever") == r"golden\_retriever"
     assert for_markdown("<b>") == "&lt;b&gt;"
+
+
+def test_the_card_of_a_timm_model_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """timm is what loads it, and its heading is not a path of the machine that it was made on."""
+    monkeypatch.chdir(tmp_path)
+    Path("backbones/lite").mkdir(parents=True)
+    backbone = backbones.build("test_vit", "none")
+    extractor = with_head(backbone, backbone.preprocessing)
+    backbone.name = "backbones/lite"
+    card = card_of(extractor, tmp_path / "export")
+    assert yaml.safe_load(card.split("---")[1])["library_name"] == "timm"
+    assert "\n# lite\n" in card and "timm.create_model" in card
+    for name, heading in (("./lite", "lite"), ("/a/b/lite", "lite"), ("google/vit", "google/vit"), ("vit", "vit")):
+        assert title(name) == heading

@@ -118,7 +118,7 @@ def test_onnx_of_l2_normalised_embeddings_and_without_a_head(
         extractor.head, extractor.class_names = None, []
     pixels = torch.rand(5, 3, *extractor.preprocessing.image_size)
     before = extractor.backbone(pixels)
-    difference = export(extractor, tmp_path / "export", onnx=True)
+    difference = export(extractor, tmp_path / "export", onnx=True).onnx
     assert difference is not None and difference < 1e-4
     assert torch.equal(extractor.backbone(pixels), before), "exporting changes nothing"
     session = onnxruntime.InferenceSession(tmp_path / "export" / "model.onnx")

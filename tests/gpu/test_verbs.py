@@ -26,6 +26,7 @@ GRID = ["--extractors", json.dumps({name: {"extractor": name, "weights": "none"}
 GRID += ["--datasets", '{"photos": "photos"}', "--fast"]
 FIT = ["--data.root", "photos", "--name", "run", "--data.num_workers", "0", "--trainer.accelerator", "ACCELERATOR"]
 ON = ["--accelerator", "ACCELERATOR"]
+DISTILL = ["--image_size", "64", "--epochs", "1", "--views", "2", "--batch_size", "4", "--num_workers", "0"]
 # In this order: a command may need what those before it left.
 COMMANDS = {
     "fit": [*options("model", {**VIT, "regime": "full"}), *FIT, "--trainer.max_epochs", "2"],
@@ -41,6 +42,7 @@ COMMANDS = {
     "rank": ["photos", "--extractors", f"{NET},squeezenet1_1", "--weights", "none", "--fast", *ON, "--json"],
     "benchmark": [*GRID, *ON, "--json"],
     "export": ["best", "--name", "run", "--out", "exported", "--onnx"],
+    "distill": ["photos", "--teacher", "exported", "--student", NET, "--weights", "none", *DISTILL, *ON, "--json"],
     "index": ["photos", "--extractor", "exported", *ON],
     "search": ["index", "photos/val/limes/0.jpg", *ON, "--json"],
     "regions": ["photos", "--boxes", "boxes.csv", *RANDOM, *ON],

@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 from transferkit.data.embeddings import Embeddings
 from transferkit.images.quality import PictureStats
 from transferkit.probe import audit as audits
-from transferkit.probe.audit import Audit, audit_embeddings, nearest
+from transferkit.probe.audit import Audit, audit_embeddings, calibrated, nearest
 from transferkit.probe.out_of_fold import out_of_fold
 from transferkit.similarity import unit_rows
 
@@ -159,3 +159,15 @@ def test_the_table_may_be_used_up() -> None:
 def test_an_audit_of_embeddings_does_not_load_torchvision() -> None:
     code = "import sys, transferkit.probe.audit_files, transferkit.reports.report; print('torchvision' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
+def test_images_are_ambiguous_by_probabilities_that_come_true() -> None:
+    """Labels drawn from a softmax: whatever a probe's probabilities are sharpened or softened by, it is found again."""
+    draw = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(20_000, 3, generator=draw, dtype=torch.float64)
+    true = logits.softmax(1)
+    target = torch.multinomial(true, 1, generator=draw).squeeze(1)
+    for scale in (0.1, 1.0, 4.0):
+        assert (calibrated((scale * logits).softmax(1), target) - true).abs().max() < 0.02
+    sure = torch.eye(3, dtype=torch.float64)[target]
+    assert calibrated(sure, target).isfinite().all()

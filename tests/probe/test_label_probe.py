@@ -11,7 +11,7 @@ from sklearn.preprocessing import StandardScaler, normalize
 from transferkit.data.embeddings import Embeddings
 from transferkit.data.targets import TARGETS, joined_labels
 from transferkit.errors import UserError
-from transferkit.probe import ProbeResult, probe_embeddings, probe_targets
+from transferkit.probe import ProbeResult, label_probe, probe_embeddings, probe_targets
 from transferkit.probe.classifier import LinearClassifier
 
 NAMES = ["a", "b", "c"]
@@ -87,3 +87,8 @@ def test_a_label_of_every_row_and_the_probe_of_classes_are_refused(table: Embedd
 def splits_of(table: Embeddings, result: ProbeResult) -> list[str | None]:
     split_of = dict(zip(result.splits.paths, result.splits.splits, strict=True))
     return [split_of.get(path) for path in table.paths]
+
+
+def test_a_best_c_at_the_edge_is_reported(table: Embeddings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(label_probe, "edge_warnings", lambda swept: [f"the best of {len(swept.c_grid)} C"])
+    assert "the best of 45 C" in probe_targets(table, coarse_to_fine=True).report["warnings"]

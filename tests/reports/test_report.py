@@ -15,14 +15,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 from scipy.stats import binomtest
 
 from tests.reports.example_results import NASTY, Example, write_json, write_photographed_run, write_run
 from transferkit import evaluation
 from transferkit.data.embeddings import Embeddings
+from transferkit.data.image_table import open_images
+from transferkit.data.integrity import verify
 from transferkit.errors import UserError
 from transferkit.reports import data_sections
+from transferkit.reports.content import Remark
+from transferkit.reports.leak_section import leak_blocks
 from transferkit.reports.report import report_of, report_of_two
+from transferkit.reports.result_files import ImageSource, ResultFolder
+from transferkit.reports.run_report import without_unreadable
 
 
 class Shown(NamedTuple):
@@ -328,3 +335,33 @@ def test_two_thousand_photographs_of_fifty_classes_stay_small(tmp_path: Path) ->
     page = Page(file)
     check_numbers(page, example.run)
     assert page.tags["image"] > 1000
+
+
+def test_sentences_on_duplicates_say_which_images_they_are_of(tmp_path: Path) -> None:
+    """No two tested images may be alike while one of them is a copy of a training image."""
+    table = Embeddings(torch.eye(8), [f"{n}.png" for n in range(8)], ["a"] * 8, ["test"] * 8, {})
+    lead = data_sections.near_duplicates(table, images="tested images").lead
+    assert lead.startswith("Among the 8 tested images: no two are nearly the same (cosine of ")
+    pairs = [{"first": "0.png", "second": "9.png", "splits": ["test", "train"], "labels": ["a", "a"], "cosine": 1.0}]
+    for count, said in ((1, "these are nearly the same and"), (0, "no two that are nearly the same are")):
+        content = {"count": count, "threshold": 0.95, "images": 16, "of": 16, "pairs": pairs[:count]}
+        write_json(tmp_path / "leaks.json", content)
+        first = leak_blocks(ResultFolder(tmp_path))[0]
+        assert (
+            isinstance(first, Remark) and first.text == f"Among the images of all splits: {said} in different splits."
+        )
+
+
+def test_unreadable_images_are_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRANSFERKIT_CACHE", str(tmp_path / "cache"))
+    for number in range(4):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{number}.png")
+    (tmp_path / "1.png").write_bytes(b"")
+    table = open_images(tmp_path)
+    paths = list(table.paths)
+    splits = {"path": paths, "label": ["a"] * 4, "split": ["train", "train", "val", "val"]}
+    assert without_unreadable(splits, ImageSource(table)) == (splits, ""), "nothing is known yet"
+    verify(table)
+    kept, said = without_unreadable(splits, ImageSource(table))
+    assert kept["path"] == ["0.png", "2.png", "3.png"] and kept["split"] == ["train", "val", "val"]
+    assert said == " Unreadable, left out: 1 train."

@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from transferkit.errors import UserError
 from transferkit.runtime import files
@@ -319,3 +321,21 @@ def test_cache_dir(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache_dir() == Path("/cache/transferkit")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_dir() == Path("/home/somebody/.cache/transferkit")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no umask")
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+@pytest.mark.parametrize("folder", [False, True])
+def test_the_umask_decides_who_may_read(umask: int, folder: bool, tmp_path: Path) -> None:
+    """Whatever a library does with the temporary: safetensors writes another file for the owner alone."""
+    before = os.umask(umask)
+    try:
+        with atomic_path(tmp_path / "new", folder=folder) as temporary:
+            file = temporary / "inner" / "model.safetensors" if folder else temporary
+            file.parent.mkdir(exist_ok=True)
+            save_file({"weight": torch.zeros(2)}, file)
+            file.chmod(0o600)
+    finally:
+        os.umask(before)
+    written = tmp_path / "new" / "inner" / "model.safetensors" if folder else tmp_path / "new"
+    assert written.stat().st_mode & 0o777 == 0o666 & ~umask

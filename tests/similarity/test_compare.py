@@ -81,7 +81,7 @@ def test_knn_overlap_is_that_of_scikit_learns_neighbours() -> None:
 def test_compare_scales_rows_and_samples_rsa() -> None:
     first, second = pair(80)
     values = compare(first, second, k=5, rsa_rows=50)
-    assert list(values) == ["rows", "cka", "cka_unbiased", "rsa", "rsa_rows", "knn_overlap@5"]
+    assert list(values) == ["rows", "cka", "cka_unbiased", "cka_raw", "rsa", "rsa_rows", "knn_overlap@5"]
     assert (values["rows"], values["rsa_rows"]) == (80, 50)
     assert values["cka"] == pytest.approx(linear_cka(unit_rows(first), unit_rows(second)))
     assert values["rsa"] == pytest.approx(rsa(first, second), abs=0.1)
@@ -91,7 +91,7 @@ def test_compare_scales_rows_and_samples_rsa() -> None:
 def test_what_is_undefined_is_left_out() -> None:
     equal, other = torch.full((6, 3), 0.3), torch.randn(6, 3)
     assert list(compare(equal, other)) == ["rows", "rsa_rows", "knn_overlap@10"]
-    assert list(compare(other[:2], other[:2])) == ["rows", "cka", "rsa_rows", "knn_overlap@10"]
+    assert list(compare(other[:2], other[:2])) == ["rows", "cka", "cka_raw", "rsa_rows", "knn_overlap@10"]
     assert list(compare(other[:1], other[:1])) == ["rows", "rsa_rows"]
     assert math.isnan(linear_cka(other[:3], other[:3], unbiased=True))
 
@@ -101,3 +101,13 @@ def test_bad_input() -> None:
         compare(torch.ones(6, 2), torch.ones(5, 2))
     with pytest.raises(UserError, match="second: row 2"):
         linear_cka(torch.ones(3, 1), torch.tensor([[1.0], [2], [torch.inf]]))
+
+
+def test_cka_of_scaled_rows_and_of_features_as_they_are() -> None:
+    first, second = pair()
+    found = compare(first, second)
+    for name, tables in (("cka", (unit_rows(first, "x"), unit_rows(second, "x"))), ("cka_raw", (first, second))):
+        k, m = (table.double() @ table.double().T for table in tables)
+        expected = hsic(k, m, False) / (hsic(k, k, False) * hsic(m, m, False)).sqrt()
+        assert found[name] == pytest.approx(float(expected), abs=1e-6)
+    assert abs(found["cka"] - found["cka_raw"]) > 1e-4

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from transferkit.errors import UserError
 from transferkit.probe.linear import fit_linear
-from transferkit.training.regularization_path import TOLERANCE, RegularizationPath, strength
+from transferkit.training.regularization_path import TOLERANCE, RegularizationPath, common_scale, strength
 
 CLASSES, WIDTH = 3, 6
 
@@ -30,18 +30,20 @@ def path(features: Tensor, target: Tensor, steps: int, **options: object) -> tup
     return RegularizationPath(head, features, target, steps, **options), head  # type: ignore[arg-type]
 
 
-def oracle(features: Tensor, target: Tensor, c: float, weight: Tensor | None = None) -> np.ndarray:
-    """scikit-learn's class probabilities on standardized features."""
+def oracle(features: Tensor, target: Tensor, c: float, weight: Tensor | None = None, step: int = 0) -> np.ndarray:
+    """scikit-learn's class probabilities on features of variance 1 each, or on average."""
     values = features.double().numpy()
-    values = (values - values.mean(0)) / values.std(0)
+    values = values - values.mean(0)
+    values = values / (values.var(0).mean() ** 0.5 if step % 2 else values.std(0))
     model = LogisticRegression(C=c, tol=1e-8, max_iter=10_000)
     by_row = None if weight is None else (weight / weight[target].mean())[target].numpy()
     return model.fit(values, target.numpy(), by_row).predict_proba(values)
 
 
 @pytest.mark.parametrize("weight", [None, torch.tensor([0.2, 1.0, 5.0])])
-def test_every_step_is_the_optimum_at_its_strength(weight: Tensor | None) -> None:
-    features, target = rows()
+@pytest.mark.parametrize("scales", [True, False])
+def test_every_step_is_the_optimum_at_its_strength(scales: bool, weight: Tensor | None) -> None:
+    features, target = rows(scales=scales)
     optimizer, head = path(features, target, 5, class_weights=weight)
     for step in range(5):
         optimizer.step()
@@ -49,7 +51,7 @@ def test_every_step_is_the_optimum_at_its_strength(weight: Tensor | None) -> Non
         assert c == pytest.approx(10 ** (-5 + 9 * (step + 0.5) / 5)) == strength(step, 5)
         with torch.no_grad():
             found = head(features).softmax(1).numpy()
-        np.testing.assert_allclose(found, oracle(features, target, c, weight), atol=5e-3)
+        np.testing.assert_allclose(found, oracle(features, target, c, weight, step), atol=5e-3)
     assert not optimizer.unsolved
 
 
@@ -74,22 +76,21 @@ def test_unit_embeddings() -> None:
     np.testing.assert_allclose(found, oracle(unit, target, optimizer.param_groups[0]["C"]), atol=5e-3)
 
 
-def test_fewer_rows_than_features_and_a_start_out_of_their_span() -> None:
+def test_fewer_rows_than_features() -> None:
     features, target = rows(5)
     optimizer, head = path(features, target, 3)
-    nn.init.normal_(head.weight, std=10)
     for _ in range(3):
         optimizer.step()
     assert not optimizer.unsolved and head.weight.isfinite().all()
 
 
-def test_where_the_last_solution_would_do_a_fit_starts_anew_as_a_probe_does() -> None:
+def test_a_step_does_not_depend_on_those_before_it() -> None:
     """Few rows that can be told apart, at weak regularization: many heads are within the tolerance."""
     generator = torch.Generator().manual_seed(0)
     target = torch.arange(12) % CLASSES
     features = torch.randn(12, 40, generator=generator) + target[:, None]
     optimizer, head = path(features, target, 40)
-    for _ in range(40):
+    for _ in range(39):  # the last of odd number, as a probe's zscore
         optimizer.step()
     c = optimizer.param_groups[0]["C"]
     expected = fit_linear(features, target, CLASSES, standardization="zscore", c=c, tolerance=TOLERANCE)
@@ -140,3 +141,12 @@ def test_embeddings_that_are_not_finite() -> None:
     features[3, 1] = torch.nan
     with pytest.raises(UserError, match="hold NaN or infinity"):
         path(features, target, 2)
+
+
+def test_constant_features_change_nothing_but_the_average() -> None:
+    features, _ = rows(scales=False)
+    wider = torch.cat([features, torch.full((len(features), WIDTH), 3.0)], 1)
+    scales = [common_scale(table).scale.double().square().mean() for table in (features, wider)]
+    assert scales[0] == pytest.approx(float(features.var(0, correction=0).mean()))
+    assert scales[0] == pytest.approx(2 * float(scales[1]))
+    assert (common_scale(torch.ones(4, 2)).scale == 1).all()

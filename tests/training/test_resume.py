@@ -13,6 +13,7 @@ from transferkit.training.resume import (
     Progress,
     check_progress,
     check_same_fit,
+    data_for,
     progress_of,
     recorded_splits,
 )
@@ -87,12 +88,33 @@ def test_weights_alone_cannot_be_resumed(broken: dict[str, Any]) -> None:
         progress_of(broken, Path("x.ckpt"))
 
 
+def test_what_names_the_images_of_a_run_is_not_for_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    own = {
+        "image_root": "photos",
+        "splits": "s.parquet",
+        "exclude": "x.csv",
+        "classes": ["a"],
+        "sample_weights": "w.csv",
+    }
+    kept = {"batch_size": 8, "on_error": "skip", "multilabel": False}
+    saved = {"root": "lists/a.csv", **own, **kept}
+    for same in (None, "lists/a.csv", "./lists/a.csv", str(tmp_path / "lists/a.csv")):
+        assert data_for(saved, same) == saved
+    for other in ("photos", "photos/one.jpg", "digits"):
+        assert data_for(saved, other) == {"root": "lists/a.csv", **kept}
+    another = {name: value for name, value in saved.items() if name != "splits"}
+    assert data_for(saved, "lists/b.csv") == another, "of images in the same folder"
+    assert data_for({**saved, "image_root": None}, "lists/b.csv") == {"root": "lists/a.csv", **kept}
+
+
 def test_splits_of_a_run() -> None:
     file = RUN / "splits.parquet"
     data = {"splits": None, "root": "a", **dict.fromkeys(SPLIT_OPTIONS, 1)}
     assert recorded_splits(data, data, file, "fit") == str(file)
     assert recorded_splits({**data, "root": "b"}, data, file, "fit") == str(file)  # moved
     assert recorded_splits({**data, "root": "b"}, data, file, "test") is None  # other data
+    assert recorded_splits({**data, "root": "./a"}, data, file, "test") == str(file)
     assert recorded_splits(data, data, file, "predict") is None
     assert recorded_splits(data, None, None, "fit") is None
     assert recorded_splits({**data, "splits": "mine"}, data, file, "fit") == "mine"

@@ -12,6 +12,7 @@ from transferkit.training.run_directory import (
     newest_run,
     read_metrics,
     remove_run,
+    within_run,
     write_metrics,
 )
 
@@ -85,3 +86,17 @@ def test_removing_a_run_leaves_others(tmp_path: Path) -> None:
     assert not first.exists() and second.is_dir()
     remove_run(second)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_or_a_folder_of_runs_in_place_of_a_checkpoint(tmp_path: Path) -> None:
+    first, second = finished(tmp_path, "ants", 1), finished(tmp_path, "ants", 2)
+    assert within_run(first) == first / "checkpoints/best.ckpt"
+    assert within_run(first, resumes=True) == first / "checkpoints/last.ckpt"
+    (second / "checkpoints/best.ckpt").unlink()
+    assert within_run(second) == second / "checkpoints/last.ckpt"
+    for other in (tmp_path, first / "checkpoints", first / "config.yaml"):
+        assert within_run(other) == other
+    with pytest.raises(UserError) as caught:
+        within_run(first.parent)
+    said = f'{first.parent} holds runs, not a checkpoint; give the newest, {second}, or `name="ants"`'
+    assert str(caught.value) == said

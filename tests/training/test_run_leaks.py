@@ -3,14 +3,16 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from tests.tiny import RESNET
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.errors import UserError
 from transferkit.training.module import TransferModule
-from transferkit.training.run_leaks import leaks_of_run
+from transferkit.training.run_leaks import copies_of_train, leaks_of_run
 from transferkit.training.trainer import make_trainer, seed_everything
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -41,3 +43,22 @@ def test_a_folder_in_the_place_of_the_file_is_said(tmp_path: Path) -> None:
     (tmp_path / "leaks.json").mkdir()
     with pytest.raises(UserError, match=r"cannot write .*leaks\.json: "):
         leaks_of_run(TransferModule(**RESNET), ImageDataModule("digits"), tmp_path)
+
+
+def test_a_fit_tells_copies_of_training_images_from_the_embeddings_it_holds() -> None:
+    rows = torch.nn.functional.normalize(torch.randn(40, 16, generator=torch.Generator().manual_seed(0)))
+    train, val = rows[:30], torch.cat([rows[30:], rows[4:6] + 1e-3])
+
+    def said(augmentation: str = "none", **features: torch.Tensor) -> int:
+        tables = {name: range(len(each)) for name, each in features.items()}
+        held = {name: [each] for name, each in features.items()}
+        return copies_of_train(SimpleNamespace(augmentation=augmentation, features=held, tables=tables))  # type: ignore[arg-type]
+
+    cosine = val @ train.T / val.norm(dim=1, keepdim=True)
+    assert int((cosine.amax(1) > 0.95).sum()) == 2, "the two copies"
+    assert said(train=train, val=val) == 2
+    assert said(train=train, val=val[:-2]) == 0
+    assert said(train=train, val=train[:10] + 0.02 * rows[30:]) == 0, "all are alike, so none is more than others"
+    assert said(train=train) == said("light", train=train, val=val) == 0
+    assert said(train=train.repeat(200, 1), val=val) == 0, "too many for a comparison that nobody asked for"
+    assert said(train=train, val=val * torch.nan) == 0

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Backbone", "build", "rebuild", "with_revision"]
 
+WEIGHTS_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+
 if not TYPE_CHECKING:  # the libraries are imported when something is built: to list names takes none of them
 
     def __getattr__(name: str) -> object:
@@ -54,6 +56,9 @@ def build(
     name = with_revision(name, revision)
     if name in known:  # a folder that happens to have this name is reached as ./NAME
         return from_torchvision.build(name, weights, pooling, architecture, preprocessing)
+    if Path(name).is_file() and Path(name).suffix.lower() in WEIGHTS_SUFFIXES:
+        how = f'give the name of its network beside it, such as `backbone="resnet18"` `weights="{name}"`'
+        raise UserError(f"{name} is a file of weights alone; {how}")
     if Path(name).is_file():
         raise UserError(f"{name} is a file, but not a checkpoint (.ckpt); give the folder that an extractor is in")
     if from_timm.is_timm(name):

@@ -47,6 +47,10 @@ class Backbone(nn.Module, ABC):
         Prefix tokens (class, distillation, register) are left out.
         """
 
+    def forward_both(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the features before pooling and the embedding, by one pass where the library allows it."""
+        return self.forward_features(pixels), self(pixels)
+
     @abstractmethod
     def spec(self) -> dict[str, Any]:
         """Return a plain-typed description; :func:`~transferkit.backbones.rebuild` builds the architecture from it."""

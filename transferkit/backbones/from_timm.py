@@ -76,7 +76,14 @@ class TimmBackbone(Backbone):
         if self.pooling in ("pooler", "logits"):
             output: Tensor = library(pixels)
             return output.flatten(1)  # (B, D)
-        features = library.forward_features(pixels)
+        return self.pool(library.forward_features(pixels))
+
+    def pool(self, features: Tensor) -> Tensor:
+        """Return one embedding per image from what timm's ``forward_features`` returns: (B, D)."""
+        library: Any = self.model
+        if self.pooling in ("pooler", "logits"):
+            output: Tensor = library.forward_head(features)
+            return output.flatten(1)  # (B, D)
         cls: Tensor = features[:, 0]
         if self.pooling == "cls":
             return cls  # (B, D)
@@ -88,6 +95,12 @@ class TimmBackbone(Backbone):
         """Return what enters timm's pooling: a map (B, C, h, w), or patch tokens (B, T, C)."""
         library: Any = self.model
         return self.without_prefix(library.forward_features(pixels))
+
+    def forward_both(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the features and the embedding, by one pass."""
+        library: Any = self.model
+        features = library.forward_features(pixels)
+        return self.without_prefix(features), self.pool(features)
 
     def without_prefix(self, features: Tensor) -> Tensor:
         """Return a map with its channels first, or tokens without those before the patches."""

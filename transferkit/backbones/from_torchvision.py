@@ -76,6 +76,10 @@ class TorchvisionBackbone(Backbone):
 
     def forward_features(self, pixels: Tensor) -> Tensor:
         """Return what enters the global pooling, or a transformer's last tokens without the class token."""
+        return self.forward_both(pixels)[0]
+
+    def forward_both(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the features and the embedding, by one pass."""
         kept: list[Tensor] = []
         pool = [name for name in leaf_types(self.model, nn.AdaptiveAvgPool2d) if is_global_pool(name)]
         if pool:
@@ -86,13 +90,14 @@ class TorchvisionBackbone(Backbone):
             place = [child for name, child in self.model.named_children() if name != head][-1]
             handle = place.register_forward_hook(lambda module, inputs, output: kept.append(output))
         try:
-            self.model(pixels)
+            embedding = self(pixels)
         finally:
             handle.remove()
         features = kept[-1]
         if isinstance(self.model, models.DenseNet):  # its last activation is a function, too
             features = features.relu()
-        return features[:, 1:] if features.ndim == 3 else features  # ViT: the class token comes first
+        # ViT: the class token comes first
+        return features[:, 1:] if features.ndim == 3 else features, embedding
 
     def forward_stage(self, pixels: Tensor, stage: str) -> Tensor:
         """Return what a stage puts out: a map (B, C, h, w) or all tokens (B, T, C)."""

@@ -112,10 +112,24 @@ class TransformersBackbone(Backbone):
 
     def forward_features(self, pixels: Tensor) -> Tensor:
         """Return the last hidden state: a map (B, C, h, w), or patch tokens (B, T, C)."""
-        if self.model.config.model_type == "hiera":  # its tokens are in the order of its windows
-            ordered: Tensor = self.run(pixels, output_hidden_states=True).reshaped_hidden_states[-1]
+        return self.unpooled(self.run(pixels, **self.extra))
+
+    def forward_both(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the last hidden state and the embedding, by one pass."""
+        output = self.run(pixels, **self.extra)
+        return self.unpooled(output), self.pool(output)
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """What the model is asked for besides its last hidden state: Hiera's is in the order of its windows."""
+        return {"output_hidden_states": True} if self.model.config.model_type == "hiera" else {}
+
+    def unpooled(self, output: Any) -> Tensor:
+        """Return the features from the model's output object: a map (B, C, h, w), or patch tokens (B, T, C)."""
+        if self.extra:
+            ordered: Tensor = output.reshaped_hidden_states[-1]
             return ordered.flatten(1, 2)
-        hidden: Tensor = self.run(pixels).last_hidden_state
+        hidden: Tensor = output.last_hidden_state
         return hidden if hidden.ndim == 4 else hidden[:, self.prefix :]
 
     def fit_to(self, image_size: tuple[int, int]) -> None:

@@ -41,6 +41,7 @@ VERBS = {
     "probe": ("probe", "linear, kNN and few-shot accuracy of an extractor on labeled images"),
     "zeroshot": ("zeroshot", "images classified by the names of the classes, without training"),
     "rank": ("rank", "which extractor suits your images, and whether they can tell"),
+    "distill": ("distill", "train a small network to embed images as a large one does, without labels"),
     "benchmark": ("benchmark", "probes over extractors x datasets: a table, resumable"),
     "export": ("export", "write an extractor as a directory that other tools load, and as ONNX"),
     "index": ("index", "build a directory of embeddings to search in"),

@@ -14,13 +14,14 @@ from transferkit.cli.arguments import (
     read_yaml,
     without_option,
 )
+from transferkit.data.image_table import kept_image_root
 from transferkit.errors import UserError
 from transferkit.extractor.checkpoint_reader import KEY, load
 from transferkit.extractor.core import RECORD
 from transferkit.probe.saved_probe import CLASSIFIER
 from transferkit.training import resume
 from transferkit.training.metrics_table import read_rows
-from transferkit.training.run_directory import find_checkpoint
+from transferkit.training.run_directory import find_checkpoint, within_run
 from transferkit.training.trainer_options import automatic_precision
 
 FLAGS = ("--json", "--print_config")  # options that need no value
@@ -63,6 +64,9 @@ def prepare(verb: str, arguments: Sequence[str]) -> Plan:
             automatic_precision(accelerator),
         ]
     configs = [argument for file in files for argument in config_of(file, accelerator)]
+    typed = all_options(arguments, "--data.root") if arguments[-1:] != ["--data.root"] else []
+    if typed and kept_image_root(".", typed[-1]) is None:  # that of a config is not for these images
+        configs += as_config({"data": {"image_root": None}})
     name = read_setting(arguments, files, "name") or (files[-1].stem if files else None)
     which = read_setting(arguments, files, "ckpt_path")
     asks = any(argument.startswith("--print_config") for argument in explicit)
@@ -70,6 +74,9 @@ def prepare(verb: str, arguments: Sequence[str]) -> Plan:
     if which is None and (verb == "fit" or asks):
         return Plan(None, [*begin, *explicit])
     path = Path(which or "best").expanduser()
+    if which not in (None, "best", "last") and path.is_dir():
+        path = within_run(path, resumes=verb == "fit")
+        which = str(path)
     if which not in (None, "best", "last") and (path.is_dir() or path.suffix == ".safetensors"):
         backbone = read_setting(arguments, files, "model.backbone")
         model = of_directory(verb, path, backbone, explicit)
@@ -91,6 +98,8 @@ def prepare(verb: str, arguments: Sequence[str]) -> Plan:
         resumed = [*as_config(saved), *configs, *explicit, "--ckpt_path", str(checkpoint)]
         return Plan(run, resumed, resume.progress_of(content, checkpoint))
     check_undecided(explicit, ("backbone", "weights", "architecture"), checkpoint)
+    if saved:
+        saved = {**saved, "data": resume.data_for(saved["data"], read_setting(arguments, files, "data.root"))}
     decided = as_config({"model": resume.decided_by(checkpoint, content[KEY]["l2_normalize"])})
     first = [*as_config({"name": name or verb} | saved), *configs, *decided]
     return Plan(run, [*first, *explicit, "--ckpt_path", str(checkpoint)])

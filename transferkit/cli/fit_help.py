@@ -21,6 +21,7 @@ EVALUATE = (
     "best (default) or last of the newest run of that --name, of any without one; or a checkpoint, an exported "
     "directory, or a probe's classifier.safetensors together with its --model.backbone"
 )
+SOUP = "average up to N fits from one start, chosen on val; I/N is one of them"
 PATIENCE = "end a fit after this many epochs without a better one"
 TOP_K = "number of classes per image in the table and with --json, the most probable first"
 ENGINE = "what runs the network: auto is openvino on a CPU if it is installed, otherwise torch"
@@ -69,13 +70,23 @@ def single(verb: str) -> list[Option]:
         Option("ckpt_path", RESUME if verb == "fit" else EVALUATE),
         Option("name", "runs/<name>/<number>/ is the run's directory; by default the config's name, or the verb"),
         Option("patience", PATIENCE),
+        Option("soup", SOUP),
         Option("seed_everything", "seed of everything random", default="0"),
         *([Option("top_k", TOP_K, default="5")] if verb == "predict" else []),
-        *([Option("engine", ENGINE, ("torch", "openvino", "onnx", "auto"), "torch")] if verb == "predict" else []),
+        *(engine_options() if verb == "predict" else []),
         *(trust() if verb == "predict" else []),
         Option("json", "print one JSON object"),
         Option("print_config", "print the resulting configuration and exit"),
         Option("debug", "show tracebacks"),
+    ]
+
+
+def engine_options() -> list[Option]:
+    """Return what embeds the images of predict."""
+    return [
+        Option("engine", ENGINE, ("torch", "openvino", "onnx", "auto"), "torch; openvino for int8"),
+        Option("precision", "of the network, as for embed", ("32", "bf16", "int8"), "32"),
+        Option("int8_images", "images that int8 measures ranges on; by default those to predict"),
     ]
 
 

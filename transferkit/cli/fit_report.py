@@ -10,6 +10,7 @@ from transferkit.cli.console import as_json, command, note
 from transferkit.reports.predictions import ranked_columns
 from transferkit.runtime.text import for_terminal
 from transferkit.training.regimes import count_parameters
+from transferkit.training.run_leaks import copies_of_train
 
 if TYPE_CHECKING:
     from transferkit.data.datamodule import ImageDataModule
@@ -55,6 +56,13 @@ def results(run: Path | None, begin: float, values: Mapping[str, float], json: b
         if run:
             print(f"run {run}")
     note(f"written into it: {', '.join(written) or 'nothing'}")
+
+
+def copies(data: "ImageDataModule") -> None:
+    """Print how many val images are nearly the same as training images, if the fit can tell."""
+    if found := copies_of_train(data):
+        of = f"{found:,} of {len(data.tables['val']):,} images of val"
+        note(f"{of} are nearly the same as images of train, so val looks too good; test, and see report.html")
 
 
 def number(value: float) -> str:

@@ -25,6 +25,7 @@ FIRST = {
     "duplicates": ("threshold", "extractor", "weights", "image_root", "json"),
     "audit": ("extractor", "out", "apply", "manifest", "json"),
     "explain": ("ckpt_path", "name", "out", "class_name", "k"),
+    "distill": ("teacher", "student", "weights", "out", "epochs"),
     "quickstart": ("out", "seeds", "n_per_class", "seed", "config"),
 }
 SHORT = 5

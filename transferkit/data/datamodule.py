@@ -60,7 +60,7 @@ class ImageDataModule(LightningDataModule):
         n_per_class: keep this many training images per class (few-shot).
         augmentation: random changes of training images.
         on_error: unreadable images: ``fail``, or ``skip`` them.
-        cache: ``auto`` computes a frozen backbone's embeddings once; ``off`` in each epoch.
+        cache: ``auto`` runs frozen stages once; ``off`` in each epoch.
         views: augmented passes to cache; 0 augments anew in each epoch.
         class_weights: ``balanced`` (inverse class frequency) or one weight per class, for the loss.
         multilabel: a manifest's label is several, ``cat|dog`` or a list.
@@ -122,6 +122,7 @@ class ImageDataModule(LightningDataModule):
         self.seed, self.one_batch = 0, False
         self.tables: dict[str, ImageTable] = {}
         self.features: dict[str, list[Tensor]] = {}
+        self.feature_batch: int | None = None
         self.class_names: list[str] = []
         self.given: ImageTable | None = None
         self.transform: Callable[[Tensor], Any] | None = None
@@ -170,6 +171,11 @@ class ImageDataModule(LightningDataModule):
         still = self.augmentation == "none" or self.views > 0
         return self.cache == "auto" and still and not self.transform and not self.cutmix
 
+    @property
+    def is_still(self) -> bool:
+        """Whether an image is the same in each epoch, so that frozen stages may run once."""
+        return self.augmentation == "none" and not (self.transform or self.mixup or self.cutmix)
+
     def configure(
         self,
         preprocessing: Preprocessing | None = None,
@@ -177,6 +183,7 @@ class ImageDataModule(LightningDataModule):
         splits: str | None = None,
         features: Mapping[str, Sequence[Tensor]] | None = None,
         one_batch: bool | None = None,
+        feature_batch: int | None = None,
     ) -> None:
         """Set what the module or the command decides; None leaves a value as it is.
 
@@ -186,11 +193,13 @@ class ImageDataModule(LightningDataModule):
             splits: ``splits.parquet`` of an earlier run.
             features: split -> its cached embeddings (N, D), one per view, in row order; empty to decode images again.
             one_batch: whether one training batch contains all rows.
+            feature_batch: rows per batch when ``features`` are evaluated; by default many.
         """
         self.preprocessing = preprocessing or self.preprocessing
         self.seed = self.seed if seed is None else seed
         self.splits = splits or self.splits
-        self.features = self.features if features is None else {name: list(views) for name, views in features.items()}
+        if features is not None:
+            self.features, self.feature_batch = {name: list(views) for name, views in features.items()}, feature_batch
         self.one_batch = self.one_batch if one_batch is None else one_batch
 
     def setup(self, stage: str) -> None:
@@ -273,13 +282,14 @@ class ImageDataModule(LightningDataModule):
         with joined() as ranks:
             found = [verify_together(self.tables[name], ranks) for name in names]
             broken = {path: str(fault) for part in found for path, fault in part.items()}
-            ranks.run_on_all(lambda: self.check_broken(broken))
+            ranks.run_on_all(lambda: self.check_broken(broken, names))
 
-    def check_broken(self, broken: Mapping[str, str]) -> None:
+    def check_broken(self, broken: Mapping[str, str], names: Sequence[str] | None = None) -> None:
         """Leave unreadable images out of the splits, or raise.
 
         Args:
             broken: path -> why it cannot be read.
+            names: splits whose images were looked at; all by default.
 
         Raises:
             UserError: there are some, with ``on_error="fail"``; or a class has none left to train on.
@@ -287,8 +297,9 @@ class ImageDataModule(LightningDataModule):
         if not broken:
             return
         if self.on_error == "fail":
-            raise_broken(broken, self.root)
-        log.warning("skipped %d unreadable images: %s", len(broken), listed(sorted(broken), MOST_NAMED))
+            raise_broken(broken, self.root, of=sum(len(self.tables[name]) for name in names or self.tables))
+        where = f" of {' and '.join(names)}" if names else ""
+        log.warning("skipped %d unreadable images%s: %s", len(broken), where, listed(sorted(broken), MOST_NAMED))
         classes = self.tables["train"].class_names if "train" in self.tables else []
         for name, table in self.tables.items():
             self.tables[name] = table.select(row for row, path in enumerate(table.paths) if path not in broken)
@@ -317,7 +328,7 @@ class ImageDataModule(LightningDataModule):
         if unknown:
             raise UserError(
                 f"{self.root} has classes the checkpoint was not trained on: {', '.join(unknown)}; "
-                f"it knows {', '.join(names)}; remove the others"
+                f"it knows {', '.join(names)}; remove the others, or leave them out with `classes`"
             )
         self.class_names, self.kind = list(names), kind
 
@@ -367,7 +378,8 @@ class ImageDataModule(LightningDataModule):
             workers = self.workers()
         trainer: Any = self.trainer
         whole = trainer is None or trainer.limit_val_batches == 1.0  # otherwise it limits batches of `batch_size`
-        size = FEATURE_BATCH if name in self.features and not shuffle and whole else self.batch_size
+        many = self.feature_batch or FEATURE_BATCH
+        size = many if name in self.features and not shuffle and whole else self.batch_size
         rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         if shuffle and self.one_batch:  # each process fits the head on all rows
             size, shuffle, rank, world_size = len(dataset), False, 0, 1

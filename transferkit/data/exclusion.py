@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from transferkit.data.image_table import ImageTable
 from transferkit.errors import UserError, listed
-from transferkit.runtime.csv_files import from_header
+from transferkit.runtime.csv_files import open_csv
 from transferkit.runtime.parquet import read_table
 
 log = logging.getLogger(__name__)
@@ -48,12 +48,13 @@ def read_exclusion(file: Path) -> set[str]:
         if file.suffix.lower() == ".parquet":
             found = read_table(file, ["path", "decision"]).to_pydict()
         else:
-            with file.open(encoding="utf-8-sig", newline="") as opened:
-                rows = list(csv.DictReader(from_header(opened), strict=True))
+            with open_csv(file) as (lines, delimiter):
+                rows = list(csv.DictReader(lines, strict=True, delimiter=delimiter))
             found = {name: [row.get(name) for row in rows] for name in (rows[0] if rows else ["path"])}
     except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
         raise UserError(f"cannot read `exclude={str(file)!r}` ({' '.join(str(error).split())[:200]})") from error
     if "path" not in found:
         raise UserError(f"`exclude={str(file)!r}` has no column 'path'; name the images in one")
     decisions = found.get("decision") or ["drop"] * len(found["path"])
-    return {path for path, decision in zip(found["path"], decisions, strict=True) if path and decision == "drop"}
+    pairs = zip(found["path"], decisions, strict=True)
+    return {path for path, decision in pairs if path and (decision or "").strip().lower() == "drop"}

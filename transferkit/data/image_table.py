@@ -340,6 +340,12 @@ def check_image_root(image_root: str | Path, source: str | Path, is_manifest: bo
         raise UserError(f"`image_root` {str(image_root)!r} is not a folder; give the one that contains the images")
 
 
+def kept_image_root(image_root: str | None, source: str | Path) -> str | None:
+    """Return the image root of earlier images for others: another manifest keeps it, a folder or an image has none."""
+    path = Path(source)
+    return image_root if path.suffix.lower() in MANIFEST_SUFFIXES and not path.is_dir() else None
+
+
 def arrange(folder: Path, images: Sequence[str], folders: Sequence[str]) -> ImageTable:
     """Return a table of the images that :func:`~transferkit.data.listing.walk` found, labels and splits by folder.
 

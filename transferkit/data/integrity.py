@@ -1,14 +1,18 @@
 """Which images are broken: each is decoded in full once, and the result is remembered by path and stamp."""
 
+import errno
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 from transferkit.data import memory
 from transferkit.data.image_table import ImageTable
+from transferkit.data.manifest import MANIFEST_SUFFIXES
 from transferkit.errors import UserError
 from transferkit.images.error import PASSING, Fault, ImageError
 from transferkit.runtime.cores import cores
@@ -17,7 +21,8 @@ from transferkit.runtime.ranks import Ranks
 
 log = logging.getLogger(__name__)
 ROUND = 16384  # images between two savings: at most so many are decoded again after a process is killed
-MOST_NAMED = 50  # with one reason, in one line; a manifest with a wrong path has them by the thousand
+MOST_NAMED = 3  # with one reason, in one line; `scan` lists all
+NOT_THERE = os.strerror(errno.ENOENT).lower()
 
 Seen = TypeVar("Seen")
 
@@ -80,19 +85,28 @@ def remember(table: ImageTable, results: Mapping[str, Fault | None]) -> None:
         log.warning("images will be checked again next time: %s", error)
 
 
-def raise_broken(bad: Mapping[str, str], source: str, remedy: str = 'leave out with `on_error="skip"`') -> None:
-    """Raise if there are broken images, naming them in one line; of those with one reason the first 50.
+def raise_broken(
+    bad: Mapping[str, str], source: str, remedy: str = 'leave out with `on_error="skip"`', of: int | None = None
+) -> None:
+    """Raise if there are broken images, naming them in one line; of those with one reason the first three.
 
     Args:
         bad: path -> why it cannot be decoded.
         source: the data, for the message.
         remedy: what helps other than repairing or deleting them.
+        of: number of all images, if it is known: where most files of a manifest are missing, its folder is wrong.
 
     Raises:
         UserError: ``bad`` is not empty.
     """
     if not bad:
         return
+    missing = [name for name, why in bad.items() if why == NOT_THERE]
+    if of and 2 * len(missing) > of and Path(source).suffix.lower() in MANIFEST_SUFFIXES:
+        listed_files = f"of the {of:,} files that {source!r} lists"
+        some = f"none {listed_files} is" if len(missing) == of else f"{len(missing):,} {listed_files} are not"
+        remedy = 'give the folder that contains them as `image_root="DIR"`'
+        raise UserError(f"{some} there, such as {missing[0]!r}; {remedy}")
     count: Counter[str] = Counter()
     named = []
     for name, why in bad.items():

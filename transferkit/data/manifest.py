@@ -15,7 +15,7 @@ from transferkit.data.columns import Columns, take
 from transferkit.data.containment import Containment
 from transferkit.data.targets import BAR, TARGETS, Kind, joined_labels, number_of, one_form
 from transferkit.errors import UserError
-from transferkit.runtime.csv_files import from_header
+from transferkit.runtime.csv_files import open_csv
 
 log = logging.getLogger(__name__)
 
@@ -131,8 +131,8 @@ def kind_of(manifest: Path, multilabel: bool | None = None) -> Kind:
             names = schema.names
             lists = names.count("label") == 1 and is_list(schema.field("label").type)
         else:
-            with manifest.open(newline="", encoding="utf-8-sig") as file:
-                names = next(csv.reader(from_header(file), strict=True), [])
+            with open_csv(manifest) as (lines, delimiter):
+                names = next(csv.reader(lines, strict=True, delimiter=delimiter), [])
     except (OSError, ValueError, csv.Error, pa.ArrowException):
         return "class"
     if lists and multilabel is False:
@@ -157,7 +157,7 @@ def read_columns(
     NaN are ``None``, and so is the label ``nan`` or ``NaN`` if all others are numbers; otherwise it is a class name.
 
     Args:
-        manifest: a ``.csv`` (UTF-8, comma) or ``.parquet`` file.
+        manifest: a ``.csv`` (UTF-8; commas, semicolons or tabs) or ``.parquet`` file.
         faults: if given, the messages of faulty rows are appended instead of raised, and the other rows are read.
         image_root: the folder of the images, if it is not the manifest's.
         kind: what to read as the labels, see :func:`kind_of`.
@@ -279,8 +279,8 @@ def columns_of(kind: Kind) -> list[str]:
 
 def csv_blocks(manifest: Path, kind: Kind = "class") -> Iterator[Block]:
     """Yield the four columns in blocks of rows."""
-    with manifest.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(from_header(file), strict=True)
+    with open_csv(manifest) as opened:
+        reader = csv.reader(opened.lines, strict=True, delimiter=opened.delimiter)
         names = next(reader, [])
         check_columns(names, manifest, kind)
         positions = [names.index(name) if name in names else -1 for name in columns_of(kind)]
@@ -291,7 +291,10 @@ def csv_blocks(manifest: Path, kind: Kind = "class") -> Iterator[Block]:
                 block = [cells + [""] * len(names) for cells in block]
             ragged = [row for row, length in enumerate(lengths) if length > len(names)]
             nothing: Cells = [None] * len(block)
-            yield Block([nothing if at < 0 else [row[at] for row in block] for at in positions], ragged)
+            cells: list[Cells] = [nothing if at < 0 else [row[at] for row in block] for at in positions]
+            if kind == "number":
+                cells[1] = list(map(opened.number, cells[1]))
+            yield Block(cells, ragged)
 
 
 def parquet_blocks(manifest: Path, kind: Kind = "class") -> Iterator[Block]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from transferkit.data.image_table import ImageTable
 from transferkit.errors import UserError, listed
-from transferkit.runtime.csv_files import from_header
+from transferkit.runtime.csv_files import open_csv
 from transferkit.runtime.files import file_sha256
 from transferkit.runtime.parquet import read_table
 
@@ -74,9 +74,10 @@ def weights_by_path(file: Path) -> dict[str, float]:
         if file.suffix.lower() == ".parquet":
             columns = read_table(file, ["path", *COLUMNS]).to_pydict()
         else:
-            with file.open(encoding="utf-8-sig", newline="") as opened:
-                rows = list(csv.DictReader(from_header(opened), strict=True))
+            with open_csv(file) as opened:
+                rows = list(csv.DictReader(opened.lines, strict=True, delimiter=opened.delimiter))
             columns = {name: [row.get(name) for row in rows] for name in (rows[0] if rows else ())}
+            columns |= {name: list(map(opened.number, columns[name])) for name in COLUMNS if name in columns}
     except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
         raise UserError(f"cannot read `sample_weights={str(file)!r}` ({' '.join(str(error).split())[:200]})") from error
     found = next((name for name in COLUMNS if name in columns), None)

@@ -36,7 +36,7 @@ class EmbeddingSpace:
         preprocessing: from image to pixels, as plain types.
         pooling: how features become one embedding.
         layer: an earlier stage, or ``None`` for the end.
-        features: ``pooled``, ``tokens`` or ``map``.
+        features: ``pooled``, ``tokens`` or ``map``; ``entering`` in the cache, see ``extractor/frozen_stages.py``.
         normalize: whether embeddings have length 1.
         precision: of the forward pass: ``32``, ``bf16``, or a name of Lightning's Trainer, such as ``bf16-mixed``.
         dtype: of the computation.
@@ -45,6 +45,8 @@ class EmbeddingSpace:
         device: its type, such as ``cpu`` or ``cuda``. In float32 devices differ by rounding only (TF32 is switched
             off), so an index made on a GPU can be searched on a CPU; in lower precision they differ by more.
         space_format: version of the arithmetic, see ``FORMAT``.
+        quantization: identity of a network in int8: the float network, the content of the images that ranges were
+            measured on, and the version of the arithmetic; ``None`` in other precisions.
     """
 
     weights_sha256: str
@@ -59,13 +61,14 @@ class EmbeddingSpace:
     engine: str
     device: str
     space_format: int | str = FORMAT
+    quantization: str | None = None
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any]) -> "EmbeddingSpace":
         """Read the space from the metadata of a table; fields that an earlier version did not record are unknown."""
         known = {field.name: metadata.get(field.name) for field in fields(cls)}
         values: dict[str, Any] = {name: UNKNOWN if value is None else value for name, value in known.items()}
-        return cls(**{**values, "layer": metadata.get("layer")})  # here, None is a value
+        return cls(**{**values, **{name: metadata.get(name) for name in ("layer", "quantization")}})  # None is a value
 
     def to_metadata(self) -> dict[str, Any]:
         """Return each field under its name, in plain types."""
@@ -81,6 +84,8 @@ class EmbeddingSpace:
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))  # as it comes back from a file
         if self.is_float32:
             plain["device"] = UNKNOWN
+        if self.quantization is None:  # as in earlier versions, which had no int8
+            del plain["quantization"]
         return plain
 
     @property
@@ -97,8 +102,8 @@ class EmbeddingSpace:
         """
         found: dict[str, tuple[Any, Any]] = {}
         mine, theirs = self.compared(), other.compared()
-        for name, value in mine.items():
-            given = theirs[name]
+        for name in mine | theirs:
+            value, given = mine.get(name), theirs.get(name)
             if UNKNOWN in (value, given) or value == given:
                 continue
             if name == "engine" and self.is_float32 and other.is_float32:
@@ -125,6 +130,8 @@ def space_of(extractor: Extractor, forward: Forward | None = None, precision: st
     precision = precision or extractor.precision
     pooled: dict[str, Any] = {"pooling": extractor.pooling, "layer": None, "features": "pooled", "normalize": False}
     kept = forward.describe() if forward else {**pooled, "dtype": dtype_of(precision)}
+    in_int8 = extractor.quantized() if precision == "int8" else None
+    quantization = forward.quantization if forward else in_int8
     return EmbeddingSpace(
         weights_sha256=extractor.weights_sha256(),
         architecture=architecture_of(extractor.spec()),
@@ -137,6 +144,7 @@ def space_of(extractor: Extractor, forward: Forward | None = None, precision: st
         dtype=kept["dtype"],
         engine=forward.engine if forward else extractor.engine,
         device=extractor.device.type,
+        quantization=quantization.identity if quantization else None,
     )
 
 

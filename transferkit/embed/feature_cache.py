@@ -28,6 +28,7 @@ from transferkit.data.fingerprint import fingerprint
 from transferkit.data.image_table import ImageTable
 from transferkit.embed.embedding_space import EmbeddingSpace
 from transferkit.errors import UserError
+from transferkit.extractor.quantization import int8_folder
 from transferkit.images.decoding import decoders
 from transferkit.runtime.files import atomic_path, cache_dir, discard
 
@@ -231,11 +232,16 @@ class Entry(NamedTuple):
         """Whether it is the shards of an incomplete table."""
         return self.file.suffix == ".parts"
 
+    @property
+    def is_network(self) -> bool:
+        """Whether it is a network in int8, which :mod:`transferkit.extractor.quantization` keeps."""
+        return self.file.suffix == ".onnx"
+
 
 def entries() -> Iterator[Entry]:
-    """Yield the entries of the feature cache, including those of earlier versions, in no particular order."""
+    """Yield the entries of the cache, including those of earlier versions and networks, in no particular order."""
     patterns = ("*.parquet", ".*.parts", "*/*.parquet", "*/.*.parts")
-    return present(chain.from_iterable(map(cache_root().glob, patterns)))
+    return present(chain(int8_folder().glob("*.onnx"), *map(cache_root().glob, patterns)))
 
 
 def decoded() -> Iterator[Entry]:
@@ -260,7 +266,7 @@ def present(files: Iterable[Path]) -> Iterator[Entry]:
 def trim() -> None:
     """Remove the least recently used entries until the cache is within its limit.
 
-    Entries that this process has used and shards of the last day, whose command may still run, are kept.
+    Entries that this process has used are kept, and shards and networks of the last day, whose command may still run.
     """
     limit, now = cache_limit(), time.time()
     found = sorted([*entries(), *decoded()], key=lambda entry: entry.used)
@@ -268,7 +274,8 @@ def trim() -> None:
     for entry in found:
         if total <= limit:
             return
-        if entry.file in in_use or (entry.is_partial and now - entry.used < INTERRUPTED):
+        may_run = (entry.is_partial or entry.is_network) and now - entry.used < INTERRUPTED
+        if entry.file in in_use or may_run:
             continue
         remove(entry)
         total -= entry.bytes

@@ -120,12 +120,13 @@ def cached_features(
         if plan.missing:
             new = Embeddings.load(plan.out)
             row_of |= {path: len(values) + row for row, path in enumerate(new.paths)}
-            values = torch.cat([values, new.embedding])
+            values = torch.cat([values, new.embedding]) if len(values) else new.embedding
             broken |= new.metadata["broken"]
             feature_cache.touch(plan.out)
             feature_cache.trim()
         rows = [row for row, path in enumerate(table.paths) if path in row_of]
-        values = values[torch.tensor([row_of[table.paths[row]] for row in rows], dtype=torch.long)]
+        order = [row_of[table.paths[row]] for row in rows]
+        values = values if order == list(range(len(values))) else values[torch.tensor(order, dtype=torch.long)]
         return rows, {path: broken[path] for path in sorted(broken)}, known.foreign
 
     rows, broken, foreign = ranks.from_first(gather)
@@ -185,7 +186,12 @@ def is_shared(token: Path) -> bool:
         return False
 
 
-def fill_features(extractor: Extractor, data: "ImageDataModule", splits: Sequence[str] = ("train", "val")) -> None:
+def fill_features(
+    extractor: Extractor,
+    data: "ImageDataModule",
+    splits: Sequence[str] = ("train", "val"),
+    forward: Forward | None = None,
+) -> None:
     """Give a DataModule the embeddings of some splits, so that images are decoded once.
 
     With augmentation, ``data.views`` random views of the training images are embedded. If the Trainer has started
@@ -195,27 +201,28 @@ def fill_features(extractor: Extractor, data: "ImageDataModule", splits: Sequenc
         extractor: the extractor, on the device to use.
         data: the DataModule, with its tables set up.
         splits: names of the splits, such as ``("test",)`` before testing a frozen backbone.
+        forward: what is kept of each image instead, for later stages; evaluations then have the batches of training.
 
     Raises:
-        UserError: images cannot be read and the data does not skip them; all are named.
+        UserError: images cannot be read and the data does not skip them; the first are named.
     """
     augmented = data.augmentation != "none" and "train" in splits
     plain = [name for name in splits if not (augmented and name == "train")]
     with joined() as ranks:
         table = data.tables[plain[0]] if len(plain) == 1 else data.union(plain)
-        found = cached_features(extractor, table, ranks=ranks)
+        found = cached_features(extractor, table, ranks=ranks, forward=forward)
         parts = {name: [found] for name in plain}
         if augmented:
             transform, train = Augmentation(data.augmentation, extractor.preprocessing), data.tables["train"]
             views = [make_view(transform, data.seed, number) for number in range(data.views)]
             parts["train"] = [cached_features(extractor, train, view, ranks) for view in views]
         broken = {path: why for tables in parts.values() for path, why in tables[0].metadata["broken"].items()}
-        ranks.run_on_all(lambda: data.check_broken(broken))
+        ranks.run_on_all(lambda: data.check_broken(broken, splits))
     features = dict(data.features)
     for name, tables in parts.items():
         rows = torch.tensor([tables[0].row_of[path] for path in data.tables[name].paths])
         features[name] = [one.embedding[rows] for one in tables]
-    data.configure(features=features)
+    data.configure(features=features, feature_batch=data.batch_size if forward else None)
 
 
 def make_view(transform: Augmentation, seed: int, number: int) -> View:

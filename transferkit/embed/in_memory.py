@@ -34,7 +34,7 @@ def embed(
             or dataset as for ``Extractor.embed``, whose labels are kept.
         extractor: the extractor, on the device to use.
         batch_size: images per forward pass; by default :func:`~transferkit.embed.stream.usual_batch_size`.
-        on_error: ``fail`` names every unreadable image after the pass, ``skip`` leaves them out.
+        on_error: ``fail`` names the first unreadable images after the pass, ``skip`` leaves them out.
         forward: what is kept of each image; by default the extractor's embedding in float32.
         progress: show a progress bar on a terminal or in a notebook.
 
@@ -60,7 +60,7 @@ def embed(
             parts.append(batch.embedding)
             broken |= {table.paths[row]: str(fault) for row, fault in batch.broken.items()}
     if broken and on_error == "fail":
-        raise_broken(broken, table.source, 'leave them out with `on_error="skip"`')
+        raise_broken(broken, table.source, 'leave them out with `on_error="skip"`', len(table))
     if not rows:
         raise UserError(f"none of the {len(table)} images can be read; scan {table.source} to see why")
     metadata = describe(extractor, table, forward=forward) | {"batch_size": batch_size, "broken": broken}

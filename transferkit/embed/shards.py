@@ -111,8 +111,8 @@ def write_embeddings(
         metadata: what :func:`~transferkit.embed.describe` returns for them.
         forward: what is kept of each image; by default the extractor's embedding in float32.
         batch_size: images per forward pass; see :func:`~transferkit.embed.stream.usual_batch_size`.
-        on_error: ``fail`` names every unreadable image and writes no file, but keeps the shards; ``skip`` does so only
-            if none can be read, ``record`` never.
+        on_error: ``fail`` names the first unreadable images and writes no file, but keeps the shards; ``skip`` does so
+            only if none can be read, ``record`` never.
         as_folder: ``out`` becomes a directory of shards.
         view: a random view of the images instead of their preprocessing.
         workers: threads; by default one per core.
@@ -154,7 +154,7 @@ def find_written(shards: Shards, on_error: str) -> Written | None:
     if found:
         discard_parts(shards.out)
         if on_error == "fail":
-            raise_broken(found.broken, shards.table.source, SKIP)
+            raise_broken(found.broken, shards.table.source, SKIP, len(shards.table))
     return found
 
 
@@ -232,7 +232,7 @@ def assemble(shards: Shards, on_error: str) -> tuple[int, dict[str, str]]:
     if sorted([*paths, *broken]) != list(table.paths) or paths != sorted(paths):
         raise UserError(f"{shards.folder} does not hold every row exactly once; delete it and start again")
     if on_error == "fail":
-        raise_broken(broken, table.source, SKIP)
+        raise_broken(broken, table.source, SKIP, len(table))
     if not paths and on_error == "skip":
         raise UserError(f"none of the {len(table)} images can be read; scan {table.source} to see why")
     if shards.as_folder:

@@ -41,7 +41,7 @@ def embed_to_file(
         out: the Parquet file.
         forward: what is kept of each image.
         batch_size: images per forward pass; see :func:`~transferkit.embed.stream.usual_batch_size`.
-        on_error: ``fail`` names every unreadable image and writes no file, ``skip`` leaves them out.
+        on_error: ``fail`` names the first unreadable images and writes no file, ``skip`` leaves them out.
         as_folder: ``out`` becomes a directory of shards.
         workers: threads; by default one per core.
 
@@ -78,7 +78,7 @@ def from_cache(shards: Shards, stamps: Sequence[str], on_error: str) -> Written 
     if known.missing or not known.places:
         return None
     if on_error == "fail":
-        raise_broken(dict(known.broken), table.source, SKIP)
+        raise_broken(dict(known.broken), table.source, SKIP, len(table))
     row_of = {path: row for row, path in enumerate(known.places)}
     rows = [row for row, path in enumerate(table.paths) if path in row_of]
     values = values[[row_of[table.paths[row]] for row in rows]]

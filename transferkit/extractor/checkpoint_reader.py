@@ -20,13 +20,14 @@ log = logging.getLogger(__name__)
 
 KEY = "transferkit"
 FORMAT = 1
+DISTILLED = "distill"  # the regime of a student, which has a projection in place of a head
 OTHER_TARGETS = 2  # the format of several labels and of numbers, which earlier versions would take for classes
 LOSS_SCALE = "loss_scale"  # in the record of an extractor: mean and deviation of the target that its loss is in
 # Fields that describe the training and their types; dictionaries map names to numbers, lists hold numbers.
 TRAINING: Mapping[str, type] = {
     "regime": str, "weights": str, "checkpoint": str, "epoch": int, "fitted_on": str,
     "class_counts": dict, "images": dict, "metrics": dict, "target": str, "thresholds": dict, "scale": dict,
-    LOSS_SCALE: dict, "loss": str, "class_weights": list, "backbone_fitted_on": str,
+    LOSS_SCALE: dict, "loss": str, "class_weights": list, "backbone_fitted_on": str, "teacher": str,
 }  # fmt: skip
 # Parts of a checkpoint that Lightning reads, too, and their types.
 PARTS: Mapping[str, type] = {
@@ -120,9 +121,13 @@ def read(
         else:
             backbone = backbones.rebuild(record["backbone"])
         state = {key.removeprefix("backbone."): tensor for key, tensor in content["state_dict"].items()}
-        weight, bias = in_unit(state.pop("head.weight"), state.pop("head.bias"), record.get("scale"))
-        head = linear(weight, bias, backbone.embed_dim, record["class_names"])
-        check_finite(path, {"head.weight": head.weight, "head.bias": head.bias})
+        head = None
+        if record.get("regime") == DISTILLED:
+            state = {key: tensor for key, tensor in state.items() if not key.startswith("projections.")}
+        else:
+            weight, bias = in_unit(state.pop("head.weight"), state.pop("head.bias"), record.get("scale"))
+            head = linear(weight, bias, backbone.embed_dim, record["class_names"])
+            check_finite(path, {"head.weight": head.weight, "head.bias": head.bias})
         if not adapters:
             load_state(backbone, state, path)
         change_preprocessing(backbone, preprocessing)

@@ -21,6 +21,7 @@ from transferkit.extractor.calibration import Calibration
 from transferkit.extractor.engine import Choice, Engine, choose_engine
 from transferkit.extractor.forward import Features, Forward, Precision, network_input
 from transferkit.extractor.halving import Halving
+from transferkit.extractor.quantization import Quantization
 from transferkit.images.image_source import count_of, each_image, read_pixels
 from transferkit.images.preprocessing import Preprocessing
 from transferkit.runtime.full_float32 import full_float32
@@ -49,10 +50,12 @@ class ExtractorCore:
     Attributes:
         engine: what runs the network over many images, see :meth:`run_with`.
         precision: of that.
+        quantization: how it becomes one in int8, for that precision.
     """
 
     engine: Engine = "torch"
     precision: Precision = "32"
+    quantization: Quantization | None = None
 
     def __init__(
         self,
@@ -109,15 +112,24 @@ class ExtractorCore:
             self.text.to(device)
         return self
 
-    def run_with(self, engine: Choice = "auto", precision: Precision = "32") -> Self:
+    def run_with(
+        self, engine: Choice = "auto", precision: Precision = "32", quantization: Quantization | None = None
+    ) -> Self:
         """Choose engine and precision for many images, on the device where the network is now; return self.
 
         Args:
             engine: ``torch``; ``openvino`` or ``onnx``, see :mod:`transferkit.extractor.engine`; ``auto`` is openvino
                 on a CPU if it is installed and can run the network, otherwise torch.
-            precision: ``32`` or ``bf16``.
+            precision: ``32``, ``bf16`` or ``int8``.
+            quantization: images for ``int8``, see :func:`~transferkit.embed.samples.quantization_of`.
+
+        Raises:
+            UserError: nothing can compute in int8.
         """
         self.engine, self.precision = choose_engine(engine, self.device, precision), precision
+        self.quantization = quantization
+        if precision == "int8":  # it takes images, which may come later
+            return self
         if engine == "auto" and self.engine != "torch":
             try:
                 self.forward()
@@ -255,16 +267,28 @@ class ExtractorCore:
         It may copy the weights: make a new one after training. For the arguments see :class:`Forward`.
 
         Raises:
-            UserError: the network has no such stage or features.
+            UserError: the network has no such stage or features, or there are no images for int8.
         """
         precision = precision or self.precision
-        make = partial(Forward, self.backbone, self.preprocessing, precision, layer, features, normalize, self.engine)
+        quantization = self.quantized(layer, features) if precision == "int8" else None
+        if precision == "int8" and quantization is None:
+            raise UserError("int8 needs images to measure ranges on; give `int8_images`, or another precision")
+        make = partial(
+            Forward, self.backbone, self.preprocessing, precision, layer, features, normalize, self.engine, quantization
+        )
         if self.engine == "torch":
             return make()
-        key = (self.weights_sha256(), json.dumps(self.spec()), self.engine, precision, layer, features, normalize)
+        network = self.weights_sha256(), json.dumps(self.spec()), self.engine
+        key = (*network, precision, layer, features, normalize, quantization and quantization.identity)
         if key not in self.compiled:  # takes seconds
             self.compiled[key] = make()
         return self.compiled[key]
+
+    def quantized(self, layer: str | None = None, features: Features = "pooled") -> Quantization | None:
+        """Return file and identity of the network in int8; None if no images for it are known."""
+        if self.quantization is None:
+            return None
+        return self.quantization.of(self.weights_sha256(), layer, features)
 
     def weights_sha256(self) -> str:
         """Return the SHA-256 over the backbone's tensors."""

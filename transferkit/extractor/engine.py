@@ -41,7 +41,12 @@ def choose_engine(wanted: Choice, device: torch.device, precision: str) -> Engin
         wanted: ``auto`` is openvino on a CPU if it is installed, otherwise torch.
         device: of the network.
         precision: of the forward pass.
+
+    Raises:
+        UserError: nothing can compute in int8.
     """
+    if precision == "int8":
+        return choose_for_int8(wanted, device)
     if wanted == "auto":
         return "openvino" if device.type == "cpu" and not missing("openvino") else "torch"
     if wanted == "torch":
@@ -57,6 +62,24 @@ def choose_engine(wanted: Choice, device: torch.device, precision: str) -> Engin
         return wanted
     log.warning("%s: PyTorch runs the network instead", reason)
     return "torch"
+
+
+def choose_for_int8(wanted: Choice, device: torch.device) -> Engine:
+    """Return the engine for a network in int8, of which PyTorch is none.
+
+    Raises:
+        UserError: there is none.
+    """
+    if device.type != "cpu":
+        raise UserError(
+            f'int8 is computed on a CPU, not on {device.type}; give `accelerator="cpu"`, or another precision'
+        )
+    if wanted == "torch":
+        raise UserError('PyTorch does not compute in int8; give `engine="openvino"`, or another precision')
+    engine: Engine = "onnx" if wanted == "onnx" else "openvino"
+    if absent := missing(engine):
+        raise UserError(f"int8 needs {absent}, which is not installed: pip install 'transferkit[int8]'")
+    return engine
 
 
 def missing(engine: str) -> str | None:
@@ -128,23 +151,24 @@ class OpenVino:
 
     Args:
         path: ONNX file.
-        precision: ``32`` or ``bf16``.
+        precision: ``32``, ``bf16`` or ``int8``, of a network whose layers are in int8 already.
+        batch: number of images; by default any.
     """
 
-    def __init__(self, path: Path, precision: str) -> None:
-        self.compiled = (
-            import_openvino()
-            .Core()
-            .compile_model(
-                str(path),
-                "CPU",
-                {
-                    "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
-                    "NUM_STREAMS": cores(),
-                    "INFERENCE_NUM_THREADS": cores(),
-                    "ENABLE_CPU_PINNING": False,  # several processes would share a core
-                },
-            )
+    def __init__(self, path: Path, precision: str, batch: int | None = None) -> None:
+        core = import_openvino().Core()
+        model = core.read_model(str(path))
+        if batch:
+            model.reshape([batch, *(dimension.get_length() for dimension in list(model.input().partial_shape)[1:])])
+        self.compiled = core.compile_model(
+            model,
+            "CPU",
+            {
+                "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+                "NUM_STREAMS": cores(),
+                "INFERENCE_NUM_THREADS": cores(),
+                "ENABLE_CPU_PINNING": False,  # several processes would share a core
+            },
         )
         self.local = threading.local()
 
@@ -166,10 +190,10 @@ class OnnxRuntime:
     """A program of ONNX Runtime: one core per call, so that results do not depend on the number of cores.
 
     Args:
-        path: ONNX file.
+        path: ONNX file, or its content.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | bytes) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()

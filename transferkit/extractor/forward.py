@@ -20,6 +20,7 @@ from transferkit.errors import UserError
 from transferkit.extractor.cuda_graph import Recorded
 from transferkit.extractor.engine import Engine, compile_graph
 from transferkit.extractor.fast_modules import for_inference, replica
+from transferkit.extractor.quantization import Quantization, compile_int8
 from transferkit.images.channel_values import channel_values
 from transferkit.images.preprocessing import Preprocessing
 from transferkit.runtime.full_float32 import full_float32
@@ -27,10 +28,10 @@ from transferkit.runtime.no_memory import is_out_of_memory
 
 log = logging.getLogger(__name__)
 
-Precision = Literal["32", "bf16"]
+Precision = Literal["32", "bf16", "int8"]
 Features = Literal["pooled", "tokens", "map", "unpooled"]
 
-DTYPES = {"32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
 RECORDED_FROM = 8  # batches: recording a CUDA graph takes as long as a few
 COMPILED_FROM = 500_000  # images: compiling takes half a minute, and saves a fifth to a half of the pass
 
@@ -54,13 +55,15 @@ class Forward:
     Args:
         backbone: the network with its pooling, on the device to use.
         preprocessing: how pixels are normalized.
-        precision: ``32``, or ``bf16`` for weights and activations in bfloat16.
+        precision: ``32``, ``bf16`` for weights and activations in bfloat16, or ``int8``, see
+            :mod:`transferkit.extractor.quantization`.
         layer: an earlier stage (``layer3``, ``block 5``, ``5``) instead of the last. Pooling a map takes its mean,
             pooling tokens the class token; if there is none, or no block has filled it yet, their mean.
         features: ``pooled``, or the features before pooling: ``tokens`` (T, C), ``map`` (C, h, w), or ``unpooled`` for
             whichever of the two the network has.
         normalize: whether embeddings are scaled to length 1; a zero embedding stays zero.
         engine: what runs the network, see :mod:`transferkit.extractor.engine`.
+        quantization: of this network, for ``int8``.
 
     Attributes:
         shape: of the result for one image, ``(D,)`` if it is pooled.
@@ -79,14 +82,16 @@ class Forward:
         features: Features = "pooled",
         normalize: bool = False,
         engine: Engine = "torch",
+        quantization: Quantization | None = None,
     ) -> None:
         if normalize and features != "pooled":
             raise UserError(f'`normalize` applies to pooled embeddings, not to `features="{features}"`; leave one out')
         stage = find_stage(backbone, layer) if layer else backbone.stage_names[-1]
         self.layer = None if stage == backbone.stage_names[-1] else stage
         self.precision, self.features, self.normalize = precision, features, normalize
+        self.quantization = quantization
         self.engine, computed = engine, DTYPES[precision] if engine == "torch" else torch.float32
-        self.preprocessing, self.backbone = preprocessing, for_inference(backbone, computed, pack=engine == "torch")
+        self.preprocessing, self.backbone = preprocessing, self.prepare(backbone, computed)
         self.device = next(backbone.parameters()).device
         self.local = threading.local()
         self.expected, self.compiles = 0, False
@@ -95,6 +100,10 @@ class Forward:
         plain = (backbone.pooling, (backbone.embed_dim,))
         self.pooling, self.shape = plain if ends else self.infer_shape(preprocessing.image_size)
         self.run: Callable[[Tensor], Tensor] | None = None if engine == "torch" else self.compile()
+
+    def prepare(self, backbone: Backbone, dtype: torch.dtype) -> Backbone:
+        """Return the network as it is run."""
+        return for_inference(backbone, dtype, pack=self.engine == "torch")
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor, stopped: threading.Event | None = None) -> Tensor:
@@ -171,9 +180,12 @@ class Forward:
         Raises:
             UserError: the engine cannot run the network.
         """
+        graph = Graph(self, replica(self.backbone)).eval()
+        if self.quantization:
+            normalize = self.preprocessing.normalize
+            return compile_int8(graph, normalize, self.quantization, self.engine, self.backbone.name)
         noise = torch.rand(2, 3, *self.preprocessing.image_size, generator=torch.Generator().manual_seed(0))
         example = self.preprocessing.normalize((255 * noise).byte())
-        graph = Graph(self, replica(self.backbone)).eval()
         return compile_graph(graph, example, self.engine, self.precision, self.backbone.name)
 
     def kept(self, backbone: Backbone, inputs: Tensor) -> Tensor:

@@ -6,8 +6,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from transferkit.backbones.from_timm import TimmBackbone
 from transferkit.backbones.from_torchvision import TorchvisionBackbone
+from transferkit.extractor.checkpoint_reader import DISTILLED
 from transferkit.extractor.core import ExtractorCore
+from transferkit.extractor.int8_export import Loss
 from transferkit.extractor.snippets import snippets
 from transferkit.runtime.files import file_sha256
 from transferkit.runtime.text import for_markdown
@@ -20,25 +23,28 @@ MONITORS = {"labels": "val/map", "number": "val/r2"}
 MOST_CLASSES = 1000  # listed; the rest is counted
 
 
-def write(extractor: ExtractorCore, layout: str, folder: Path) -> None:
+def write(extractor: ExtractorCore, layout: str, folder: Path, loss: Loss | None = None) -> None:
     """Write ``README.md`` into a directory that holds everything else.
 
     Args:
         extractor: the content of the directory.
         layout: ``classifier`` if the library's own classifier holds the head, otherwise ``base``.
         folder: the directory.
+        loss: of its files in int8, if there are any.
     """
     hashes = {path.name: file_sha256(path) for path in sorted(folder.iterdir()) if is_model(path.name)}
     words = (folder / "tokenizer_config.json").is_file()
-    (folder / CARD).write_text(card(extractor, layout, hashes, words), encoding="utf-8")
+    (folder / CARD).write_text(card(extractor, layout, hashes, words, loss), encoding="utf-8")
 
 
 def is_model(name: str) -> bool:
     """Return whether a file of that name holds weights."""
-    return name.endswith((".safetensors", ".onnx", ".onnx.data"))
+    return name.endswith((".safetensors", ".onnx", ".onnx.data", ".xml", ".bin"))
 
 
-def card(extractor: ExtractorCore, layout: str, hashes: dict[str, str], words: bool = False) -> str:
+def card(
+    extractor: ExtractorCore, layout: str, hashes: dict[str, str], words: bool = False, loss: Loss | None = None
+) -> str:
     """Return the model card as Markdown.
 
     Args:
@@ -46,16 +52,18 @@ def card(extractor: ExtractorCore, layout: str, hashes: dict[str, str], words: b
         layout: ``classifier`` or ``base``.
         hashes: name -> SHA-256 of the files that hold weights.
         words: whether the text tower is among the content.
+        loss: of the files in int8, if there are any.
     """
     code = snippets(extractor, layout, "model.onnx" in hashes)
     parts = [
         front_matter(extractor, layout),
-        f"# {for_markdown(short(extractor.name))}",
+        f"# {for_markdown(title(extractor.name))}",
         introduction(extractor),
         "## Training",
         *training(extractor),
         *metrics(extractor.record),
         *calibration(extractor),
+        *precision(loss),
         "## Preprocessing",
         *preprocessing(extractor),
         "## Use",
@@ -76,7 +84,8 @@ def front_matter(extractor: ExtractorCore, layout: str) -> str:
 
     It is a classifier only if the library opens it as one: transformers would make a random head for the base layout.
     """
-    library = "torchvision" if isinstance(extractor.backbone, TorchvisionBackbone) else "transformers"
+    known = ((TorchvisionBackbone, "torchvision"), (TimmBackbone, "timm"))
+    library = next((name for kind, name in known if isinstance(extractor.backbone, kind)), "transformers")
     fields = {
         "library_name": library,
         "pipeline_tag": "image-classification" if layout == "classifier" else "image-feature-extraction",
@@ -110,6 +119,7 @@ def training(extractor: ExtractorCore) -> list[str]:
     rows = [("regime", record.get("regime")), ("started from", short(record.get("weights", "")))]
     if "epoch" in record:
         rows.append(("checkpoint", f"{record.get('checkpoint', '')}, epoch {record['epoch']}"))
+    rows.append(("teacher", short(record.get("teacher", ""))))
     rows += [(f"{split} images", f"{count:,}") for split, count in images.items()]
     known = [(name, for_markdown(value)) for name, value in rows if value]
     names = extractor.class_names[:MOST_CLASSES]
@@ -136,7 +146,8 @@ def metrics(record: dict[str, Any]) -> list[str]:
     rows = [(for_markdown(name), f"{value:.4f}", interval(name, value, record)) for name, value in values.items()]
     note = "The interval is Wilson's, over these images: it does not cover images from other sources."
     if record.get("checkpoint", "").startswith("best"):
-        chosen = MONITORS.get(record.get("target", "class"), "val/acc")
+        distilled = record.get("regime") == DISTILLED
+        chosen = "val/cosine" if distilled else MONITORS.get(record.get("target", "class"), "val/acc")
         note = f"The epoch was chosen by `{chosen}`, so the values under `val/` are slightly optimistic. {note}"
     return ["## Metrics", table(("metric", "value", "95 % interval"), rows), note]
 
@@ -151,6 +162,27 @@ def calibration(extractor: ExtractorCore) -> list[str]:
         f"cross-entropy on {len(known):,} validation images. `calibration.json` holds thresholds for sets of classes, "
         "for abstaining, and for images unlike the training images.",
     ]
+
+
+def precision(loss: Loss | None) -> list[str]:
+    """State precision and loss of the files for engines, if they are in int8."""
+    if loss is None:
+        return []
+    rows: list[tuple[str, Any]] = [
+        ("ranges measured on", f"{loss.calibration_images:,} images"),
+        ("compared with float32 on", for_markdown(loss.measured_on)),
+        ("cosine to float32, mean", f"{loss.cosine_mean:.4f}"),
+        ("cosine to float32, least", f"{loss.cosine_least:.4f}"),
+    ]
+    if loss.accuracy_float is not None and loss.accuracy_int8 is not None:
+        rows += [
+            (f"accuracy of {loss.classifier}, float32", f"{loss.accuracy_float:.4f}"),
+            (f"accuracy of {loss.classifier}, int8", f"{loss.accuracy_int8:.4f}"),
+            ("lost", f"{loss.drop:.2f} points"),
+        ]
+    rows.append(("kept in float", ", ".join(loss.kept_in_float) or "no block"))
+    text = "The files for ONNX Runtime and OpenVINO compute in int8; `model.safetensors` is float32."
+    return ["## Precision", text, table(("", ""), rows)]
 
 
 def interval(name: str, value: float, record: dict[str, Any]) -> str | None:
@@ -184,6 +216,12 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """Return a Markdown table, with None as a dash."""
     lines = [columns, ["---"] * len(columns), *(["–" if cell is None else str(cell) for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def title(name: str) -> str:
+    """Return a name for a heading; of a local path only the last part."""
+    is_local = name.startswith((".", "~", "/")) or Path(name).is_dir()
+    return short(Path(name).name if is_local else name)
 
 
 def short(name: str) -> str:

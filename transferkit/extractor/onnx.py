@@ -1,10 +1,11 @@
-"""Exporting an extractor: its directory, optionally with an ONNX file that is checked against PyTorch."""
+"""Exporting an extractor: its directory, optionally with ONNX and OpenVINO files that are checked against PyTorch."""
 
 import importlib
 import json
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +16,42 @@ from transferkit.extractor import Extractor, model_card, pretrained
 from transferkit.extractor.core import head_logits
 from transferkit.extractor.engine import LIBRARIES, plain_attention
 from transferkit.extractor.forward import network_input
+from transferkit.extractor.int8_export import Judge, Loss, write_int8
+from transferkit.extractor.openvino_files import write_openvino
+from transferkit.extractor.quantization import Samples
 
 OUTPUTS = ("embedding", "logits")
 BATCHES = (1, 3, 17)
 TOLERANCE = 1e-4  # of the largest difference; relative where values exceed 1
 PROTOBUF_BYTES = 2**31 - 2**24  # a larger ONNX file keeps its weights in another one
+
+
+class Int8(NamedTuple):
+    """How the exported network is to compute in int8.
+
+    Attributes:
+        samples: images to measure ranges on.
+        judge: images to measure the loss on.
+        max_drop: points of accuracy that may be lost; None is any.
+    """
+
+    samples: Samples
+    judge: Judge
+    max_drop: float | None = None
+
+
+class Exported(NamedTuple):
+    """What exporting found.
+
+    Attributes:
+        onnx: the largest absolute difference between ONNX Runtime and PyTorch; None without ONNX in float32.
+        openvino: between OpenVINO and ONNX Runtime; None without OpenVINO.
+        loss: what int8 costs; None without it.
+    """
+
+    onnx: float | None = None
+    openvino: float | None = None
+    loss: Loss | None = None
 
 
 def export(
@@ -28,7 +60,9 @@ def export(
     onnx: bool = False,
     overwrite: bool = False,
     training: Mapping[str, Any] | None = None,
-) -> float | None:
+    openvino: bool = False,
+    int8: Int8 | None = None,
+) -> Exported:
     """Write the extractor directory atomically.
 
     Args:
@@ -37,14 +71,14 @@ def export(
         onnx: also write ``model.onnx``, see :func:`write_onnx`.
         overwrite: replace an earlier export.
         training: facts about the training to add to the extractor's record, such as ``metrics``.
-
-    Returns:
-        With ``onnx``, the largest absolute difference between ONNX Runtime and PyTorch.
+        openvino: also write ``model.xml`` and ``model.bin``, see
+            :func:`~transferkit.extractor.openvino_files.write_openvino`.
+        int8: lets the files of ``onnx`` and ``openvino`` compute in int8.
 
     Raises:
-        UserError: the directory cannot be written or holds something else, or the ONNX file cannot be made.
+        UserError: the directory cannot be written or holds something else, or a file cannot be made.
     """
-    difference = None
+    exported = Exported()
     extractor = Extractor(
         extractor.backbone,
         extractor.preprocessing,
@@ -56,10 +90,27 @@ def export(
     )
     with pretrained.replacing(path, overwrite) as folder:
         layout = pretrained.fill(extractor, folder)
-        if onnx:
-            difference = write_onnx(extractor, folder / "model.onnx")
-        model_card.write(extractor, layout, folder)
-    return difference
+        if onnx or openvino:
+            exported = write_engine_files(extractor, folder, onnx, openvino, int8)
+        model_card.write(extractor, layout, folder, exported.loss)
+    return exported
+
+
+def write_engine_files(
+    extractor: Extractor, folder: Path, onnx: bool, openvino: bool, int8: Int8 | None = None
+) -> Exported:
+    """Write the files of :func:`export` that engines load."""
+    loss = given = None
+    with tempfile.TemporaryDirectory() as scratch:
+        file = (folder if onnx else Path(scratch)) / "model.onnx"
+        difference = write_onnx(extractor, file)
+        if int8:
+            loss = write_int8(extractor, file, *int8)
+        if openvino:
+            few = BATCHES[1]
+            shown = extractor.preprocessing.normalize(int8.judge.pixels[:few]) if int8 else noise(extractor, few).cpu()
+            given = write_openvino(file, folder, shown, metadata(extractor), int8 is not None, extractor.name)
+    return Exported(difference if onnx and not int8 else None, given, loss)
 
 
 def require_onnx() -> None:

@@ -14,6 +14,7 @@ from transferkit.images.quality import PictureStats
 from transferkit.probe.out_of_fold import FOLDS, out_of_fold
 from transferkit.probe.own_paths import with_own_paths
 from transferkit.similarity.label_quality import confident_classes, neighbor_share, robust_z, self_confidence
+from transferkit.similarity.temperature import fit_temperature
 
 NEIGHBORS = 20
 MEASURED = 2_000
@@ -214,7 +215,7 @@ def label_issues(
         issues.append(
             issue_of("label", 1 - float(quality[row]), table, int(judged[row]), name(int(other[row])), detail)
         )
-    best, two = probability.topk(2, 1)
+    best, two = calibrated(probability, target).topk(2, 1)
     margin = best[:, 0] - best[:, 1]
     between = (margin < CLOSE) & (best.sum(1) > 0.8) & (two == target[:, None]).any(1) & ~wrong
     for row in between.nonzero().flatten().tolist():
@@ -224,6 +225,17 @@ def label_issues(
         issues.append(issue_of("ambiguous", score, table, int(judged[row]), name(second), detail))
     by_path = {table.paths[row]: float(value) for row, value in zip(judged.tolist(), quality.tolist(), strict=True)}
     return by_path, issues
+
+
+def calibrated(probability: Tensor, target: Tensor) -> Tensor:
+    """Return out-of-fold probabilities that come true: a probe of few images says less than it knows.
+
+    Args:
+        probability: `(N, K)`.
+        target: `(N,)` int64, the classes of the labels.
+    """
+    logits = probability.double().clamp(min=torch.finfo(torch.float64).tiny).log()
+    return (logits / fit_temperature(logits, target)).softmax(1)
 
 
 def judgeable(code: Tensor, group: Tensor, classes: int) -> Tensor:

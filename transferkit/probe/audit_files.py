@@ -1,7 +1,9 @@
 """The files of an audit: a table as Parquet and CSV, a summary, and the manifest that a review of it leads to."""
 
 import csv
+import logging
 from collections.abc import Mapping
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,13 @@ from transferkit.data.embeddings import Embeddings
 from transferkit.data.image_table import ImageTable
 from transferkit.errors import UserError, listed
 from transferkit.probe.audit import Audit, Issue, audit_embeddings
-from transferkit.runtime.csv_files import from_header
+from transferkit.runtime.csv_files import encoding_for, open_csv
 from transferkit.runtime.files import atomic_path
 from transferkit.runtime.json_files import write_json
 from transferkit.runtime.versions import versions
 from transferkit.similarity import drawn_rows
 
+log = logging.getLogger(__name__)
 PARQUET, CSV, SUMMARY, QUALITY = "audit.parquet", "audit.csv", "audit.json", "label_quality.parquet"
 MOST_ROWS = 20_000
 """Of a tested run: an audit of its own looks at all."""
@@ -41,8 +44,10 @@ def save_audit(audit: Audit, folder: Path, images: Mapping[str, Any] | None = No
     with atomic_path(files[0]) as temporary:
         pq.write_table(columns, temporary)
     decisions = columns.append_column("decision", pa.array([""] * len(audit.issues), pa.string()))
-    with atomic_path(files[1]) as temporary:
-        pyarrow.csv.write_csv(decisions, temporary)
+    texts = (text for name in ("path", "label", "suggested", "detail") for text in columns[name].to_pylist())
+    with atomic_path(files[1]) as temporary, temporary.open("wb") as file:
+        file.write("".encode(encoding_for(texts)))
+        pyarrow.csv.write_csv(decisions, file)
     summary = {
         "rows": audit.rows, "counts": audit.counts(), "remarks": audit.remarks,
         "images": dict(images or {}), "versions": versions(),
@@ -69,7 +74,7 @@ def check_decisions_place(folder: Path, overwrite: bool = False) -> None:
         return
     try:
         decided = sum(bool(decision) for _, decision, _ in read_review(file))
-    except UserError as error:  # such as a spreadsheet's semicolons: decisions may be in it
+    except UserError as error:  # such as another encoding: decisions may be in it
         raise UserError(f"{file} is not as an audit writes it; move it, or add `overwrite=True`") from error
     if decided:
         raise UserError(f"{file} holds decisions ({decided:,}); apply it, move it, or add `overwrite=True`")
@@ -115,8 +120,10 @@ def apply_review(reviewed: Path, paths: list[str], labels: list[str | None]) -> 
     row_of = {path: row for row, path in enumerate(paths)}
     new, stays = list(labels), [True] * len(paths)
     decided: dict[str, tuple[str, str]] = {}
-    for number, (path, decision, suggested) in enumerate(read_review(reviewed), 1):
-        where = f"{reviewed}, row {number}"
+    said: set[str] = set()  # new classes, which are meant or mistyped
+    classes = sorted({label for label in labels if label is not None})
+    for number, (path, decision, suggested) in enumerate(read_review(reviewed), 2):  # as a spreadsheet counts
+        where = f"{reviewed}, line {number}"
         if decision not in DECISIONS:
             raise UserError(f"{where}: unknown decision {decision!r}; use keep, relabel or drop, or leave it empty")
         if not decision:
@@ -130,8 +137,16 @@ def apply_review(reviewed: Path, paths: list[str], labels: list[str | None]) -> 
             raise UserError(f"{where}: {path!r} has two decisions, {decided[path][0]} and {decision}; leave one")
         if decision == "relabel":
             new[row_of[path]] = suggested
+            if suggested not in classes and suggested not in said:
+                said.add(suggested)
+                log.warning("%s: %r is a new class; nearest: %s", where, suggested, nearest_of(suggested, classes))
         stays[row_of[path]] = decision != "drop"
     return new, stays
+
+
+def nearest_of(name: str, classes: list[str]) -> str:
+    """Return the class whose name is most similar."""
+    return repr(max(classes, key=lambda other: SequenceMatcher(None, name.lower(), other.lower()).ratio(), default=""))
 
 
 def read_review(reviewed: Path) -> list[tuple[str, str, str]]:
@@ -141,12 +156,13 @@ def read_review(reviewed: Path) -> list[tuple[str, str, str]]:
         UserError: the file cannot be read or lacks a column.
     """
     try:
-        with reviewed.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(from_header(file), strict=True)
+        with open_csv(reviewed) as (lines, delimiter):
+            reader = csv.DictReader(lines, strict=True, delimiter=delimiter)
             missing = {"path", "decision", "suggested"} - set(reader.fieldnames or ())
             if missing:
                 raise UserError(f"{reviewed} has no column {listed(sorted(missing))}; give the audit.csv of an audit")
-            return [tuple((row[n] or "").strip() for n in ("path", "decision", "suggested")) for row in reader]  # type: ignore[misc]
+            cells = ([(row[name] or "").strip() for name in ("path", "decision", "suggested")] for row in reader)
+            return [(path, decision.lower(), suggested) for path, decision, suggested in cells]
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"cannot read {reviewed} as CSV ({' '.join(str(error).split())[:200]})") from error
 
@@ -172,10 +188,11 @@ def check_listed(table: ImageTable, stays: list[bool]) -> None:
 def write_manifest(table: ImageTable, labels: list[str | None], stays: list[bool], out: Path) -> int:
     """Write a manifest with the columns path, label, split and group (if any); return the number of images."""
     kept = [row for row in range(len(table)) if stays[row]]
-    with atomic_path(out) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+    columns = {"path": table.paths, "label": labels, "split": table.splits}
+    columns |= {} if table.groups is None else {"group": table.groups}
+    encoding = encoding_for(text for column in columns.values() for text in column)
+    with atomic_path(out) as temporary, temporary.open("w", encoding=encoding, newline="") as file:
         writer = csv.writer(file)
-        columns = {"path": table.paths, "label": labels, "split": table.splits}
-        columns |= {} if table.groups is None else {"group": table.groups}
         writer.writerow(columns)
         writer.writerows([column[row] or "" for column in columns.values()] for row in kept)
     return len(kept)

@@ -120,7 +120,8 @@ class TransferClassifier(ClassifierMixin, OnExtractor):  # type: ignore[misc]
 
     Args:
         extractor: what ``Extractor.from_pretrained`` opens, or an extractor; None takes embeddings.
-        C: inverse strength of the L2 regularization.
+        C: inverse strength of the L2 regularization. With two classes it acts as 2 C does in scikit-learn's
+            LogisticRegression, which has one weight vector for both; from three classes on it is the same.
         standardize: whether embeddings are standardized by the mean and deviation of the training images.
         weights: ``DEFAULT``, ``none`` (random, of seed 0) or a path.
         pooling: how features become one embedding; None is the extractor's own.

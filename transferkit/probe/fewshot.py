@@ -1,5 +1,6 @@
 """Few-shot curves: accuracy of classifiers fitted on a few training images per class."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -37,6 +38,11 @@ class Shot:
         """Sample standard deviation over the seeds (0 for a single one)."""
         spread = torch.tensor(self.accuracies, dtype=torch.float64)
         return spread.std().item() if len(spread) > 1 else 0.0
+
+    @property
+    def standard_error(self) -> float:
+        """Standard error of the mean over the seeds, of the draws alone."""
+        return self.std / math.sqrt(len(self.accuracies))
 
 
 def few_shot_curve(

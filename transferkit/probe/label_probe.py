@@ -17,7 +17,7 @@ from transferkit.probe.classifier import LinearClassifier
 from transferkit.probe.linear import Fitted, Sweep, fit_linear, logits_of, sweep
 from transferkit.probe.other_objectives import OneVsRestObjective
 from transferkit.probe.own_paths import with_own_paths
-from transferkit.probe.protocol import PROTOCOL, Predictions, ProbeResult, splits_table, sweep_record
+from transferkit.probe.protocol import PROTOCOL, Predictions, ProbeResult, edge_warnings, splits_table, sweep_record
 from transferkit.probe.row_splits import feature_warnings, split_members
 from transferkit.probe.standardize import KINDS, Kind
 from transferkit.reports.predictions import label_predictions
@@ -110,6 +110,7 @@ def probe_labels(
     classifier = classifier_of(final, fitted)
     probability = classifier.probabilities(features[members.test])
     found = probability >= torch.tensor(list(thresholds.values()), dtype=probability.dtype)
+    warnings += edge_warnings(swept)
     if not final.converged:
         warnings.append(f"the reported fit did not converge: gradient {final.gradient:.1e}")
     options = {"fast": coarse_to_fine, "seed": seed, "val_fraction": val_fraction, "test_fraction": test_fraction}

@@ -100,6 +100,9 @@ def fit_linear(
 ) -> Fitted:
     """Fit softmax regression at one C: mean cross-entropy + |W|^2 / (2 C N), the bias not penalized.
 
+    W has a row per class, so with two classes a fit at C is that of scikit-learn's LogisticRegression, which has one
+    row for both, at 2 C; from three classes on, C is the same.
+
     Args:
         features: `(N, D)` float32 or float64.
         target: `(N,)` int64 class numbers below `classes`.

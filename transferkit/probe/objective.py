@@ -149,13 +149,6 @@ class Objective:
         """Multiply values of some rows `(B, ...)` by the rows' weights."""
         return values if self.weight is None else values * self.weight[rows, None]
 
-    def project(self, weight: Tensor) -> Tensor:
-        """Project weights `(D, K)` onto the span of the rows, the only part of them that changes these rows' logits.
-
-        The solver searches only there, so a start must lie in it; zero does.
-        """
-        return self.basis @ (self.basis.T @ weight)
-
     def precondition(self, vector: Tensor, curvature: Tensor, penalty: Tensor) -> Tensor:
         """Multiply `(M, D + 1, K)` by the inverse of curvature * covariance + penalty.
 

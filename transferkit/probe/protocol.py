@@ -136,7 +136,13 @@ def probe_embeddings(
     classifier = classifier_of(final, paths["train"] + paths["val"])
     logits = classifier.logits(test)
     warnings = splits.warnings + fit_warnings(swept, final, temperature, limits)
-    options = {"fast": coarse_to_fine, "seed": seed, "val_fraction": val_fraction, "test_fraction": test_fraction}
+    options: dict[str, Any] = {
+        "fast": coarse_to_fine,
+        "seed": seed,
+        "val_fraction": val_fraction,
+        "test_fraction": test_fraction,
+    }
+    options["few_shot_draws"] = len(few_shot_seeds)
     report = {
         "protocol": PROTOCOL,
         "options": options,
@@ -266,7 +272,9 @@ def few_shot_report(
             names = [splits.class_names[number] for number in shot.short]
             warnings.append(f"{shot.n_per_class}-shot: fewer training rows, all of them used, for {listed(names)}")
     points = [
-        {"n_per_class": s.n_per_class, "mean": s.mean, "std": s.std, "accuracies": list(s.accuracies)} for s in curve
+        {name: getattr(shot, name) for name in ("n_per_class", "mean", "std", "standard_error")}
+        | {"accuracies": list(shot.accuracies)}
+        for shot in curve
     ]
     return {"seeds": list(seeds), "standardisation": standardization, "C": c, "curve": points}
 
@@ -281,12 +289,18 @@ def sweep_record(swept: Sweep, measure: str = "val_top1") -> dict[str, Any]:
     }
 
 
+def edge_warnings(swept: Sweep) -> list[str]:
+    """Return a line if the best C is at an end of the grid."""
+    c = swept.best.c
+    if c not in (swept.c_grid[0], swept.c_grid[-1]):
+        return []
+    end = "smallest" if c == swept.c_grid[0] else "largest"
+    return [f"the best C, {c:g}, is the {end} of the grid; a better one may lie beyond"]
+
+
 def fit_warnings(swept: Sweep, final: Fitted, temperature: float, limits: dict[str, Any]) -> list[str]:
     """List what may make the linear probe's accuracy lower than it could be, one line each."""
-    lines = []
-    if final.c in (swept.c_grid[0], swept.c_grid[-1]):
-        end = "smallest" if final.c == swept.c_grid[0] else "largest"
-        lines.append(f"the best C, {final.c:g}, is the {end} of the grid; a better one may lie beyond")
+    lines = edge_warnings(swept)
     if not final.converged:
         lines.append(
             f"the reported fit did not converge: gradient {final.gradient:.1e} after {final.iterations} "

@@ -76,10 +76,6 @@ class Standardization:
         weight = weight / self.scale[:, None]
         return weight, bias - self.mean @ weight
 
-    def unfold(self, weight: Tensor, bias: Tensor) -> Tensor:
-        """Invert `fold`, in the solver's layout: `(D, K)` and `(K,)` float64 -> `(D + 1, K)`."""
-        return torch.cat([weight * self.scale[:, None], (bias + self.mean @ weight)[None]])
-
 
 def chunk_rows(features: Tensor) -> int:
     """Return the number of rows per chunk on the features' device."""

@@ -1,6 +1,6 @@
 """Classes told apart by words alone: predictions of images, and their metrics where the images have labels."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from transferkit.probe.class_counts import MacroF1, TopK
 from transferkit.reports.predictions import class_columns, most_probable, prediction_columns, write_csv, write_parquet
 from transferkit.runtime.json_files import write_json
 
+RECORD = "zeroshot.json"
 TOP_K = 5  # classes per image in the tables
 MOST_COLUMNS = 1000  # classes with a column of their own
 ECE_BINS = 15
@@ -97,12 +98,13 @@ def classify_by_words(
     )
 
 
-def save_zero_shot(found: ZeroShot, folder: Path) -> list[Path]:
+def save_zero_shot(found: ZeroShot, folder: Path, more: Mapping[str, Any] | None = None) -> list[Path]:
     """Write ``predictions.csv``, ``predictions.parquet``, ``embeddings.parquet``, ``zeroshot.json``, ``metrics.json``.
 
     Args:
         found: the predictions.
         folder: the directory, which is made.
+        more: further entries of ``zeroshot.json``.
 
     Returns:
         The files.
@@ -115,11 +117,10 @@ def save_zero_shot(found: ZeroShot, folder: Path) -> list[Path]:
     write_csv(columns, files[0])
     every = class_columns(found.probability, names) if len(names) <= MOST_COLUMNS else {}
     write_parquet(columns | every, files[1])
-    files += [folder / "embeddings.parquet", folder / "zeroshot.json", folder / "metrics.json"]
+    files += [folder / "embeddings.parquet", folder / RECORD, folder / "metrics.json"]
     found.embeddings.save(files[2])
     rest = {"classes": list(names), "templates": list(found.templates), "extractor": found.extractor}
-    write_json(
-        files[3], {**rest, "images": len(found.embeddings), "scored": len(found.known), "sigmoid": found.sigmoid}
-    )
+    counts = {"images": len(found.embeddings), "scored": len(found.known), "sigmoid": found.sigmoid}
+    write_json(files[3], {**rest, **counts, **(more or {})})
     write_json(files[4], found.metrics)
     return files

@@ -24,7 +24,14 @@ from transferkit.reports.content import (
 )
 from transferkit.reports.mistakes import PredictionTable
 from transferkit.reports.numbers import Number, count, decimal, p_value, percent
-from transferkit.reports.result_files import NO_PLACE, ImageSource, ResultFolder, find_images, mapping, text
+from transferkit.reports.result_files import (
+    NO_PLACE,
+    ImageSource,
+    ResultFolder,
+    find_images,
+    mapping,
+    place_of_images,
+)
 from transferkit.similarity.paired import PairedComparison, compare_paired
 
 SHOWN = 24
@@ -69,7 +76,9 @@ def comparison_report(
     ]
     command = shlex.join(["transferkit", "report", str(first.path), str(second.path)])
     sections.append(
-        data_sections.provenance([command], [(names[0], str(first.path)), (names[1], str(second.path))], {}, {})
+        data_sections.provenance(
+            [command], [(names[0], str(first.path)), (names[1], str(second.path))], {}, versions_of(first, second)
+        )
     )
     report = Report(f"{names[0]} and {names[1]}", "Comparison", headline(compared, a, b, names),
                     [section for section in sections if section], missing)  # fmt: skip
@@ -128,9 +137,10 @@ def images_of(first: ResultFolder, second: ResultFolder, images: str | None, ima
     found = ImageSource(None, NO_PLACE)
     for folder in (first, second):
         data = mapping(folder.yaml("config.yaml").get("data") or folder.json("probe.json").get("images"))
-        place = images or text(data.get("root")) or text(data.get("source"))
+        name = "root" if "root" in data else "source"
+        place, root = place_of_images(images, image_root, data, name)
         if place:
-            found = find_images(place, image_root or text(data.get("image_root")), folder.path)
+            found = find_images(place, root, folder.path)
         if found.table is not None:
             break
     return found
@@ -227,6 +237,13 @@ def measured(folder: ResultFolder) -> dict[str, float]:
     values = {name: value for name, value in found.items() if name.startswith("test/")}
     values |= {name: linear.get(name) for name in ("top1", "top5", "mean_per_class", "ece", "ece_calibrated")}
     return {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
+
+
+def versions_of(first: ResultFolder, second: ResultFolder) -> dict[str, str]:
+    """Return the versions of the libraries that two probes recorded, both where they differ."""
+    one, other = (folder.json("probe.json").get("versions") or {} for folder in (first, second))
+    pairs = {name: dict.fromkeys(str(each.get(name, "–")) for each in (one, other)) for name in one | other}
+    return {name: ", then ".join(values) for name, values in pairs.items()}
 
 
 def options_side_by_side(first: ResultFolder, second: ResultFolder, names: tuple[str, str]) -> Section:

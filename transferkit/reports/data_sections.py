@@ -76,8 +76,14 @@ def embedding_map(table: Embeddings, predictions: PredictionTable | None, seed: 
     return Section("map", "Embedding map", lead, [EmbeddingMap(dots, legend, f"{how}; {drawn}.")])
 
 
-def near_duplicates(table: Embeddings, seed: int = 0) -> Section:
-    """Return groups of near-duplicates among the rows, those across classes or splits first."""
+def near_duplicates(table: Embeddings, seed: int = 0, images: str = "images") -> Section:
+    """Return groups of near-duplicates among the rows, those across classes or splits first.
+
+    Args:
+        table: the embeddings.
+        seed: of the rows that are drawn where there are many.
+        images: what the rows are, such as the images of a test.
+    """
     rows = similarity.drawn_rows(len(table), LARGEST, seed).tolist()
     part = table.select(rows) if len(rows) < len(table) else table
     threshold = similarity.usual_threshold(part.embedding)
@@ -97,12 +103,9 @@ def near_duplicates(table: Embeddings, seed: int = 0) -> Section:
         blocks.append(Gallery(cards, ", ".join(words), max(0, len(group) - 8)))
     if len(groups) > GROUPS:
         blocks.append(Remark(f"{len(groups) - GROUPS:,} more groups are not shown."))
-    images = sum(map(len, groups))
-    lead = (
-        f"{len(groups):,} groups of {images:,} images that are nearly the same (cosine of {threshold:.4g} or more)."
-        if groups
-        else f"No two images are nearly the same (cosine of {threshold:.4g} or more)."
-    )
+    members = sum(map(len, groups))
+    found = f"{len(groups):,} groups of {members:,} that" if groups else "no two"
+    lead = f"Among the {len(part):,} {images}: {found} are nearly the same (cosine of {threshold:.4g} or more)."
     if len(part) < len(table):
         lead += f" Looked for among {len(part):,} of {len(table):,} images, drawn by chance."
     return Section("duplicates", "Near-duplicates and leaks", lead, blocks)

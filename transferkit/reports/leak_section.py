@@ -32,7 +32,9 @@ def blocks_of(found: Mapping[str, Any]) -> list[Block]:
     ]
     if found["threshold"] is not None:
         facts.append(("cosine from which two are alike", decimal(found["threshold"], f"{LEAKS} threshold")))
-    blocks: list[Block] = [Facts(facts)]
+    some = "these are nearly the same and" if found["count"] else "no two that are nearly the same are"
+    which = f"Among the images of all splits: {some} in different splits."
+    blocks: list[Block] = [Remark(which), Facts(facts)]
     if found["images"] < found["of"]:
         blocks.append(Remark(f"Leaks were looked for among {found['images']:,} of {found['of']:,} images, by chance."))
     for place, pair in enumerate(found["pairs"][:SHOWN]):

@@ -12,7 +12,14 @@ from transferkit.reports import audit_sections, data_sections, svg
 from transferkit.reports.content import UNREAD, Block, Cell, Chart, Charts, Headline, Remark, Report, Section, Table
 from transferkit.reports.data_sections import Splits
 from transferkit.reports.numbers import Number, count, decimal, p_value, percent
-from transferkit.reports.result_files import ImageSource, ResultFolder, find_images, mapping, text, versions_in
+from transferkit.reports.result_files import (
+    ImageSource,
+    ResultFolder,
+    find_images,
+    mapping,
+    place_of_images,
+    versions_in,
+)
 from transferkit.reports.thumbnails import picture_uri
 
 BENCHMARK, SIMILARITY, PER_CLASS, AUDIT = "benchmark.csv", "similarity.json", "per_class.csv", "audit.json"
@@ -72,7 +79,9 @@ def dataset_section(name: str, rows: list[dict[str, str]]) -> Section:
     ordered = sorted(rows, key=lambda row: -float(row["top1"]))
     points = [(row["approach"], float(row["top1"]), float(row["top1_low"]), float(row["top1_high"])) for row in ordered]
     figure = svg.interval_plot(points)
+    columns: tuple[str, ...]
     cells: list[list[Cell]] = []
+    several = any(row.get("top1_seeds_mean") for row in ordered)
     for row in ordered:
         low, high = ends(row)
         against: list[Cell] = [None, None]
@@ -82,8 +91,13 @@ def dataset_section(name: str, rows: list[dict[str, str]]) -> Section:
                 p_value(float(row["mcnemar_p"]), f"{BENCHMARK} mcnemar_p"),
             ]
         cells.append([row["approach"], number(row, "top1"), low, high, number(row, "knn_top1"), *against])
+        if several:
+            names = ("top1_seeds_mean", "top1_seeds_std")
+            cells[-1] += [number(row, name) if row.get(name) else None for name in names]
     columns = ("approach", "linear probe", "from", "to", "kNN", "difference to the first", "p")
-    lead = f"{int(float(ordered[0]['test'])):,} test images. The difference is measured on the same images."
+    columns += ("mean over seeds", "standard deviation") if several else ()
+    lead = f"{int(float(ordered[0]['test'])):,} test images. The difference is measured on the same images. "
+    lead += "The intervals are for the draw of the test images alone."
     chart = Chart("Linear probe", figure, "Accuracy on test with its 95% interval.")
     return Section(f"dataset-{name}", name, lead, [Charts([chart]), Table(columns, cells)])
 
@@ -199,7 +213,7 @@ def audit_report(
     """
     content = folder.json("audit.json")
     given = mapping(content.get("images"))
-    source = find_images(images or text(given.get("source")), image_root or text(given.get("image_root")), folder.path)
+    source = find_images(*place_of_images(images, image_root, given), folder.path)
     if source.table is None:
         folder.missing.append(f"thumbnails: {source.reason}")
     unread: tuple[Headline, list[str], list[Block]] = (UNREAD, [], [])
@@ -208,10 +222,11 @@ def audit_report(
     if remarks:
         sections.append(Section("remarks", "How it was measured", "", remarks))
     out = str(folder.path)
-    commands = [
-        shlex.join(["transferkit", "audit", str(given.get("source") or "IMAGES"), "--out", out]),
-        shlex.join(["transferkit", "audit", str(given.get("source") or "IMAGES"), "--apply", f"{out}/audit.csv"]),
-    ]
+    audit = ["transferkit", "audit", str(given.get("source") or "IMAGES")]
+    audit += ["--image_root", str(given["image_root"])] if given.get("image_root") else []
+    network = [(name, given.get(name)) for name in ("extractor", "weights", "pooling")]
+    options = [part for name, value in network if value not in (None, "DEFAULT") for part in (f"--{name}", str(value))]
+    commands = [shlex.join([*audit, *options, "--out", out]), shlex.join([*audit, "--apply", f"{out}/audit.csv"])]
     versions = versions_in(content)
     sections.append(data_sections.provenance(commands, [], {}, versions))
     return Report(folder.path.name, "Audit", top, sections, folder.missing, versions.get("transferkit", "")), source

@@ -8,7 +8,15 @@ from typing import Any
 from transferkit.reports import audit_sections, data_sections, leak_section, prediction_sections, svg, target_sections
 from transferkit.reports.content import UNREAD, Block, Cell, Chart, Charts, Headline, Remark, Report, Section, Table
 from transferkit.reports.numbers import Number, count, decimal, percent
-from transferkit.reports.result_files import ImageSource, ResultFolder, find_images, mapping, text, versions_in
+from transferkit.reports.result_files import (
+    ImageSource,
+    ResultFolder,
+    find_images,
+    mapping,
+    place_of_images,
+    text,
+    versions_in,
+)
 
 PROBE, SPLITS = "probe.json", "splits.parquet"
 
@@ -25,7 +33,7 @@ def probe_report(
     """
     content = folder.json(PROBE)
     given = mapping(content.get("images"))
-    source = find_images(images or text(given.get("source")), image_root or text(given.get("image_root")), folder.path)
+    source = find_images(*place_of_images(images, image_root, given), folder.path)
     predictions = folder.predictions()
     target = content.get("target", "class")
     if predictions is None and target == "class":
@@ -105,15 +113,24 @@ def measures(content: Mapping[str, Any]) -> Section:
                 count(point["n_per_class"], f"{PROBE} few_shot.curve.{at}.n_per_class"),
                 percent(point["mean"], f"{PROBE} few_shot.curve.{at}.mean"),
                 percent(point["std"], f"{PROBE} few_shot.curve.{at}.std"),
+                standard_error(point, at),
             ]
             for at, point in enumerate(curve)
         ]
-        blocks.append(Table(("images per class", "accuracy", "standard deviation"), cells, "Few-shot numbers"))
+        blocks.append(
+            Table(("images per class", "accuracy", "standard deviation", "standard error"), cells, "Few-shot numbers")
+        )
     compared = content.get("comparison")
     if compared:
         blocks.append(Remark(comparison_sentence(compared)))
     blocks += [Remark(f"Note: {line}.") for line in content.get("warnings", [])]
     return Section("measures", "What the embeddings are worth", "", [Charts(charts), *blocks])
+
+
+def standard_error(point: Mapping[str, Any], at: int) -> Cell:
+    """Return the standard error of a few-shot mean; None where an earlier version did not write it."""
+    value = point.get("standard_error")
+    return None if value is None else percent(value, f"{PROBE} few_shot.curve.{at}.standard_error")
 
 
 def comparison_sentence(compared: Mapping[str, Any]) -> str:
@@ -138,6 +155,8 @@ def selection(linear: Mapping[str, Any]) -> Section | None:
     figure = svg.line_chart(series, "log10 of C", "accuracy on val", percent=True, mark=math.log10(linear["C"]))
     chosen = decimal(linear["C"], f"{PROBE} linear.C")
     lead = f"Chosen on validation images: C = {chosen.text}, standardization {linear['standardisation']}."
+    if len(linear["per_class"]) == 2:
+        lead += " With two classes, this C acts as 2 C does in scikit-learn's LogisticRegression."
     return Section(
         "selection", "Selection", lead, [Charts([Chart("Accuracy by regularization", figure, keys=list(series))])]
     )
@@ -146,7 +165,7 @@ def selection(linear: Mapping[str, Any]) -> Section | None:
 def repeat(content: Mapping[str, Any], out: str) -> Section:
     """Return the command, the extractor and the versions."""
     given, made, options = (mapping(content.get(name)) for name in ("images", "embeddings", "options"))
-    parts = ["transferkit", "probe", str(given.get("source") or "IMAGES")]
+    parts = ["transferkit", "probe", str(given.get("source") or content.get("table") or "IMAGES")]
     for key in ("extractor", "weights", "pooling", "image_root", "on_error", "splits"):
         if given.get(key) is not None:
             parts += [f"--{key}", str(given[key])]

@@ -1,5 +1,6 @@
 """A report of a directory of results, of a scan, or of two directories side by side, written as one HTML file."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from transferkit.data.embeddings import Embeddings
@@ -83,13 +84,14 @@ def report_of_two(
     return finish(report, source, Path(out))
 
 
-def report_of_scan(scan: Scan, out: str | Path, command: list[str]) -> Path:
+def report_of_scan(scan: Scan, out: str | Path, command: list[str], remedies: Mapping[str, str] | None = None) -> Path:
     """Write the report of a scan.
 
     Args:
         scan: what was found.
         out: the HTML file.
         command: words of the command line to repeat it.
+        remedies: kind of finding -> what to do, in the words of the command line; by default in those of Python.
 
     Returns:
         The file.
@@ -97,7 +99,7 @@ def report_of_scan(scan: Scan, out: str | Path, command: list[str]) -> Path:
     Raises:
         UserError: the file cannot be written.
     """
-    return finish(scan_report(scan, command), ImageSource(scan.table), Path(out))
+    return finish(scan_report(scan, command, remedies), ImageSource(scan.table), Path(out))
 
 
 def finish(report: Report, source: ImageSource, out: Path) -> Path:

@@ -12,11 +12,11 @@ import yaml
 from torch import Tensor
 
 from transferkit.data.embeddings import Embeddings
-from transferkit.data.image_table import ImageTable, open_images
+from transferkit.data.image_table import ImageTable, kept_image_root, open_images
 from transferkit.errors import UserError, first_line
 from transferkit.images.decoding import ImageError, read_image
 from transferkit.reports.mistakes import PredictionTable
-from transferkit.runtime.csv_files import from_header
+from transferkit.runtime.csv_files import open_csv
 from transferkit.runtime.json_files import read_json
 from transferkit.runtime.parquet import read_table
 
@@ -77,8 +77,8 @@ class ResultFolder:
         """Return the rows of a CSV file; none where it is missing or damaged."""
 
         def read(path: Path) -> list[dict[str, str]]:
-            with path.open(encoding="utf-8-sig", newline="") as file:
-                return list(csv.DictReader(from_header(file), strict=True))
+            with open_csv(path) as (lines, delimiter):
+                return list(csv.DictReader(lines, strict=True, delimiter=delimiter))
 
         return self.read(name, read) or []
 
@@ -188,6 +188,23 @@ class ImageSource:
             return table.read(row_of[path])
 
         return read
+
+
+def place_of_images(
+    images: str | None, image_root: str | None, recorded: Mapping[str, Any], name: str = "source"
+) -> tuple[str | None, str | None]:
+    """Return folder, manifest or name of the images of a report, and the image root.
+
+    Args:
+        images: as given; None takes the recorded ones.
+        image_root: as given; None takes the recorded one, if it is for such images.
+        recorded: what the results say, with ``image_root``.
+        name: of the images in it.
+    """
+    known = text(recorded.get("image_root"))
+    if images is None:
+        return text(recorded.get(name)), image_root or known
+    return images, image_root or kept_image_root(known, images)
 
 
 def find_images(source: str | None, image_root: str | None, beside: Path) -> ImageSource:

@@ -1,19 +1,29 @@
 """The report of a run directory: of ``fit`` what it learned, of ``test`` what that is worth."""
 
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from transferkit.data.embeddings import Embeddings
+from transferkit.data.integrity import recall
+from transferkit.data.targets import Kind
 from transferkit.errors import listed
 from transferkit.reports import audit_sections, data_sections, leak_section, prediction_sections, target_sections
 from transferkit.reports.content import UNREAD, Block, Headline, Remark, Report, Section
 from transferkit.reports.explanations import looked_at
 from transferkit.reports.mistakes import PredictionTable
 from transferkit.reports.numbers import Number, count, decimal, percent
-from transferkit.reports.result_files import ImageSource, ResultFolder, find_images, mapping, text, versions_in
+from transferkit.reports.result_files import (
+    ImageSource,
+    ResultFolder,
+    find_images,
+    mapping,
+    place_of_images,
+    versions_in,
+)
 from transferkit.runtime.files import file_sha256
 from transferkit.similarity.intervals import wilson
 
@@ -25,6 +35,7 @@ NAMES = {
 }
 METRICS, ROWS, EMBEDDINGS, SPLITS = "metrics.json", "metrics.csv", "embeddings.parquet", "splits.parquet"
 NO_DUPLICATES = Section("duplicates", "Near-duplicates and leaks", "The embeddings cannot be compared.", [])
+Splits = data_sections.Splits
 MOST_BYTES = 2**31  # of files that are hashed to find leaks
 
 
@@ -40,7 +51,7 @@ def run_report(
     """
     config, metrics = folder.yaml("config.yaml"), folder.json(METRICS)
     data = mapping(config.get("data"))
-    source = find_images(images or text(data.get("root")), image_root or text(data.get("image_root")), folder.path)
+    source = find_images(*place_of_images(images, image_root, data, "root"), folder.path)
     predictions, embeddings = folder.predictions(), folder.embeddings()
     splits = folder.columns(SPLITS, "path", "label", "split")
     others = target_sections.measured(metrics)
@@ -57,7 +68,9 @@ def run_report(
     sections.append(seen)
     sections += audit_sections.from_folder(folder)
     if embeddings is not None:
-        duplicates = folder.part(EMBEDDINGS, lambda: data_sections.near_duplicates(embeddings), NO_DUPLICATES)
+        duplicates = folder.part(
+            EMBEDDINGS, lambda: data_sections.near_duplicates(embeddings, images="tested images"), NO_DUPLICATES
+        )
         copies = folder.part(SPLITS, lambda: leaks(splits, source), "")
         sections.append(with_leaks(duplicates, copies, leak_section.leak_blocks(folder)))
     if predictions is not None:
@@ -68,7 +81,7 @@ def run_report(
     if embeddings is not None:
         sections.append(folder.part(EMBEDDINGS, lambda: data_sections.embedding_map(embeddings, predictions), None))
     kind = target_sections.KINDS.get(others, "class")
-    sections.append(folder.part(SPLITS, lambda: data_sections.data_counts(splits, SPLITS, kind), None))
+    sections.append(folder.part(SPLITS, lambda: used_images(splits, source, kind), None))
     sections.append(repeat(folder.path, config, embeddings))
     made = embeddings.metadata if embeddings is not None else {}
     name = "/".join(folder.path.absolute().parts[-2:])
@@ -123,7 +136,10 @@ def headline(
             more = " There is no test split: the best checkpoint was chosen on these images, so expect less elsewhere."
             return Headline(done.value, done.name, done.sentence + more, done.interval, done.stats)
         return done
-    accuracy = number(metrics, "val/acc")
+    accuracy, cosine = number(metrics, "val/acc"), number(metrics, "val/cosine")
+    if cosine is not None:  # a student, see `distill`
+        sentence = "Of embeddings of held-out images, after a linear map; 1 is to give what the teacher gives."
+        return Headline(cosine, "cosine with the teacher", sentence)
     if accuracy is None:
         return Headline(None, "nothing measured yet", "This run was neither validated nor tested.")
     rows = list(splits.get("split", ())).count("val")
@@ -177,11 +193,33 @@ def with_leaks(section: Section, sentence: str, found: Sequence[Block]) -> Secti
     return Section(section.id, section.title, section.lead, [*blocks, *section.blocks])
 
 
+def used_images(splits: Splits, source: ImageSource, kind: Kind) -> Section | None:
+    """Return how many images of which class are in which split, and how many were left out."""
+    readable, unread = without_unreadable(splits, source)
+    counted = data_sections.data_counts(readable, SPLITS, kind)
+    return replace(counted, lead=counted.lead + unread) if counted else None
+
+
+def without_unreadable(splits: Splits, source: ImageSource) -> tuple[Splits, str]:
+    """Return the images without those that are known to be unreadable, which nothing was computed on, and how many."""
+    if source.table is None or source.table.in_memory or not splits.get("path"):
+        return splits, ""
+    row_of = source.table.row_of
+    known = recall(source.table, [row_of[path] for path in splits["path"] if path in row_of])
+    kept = [row for row, path in enumerate(splits["path"]) if not known.get(path)]
+    lost = Counter(splits["split"]) - Counter(splits["split"][row] for row in kept)
+    if not lost:
+        return splits, ""
+    words = ", ".join(f"{images:,} {name}" for name, images in lost.items())
+    return {name: [column[row] for row in kept] for name, column in splits.items()}, f" Unreadable, left out: {words}."
+
+
 def repeat(run: Path, config: Mapping[str, Any], embeddings: Embeddings | None) -> Section:
     """Return the commands, the main options and the versions."""
     made = embeddings.metadata if embeddings is not None else {}
     file = str(run / "config.yaml")
-    commands = [shlex.join(["transferkit", "fit", "--config", file])] if config else []
+    verb = "distill" if "teacher" in config else "fit"
+    commands = [shlex.join(["transferkit", verb, "--config", file])] if config else []
     if commands and embeddings is not None:
         best = str(run / "checkpoints" / "best.ckpt")
         commands.append(shlex.join(["transferkit", "test", "--config", file, "--ckpt_path", best]))
@@ -196,6 +234,7 @@ def repeat(run: Path, config: Mapping[str, Any], embeddings: Embeddings | None) 
             ("regime", model, "regime"),
             ("augmentation", data, "augmentation"),
             ("seed", config, "seed_everything"),
+            *((name, config, name) for name in ("teacher", "student", "weights", "views", "epochs")),
         )
         if section.get(key) is not None
     ]

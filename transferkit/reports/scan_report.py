@@ -1,6 +1,7 @@
 """The report of a scan: what is wrong with a set of images, with the images that can be shown."""
 
 import shlex
+from collections.abc import Mapping
 
 from transferkit.data.scan import KINDS, Finding
 from transferkit.data.scan import Report as Scan
@@ -14,16 +15,18 @@ SCAN = "scan"
 LEAD = "Errors would stop or spoil training; notes are worth knowing."
 
 
-def scan_report(scan: Scan, command: list[str]) -> Report:
+def scan_report(scan: Scan, command: list[str], remedies: Mapping[str, str] | None = None) -> Report:
     """Return the report of a scan.
 
     Args:
         scan: what was found.
         command: words of the command line to repeat it.
+        remedies: kind of finding -> what to do; by default in the words of Python.
     """
+    remedies = remedies or {kind: KINDS[kind].remedy.replace("`", "") for kind in KINDS}
     kinds = scan.by_kind()
     table: list[list[Cell]] = [
-        [kind, KINDS[kind].severity, count(len(found), f"{SCAN} {kind}"), KINDS[kind].remedy]
+        [kind, KINDS[kind].severity, count(len(found), f"{SCAN} {kind}"), remedies[kind]]
         for kind, found in kinds.items()
     ]
     sections = []
@@ -34,7 +37,7 @@ def scan_report(scan: Scan, command: list[str]) -> Report:
                 "findings", "What was found", "Errors would stop or spoil training; notes are worth knowing.", blocks
             )
         )
-    sections += [kind_section(kind, found, scan) for kind, found in kinds.items()]
+    sections += [kind_section(kind, found, scan, remedies[kind]) for kind, found in kinds.items()]
     splits: data_sections.Splits = {
         "label": list(scan.table.labels),
         "split": [split or "no split" for split in scan.table.splits],
@@ -62,7 +65,7 @@ def headline(scan: Scan) -> Headline:
     return Headline(count(scan.errors, f"{SCAN} errors"), "errors", sentence, None, stats)
 
 
-def kind_section(kind: str, found: list[Finding], scan: Scan) -> Section:
+def kind_section(kind: str, found: list[Finding], scan: Scan, remedy: str) -> Section:
     """Return the findings of one kind: images where they can be shown, and all in a table."""
     known = set(scan.table.paths)
     readable = KINDS[kind].severity == "note" or kind in ("label-conflict", "leak")
@@ -72,4 +75,4 @@ def kind_section(kind: str, found: list[Finding], scan: Scan) -> Section:
     rows: list[list[Cell]] = [[finding.path, finding.detail or "–"] for finding in found[:LISTED]]
     more = f", {LISTED} of them listed" if len(found) > LISTED else ""
     blocks.append(Table(("path", "detail"), rows, f"{len(found):,} findings{more}" if cards else ""))
-    return Section(f"kind-{kind}", kind, KINDS[kind].remedy, blocks)
+    return Section(f"kind-{kind}", kind, remedy, blocks)

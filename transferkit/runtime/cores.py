@@ -23,6 +23,20 @@ def affinity() -> int:
 
 def quotas(system: Path = Path("/")) -> Iterator[float]:
     """Yield the cores that each control group of this process may use on average, if limited (Linux)."""
+    for group, version in control_groups("cpu", system):
+        with suppress(OSError, ValueError, ZeroDivisionError):  # no such file, or no limit: "max", -1
+            quota, period = limit(group, version)
+            if quota > 0:
+                yield quota / period
+
+
+def control_groups(controller: str, system: Path = Path("/")) -> Iterator[tuple[Path, int]]:
+    """Yield the folders of the control groups that this process is in, and the version, 1 or 2 (Linux).
+
+    Args:
+        controller: what they limit: ``cpu`` or ``memory``.
+        system: root of the system's files.
+    """
     try:
         lines = (system / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -30,16 +44,13 @@ def quotas(system: Path = Path("/")) -> Iterator[float]:
     groups = system / "sys/fs/cgroup"
     for line in lines:
         _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
         mount = groups / controllers if controllers else groups
-        mount = mount if mount.is_dir() else groups / "cpu"
+        mount = mount if mount.is_dir() else groups / controller
         inner = Path(path.lstrip("/"))
         for group in (mount / inner, *(mount / outer for outer in inner.parents)):  # a container may see only the last
-            with suppress(OSError, ValueError, ZeroDivisionError):  # no such file, or no limit: "max", -1
-                quota, period = limit(group, version=1 if controllers else 2)
-                if quota > 0:
-                    yield quota / period
+            yield group, 1 if controllers else 2
 
 
 def limit(group: Path, version: int) -> tuple[int, int]:

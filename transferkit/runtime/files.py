@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -66,7 +67,9 @@ def atomic_path(target: str | Path, folder: bool = False) -> Iterator[Path]:
         target = through_links(target)
         sweep_once(target.parent.absolute())
         temporary, held = new_temporary(target, folder)
+        mode = temporary.stat().st_mode
         yield temporary
+        let_read(temporary, mode)
         install(temporary, target)
     except OSError as error:
         path = Path(error.filename) if isinstance(error.filename, str | Path) else target
@@ -81,6 +84,19 @@ def atomic_path(target: str | Path, folder: bool = False) -> Iterator[Path]:
             discard(temporary)
         if held is not None:
             os.close(held)
+
+
+def let_read(written: Path, mode: int) -> None:
+    """Give a file, or those in a directory, the rights of a new one: some libraries write for the owner alone.
+
+    Args:
+        written: the file or directory.
+        mode: of it when it was created, which the umask has decided.
+    """
+    wanted = mode & 0o666
+    for path in written.rglob("*") if written.is_dir() else (written,):
+        if path.is_file() and not path.is_symlink() and (now := path.stat().st_mode) & wanted != wanted:
+            path.chmod(stat.S_IMODE(now) | wanted)
 
 
 def through_links(target: Path) -> Path:

@@ -68,6 +68,8 @@ def build_index(
     if index not in (None, "auto", "exact"):
         faiss_index.library()  # before hours of work
     old = open_old(folder, images, extractor, overwrite)
+    if extractor.precision == "int8":
+        extractor.forward()  # makes the network, which the index keeps for its queries
     if index not in (None, "auto", "exact") and not (old and old.kind == index):
         faiss_index.make(index, len(images), extractor.embed_dim)
     stamps = images.stamps()
@@ -111,7 +113,7 @@ def build_index(
     table = Embeddings(embedding, paths, labels, splits, metadata, groups, kept_images.kind)
     if old and len(new):  # before the index is written: if killed after it, they would stay forever
         forget_features(extractor, new)
-    write_index(folder, record, table, current, places, ann_index)
+    write_index(folder, record, table, current, places, ann_index, extractor.quantized())
     return open_index(folder), compare(old, kept_images, previous, broken, len(zero_rows(embedding)))
 
 

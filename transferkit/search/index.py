@@ -1,10 +1,13 @@
 """The index directory: ``index.json``, ``embeddings.parquet`` and, for an approximate index, ``index.faiss``.
 
+If its embeddings were computed in int8, ``int8.onnx`` is the network that computes those of queries.
+
 The embeddings are an embeddings table with four more columns: ``stamp``, which identifies the content of the file when
 it was embedded, its ``size`` and ``mtime_ns`` (the only columns that earlier versions wrote), and ``place``, the number
 of its vector in ``index.faiss``.
 """
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +29,7 @@ from transferkit.embed import space_of
 from transferkit.embed.embedding_space import EmbeddingSpace
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
+from transferkit.extractor.quantization import Quantization
 from transferkit.runtime.files import atomic_path
 from transferkit.runtime.json_files import read_json, write_json
 from transferkit.search import faiss_index
@@ -34,6 +38,7 @@ from transferkit.similarity import unit_rows
 RECORD = "index.json"
 TABLE = "embeddings.parquet"
 FAISS = "index.faiss"
+INT8 = "int8.onnx"
 FORMAT = 1
 GROUP_ROWS = 256  # so that single rows can be read: half a MB per group of 512-d embeddings
 
@@ -89,6 +94,12 @@ class ImageIndex:
         directory that you do not trust, only the Parquet and JSON files are safe to read (exact search).
         """
         return faiss_index.read(self.folder / FAISS, self.record["faiss"]["sha256"])
+
+    @property
+    def quantization(self) -> Quantization | None:
+        """The network in int8 that the images were embedded with; None in another precision."""
+        identity = self.record["extractor"].get("quantization")
+        return Quantization(file=self.folder / INT8, identity=identity) if identity else None
 
     def source(self) -> tuple[str, str]:
         """Return the names of extractor and weights, which open the extractor again.
@@ -188,6 +199,7 @@ def write_index(
     stamps: Sequence[str],
     places: Tensor,
     ann_index: Any = None,
+    quantized: Quantization | None = None,
 ) -> None:
     """Write the directory and replace an earlier one in a single step; the hash of ``index.faiss`` is recorded.
 
@@ -198,6 +210,7 @@ def write_index(
         stamps: stamp of each file.
         places: int64 (N,), number of each row's vector in the approximate index.
         ann_index: faiss's index, or ``None`` for exact search.
+        quantized: the network in int8, if the embeddings are by one.
 
     Raises:
         UserError: the directory cannot be written.
@@ -211,6 +224,8 @@ def write_index(
         texts = ["path", "label", "split"]  # neither makes floats smaller
         options = {"use_dictionary": texts, "compression": "none", "row_group_size": GROUP_ROWS}
         pq.write_table(table, temporary / TABLE, **options)
+        if quantized and quantized.file:
+            shutil.copyfile(quantized.file, temporary / INT8)
         if ann_index is not None:
             content["faiss"] = {
                 **record["faiss"],

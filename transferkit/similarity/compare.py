@@ -9,10 +9,11 @@ from transferkit.similarity.neighbours import top_k
 
 
 def compare(first: Tensor, second: Tensor, *, k: int = 10, rsa_rows: int = 4000, seed: int = 0) -> dict[str, float]:
-    """Compare two embeddings of the same images; rows are scaled to length 1 first.
+    """Compare two embeddings of the same images; rows are scaled to length 1 first, but for `cka_raw`.
 
     - `rows`: number of images.
-    - `cka`, `cka_unbiased`: `linear_cka`.
+    - `cka`, `cka_unbiased`: `linear_cka` of the scaled rows.
+    - `cka_raw`: `linear_cka` of the features as they are, as Kornblith et al. 2019 report it.
     - `rsa`: of `rsa_rows` images, all of them or a sample with a fixed seed.
     - `knn_overlap@k`: share of the k nearest neighbors that an image has in both; k clamped to `rows` - 1.
 
@@ -28,6 +29,7 @@ def compare(first: Tensor, second: Tensor, *, k: int = 10, rsa_rows: int = 4000,
     Raises:
         UserError: different numbers of rows; a table is not `(N, D)`, is empty, or has NaN or infinity.
     """
+    raw = first, second
     first, second = unit_rows(first, "first"), unit_rows(second, "second")
     check_same_rows(first, second)
     sample = drawn_rows(len(first), rsa_rows, seed).to(first.device)
@@ -35,6 +37,7 @@ def compare(first: Tensor, second: Tensor, *, k: int = 10, rsa_rows: int = 4000,
         "rows": len(first),
         "cka": linear_cka(first, second),
         "cka_unbiased": linear_cka(first, second, unbiased=True),
+        "cka_raw": linear_cka(*raw),
         "rsa": rsa(first[sample], second[sample]),
         "rsa_rows": len(sample),
         f"knn_overlap@{k}": knn_overlap(first, second, k),

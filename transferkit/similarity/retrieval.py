@@ -28,8 +28,8 @@ def retrieval(
     without the query itself; a query with R = 0 is left out. K is clamped to the number of references.
 
     - `precision_at_1`: 1 if the nearest reference has the query's class, otherwise 0.
-    - `hit_rate@K`: 1 if any of the K nearest has it, otherwise 0.
-    - `recall@K`: the number of the K nearest that have it, divided by R.
+    - `hit_rate@K`: 1 if any of the K nearest has it, otherwise 0. Metric learning calls its mean Recall@K, R@K.
+    - `recall@K`: the number of the K nearest that have it, divided by R, as in information retrieval.
     - `mrr`: 1 / rank of the first that has it.
     - `knn_accuracy@K`: 1 if the vote of the K nearest, weighted by exp(cosine / 0.07), is for it, otherwise 0; of
       equal votes the first class wins.

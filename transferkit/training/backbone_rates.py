@@ -113,8 +113,11 @@ def trial(network: TransferNetwork, data: ImageDataModule, trainer: Trainer, rat
     weights = network.class_weights
 
     def logits(batch: Batch, dropout: float) -> Tensor:
-        pixels = batch["input"] if "input" in batch else normalized(batch["pixels"])
-        return head_logits(head, backbone(pixels), network.l2_normalize, dropout)
+        if "embedding" in batch:
+            embedding = network.from_cut(backbone, batch["embedding"])
+        else:
+            embedding = backbone(batch["input"] if "input" in batch else normalized(batch["pixels"]))
+        return head_logits(head, embedding, network.l2_normalize, dropout)
 
     def normalized(pixels: Tensor) -> Tensor:
         return network_input(backbone, network.preprocessing, pixels)
@@ -126,7 +129,7 @@ def trial(network: TransferNetwork, data: ImageDataModule, trainer: Trainer, rat
             for group, highest in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = factor * highest
             optimizer.zero_grad()
-            torch.manual_seed(view_seed(network.seed, 0, step))
+            torch.manual_seed(view_seed(network.order_seed, 0, step))
             for part in parts:
                 part = {name: value.to(network.device) for name, value in part.items()}
                 batch = mixed(part, data.mixup, data.cutmix, len(network.class_names), normalized)

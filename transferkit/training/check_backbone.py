@@ -85,12 +85,14 @@ def require_close(one: Tensor, other: Tensor, what: str, atol: float = ATOL) -> 
 
 @torch.no_grad()
 def check_shapes(backbone: Backbone, pixels: Tensor) -> None:
-    """Embeddings are finite float32 (B, D), features a map (B, C, h, w) or tokens (B, T, C)."""
+    """Embeddings are finite float32 (B, D), features a map (B, C, h, w) or tokens (B, T, C), also in one pass."""
     embedding, features = backbone(pixels), backbone.forward_features(pixels)
     require(tuple(embedding.shape) == (3, backbone.embed_dim), f"embedding {tuple(embedding.shape)}")
     require(embedding.dtype == features.dtype == torch.float32, f"{embedding.dtype} and {features.dtype}")
     require(features.ndim in (3, 4) and len(features) == 3, f"features {tuple(features.shape)}")
     require(bool(embedding.isfinite().all() and features.isfinite().all()), "values that are not finite")
+    for one, other in zip(backbone.forward_both(pixels), (features, embedding), strict=True):
+        require_close(one, other, "forward_both and the single passes")
     require(backbone.pooling in backbone.poolings, f"{backbone.pooling} is not in {backbone.poolings}")
 
 

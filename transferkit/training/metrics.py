@@ -10,6 +10,7 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassCalibrationError, MulticlassConfusionMatrix
 from torchmetrics.utilities import dim_zero_cat
 
+from transferkit.errors import UserError
 from transferkit.probe.class_counts import AccuracyPerClass, MacroF1, TopK
 from transferkit.training.optimizers import learning_rates
 
@@ -172,3 +173,16 @@ class TrainingEpoch:
             return
         self.loss.sums = state["loss"].to(device)
         self.rates, self.start = state["rates"], time.perf_counter() - state["seconds"]
+
+
+def check_finite(loss: Tensor, epoch: int) -> None:
+    """Raise if the mean loss of an epoch, counted from 0, is not finite.
+
+    Raises:
+        UserError: it is not.
+    """
+    if not loss.isfinite():
+        raise UserError(
+            f"the training has diverged: the loss of epoch {epoch + 1} is not finite; "
+            "give lower rates: `lr_head`, `lr_backbone`"
+        )

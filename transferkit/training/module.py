@@ -14,10 +14,8 @@ from transferkit.data.batches import Batch
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.data.option_ranges import check_values, make_plain
 from transferkit.data.seen import check_unseen
-from transferkit.embed import fill_features
 from transferkit.errors import UserError
 from transferkit.extractor.checkpoint_reader import KEY
-from transferkit.extractor.engine import Choice
 from transferkit.images.augmentation import view_seed
 from transferkit.training.checkpoints import (
     EPOCH,
@@ -32,11 +30,12 @@ from transferkit.training.checkpoints import (
 from transferkit.training.fit_progress import leave_ended_epoch, run_validation
 from transferkit.training.head_rates import candidates, choose_rates
 from transferkit.training.lora import adapt, complete, leave_out_base
-from transferkit.training.metrics import EvaluationMetrics, TrainingEpoch
+from transferkit.training.metrics import EvaluationMetrics, TrainingEpoch, check_finite
 from transferkit.training.mixing import mixed, weigh_rows
 from transferkit.training.network import TransferNetwork
 from transferkit.training.optimizers import CosineWithWarmup, check_length, check_ranges, gradient_descent
 from transferkit.training.own_callbacks import own_callbacks
+from transferkit.training.prepare_images import prepare_images
 from transferkit.training.probe_start import probe_start
 from transferkit.training.regimes import Regime, check_unfreezing
 from transferkit.training.regularization_path import RegularizationPath, is_solvable, path_length
@@ -88,10 +87,7 @@ class TransferModule(TransferNetwork):
         epoch: epoch of the checkpoint that the backbone and head were opened from, or None.
         by_class: metrics of the last evaluation by class or pair of classes, for reports.
         validated_at: global step of the last validation.
-        engine: what embeds images for predictions, see :mod:`transferkit.extractor.engine`.
     """
-
-    engine: Choice = "torch"
 
     def __init__(
         self,
@@ -173,7 +169,7 @@ class TransferModule(TransferNetwork):
         Raises:
             UserError: the data cannot be used, or has other classes than the head to start from.
         """
-        data.configure(preprocessing=self.preprocessing, seed=self.seed, features={})
+        data.configure(preprocessing=self.preprocessing, seed=self.order_seed, features={})
         data.setup(stage)
         if stage != "fit":
             data.set_class_names(self.class_names, self.task.kind)
@@ -203,25 +199,13 @@ class TransferModule(TransferNetwork):
         return own_callbacks(self) if stage == "fit" else []
 
     def setup(self, stage: str) -> None:
-        """Embed all images once for a frozen backbone, or check that they can be read.
+        """Run all images once through what is frozen, or check that they can be read.
 
         Raises:
             UserError: images that cannot be read.
         """
         data = self.data
-        own = {"test": (data.test_split,), "predict": ("predict",), "validate": ("val",)}
-        splits = own.get(stage, ("train", "val"))
-        # cached embeddings are float32: the head of a fit is solved for on them, but evaluated in the precision given
-        cached = data.cache == "auto" and self.trainer.precision == "32-true"
-        fixed = self.regime == "frozen" or self.engine != "torch"  # an engine embeds, and does not train
-        if fixed and (data.caches_features if stage == "fit" else cached):
-            extractor = self.as_extractor().to(self.trainer.strategy.root_device).run_with(self.engine)
-            self.engine = extractor.engine
-            fill_features(extractor, data, splits)
-        else:
-            if self.engine not in ("torch", "auto"):
-                log.warning("PyTorch runs the network: `engine` needs cached float32 embeddings, without `cache=off`")
-            data.check_images(splits)
+        prepare_images(self, data, stage)
         if stage == "fit":
             self.chosen, self.mixing = {}, (data.mixup, data.cutmix)
             self.resumes, self.starts_trained = False, self.starts_trained or self.regime == "lp-ft"
@@ -276,7 +260,7 @@ class TransferModule(TransferNetwork):
         """Seed dropout by epoch and batch, so that a resumed fit repeats it, and set the learning rates."""
         if self.regime != "frozen" or self.dropout or any(self.mixing):
             place = batch_idx * self.trainer.world_size + self.trainer.global_rank
-            torch.manual_seed(view_seed(self.seed, self.current_epoch, place))
+            torch.manual_seed(view_seed(self.order_seed, self.current_epoch, place))
         schedule = self.lr_schedulers()
         if isinstance(schedule, CosineWithWarmup):  # a callback may have replaced it
             schedule.follow(self.trainer, batch_idx, self.hparams["warmup_epochs"])
@@ -301,11 +285,7 @@ class TransferModule(TransferNetwork):
             UserError: the loss is not finite.
         """
         values = self.training_epoch.end(self.trainer.strategy)
-        if not values["train/loss"].isfinite():
-            raise UserError(
-                f"the training has diverged: the loss of epoch {self.current_epoch + 1} is not finite; "
-                "give lower rates: `lr_head`, `lr_backbone`"
-            )
+        check_finite(values["train/loss"], self.current_epoch)
         optimizer = self.trainer.optimizers[0]
         if isinstance(optimizer, RegularizationPath):
             values["head/C"] = optimizer.param_groups[0]["C"]

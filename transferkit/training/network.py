@@ -9,7 +9,9 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from transferkit.backbones import Backbone
 from transferkit.backbones.adapters import merge_adapters
+from transferkit.backbones.cut import Cut
 from transferkit.data.batches import Batch
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.data.sample_weights import SampleWeights
@@ -25,6 +27,7 @@ from transferkit.extractor.word_head import reads_unit_rows, word_head
 from transferkit.runtime.full_float32 import full_float32
 from transferkit.runtime.versions import versions
 from transferkit.training.metrics import EvaluationMetrics
+from transferkit.training.predicting import Predicting
 from transferkit.training.regimes import Regime, first_trainable, freeze, frozen_keys, set_mode
 from transferkit.training.start import WORDS
 from transferkit.training.tasks import Loss, Task, task_of
@@ -47,6 +50,7 @@ class TransferNetwork(LightningModule):
         head: linear layer (D -> classes); None until the classes are known.
         class_weights: (classes,) weight of each class in the loss, or None.
         row_weights: weight of each training image in the loss, or None.
+        order_seed: seed of the order of batches, augmentation and dropout; that of the weights unless it is changed.
         class_counts: number of training images by class.
         image_counts: number of images by split.
         starts_trained: whether the head was trained before.
@@ -54,9 +58,14 @@ class TransferNetwork(LightningModule):
         calibration: what is known of the head that it starts from; as_extractor() drops that of another head.
         first_trainable: index of the first stage that a fit changes.
         learns_from: index of the first stage that learns now.
+        cut: where the batches of a fit enter the backbone, if its frozen stages ran before.
+        predicting: what embeds images for predictions.
         fitted_on: the images that it was fitted on, as :func:`~transferkit.data.seen.remember_paths` writes them.
         backbone_seen: those of them that the backbone was trained on, now or before.
     """
+
+    predicting = Predicting()
+    cut: Cut | None = None
 
     def __init__(
         self,
@@ -70,7 +79,8 @@ class TransferNetwork(LightningModule):
     ) -> None:
         super().__init__()
         self.backbone, self.preprocessing = extractor.backbone, extractor.preprocessing
-        self.regime, self.dropout, self.batchnorm_moves, self.seed = regime, dropout, batchnorm_moves, seed
+        self.regime, self.dropout, self.batchnorm_moves = regime, dropout, batchnorm_moves
+        self.seed = self.order_seed = seed
         self.class_names: list[str] = []
         self.loss, self.task = loss, task_of("class")
         self.head: nn.Linear | None = None
@@ -169,7 +179,7 @@ class TransferNetwork(LightningModule):
     def embed(self, batch: Batch) -> Tensor:
         """Return the embeddings of a batch, computed or cached: float (B, D)."""
         if "embedding" in batch:
-            return batch["embedding"]
+            return self.from_cut(self.backbone, batch["embedding"])
         if "inputs" in batch:  # of the user's own DataLoader: normalized already
             with torch.set_grad_enabled(torch.is_grad_enabled() and self.regime != "frozen"):
                 own: Tensor = self.backbone(batch["inputs"].to(self.dtype))
@@ -181,6 +191,15 @@ class TransferNetwork(LightningModule):
             pixels = batch["input"] if "input" in batch else self.normalized(batch["pixels"])
             embedding: Tensor = self.backbone(pixels)
         return embedding
+
+    def from_cut(self, backbone: Backbone, values: Tensor) -> Tensor:
+        """Return the embeddings of what was cached: these themselves, or what enters the stages that learn."""
+        if self.cut is None:
+            return values
+        if not len(values):  # a process without a share of the rows
+            return values.new_empty(0, backbone.embed_dim)
+        with nullcontext() if self.training else full_float32():
+            return self.cut.rest(backbone, values)
 
     def normalized(self, pixels: Tensor) -> Tensor:
         """Return what the backbone takes: uint8 (B, 3, h, w) -> float (B, 3, h, w)."""

@@ -123,8 +123,9 @@ class PredictionWriter(Callback):
         table, order = module.data.tables[split], merged["row"].argsort()
         rows = merged["row"][order].tolist()
         paths, labels, splits, groups = take(table, rows)
-        extractor = module.as_extractor().run_with(module.engine if split in module.data.features else "torch")
-        metadata = describe(extractor, table, precision=computed_in(trainer, module.data, split))
+        cached = split in module.data.features
+        extractor = module.predicting.run(module.as_extractor()) if cached else module.as_extractor()
+        metadata = describe(extractor, table, precision=None if cached else str(trainer.precision))
         embeddings = Embeddings(merged["embedding"][order], paths, labels, splits, metadata, groups, table.kind)
         probability = merged["probability"][order].float()
         if split == "predict":

@@ -56,7 +56,7 @@ def probe_start(
     """
     with joined() as ranks:
         found = cached_features(extractor, data.union(["train", "val"]), ranks=ranks)
-        ranks.run_on_all(lambda: data.check_broken(found.metadata["broken"]))
+        ranks.run_on_all(lambda: data.check_broken(found.metadata["broken"], ["train", "val"]))
 
         def fit() -> LinearClassifier:
             check_values(found)

@@ -2,6 +2,8 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +14,7 @@ from torch.nn import functional as F
 from transferkit.errors import UserError
 from transferkit.probe.lbfgs import Fits, minimize
 from transferkit.probe.objective import Objective
-from transferkit.probe.standardize import Standardization
+from transferkit.probe.standardize import Standardization, sum_rows
 
 log = logging.getLogger(__name__)
 
@@ -27,15 +29,15 @@ MOST_LOGITS = 2**28  # of all training images: a gigabyte in float32
 class RegularizationPath(torch.optim.Optimizer):
     """Softmax regression, or another convex problem, on embeddings in memory, from strong regularization to weak.
 
-    Each step minimizes, over all rows, mean cross-entropy + |W|² / (2 C n) with W on features of mean 0 and variance
-    1, at the next of ``steps`` values of C from 1e-5 to 1e4, starting from the last solution (a regularization
-    path: Friedman, Hastie and Tibshirani 2010, doi:10.18637/jss.v033.i01). Where that is within the tolerance already,
-    the step starts from zero instead, as a probe does: on few rows, which can be told apart, many heads are within the
-    tolerance at a large C, and that one is often better on other images. After a step the head holds the
-    solution, folded back to raw embeddings, so its quality does not depend on the scale of the features.
+    Each step minimizes, over all rows, mean cross-entropy + |W|² / (2 C n) at the next of ``steps`` values of C from
+    1e-5 to 1e4 (a regularization path: Friedman, Hastie and Tibshirani 2010, doi:10.18637/jss.v033.i01). W is on
+    standardized features, by turns with variance 1 each and, by one scale for all, with variance 1 on average: which is
+    better depends on the backbone. Every step starts from zero, as a probe does: on few rows, which can be told apart,
+    many heads are within the tolerance at a large C, and that one is often better on other images. After a step the
+    head holds the solution, folded back to raw embeddings: its quality does not depend on the scale of the features.
 
     Args:
-        head: linear layer (D -> K) that receives the solutions; the first does not depend on its initial weights.
+        head: linear layer (D -> K) that receives the solutions; its own weights are not read.
         features: float32 (N, D) embeddings of all training images.
         target: int64 (N,) class numbers.
         steps: number of values of C.
@@ -68,16 +70,16 @@ class RegularizationPath(torch.optim.Optimizer):
         rows = F.normalize(features.float()) if l2_normalize else features.float()
         if not rows.isfinite().all():
             raise UserError("some training embeddings hold NaN or infinity; check the extractor and its weights")
-        self.standardization = Standardization.fit(rows, "zscore")
-        self.objective = objective(
+        new = partial(
+            objective,
             rows,
             target,
             head.out_features,
-            self.standardization,
             class_weights=class_weights,
             label_smoothing=label_smoothing,
             row_weights=row_weights,
         )
+        self.objectives = [new(kind) for kind in (Standardization.fit(rows, "zscore"), common_scale(rows))]
         self.steps = steps
         self.unsolved: list[float] = []
 
@@ -87,16 +89,11 @@ class RegularizationPath(torch.optim.Optimizer):
         (group,) = self.param_groups
         weight, bias = group["params"]
         group["C"] = strength(group["done"], self.steps)
-        start = self.standardization.unfold(weight.cpu().double().T, bias.cpu().double())
-        start[:-1] = self.objective.project(start[:-1])
-        if group["done"] == 0:  # a new head's random weights do not match the scale of the features
-            start.zero_()
-        fits = self.solve(group["C"], start)
-        if not fits.iterations.any():
-            fits = self.solve(group["C"], torch.zeros_like(start))
+        objective = self.objectives[group["done"] % 2]
+        fits = solve(objective, group["C"])
         if not fits.converged.all():
             self.unsolved.append(group["C"])
-        columns, offsets = self.standardization.fold(fits.parameters[0, :-1], fits.parameters[0, -1])
+        columns, offsets = objective.standardization.fold(fits.parameters[0, :-1], fits.parameters[0, -1])
         weight.copy_(columns.T)
         bias.copy_(offsets)
         if distributed.is_available() and distributed.is_initialized():  # other processors may round differently
@@ -105,11 +102,6 @@ class RegularizationPath(torch.optim.Optimizer):
         group["done"] += 1
         with torch.enable_grad():
             return closure() if closure else None
-
-    def solve(self, c: float, start: Tensor) -> Fits:
-        """The fit at one C from parameters (D + 1, K)."""
-        strengths = torch.tensor([c], dtype=torch.float64)
-        return minimize(self.objective, strengths, start[None], tolerance=TOLERANCE, max_iterations=MOST_ITERATIONS)
 
     def warn_of_unsolved(self) -> None:
         """Warn if the head was not at its optimum at some C."""
@@ -121,6 +113,20 @@ class RegularizationPath(torch.optim.Optimizer):
                 TOLERANCE,
                 MOST_ITERATIONS,
             )
+
+
+def common_scale(features: Tensor) -> Standardization:
+    """Return one scale for all features `(N, D)`, after which their variance is 1 on average."""
+    centered = Standardization.fit(features, "none")
+    variance = sum_rows(rows.square() for rows in centered.chunks(features)).mean() / len(features)
+    return replace(centered, scale=variance.sqrt().expand_as(centered.scale)) if variance else centered
+
+
+def solve(objective: Objective, c: float) -> Fits:
+    """Return the fit at one C from zero."""
+    strengths = torch.tensor([c], dtype=torch.float64)
+    start = torch.zeros(1, objective.features.shape[1] + 1, objective.classes, dtype=torch.float64)
+    return minimize(objective, strengths, start, tolerance=TOLERANCE, max_iterations=MOST_ITERATIONS)
 
 
 def is_solvable(options: Mapping[str, Any], views: Sequence[Tensor], classes: int) -> bool:

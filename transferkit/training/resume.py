@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transferkit.data.image_table import kept_image_root
 from transferkit.errors import UserError
 from transferkit.extractor.checkpoint_reader import BROKEN, KEY
 from transferkit.training.checkpoints import is_within_epoch
@@ -18,6 +19,7 @@ SPLIT_OPTIONS = (
     "fold",
 )  # data options that decide the splits
 MOVABLE = ("root", "image_root", "num_workers", "splits")  # data options that do not change the resulting weights
+OF_THESE_IMAGES = ("image_root", "splits", "exclude", "classes", "sample_weights")  # data options that name images
 STEPS_PER_EPOCH = ("accumulate_grad_batches", "limit_train_batches")  # a checkpoint also records its processes
 
 Section = Mapping[str, Any]
@@ -118,12 +120,35 @@ def recorded_splits(data: Section, saved: Section | None, recorded: Path | None,
     """
     if data["splits"] or verb == "predict" or recorded is None or saved is None:
         return None if data["splits"] is None else str(data["splits"])
-    if verb != "fit" and data["root"] != saved.get("root"):
+    if verb != "fit" and not same_place(data["root"], saved.get("root")):
         return None
     for field in SPLIT_OPTIONS:
         if data[field] != saved.get(field, data[field]):
             raise UserError(f"`{field}={data[field]}`: the splits are those of {recorded.parent}; leave it out")
     return str(recorded)
+
+
+def same_place(one: str | None, other: str | None) -> bool:
+    """Return whether two sources of images are the same folder, file or name, however it is written."""
+    if not one or not other:
+        return one == other
+    return Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
+
+
+def data_for(saved: Section, root: str | None) -> dict[str, Any]:
+    """Return the data options of a run for the images that are evaluated: what names its own images is not for others.
+
+    Another manifest of images in the same ``image_root`` keeps what names them, but not their splits.
+
+    Args:
+        saved: the data options of the run.
+        root: the images given now; None for those of the run.
+    """
+    if root is None or same_place(root, saved.get("root")):
+        return dict(saved)
+    keeps = kept_image_root(saved.get("image_root"), root) is not None
+    left_out = ("splits",) if keeps else OF_THESE_IMAGES
+    return {name: value for name, value in saved.items() if name not in left_out}
 
 
 def decided_by(source: Path, l2_normalize: bool | None) -> dict[str, Any]:

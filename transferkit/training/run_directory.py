@@ -105,6 +105,26 @@ def checkpoint_of(run: Path) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
+def within_run(place: Path, resumes: bool = False) -> Path:
+    """Return the checkpoint in a run directory; another file or folder as it is.
+
+    Args:
+        place: a path that exists.
+        resumes: whether a fit goes on from it, with ``last.ckpt``.
+
+    Raises:
+        UserError: a folder of runs.
+    """
+    if (place / "checkpoints").is_dir():
+        last = place / "checkpoints" / "last.ckpt"
+        best = checkpoint_of(place) or place / "checkpoints" / "best.ckpt"
+        return last if resumes and last.is_file() else best
+    runs = [place / str(number) for number in sorted(numbers(place))]
+    if runs := [run for run in runs if checkpoint_of(run)]:
+        raise UserError(f'{place} holds runs, not a checkpoint; give the newest, {runs[-1]}, or `name="{place.name}"`')
+    return place
+
+
 def read_metrics(run: Path) -> dict[str, float]:
     """Return the content of the run's ``metrics.json``; empty if it is missing or not JSON."""
     try:

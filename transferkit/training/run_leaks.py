@@ -2,12 +2,20 @@
 
 from pathlib import Path
 
+import torch
+
+from transferkit import similarity
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.data.embeddings import Embeddings
 from transferkit.embed import cached_features, knows_some
 from transferkit.runtime.files import unwritable
 from transferkit.search.leaks import FILE, save_leaks
 from transferkit.training.network import TransferNetwork
+
+SAME = 1e-6
+"""Cosine distance of the same image, up to rounding."""
+MOST_COMPARED = 5_000
+"""Images of train and val at most that are compared at the end of a fit."""
 
 
 def leaks_of_run(module: TransferNetwork, data: ImageDataModule, run: Path) -> None:
@@ -37,6 +45,27 @@ def leaks_of_run(module: TransferNetwork, data: ImageDataModule, run: Path) -> N
         splits |= dict.fromkeys(table.paths, name) if name not in (data.test_split, "predict") else {}
     cached = [cached_features(extractor, table) for table in others]
     save_leaks(Embeddings.concat(map(bare, [tested, *cached])), splits, run)
+
+
+def copies_of_train(data: ImageDataModule) -> int:
+    """Return how many val images are nearly the same as a training image, of a fit that holds their embeddings.
+
+    Of others, of augmented ones and of many images it is 0: the comparison must not be felt.
+
+    Args:
+        data: after the fit.
+    """
+    names = ("train", "val")
+    if data.augmentation != "none" or not set(names) <= data.features.keys() & data.tables.keys():
+        return 0
+    train, val = (data.features[name][0].float() for name in names)
+    together = torch.cat([train, val])
+    if len(together) > MOST_COMPARED or not len(val) or not together.isfinite().all():
+        return 0
+    cosine = similarity.top_k(val, train, 1)[0][:, 0]
+    usual = float((1 - cosine).median())  # where all images of a class are alike, none of them is a copy
+    near = (1 - cosine <= max(SAME, usual / 10)) & (cosine >= similarity.usual_threshold(together))
+    return int(near.sum())
 
 
 def bare(table: Embeddings) -> Embeddings:

@@ -159,5 +159,5 @@ def task_of(kind: Kind, loss: Loss = "auto", record: Mapping[str, Any] | None = 
 
 def monitor_of(module: Any) -> str:
     """Return the metric whose highest value decides on ``best.ckpt``; also of a module that is not transferkit's."""
-    task = getattr(module, "task", None)
-    return ClassTask.monitor if task is None else str(task.monitor)
+    judge = getattr(module, "task", None) or module
+    return str(getattr(judge, "monitor", ClassTask.monitor))

@@ -72,15 +72,15 @@ def test_a_table_of_embeddings(place: Path) -> None:
     ("rows", "said"),
     [
         ("path,suggested\n", r"no column 'decision'"),
-        ("path,decision,suggested\nx.jpg,drop,\n", r"row 1: 'x\.jpg' is not among the images"),
+        ("path,decision,suggested\nx.jpg,drop,\n", r"line 2: 'x\.jpg' is not among the images"),
         (
             "path,decision,suggested\ntrain/apples/0.jpg,delete,\n",
             "unknown decision 'delete'; use keep",
         ),
-        ("path,decision,suggested\ntrain/apples/0.jpg,relabel,\n", "row 1: no class to relabel"),
+        ("path,decision,suggested\ntrain/apples/0.jpg,relabel,\n", "line 2: no class to relabel"),
         (
             "path,decision,suggested\ntrain/apples/0.jpg,drop,\ntrain/apples/0.jpg,keep,\n",
-            "row 2: .* has two decisions",
+            "line 3: .* has two decisions",
         ),
     ],
 )
@@ -88,6 +88,34 @@ def test_decisions_that_cannot_be_applied(place: Path, rows: str, said: str) -> 
     Path("reviewed.csv").write_text(rows)
     assert refused(transferkit("audit", "photos", "--apply", "reviewed.csv"), said)
     assert not Path("corrected.csv").exists()
+
+
+def test_a_review_from_a_spreadsheet(place: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Semicolons, a byte order mark, capital letters; a class that is new is said, with the nearest one."""
+    (place / "train/limes/été.jpg").write_bytes((place / "train/limes/0.jpg").read_bytes())
+    rows = [
+        "path;decision;suggested",
+        "train/limes/été.jpg;Relabel;apple",
+        "train/limes/0.jpg;relabel;apple",
+        "train/apples/0.jpg;DROP;",
+        "train/apples/1.png;relabel;limes",
+    ]
+    Path("reviewed.csv").write_text("\r\n".join(rows), encoding="utf-8-sig")
+    Path("audit").mkdir()
+    done = audit("photos", "--apply", "reviewed.csv", "--json")
+    assert json.loads(done.out)["relabeled"] == 3 and json.loads(done.out)["dropped"] == 1
+    said = [line for line in caplog.messages if "new class" in line]
+    assert said == ["reviewed.csv, line 2: 'apple' is a new class; nearest: 'apples'"]
+    content = Path("corrected.csv").read_bytes()
+    assert content.startswith("\N{BYTE ORDER MARK}".encode()), "a spreadsheet would garble the accents"
+    assert "train/limes/été.jpg,apple,train" in content.decode()
+
+
+def test_the_next_command_has_the_backbone_of_the_audit(place: Path) -> None:
+    network = ("--extractor", "shufflenet_v2_x0_5", "--weights", "none")
+    audit("photos", *network)
+    done = audit("photos", "--apply", "audit/audit.csv")
+    assert "--model.backbone shufflenet_v2_x0_5 --model.weights none" in done.err.splitlines()[-1]
 
 
 def test_bad_input_is_one_line(place: Path) -> None:
@@ -109,7 +137,7 @@ def test_decisions_are_not_overwritten(place: Path) -> None:
     rows = "path,decision,suggested\na.jpg,,\nb.jpg,drop,\nc.jpg,relabel,limes\n"
     for content, said in (
         (rows, r"audit/audit\.csv holds decisions \(2\); apply it, move it, or add --overwrite"),
-        (rows.replace(",", ";"), r"audit/audit\.csv is not as an audit writes it; move it, or add --overwrite"),
+        (rows.replace(",", ";"), r"audit/audit\.csv holds decisions \(2\); apply it, move it, or add --overwrite"),
         (rows.encode("utf-16").decode("latin-1"), r"audit/audit\.csv is not as an audit writes it"),
     ):
         reviewed.write_text(content, encoding="latin-1")

@@ -33,7 +33,8 @@ def test_a_table_of_what_could_be_measured(place: Path) -> None:
     assert "random" in done.out and "linear" in done.out
     assert "1 of 2 cells could not be measured" in done.err
     assert "cannot be reached" in (place / "out/benchmark.md").read_text()
-    assert "written: out/benchmark.md, out/benchmark.csv, out/benchmark.png" in done.err
+    assert "written: out/benchmark.md, out/benchmark.csv, out/benchmark.png, out/benchmark.tex" in done.err
+    assert "warning: random on photos: " in done.err, "the warnings of a probe are only in the table"
     again = transferkit("benchmark", "--config", "mine.yaml", "--json")
     cells = json.loads(again.out)["cells"]
     assert [cell["approach"] for cell in cells] == ["random", "pretrained"]
@@ -61,6 +62,15 @@ def test_a_table_of_what_could_be_measured(place: Path) -> None:
         (
             {"datasets": {"x": {"images": "photos", "root": "y"}}},
             "'x' has the unknown option 'root'; it takes images, image_root",
+        ),
+        ({"datasets": {"good": "photos", "x": "photoz"}}, "no such folder or file for 'x': 'photoz'; check the path"),
+        ({"seeds": "0,x"}, "--seeds is '0,x'; give numbers with commas between them"),
+        ({"seeds": [1, 1]}, "give each seed once"),
+        ({"seeds": "-1"}, "--seeds is -1; give a number from 0"),
+        ({"extractors": {"x": {"extractor": "resnet18", "seed": 1}}}, "give it with weights: none"),
+        (
+            {"extractors": {"x": {"extractor": "resnet18", "weights": "none", "seed": "a"}}},
+            "seed of 'x' is 'a'; give a number from 0 up",
         ),
         ({"datasets": {"x": {"images": None}}}, "images of 'x' is None; give a string"),
         ({"extractors": None}, "no extractors to benchmark"),
@@ -100,3 +110,20 @@ def test_preprocessing_and_folders_of_manifests(place: Path) -> None:
     Path("mine.yaml").write_text(yaml.safe_dump(CONFIG | {"extractors": {"bad": sizes["bad"]}, "datasets": datasets}))
     done = transferkit("benchmark", "--config", "mine.yaml")
     assert done.status == 2 and "image_sise" in done.err and "--model" not in done.err, done.err
+
+
+@pytest.mark.slow
+def test_seeds_and_two_random_networks(place: Path) -> None:
+    """Each seed of random weights is a network of its own; several seeds of the splits are one row."""
+    random = {"extractor": "shufflenet_v2_x0_5", "weights": "none"}
+    extractors = {"first": random, "second": {**random, "seed": 1}}
+    Path("mine.yaml").write_text(yaml.safe_dump(CONFIG | {"extractors": extractors}))
+    done = transferkit("benchmark", "--config", "mine.yaml", "--seeds", "0,1")
+    assert done.status == 0, done.err
+    assert "linear over seeds" in done.out and "(2)" in done.out
+    again = transferkit("benchmark", "--config", "mine.yaml", "--seeds", "0,1", "--json")
+    first, second = json.loads(again.out)["cells"]
+    assert first["seeds"] == second["seeds"] == [0, 1] and first["weights_sha256"] != second["weights_sha256"]
+    report = (place / "out/report.html").read_text(encoding="utf-8")
+    assert "mean over seeds" in report and "the draw of the test images alone" in report
+    assert len(list(place.glob("out/cells/*/cell.json"))) == 4

@@ -46,7 +46,7 @@ def test_the_same_table_twice(tmp_path: Path) -> None:
     rows = table(["a", "b", "c", "d", "e"])
     done = transferkit("compare", *save(tmp_path, rows, rows), "-k", "9")
     assert done.status == 0
-    assert done.out.count("1.0000") == 4
+    assert done.out.count("1.0000") == 5
     told, following = done.err.splitlines()
     assert told == "k = 9 exceeds the number of rows: clamped to 4"
     assert following.startswith("next: transferkit evaluate ")

@@ -185,6 +185,16 @@ BAD: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
         [*PHOTOS, "--model.backbone", "notes.txt"],
         "notes.txt is a file, but not a checkpoint",
     ),
+    "a file of weights for a backbone": (
+        lambda root: (root / "net.safetensors").write_bytes(b""),
+        [*PHOTOS, "--model.backbone", "net.safetensors"],
+        "net.safetensors is a file of weights alone; .*--model.backbone resnet18 --model.weights net.safetensors",
+    ),
+    "files of a manifest elsewhere": (
+        lambda root: (root / "m.csv").write_text("path,label\n" + "".join(f"{n}.png,{n % 2}\n" for n in range(9))),
+        ["--data.root", "m.csv", *SMALL],
+        "none of the 9 files that 'm.csv' lists is there, such as '0.png'; give the folder .* as --data.image_root DIR",
+    ),
     "no such device": (lambda root: 0, [*DIGITS, *SMALL, "--trainer.accelerator", "tpu"], "--trainer: "),
     "too many processes": (
         lambda root: 0,

@@ -155,6 +155,35 @@ def test_a_number_of_classes_that_there_cannot_be() -> None:
     assert refused(transferkit("test", "photos", "--top_k", "2"), "unknown option --top_k")
 
 
+def test_other_images_than_those_of_the_run(work: Path) -> None:
+    """What the run's config says of its own images is not for a folder or an image given now; a typed option is."""
+    config = work / "runs/tiny/0/config.yaml"
+    content = yaml.safe_load(config.read_text(encoding="utf-8"))
+    rows = [f"{path.relative_to(work / 'photos')},plums\n" for path in sorted((work / "photos").rglob("plums/*.*"))]
+    Path("lists").mkdir()
+    Path("lists/a.csv").write_text("path,label\n" + "".join(rows), encoding="utf-8")
+    Path("lists/drop.csv").write_text("path\nplums/4.jpg\nplums/0.jpg\n", encoding="utf-8")
+    content["data"] |= {
+        "root": "lists/a.csv",
+        "image_root": "photos",
+        "exclude": "lists/drop.csv",
+        "classes": ["plums"],
+    }
+    config.unlink()  # a link to that of the fixture
+    config.write_text(yaml.safe_dump(content), encoding="utf-8")
+    run = ("--ckpt_path", "runs/tiny/0")
+    for given in ("photos/val/plums", "photos/val/plums/0.jpg", "lists/a.csv"):
+        done = transferkit("predict", given, *run)
+        assert done.status == 0, done.err
+    assert [len(table(f"{FOLDER}{number}")) for number in ("", "-2", "-3")] == [2, 1, 6]
+    done = transferkit("test", "photos/val", "--name", "tiny", "--json")
+    assert done.status == 0 and len(table("runs/tiny/0")) == 12, done.err
+    html = Path("runs/tiny/0/report.html").read_text(encoding="utf-8")
+    assert html.count("<image ") > 0 and "is for a manifest" not in html
+    typed = transferkit("predict", "photos/val", "--name", "tiny", "--data.image_root", "photos")
+    assert refused(typed, "--data.image_root is for a manifest")
+
+
 def test_a_second_predict_leaves_the_first() -> None:
     first = transferkit("predict", "photos/val/plums")
     before = {path: path.read_bytes() for path in Path(FOLDER).iterdir()}
@@ -232,6 +261,7 @@ def test_a_probes_classifier(place: str) -> None:
             "backbone is decided by the --ckpt_path exported",
         ),
         (["--ckpt_path", "photos"], "photos is not an exported directory or classifier .it lacks transferkit.json"),
+        (["--ckpt_path", "runs/tiny"], "runs/tiny holds runs, .*; give the newest, runs/tiny/0, or --name tiny"),
         (["--ckpt_path", "gone.safetensors"], "gone.safetensors is not an exported .*there is no such file"),
         (["--ckpt_path", "bare"], "bare has no classifier; give a checkpoint of fit, or a probe's classifier"),
     ],

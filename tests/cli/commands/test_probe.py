@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from scipy.stats import sem
 from torchvision import models
 
 from tests.running import Done, transferkit, write_photos
@@ -89,6 +90,8 @@ def test_the_splits_of_another_probe_or_run_are_used_exactly() -> None:
 def test_saved_embeddings_need_no_images_and_no_weights() -> None:
     embed("photos", Extractor.from_pretrained(NAME, "weights.safetensors")).save("photos.parquet")
     probe("photos.parquet", "--out", "saved", "--fast")
+    page = Path("saved/report.html").read_text(encoding="utf-8")
+    assert "transferkit probe photos.parquet --fast" in page and "IMAGES" not in page
     assert load_predictions("saved").paths == tuple(path for path in open_images("photos").paths if "val" in path)
 
 
@@ -159,3 +162,14 @@ def test_bad_input_is_one_line() -> None:
         assert done.status == 2 and line in done.err, done.err
         assert done.err.splitlines()[-1].startswith("transferkit: error: ")
         assert not Path("probe").exists()
+
+
+def test_the_number_of_few_shot_draws() -> None:
+    done = probe("photos", *WEIGHTS, "--fast", "--few_shot_draws", "3")
+    assert "over 3 draws, standard error" in done.out
+    saved = json.loads(Path("probe/probe.json").read_text())
+    assert saved["few_shot"]["seeds"] == [0, 1, 2] and saved["options"]["few_shot_draws"] == 3
+    for point in saved["few_shot"]["curve"]:
+        assert point["standard_error"] == pytest.approx(sem(point["accuracies"]))
+    done = transferkit("probe", "photos", *WEIGHTS, "--few_shot_draws", "0")
+    assert done.status == 2 and "--few_shot_draws is 0; give 1 or more" in done.err

@@ -35,6 +35,10 @@ def test_two_extractors_are_ranked(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert json.loads(probed.out)["linear"]["top1"] == same["linear"]["top1"]
         table = transferkit(*command)
         assert table.status == 0 and "test images" in table.out and Path("rank/report.html").is_file()
+        assert refused(
+            transferkit(*command, "--seed", "1"), r"rank.json holds results that differ in seed \(0, now 1\)"
+        )
+        assert json.loads(Path("rank/rank.json").read_text()) == saved
 
 
 @pytest.mark.parametrize(

@@ -140,3 +140,12 @@ def test_names_in_utf_8_under_a_locale_that_knows_ascii_only(tmp_path: Path, utf
             and said.count("\n") == 1
             and "this locale decodes names as ascii; set PYTHONUTF8=1" in said
         )
+
+
+def test_page_and_terminal_name_the_same_options(photo_folder: Path, tmp_path: Path) -> None:
+    (photo_folder / "train/limes/cut.png").write_bytes(b"")
+    page = tmp_path / "scan.html"
+    done = transferkit("scan", str(photo_folder), "--report", str(page))
+    assert done.status == 2
+    for said in (done.out, page.read_text(encoding="utf-8")):
+        assert "--data.on_error skip" in said and "`on_error" not in said and "on_error=" not in said

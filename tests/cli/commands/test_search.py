@@ -1,6 +1,8 @@
 """`index`, `search` and `duplicates` from the command line, on an extractor saved to disk."""
 
 import json
+import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 import torch
 
 from tests.extractor.examples import transformer
+from tests.extractor.test_quantization import with_nncf
 from tests.running import Done, transferkit
 from transferkit.data.image_table import open_images
 from transferkit.embed import embed
@@ -199,3 +202,33 @@ def test_an_index_is_searched_with_engine_and_precision_that_it_was_built_with(h
     assert "has other precision; use the former" in refused("search", "index", *query, "--precision", "bf16")
     assert "has other engine; use the former" in refused("search", "low", *query, "--engine", "torch")
     assert found(transferkit("search", "index", *query, "--engine", "openvino")) == ["val/limes/2.jpg"]
+
+
+@with_nncf
+@pytest.mark.slow
+@pytest.mark.usefixtures("own_cache")
+def test_an_index_in_int8_keeps_its_network_and_float32_is_never_mixed_with_it(here: Path, extractors: Path) -> None:
+    first, query = ["--extractor", str(extractors / "one")], "photos/val/limes/0.jpg"
+    refused = transferkit("search", "index", query, "--precision", "int8")
+    assert refused.status == 2 and "has other precision" in refused.err and len(refused.err.splitlines()) == 1
+    assert transferkit("index", "photos", *first, "--out", "eight", "--precision", "int8").status == 0
+    shutil.rmtree(Path(os.environ["TRANSFERKIT_CACHE"]))  # the index needs no cache, nor the images of its ranges
+    for name in ("apples", "limes"):
+        Path(f"photos/train/{name}/0.jpg").unlink()
+    hits = json.loads(transferkit("search", "eight", query, "--json").out)["results"]
+    assert hits[0]["path"] == "val/limes/0.jpg" and hits[0]["cosine"] > 0.999
+    for other in (["--precision", "32"], ["--engine", "onnx"]):
+        refused = transferkit("search", "eight", query, *other)
+        assert refused.status == 2 and "has other" in refused.err and len(refused.err.splitlines()) == 1
+    again = transferkit("index", "photos", "--out", "eight", "--json")  # without them, by the same network
+    assert again.status == 0 and json.loads(again.out)["removed"] == 2
+    recorded = json.loads(Path("eight/index.json").read_text())["extractor"]
+    assert recorded["precision"] == "int8" and recorded["quantization"]
+    mixed = transferkit("index", "photos", "--out", "eight", *first, "--precision", "32")
+    assert mixed.status == 2 and "has other precision" in mixed.err
+
+
+def test_int8_that_cannot_be_computed_is_one_line(here: Path) -> None:
+    done = transferkit("search", "index", "photos/val/limes/0.jpg", "--precision", "int8", "--engine", "torch")
+    assert done.status == 2 and len(done.err.splitlines()) == 1
+    assert "PyTorch does not compute in int8; give --engine openvino, or another precision" in done.err

@@ -53,6 +53,8 @@ def test_predictions_where_there_are_none() -> None:
     assert done.status == 0, done.err
     assert "probability" in done.out and "0.jpg" in done.out and "next" not in done.err
     assert json.loads(Path("zeroshot/zeroshot.json").read_text())["templates"] == ["{}", "a {}"]
+    said = r"zeroshot.json holds results that differ in classes .*--out or add --overwrite"
+    assert refused(zeroshot("photos/val/apples", "--classes", "lime", "--templates", '["{}", "a {}"]'), said)
     Path("classes.txt").write_text("lime\n\nred apple\n", encoding="utf-8")
     assert zeroshot("photos/val/apples", "--classes", "classes.txt", "--out", "more").status == 0
     assert json.loads(Path("more/zeroshot.json").read_text())["classes"] == ["lime", "red apple"]

@@ -153,3 +153,13 @@ def test_classes_that_differ_by_case_width_or_spaces(tmp_path: Path) -> None:
         "classes 'Cat', 'cat', 'cat ', '\\uff23\\uff41\\uff54'",
         "classes 'E\\u0301COLE', '\\xe9cole'",
     }
+
+
+@pytest.mark.parametrize("name", ["unlabelled", "Unlabeled", "to_sort", "to-label", "UNKNOWN", "new"])
+def test_a_folder_of_images_to_sort_is_not_a_class(name: str, tmp_path: Path) -> None:
+    for number, place in enumerate(("a", "b", name)):
+        put(tmp_path / place / "1.png", seed=number)
+    (finding,) = (finding for finding in scan(tmp_path).findings if finding.kind == "unsorted")
+    assert finding.detail == f"class {name!r}" and finding.severity == "note"
+    (tmp_path / name).rename(tmp_path / "newts")
+    assert "unsorted" not in found(scan(tmp_path))

@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -244,3 +245,33 @@ def test_names_cannot_leave_their_place(out: Path, photo_folder: Path) -> None:
     text = (out / "benchmark.md").read_text()
     assert "a \\| b" in text and "<img" not in text and "\x1b" not in text
     assert asdict(cells[0])["approach"] == "a | b"
+
+
+def test_seeds_are_cells_of_their_own_and_one_row(out: Path, photo_folder: Path, probes: Counter[str]) -> None:
+    photos, options = {"photos": str(photo_folder)}, {**QUICK, "seed": 3}
+    run(out, photos, options=options)
+    cells = run(out, photos, options=options, seeds=[4, 5])
+    assert probes["probes"] == 6, "the cell of the first seed is kept"
+    features = cached_features(opened(Approach("1")), open_images(photo_folder))
+    reports = [probe_embeddings(features, **QUICK, seed=seed).report for seed in (3, 4, 5)]  # type: ignore[arg-type]
+    assert cells[0].seeds == [3, 4, 5] and cells[0].top1 == reports[0]["linear"]["top1"]
+    for name, part in (("top1", "linear"), ("knn_top1", "knn")):
+        values = [report[part]["top1"] for report in reports]
+        assert cells[0].over_seeds[name] == pytest.approx((np.mean(values), np.std(values, ddof=1)))
+    text = (out / "benchmark.md").read_text()
+    assert "linear over seeds" in text and "are the same for every seed" in text
+    with (out / "benchmark.csv").open(newline="") as file:
+        row = next(csv.DictReader(file))
+    assert float(row["top1_seeds_mean"]) == cells[0].over_seeds["top1"][0] and row["seeds"] == "3 4 5"
+    assert "over seeds" not in benchmark_table.markdown(run(out, photos, options=options), {})
+
+
+def test_saved_cells_that_the_table_leaves_out_are_counted(
+    out: Path, photo_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    photos = {"photos": str(photo_folder)}
+    run(out, photos)
+    assert "not in this table" not in (out / "benchmark.md").read_text() + caplog.text
+    run(out, photos, {"two": TWO["two"]})
+    assert "1 saved cells are not in this table" in (out / "benchmark.md").read_text()
+    assert f"1 saved cells of {out} are not in this table" in caplog.text

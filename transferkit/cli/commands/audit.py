@@ -55,7 +55,7 @@ def audit(
         out: directory for audit.csv, audit.parquet, audit.json, label_quality.parquet and report.html.
         folds: of the probe; each image is judged by the one that did not see it.
         seed: of the folds.
-        on_error: unreadable images: ``skip`` leaves them out, ``fail`` names them all.
+        on_error: unreadable images: ``skip`` leaves them out, ``fail`` names the first of them.
         overwrite: replace an audit.csv that holds decisions.
         apply: audit.csv with decisions; writes the manifest they lead to, without unreadable images, and nothing else.
         manifest: the manifest that ``--apply`` writes.
@@ -90,6 +90,7 @@ def audit(
         pictures = look_at_pictures(table)
     found = audit_embeddings(embeddings, pictures, folds=folds, seed=seed, in_place=True)
     given = {"source": images, "image_root": image_root} if table is not None else {}
+    given |= {"extractor": name, "weights": weights, "pooling": pooling} if table is not None else {}
     files = [*save_audit(found, Path(out), given), report_of(out)]
     if json:
         console.as_json({"rows": found.rows, "counts": found.counts(), "issues": [i._asdict() for i in found.issues]})
@@ -140,7 +141,8 @@ def apply_decisions(
     dropped = stays.count(False)
     broken = verify(table, [row for row, stay in enumerate(stays) if stay])
     if on_error == "fail":
-        raise_broken({path: str(why) for path, why in broken.items()}, table.source, "leave out with --on_error skip")
+        reasons = {path: str(why) for path, why in broken.items()}
+        raise_broken(reasons, table.source, "leave out with --on_error skip", stays.count(True))
     stays = [stay and path not in broken for stay, path in zip(stays, table.paths, strict=True)]
     check_listed(table, stays)
     kept = write_manifest(table, labels, stays, Path(manifest))
@@ -151,5 +153,19 @@ def apply_decisions(
         console.table(list(counts), [list(counts.values())])
     console.note_first("left out", [f"{path} ({reason})" for path, reason in broken.items()])
     console.written(Path(manifest))
-    console.next_command("fit", "--data.root", manifest, "--data.image_root", table.root)
+    where = ["--data.root", manifest, "--data.image_root", table.root]
+    console.next_command("fit", *where, *options_of_fit(Path(reviewed).parent))
     return 0
+
+
+def options_of_fit(folder: Path) -> list[str]:
+    """Return the options for a fit of the network that an audit used; none where they are the usual ones."""
+    from transferkit.probe.audit_files import SUMMARY
+    from transferkit.reports.result_files import ResultFolder
+
+    used = ResultFolder(folder).json(SUMMARY).get("images") or {}
+    usual = {"extractor": "resnet18", "weights": "DEFAULT", "pooling": None}
+    if all(used.get(name, value) == value for name, value in usual.items()):
+        return []
+    pairs = (("backbone", used["extractor"]), ("weights", used["weights"]), ("pooling", used["pooling"]))
+    return [part for name, value in pairs if value not in (None, "DEFAULT") for part in (f"--model.{name}", value)]

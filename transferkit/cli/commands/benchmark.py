@@ -8,13 +8,20 @@ from typing import TYPE_CHECKING, Any, Literal
 from transferkit.cli import console
 from transferkit.cli.dialect import translate
 from transferkit.cli.open_extractor import Accelerator, engine_and_precision, open_extractor
-from transferkit.cli.parsing import resumable
+from transferkit.cli.parsing import check_seed, resumable
 from transferkit.errors import UserError
 from transferkit.probe.benchmark.cells import Approach, Dataset
 from transferkit.runtime.files import check_folder
 
 if TYPE_CHECKING:
     from transferkit.extractor import Extractor
+
+
+SHOTS = ("1-shot", "16-shot")
+KINDS: dict[str, tuple[str, type]] = {  # options of an entry that are not strings
+    "preprocessing": ("fields and values, as {image_size: 160}", dict),
+    "seed": ("a number from 0 up", int),
+}
 
 
 def main(arguments: list[str]) -> int:
@@ -29,6 +36,7 @@ def benchmark(
     resume: bool = True,
     fast: bool = False,
     seed: int = 0,
+    seeds: str | list[int] | None = None,
     val_fraction: float = 0.15,
     test_fraction: float = 0.2,
     on_error: Literal["fail", "skip"] = "fail",
@@ -42,15 +50,17 @@ def benchmark(
 
     Args:
         extractors: name in the table -> extractor, or {extractor, weights, pooling, preprocessing, engine,
-            precision}, preprocessing as {image_size: 160}, the last two as for embed; all are compared with the first.
+            precision, seed}, preprocessing as {image_size: 160}, engine and precision as for embed (int8 takes each
+            dataset's own images), seed of random weights; all are compared with the first.
         datasets: name in the table -> folder, manifest, ``digits``, or the name of a torchvision dataset
             (cifar10, cifar100, country211, dtd, eurosat, fashionmnist, fgvcaircraft, flowers102, food101, mnist,
             oxfordiiitpet, stl10, svhn), which is downloaded; or {images, image_root}, if a manifest's paths are
             relative to another folder than its own.
-        out: directory for cells, benchmark.md, benchmark.csv, benchmark.png and report.html.
+        out: directory for cells, benchmark.md, benchmark.tex, benchmark.csv, benchmark.png and report.html.
         resume: keep the cells that are still valid; false measures all of them again.
         fast: sweep C coarse to fine.
         seed: seed of the drawn splits.
+        seeds: several in place of seed, such as 0,1,2: the table also has mean and standard deviation over them.
         val_fraction: share of train to select on, if no val is given beside a test.
         test_fraction: share of all images to report on, if no splits are given.
         on_error: unreadable images: ``fail`` fails the cell, ``skip`` leaves them out.
@@ -65,22 +75,29 @@ def benchmark(
         raise UserError(f"no {missing} to benchmark; name them in a config, as in --config benchmark.yaml")
     approaches = {name: read_approach(name, entry) for name, entry in extractors.items()}
     images = {name: read_dataset(name, entry) for name, entry in datasets.items()}
-    options = {"coarse_to_fine": fast, "seed": seed, "val_fraction": val_fraction, "test_fraction": test_fraction}
+    for name, place in images.items():
+        check_there(name, place)
+    first, *further = read_seeds(seeds) if seeds is not None else [seed]
+    options = {"coarse_to_fine": fast, "seed": first, "val_fraction": val_fraction, "test_fraction": test_fraction}
     folder = Path(out)
     check_folder(folder)
     opener = partial(open_approach, accelerator=accelerator)
-    cells = grid.run(folder, approaches, images, opener, resume=resume, on_error=on_error, options=options)
+    more: dict[str, Any] = {"resume": resume, "on_error": on_error, "options": options, "seeds": further}
+    cells = grid.run(folder, approaches, images, opener, **more)
     if json:
         console.as_json({"cells": [asdict(cell) for cell in cells]})
     else:
         print_table(benchmark_table.rows_of(cells, benchmark_table.comparisons(folder, cells)))
+    for cell in cells:
+        for line in cell.warnings:
+            console.note(f"warning: {cell.approach} on {cell.dataset}: {line}")
     failed = [cell for cell in cells if cell.error]
     if failed:
         console.note(
             f"{len(failed)} of {len(cells)} cells could not be measured; "
             f"the reasons are in {out}/{benchmark_table.MARKDOWN}"
         )
-    files = (benchmark_table.MARKDOWN, benchmark_table.CSV, benchmark_table.FIGURE)
+    files = (benchmark_table.MARKDOWN, benchmark_table.CSV, benchmark_table.FIGURE, benchmark_table.LATEX)
     written = [folder / name for name in files if (folder / name).is_file()]
     console.written(*written, report_of(folder))
     if failed and len(failed) == len(cells):
@@ -97,7 +114,7 @@ def open_approach(approach: Approach, accelerator: Accelerator = "auto") -> "Ext
     keys = [field.name for field in fields(Approach)]
     try:
         opened = open_extractor(
-            approach.extractor, approach.weights, approach.pooling, accelerator, approach.preprocessing
+            approach.extractor, approach.weights, approach.pooling, accelerator, approach.preprocessing, approach.seed
         )
         return opened.run_with(*engine_and_precision(approach.engine, approach.precision))
     except UserError as error:
@@ -117,6 +134,9 @@ def read_approach(name: str, entry: str | dict[str, Any]) -> Approach:
     entry = {"extractor": entry} if isinstance(entry, str) else entry
     check_entry("extractors", name, entry, Approach)
     approach = Approach(**entry)
+    check_seed(f"extractors.{name}.seed", approach.seed)
+    if approach.seed and approach.weights != "none":
+        raise UserError(f"extractors: seed of {name!r} is that of random weights; give it with weights: none")
     try:
         engine_and_precision(approach.engine, approach.precision)
     except UserError as error:
@@ -135,6 +155,37 @@ def read_dataset(name: str, entry: str | dict[str, Any]) -> Dataset:
     return Dataset(**entry)
 
 
+def read_seeds(seeds: str | list[int]) -> list[int]:
+    """Read several seeds, from a list or from a text with commas.
+
+    Raises:
+        UserError: they are not numbers, one is out of range, or one is there twice.
+    """
+    try:
+        numbers = [int(each) for each in (seeds.strip("[] ").split(",") if isinstance(seeds, str) else seeds)]
+    except ValueError as error:
+        raise UserError(f"--seeds is {seeds!r}; give numbers with commas between them, such as 0,1,2") from error
+    for number in numbers:
+        check_seed("seeds", number)
+    if not numbers or len(set(numbers)) < len(numbers):
+        raise UserError(f"--seeds is {seeds!r}; give each seed once, such as 0,1,2")
+    return numbers
+
+
+def check_there(name: str, dataset: Dataset) -> None:
+    """Raise before anything is measured if the images of a dataset are not there.
+
+    Raises:
+        UserError: no such folder or file; the dataset is named.
+    """
+    from transferkit.data.image_table import DIGITS
+    from transferkit.data.torchvision_datasets import plain_name
+
+    known = dataset.images == DIGITS or plain_name(dataset.images) is not None
+    if not known and not Path(dataset.images).expanduser().exists():
+        raise UserError(f"datasets: no such folder or file for {name!r}: {dataset.images!r}; check the path")
+
+
 def check_entry(section: str, name: str, entry: dict[str, Any], kind: type[Approach | Dataset]) -> None:
     """Raise if an entry does not have the fields of a dataclass with their types.
 
@@ -148,15 +199,15 @@ def check_entry(section: str, name: str, entry: dict[str, Any], kind: type[Appro
         fault = f"has the unknown option {unknown[0]!r}" if unknown else f"lacks {missing[0]!r}"
         raise UserError(f"{section}: {name!r} {fault}; it takes {', '.join(takes)}")
     for option, value in entry.items():
-        is_mapping, is_optional = option == "preprocessing", takes[option].default is None
-        if not (isinstance(value, dict if is_mapping else str) or (value is None and is_optional)):
-            wanted = "fields and values, as {image_size: 160}" if is_mapping else "a string"
+        wanted, types = KINDS.get(option, ("a string", str))
+        if not (isinstance(value, types) or (value is None and takes[option].default is None)):
             raise UserError(f"{section}: {option} of {name!r} is {value!r}; give {wanted}")
 
 
 def print_table(rows: list[dict[str, str]]) -> None:
     """Print the columns that fit on a screen; the files have all."""
-    shown = ("dataset", "approach", "width", "linear", "kNN", "1-shot", "16-shot")
+    over = ("linear over seeds", "kNN over seeds")
+    shown = ("dataset", "approach", "width", "linear", "kNN", *(over if over[0] in next(iter(rows), {}) else SHOTS))
     kept = [{name: text for name, text in row.items() if name in shown} for row in rows]
     if kept:
         console.table(list(kept[0]), [list(row.values()) for row in kept])

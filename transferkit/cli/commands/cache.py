@@ -1,4 +1,4 @@
-"""``cache``: list and clear what is kept between commands."""
+"""``cache``: list and clear cached features, networks in int8, and what else is kept between commands."""
 
 import re
 import time
@@ -24,11 +24,11 @@ def main(arguments: list[str]) -> int:
 
 
 def cache(action: Literal["list", "clear"], older_than: str | None = None, json: bool = False) -> int:
-    """List the cached features of images, or remove them.
+    """List the cached features of images and networks in int8, or remove them.
 
-    Removed features are computed again when needed. When the cache exceeds its limit, TRANSFERKIT_CACHE_LIMIT (20GB
-    by default), the least recently used entries are removed; TRANSFERKIT_CACHE moves the cache. It also holds which
-    images were decoded, and datasets of torchvision: these count for no limit, but are listed and cleared.
+    What is removed is computed again when needed. When the cache exceeds its limit, TRANSFERKIT_CACHE_LIMIT (20GB
+    by default), the least recently used entries are removed; TRANSFERKIT_CACHE moves the cache. Which images were
+    decoded is listed and counted, too; datasets of torchvision are listed and cleared, but not limited.
 
     Args:
         action: list (the default) shows the entries, most recently used first; clear removes them.
@@ -64,13 +64,18 @@ def cache(action: Literal["list", "clear"], older_than: str | None = None, json:
 
 
 def describe(entry: "Entry") -> dict[str, Any]:
-    """Describe an entry by its metadata; damaged entries, those of interrupted commands and others are marked."""
+    """Describe an entry by its metadata; those of other kinds, damaged and interrupted ones are marked."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     from transferkit.data.embeddings import metadata_of
 
-    words = {".parts": "(unfinished)", ".sqlite": "(decoded images)", "": f"(dataset {entry.file.name})"}
+    words = {
+        ".parts": "(unfinished)",
+        ".onnx": "(network in int8)",
+        ".sqlite": "(decoded images)",
+        "": f"(dataset {entry.file.name})",
+    }
     known: dict[str, Any] = {"extractor": words.get(entry.file.suffix, "(damaged)")}
     try:
         if entry.file.suffix == ".parquet":

@@ -12,7 +12,8 @@ def main(arguments: list[str]) -> int:
 def compare(first: str, second: str, k: int = 10, rsa_rows: int = 4000, seed: int = 0, json: bool = False) -> int:
     """Compare two tables of embeddings on the images that both contain, matched by path.
 
-    Linear CKA (plain and unbiased), RSA, and the share of nearest neighbors that an image has in both.
+    Linear CKA (plain and unbiased), RSA, and the share of nearest neighbors that an image has in both, all of rows
+    scaled to length 1; cka_raw is linear CKA of the features as they are, as papers report it (Kornblith et al. 2019).
 
     Args:
         first: Parquet file of `transferkit embed`, or a directory of its shards.

@@ -54,7 +54,7 @@ def duplicates(
         from transferkit.embed import cached_features
 
         opened = open_images(images, image_root)
-        embeddings = cached_features(network.open(accelerator), opened)
+        embeddings = cached_features(network.open(accelerator, opened), opened)
         for path, reason in embeddings.metadata["broken"].items():
             note(f"left out: {path} ({reason})")
         found = find_duplicates(embeddings, threshold)

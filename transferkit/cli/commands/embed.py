@@ -57,7 +57,8 @@ def embed(
     same to the bit. The same holds for any number of processes.
 
     Args:
-        images: folder of class folders, folder with train/val/test, flat folder, one image, or CSV/Parquet manifest.
+        images: folder of class folders, folder with train/val/test, flat folder, one image, CSV/Parquet manifest,
+            ``digits``, or name of a torchvision dataset.
         network: the extractor.
         out: the file; ending in a slash, a directory of shards.
         layer: an earlier stage or block, by its name or number: layer3, "block 5", 5. A map is averaged; of
@@ -68,7 +69,7 @@ def embed(
         preprocessing: fields to override, such as {image_size: 160}.
         batch_size: images per forward pass; by default 16 on a CPU, 128 on a GPU.
         workers: number of threads; by default one per core.
-        on_error: fail names every unreadable image and writes no table, skip leaves them out.
+        on_error: fail names the first unreadable images and writes no table, skip leaves them out.
         image_root: the folder that a manifest's paths are relative to or lie in, if it is not the manifest's own.
         multilabel: a manifest's label is several, such as cat|dog; lists in Parquet are anyway.
         trainer: processes, as in Lightning's Trainer.
@@ -89,7 +90,7 @@ def embed(
     table = open_images(images, image_root, multilabel or None)
     opened = network.read(preprocessing)
     with start(trainer.devices, trainer.num_nodes, trainer.accelerator) as member:
-        forward = network.run(opened.to(member.device)).forward(None, layer, features, normalize)
+        forward = network.run(opened.to(member.device), table).forward(None, layer, features, normalize)
         begin = time.perf_counter()
         as_folder, threads = out.endswith("/"), workers or member.workers
         done = embed_to_file(opened, table, Path(out), forward, batch_size, on_error, as_folder, threads)

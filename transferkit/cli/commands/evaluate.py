@@ -37,7 +37,8 @@ def evaluate(
         out: directory of the results; by default FILE without its suffix, the splits if any, `-evaluation`.
         split: only the rows of this split.
         reference_split: only the references of this split, or the rows of FILE if no reference is given.
-        ks: the K of hit_rate@K, recall@K and knn_accuracy@K, such as [1,5,10].
+        ks: the K of hit_rate@K (metric learning's R@K), recall@K (the share of all relevant ones that is found) and
+            knn_accuracy@K, such as [1,5,10].
         class_sized: also r_precision and map_at_r, which take longer for large classes.
         pictures: draw figures: cosines of class means, distribution of cosines, map of two principal axes.
         tsne: also draw a t-SNE map, of at most 2,000 rows.

@@ -141,14 +141,13 @@ def find_trained(ckpt_path: str, name: str | None) -> tuple[Path | None, Path]:
     Raises:
         UserError: neither can be found.
     """
-    from transferkit.training.run_directory import checkpoint_of, find_checkpoint
+    from transferkit.training.run_directory import find_checkpoint, within_run
 
     place = Path(ckpt_path).expanduser()
     if ckpt_path in ("best", "last") or not place.is_dir():
         return find_checkpoint(Path(), name, ckpt_path)
-    if not (place / "checkpoints").is_dir():
-        return None, place
-    return find_checkpoint(Path(), None, str(checkpoint_of(place) or place / "checkpoints" / "best.ckpt"))
+    found = within_run(place)
+    return (None, place) if found == place else find_checkpoint(Path(), None, str(found))
 
 
 def explained(

@@ -22,12 +22,12 @@ from transferkit.cli.arguments import read_yaml
 from transferkit.cli.console import next_command, note
 from transferkit.cli.dialect import DIALECT
 from transferkit.cli.fit_arguments import prepare
-from transferkit.cli.fit_folds import fit_folds, plan_folds
+from transferkit.cli.fit_soup import check_ingredient, ingredient_of
 from transferkit.cli.parsing import check_seed, rephrase
+from transferkit.cli.several_fits import fit_several
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.data.splits import save_splits
 from transferkit.errors import UserError
-from transferkit.extractor.engine import Choice
 from transferkit.probe.audit_files import audit_run
 from transferkit.reports.answers import Answering
 from transferkit.reports.report import report_of
@@ -39,6 +39,7 @@ from transferkit.training.epoch_lines import progress_callbacks
 from transferkit.training.fit_progress import epoch_number
 from transferkit.training.module import TransferModule
 from transferkit.training.patience import Patience
+from transferkit.training.predicting import OPTIONS, Predicting
 from transferkit.training.prediction_writer import TOP_K, PredictionWriter
 from transferkit.training.run_directory import checkpoint_of, new_run, read_metrics, remove_run, write_metrics
 from transferkit.training.run_leaks import leaks_of_run
@@ -54,7 +55,7 @@ from transferkit.training.trainer import (
 )
 from transferkit.training.trainer_options import check_callbacks, check_options, class_fault, refusal
 
-SAVED = ("seed_everything", "name", "patience", "model", "data", "trainer")
+SAVED = ("seed_everything", "name", "patience", "soup", "model", "data", "trainer")
 RUN = "TRANSFERKIT_RUN"  # the run directory, for the processes that Lightning starts
 
 
@@ -67,8 +68,8 @@ def main(arguments: list[str]) -> int:
     DIALECT.options = fit_help.options_by_argument(verb)
     quiet_libraries()
     offline_by_default()
-    if verb == "fit" and (plan_of_folds := plan_folds(rest)):
-        return fit_folds(plan_of_folds, main)
+    if verb == "fit" and (several := fit_several(rest, main)) is not None:
+        return several
     plan = prepare(verb, rest)
     try:
         cli = TransferCLI(plan.run, [verb, *plan.arguments], plan.progress)
@@ -116,15 +117,16 @@ class TransferCLI(LightningCLI):
         super().setup_parser(*arguments)
         predict = self._subcommand_parsers["predict"]
         predict.add_argument("--top_k", default=TOP_K, type=int)
-        predict.add_argument("--engine", default="torch", type=Choice)
-        for field in fields(Answering):
-            predict.add_argument(f"--{field.name}", default=field.default, type=get_type_hints(Answering)[field.name])
+        for kind, names in ((Predicting, OPTIONS), (Answering, [field.name for field in fields(Answering)])):
+            for name in names:
+                predict.add_argument(f"--{name}", default=getattr(kind, name), type=get_type_hints(kind)[name])
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add ``--name``, the name of the run, ``--json`` and ``--patience``."""
+        """Add ``--name``, the name of the run, ``--json``, ``--patience`` and ``--soup``."""
         parser.add_argument("--name", default="fit", type=str)
         parser.add_argument("--json", action="store_true")
         parser.add_argument("--patience", default=None, type=int)
+        parser.add_argument("--soup", default=None, type=str)
         parser.link_arguments("seed_everything", fit_help.LINKED, compute_fn=int)  # check_seed() checks it
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -165,6 +167,7 @@ class TransferCLI(LightningCLI):
         """
         with self.refusals():
             super().instantiate_classes()
+            self.model.order_seed += ingredient_of(self.config[self.subcommand].soup)
 
     def recorded_splits(self) -> str | None:
         """Return the splits of the run that is resumed or evaluated, if it has any for this data."""
@@ -266,6 +269,7 @@ class TransferCLI(LightningCLI):
     def announce(self, *_: Any) -> None:
         """Print what is trained on what and, now that the fit has begun, record the options of a resumed run."""
         self.first_step = self.trainer.global_step
+        check_ingredient(self.config[self.subcommand].soup, self.model.solves)
         record_options(self.trainer, users_loggers(self.trainer), self.config_dump)
         if self.trainer.is_global_zero:
             report.starting(self.model, self.datamodule, None if self.scratch else self.run)
@@ -277,7 +281,7 @@ class TransferCLI(LightningCLI):
         if not self.trainer.is_global_zero or self.run is None:
             return
         given = {key: value for key, value in self.config_dump.items() if key in SAVED}
-        config = {key: value for key, value in given.items() if key != "patience" or value is not None}
+        config = {key: value for key, value in given.items() if key not in ("patience", "soup") or value is not None}
         save_splits(self.datamodule.table, self.run / "splits.parquet")
         with atomic_path(self.run / "config.yaml") as temporary:
             temporary.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
@@ -323,6 +327,7 @@ class TransferCLI(LightningCLI):
             note("no validation ran, so there is no best.ckpt; test and export take last.ckpt")
         self.write_report()
         self.tell(values)
+        report.copies(self.datamodule)
         if name:
             next_command("test", "--ckpt_path", self.run / "checkpoints" / name)
 
@@ -392,5 +397,5 @@ class TransferCLI(LightningCLI):
 
     def predict(self, model: TransferModule, **kwargs: Any) -> None:
         """Predict without keeping every batch in memory: a callback writes the results."""
-        model.engine = self.config.predict.engine
+        model.predicting = Predicting(**{name: self.config.predict[name] for name in OPTIONS})
         self.trainer.predict(model, **{**kwargs, "return_predictions": False})

@@ -50,12 +50,15 @@ def index(
     from transferkit.search.index import open_index
 
     source = absolute_source(network.name, network.weights)
-    if network.extractor is None and not overwrite and (Path(out) / "index.json").is_file():
-        network = network_of(open_index(out), network)
+    old = open_index(out) if not overwrite and (Path(out) / "index.json").is_file() else None
+    if network.extractor is None and old:
+        network = network_of(old, network)
         source = {"source": network.name, "weights": network.weights}
     network = replace(network, extractor=source["source"], weights=source["weights"], revision=None)
-    opened = network.open(accelerator)
-    built, change = build_index(open_images(images, image_root), out, opened, source, index, overwrite)
+    images_table = open_images(images, image_root)
+    made = old.quantization if old and not network.int8_images else None
+    opened = network.open(accelerator, images_table, made)
+    built, change = build_index(images_table, out, opened, source, index, overwrite)
     report(built, change, asked=index, json=json)
     if opened.backbone.wordless and PROJECTION in opened.backbone.poolings:
         note(f"it cannot be asked by words with pooling {opened.pooling}; give --pooling {PROJECTION} for that")
@@ -73,7 +76,9 @@ def network_of(index: "ImageIndex", given: Network = Network()) -> Network:
     recorded = index.record["extractor"]
     source, weights = index.source()
     own = {name: getattr(given, name) or recorded.get(name) for name in ("pooling", "engine", "precision")}
-    return Network(source, weights, **own)
+    if own["precision"] != recorded.get("precision"):  # the engine goes with it
+        own["engine"] = given.engine
+    return Network(source, weights, int8_images=given.int8_images, **own)
 
 
 def report(built: "ImageIndex", change: "Change", asked: str | None, json: bool) -> None:

@@ -30,12 +30,14 @@ def probe(
     test_fraction: float = 0.2,
     splits: str | None = None,
     folds: int | None = None,
+    few_shot_draws: int | None = None,
     on_error: Literal["fail", "skip"] = "fail",
     compare: str | None = None,
     export: str | None = None,
     image_root: str | None = None,
     accelerator: Accelerator = "auto",
     multilabel: bool = False,
+    overwrite: bool = False,
     json: bool = False,
 ) -> int:
     """Measure embeddings with a linear probe, nearest neighbors and few-shot curves.
@@ -43,6 +45,7 @@ def probe(
     Standardization and C of the linear probe are chosen on val and reported on test, with a 95 % interval. Data
     with only train and val is tested on val, with a part of train to select on; data without splits is split. Several
     labels per image are probed one against the rest, a number (a manifest's column target) by ridge regression.
+    With two classes, C acts as 2 C does in scikit-learn's LogisticRegression, which has one weight vector for both.
 
     Args:
         images: folder, manifest, ``digits``, name of a torchvision dataset, or an embeddings table (.parquet).
@@ -57,12 +60,14 @@ def probe(
         splits: ``splits.parquet`` of a run or of another probe, to use its splits exactly.
         folds: probe this many times, each time with another fold as the test (stratified, groups together; given splits
             are not used); the probes are in numbered folders of ``out``, means and spread in folds.json.
-        on_error: unreadable images: ``fail`` names them all, ``skip`` leaves them out.
+        few_shot_draws: draws of the few-shot curves, of which mean and spread are reported; by default 5.
+        on_error: unreadable images: ``fail`` names the first of them, ``skip`` leaves them out.
         compare: directory of another probe of the same images, to compare this one with.
         export: directory for the extractor with the classifier as its head.
         image_root: the folder that a manifest's paths are relative to or lie in, if it is not the manifest's own.
         accelerator: auto is a GPU if there is one.
         multilabel: a manifest's label is several, such as cat|dog; lists in Parquet are anyway.
+        overwrite: replace an earlier probe of another extractor, of other images, or with other options.
         json: print probe.json instead of the table.
     """
     from transferkit.data.embeddings import Embeddings
@@ -70,13 +75,18 @@ def probe(
     from transferkit.data.seen import backbone_seen, seen_by_backbone
     from transferkit.data.splits import load_splits, recorded_splits
     from transferkit.data.targets import require_class
+    from transferkit.embed import describe
     from transferkit.probe import compare_predictions, load_predictions, probe_targets, save_probe
+    from transferkit.probe.asked import ASKED, asked_of
+    from transferkit.probe.fewshot import SEEDS
     from transferkit.probe.own_paths import with_own_paths
     from transferkit.reports.report import report_of
     from transferkit.runtime.files import check_folder
     from transferkit.runtime.processes import find_device
     from transferkit.search.leaks import save_leaks
 
+    if few_shot_draws is not None and few_shot_draws < 1:
+        raise UserError(f"--few_shot_draws is {few_shot_draws}; give 1 or more")
     check_folder(out)
     if folds is not None:
         check_folds_alone(folds, splits, compare, export)
@@ -86,24 +96,40 @@ def probe(
         check_folder(Path(export).parent)
     other = load_predictions(compare) if compare else None
     table = None if is_embeddings(images) else open_images(images, image_root, multilabel or None)
-    opened = network.open(accelerator) if table or export else None
+    opened = network.open(accelerator, table) if table or export else None
     table = load_splits(table, splits) if table and splits else table
-    embeddings = extract(opened, table, on_error) if opened and table else with_own_paths(Embeddings.load(images))
-    if splits and not table:
-        rows = recorded_splits(embeddings.paths, embeddings.labels, splits, images)
-        embeddings = replace(embeddings.select(list(rows)), splits=list(rows.values()))
+    options: dict[str, Any] = {"coarse_to_fine": fast, "seed": seed, "val_fraction": val_fraction}
+    question = {
+        **options,
+        "test_fraction": test_fraction,
+        "folds": folds,
+        "few_shot_draws": few_shot_draws or len(SEEDS),
+    }
+    if opened and table:
+        asked = asked_of(describe(opened, table), table, question)
+        check_place(Path(out), asked, overwrite)  # before the images are embedded, which takes a while
+        embeddings = extract(opened, table, on_error)
+    else:
+        embeddings = with_own_paths(Embeddings.load(images))
+        if splits:
+            rows = recorded_splits(embeddings.paths, embeddings.labels, splits, images)
+            embeddings = replace(embeddings.select(list(rows)), splits=list(rows.values()))
+        asked = asked_of(embeddings.metadata, embeddings, question)
+        check_place(Path(out), asked, overwrite)
     if compare:
         require_class(embeddings.kind, "--compare")
     device = opened.device if opened else find_device(accelerator)
-    options: dict[str, Any] = {"coarse_to_fine": fast, "seed": seed, "val_fraction": val_fraction, "device": device}
+    if few_shot_draws is not None:
+        require_class(embeddings.kind, "--few_shot_draws")
+        options["few_shot_seeds"] = range(few_shot_draws)
     if folds is not None:
-        return probe_folds(embeddings, folds, Path(out), json, images, **options)
-    result = probe_targets(embeddings, test_fraction=test_fraction, **options)
+        return probe_folds(embeddings, folds, Path(out), json, images, asked, device=device, **options)
+    result = probe_targets(embeddings, test_fraction=test_fraction, device=device, **options)
     if opened:
         pairs = list(zip(result.splits.paths, result.splits.splits, strict=True))
         held_out = {name: [path for path, split in pairs if split == name] for name in ("val", "test")}
         result.report["warnings"] += seen_by_backbone(held_out, backbone_seen(opened.record))
-    more: dict[str, Any] = {}
+    more: dict[str, Any] = {ASKED: asked, **({} if table else {"table": images})}
     if table is not None:
         given = {"source": images, "image_root": image_root, "extractor": network.name, "weights": network.weights}
         more["images"] = {**given, "pooling": network.pooling, "on_error": on_error, "splits": splits}
@@ -149,7 +175,23 @@ def check_folds_alone(folds: int, splits: str | None, compare: str | None, expor
             raise UserError(f"--{name} is for one probe, not for --folds; leave one of them out")
 
 
-def probe_folds(embeddings: "Embeddings", folds: int, out: Path, json: bool, images: str, **options: Any) -> int:
+def check_place(out: Path, asked: dict[str, Any], overwrite: bool) -> None:
+    """Refuse a directory with another probe, or with folds of one, unless they may be replaced.
+
+    Raises:
+        UserError: it holds the results of something else.
+    """
+    from transferkit.cli.fit_folds import RECORD
+    from transferkit.probe.asked import check_earlier
+    from transferkit.probe.saved_probe import REPORT
+
+    for name in (REPORT, RECORD):
+        check_earlier(out / name, asked, overwrite)
+
+
+def probe_folds(
+    embeddings: "Embeddings", folds: int, out: Path, json: bool, images: str, asked: dict[str, Any], **options: Any
+) -> int:
     """Probe every fold, and print the mean and the spread; return the exit status.
 
     Args:
@@ -158,10 +200,12 @@ def probe_folds(embeddings: "Embeddings", folds: int, out: Path, json: bool, ima
         out: where the probes are written, each into a folder named by its number.
         json: whether to print one JSON object.
         images: what was given, for the title.
+        asked: what the probes answer, to be recorded.
         options: of ``probe_embeddings``.
     """
     from transferkit.cli.fit_folds import RECORD, print_spread, summarize
     from transferkit.probe import probe_targets, save_probe
+    from transferkit.probe.asked import ASKED
     from transferkit.probe.fold_tables import fold_tables
     from transferkit.reports.report import report_of
     from transferkit.runtime.json_files import write_json
@@ -170,7 +214,7 @@ def probe_folds(embeddings: "Embeddings", folds: int, out: Path, json: bool, ima
     found = []
     for fold, table in enumerate(fold_tables(embeddings, folds, options["seed"])):
         result = probe_targets(table, **options)
-        save_probe(result, out / str(fold))
+        save_probe(result, out / str(fold), {ASKED: {**asked, "fold": fold}})
         split_of = dict(zip(result.splits.paths, result.splits.splits, strict=True))
         save_leaks(table, split_of, out / str(fold))
         report_of(out / str(fold))
@@ -180,7 +224,7 @@ def probe_folds(embeddings: "Embeddings", folds: int, out: Path, json: bool, ima
         console.note(f"fold {fold} of {folds}: {said}, {out / str(fold)}")
     spread = summarize(found)
     content = {"folds": folds, "runs": [str(out / str(fold)) for fold in range(folds)], "metrics": spread}
-    write_json(out / RECORD, content)
+    write_json(out / RECORD, content | {ASKED: asked})
     if json:
         console.as_json(content)
     else:
@@ -216,7 +260,7 @@ def extract(extractor: "Extractor", table: "ImageTable", on_error: str) -> "Embe
     features = cached_features(extractor, table)
     broken = features.metadata["broken"]
     if broken and on_error == "fail":
-        raise_broken(broken, table.source, "leave out with --on_error skip")
+        raise_broken(broken, table.source, "leave out with --on_error skip", len(table))
     if broken:
         console.note(f"left out: {len(broken)} unreadable images")
     return features
@@ -237,7 +281,8 @@ def print_table(content: dict[str, Any]) -> None:
     if linear["top5"] is not None:
         rows.insert(1, ["linear, top-5", percent(linear["top5"]), None, None])
     for point in shots["curve"]:
-        spread = f"± {100 * point['std']:.1f} over {len(shots['seeds'])} draws"
+        spread = f"± {100 * point['std']:.1f} over {len(shots['seeds'])} draws, "
+        spread += f"standard error {100 * point['standard_error']:.1f}"
         rows.append([f"{point['n_per_class']}-shot, top-1", percent(point["mean"]), None, spread])
     if compared := content.get("comparison"):
         low, high = compared["interval"]

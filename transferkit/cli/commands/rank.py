@@ -27,6 +27,7 @@ def rank(
     on_error: Literal["fail", "skip"] = "fail",
     image_root: str | None = None,
     accelerator: Accelerator = "auto",
+    overwrite: bool = False,
     json: bool = False,
 ) -> int:
     """Rank extractors by a linear probe on your images, and say whether the images can tell them apart.
@@ -45,16 +46,18 @@ def rank(
         seed: seed of the drawn splits and of the bootstrap.
         val_fraction: share of train to select on, if no val is given beside a test.
         test_fraction: share of all images to report on, if no splits are given.
-        on_error: unreadable images: ``fail`` names them all, ``skip`` leaves them out.
+        on_error: unreadable images: ``fail`` names the first of them, ``skip`` leaves them out.
         image_root: the folder that a manifest's paths are relative to or lie in, if it is not the manifest's own.
         accelerator: auto is a GPU if there is one.
+        overwrite: replace an earlier ranking of other images, of other extractors, or with other options.
         json: print rank.json instead of the table.
     """
     from transferkit.backbones.published import imagenet_accuracy
     from transferkit.data.image_table import open_images
     from transferkit.data.targets import require_class
+    from transferkit.probe.asked import ASKED, asked_of, check_earlier
     from transferkit.probe.rank import Known, measure_candidate, rank_candidates, verdict
-    from transferkit.probe.rank_files import save_ranking
+    from transferkit.probe.rank_files import RANKING, save_ranking
     from transferkit.reports.report import report_of
     from transferkit.runtime.files import check_folder
 
@@ -62,18 +65,21 @@ def rank(
     check_folder(out)
     table = open_images(images, image_root)
     require_class(table.kind, "a ranking")
+    options: dict[str, Any] = {"seed": seed, "val_fraction": val_fraction, "test_fraction": test_fraction}
+    question = {"extractors": ", ".join(names), "weights": weights, "fast": fast, **options}
+    asked = asked_of({"data_fingerprint": table.fingerprint()}, table, question)
+    check_earlier(Path(out) / RANKING, asked, overwrite)
     candidates = []
     for name in names:
         extractor = open_extractor(name, weights, None, accelerator)
         parameters = sum(parameter.numel() for parameter in extractor.backbone.parameters())
         known = Known(name, parameters, extractor.embed_dim, imagenet_accuracy(name, weights))
-        options: dict[str, Any] = {"seed": seed, "val_fraction": val_fraction, "test_fraction": test_fraction}
         embeddings = extract(extractor, table, on_error)
         candidates.append(measure_candidate(known, embeddings, coarse_to_fine=fast, **options))
     given = {"source": images, "image_root": image_root, "weights": weights, "seed": seed}
     content = {**rank_candidates(candidates, seed=seed), "images": given}
     content["verdict"] = verdict(content)
-    files = [*save_ranking(content, Path(out)), report_of(out)]
+    files = [*save_ranking(content | {ASKED: asked}, Path(out)), report_of(out)]
     console.as_json(content) if json else print_table(content, images)
     for line in content["verdict"]:
         console.note(line)

@@ -52,7 +52,7 @@ def regions(
     skipped: list[str] | None = [] if on_error == "skip" else None
     opened = open_images(images, image_root)
     found = match_boxes(boxes, read_boxes(boxes, skipped), opened, skipped)
-    result = embed_regions(network.open(accelerator), opened, found, method, on_error)
+    result = embed_regions(network.open(accelerator, opened), opened, found, method, on_error)
     clipped = [f"row {b.number}, {b.path} {', '.join(f'{value:g}' for value in b[2:6])}" for b in result.clipped]
     note_first("clipped to its image", clipped)
     left_out = [*(skipped or ()), *(f"row {number}, {reason}" for number, reason in result.broken.items())]

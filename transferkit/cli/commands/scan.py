@@ -14,7 +14,7 @@ from transferkit.runtime.text import for_terminal
 if TYPE_CHECKING:
     from transferkit.data.scan import Finding, Report
 
-OF_FIT = {name: f"--data.{name}" for name in ("on_error", "class_weights")}  # options that a remedy names
+OF_FIT = {name: f"--data.{name}" for name in ("on_error", "class_weights", "classes")}  # options that a remedy names
 EXAMPLES = 3
 CLASSES = 20  # rows of the table of classes
 COLUMNS = ("path", "finding", "severity", "detail")  # of the report
@@ -77,10 +77,12 @@ def scan(
 
 def write_report(found: "Report", place: str, images: str, image_root: str | None) -> None:
     """Write the HTML file."""
+    from transferkit.data.scan import KINDS
     from transferkit.reports.report import report_of_scan
 
     root = ["--image_root", image_root] if image_root else []
-    report_of_scan(found, place, ["transferkit", "scan", images, *root, "--report", place])
+    remedies = {kind: translate(KINDS[kind].remedy, OF_FIT) for kind in KINDS}
+    report_of_scan(found, place, ["transferkit", "scan", images, *root, "--report", place], remedies)
 
 
 def print_report(report: "Report") -> None:

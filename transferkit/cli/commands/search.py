@@ -111,7 +111,9 @@ def embed_queries(
     """Embed images and texts with the extractor that the index was built with: (Q, D)."""
     import torch
 
-    extractor = network_of(index, Network(engine=engine, precision=precision)).open(accelerator)
+    extractor = network_of(index, Network(engine=engine, precision=precision)).open(
+        accelerator, made=index.quantization
+    )
     index.check_extractor(extractor)
     parts = [extractor.embed(query)] if query else []
     if texts:

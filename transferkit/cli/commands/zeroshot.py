@@ -30,6 +30,7 @@ def zeroshot(
     on_error: Literal["fail", "skip"] = "fail",
     image_root: str | None = None,
     accelerator: Accelerator = "auto",
+    overwrite: bool = False,
     json: bool = False,
 ) -> int:
     """Classify images by the names of the classes alone, with a model of images and texts.
@@ -38,7 +39,7 @@ def zeroshot(
     head.
 
     Args:
-        images: a folder, manifest or image.
+        images: a folder, manifest or image, ``digits``, or the name of a torchvision dataset.
         network: the extractor: CLIP, SigLIP or another model of images and texts.
         classes: names, separated by commas, or a text file with one per line; by default the labels of the images.
         templates: sentences with {} in the place of the class, such as ["a photo of a {}."]; the mean over them is
@@ -46,15 +47,18 @@ def zeroshot(
         out: directory for predictions.csv, predictions.parquet, embeddings.parquet, zeroshot.json, metrics.json and
             report.html.
         split: only the images of this split; by default all.
-        on_error: unreadable images: fail names them all, skip leaves them out.
+        on_error: unreadable images: fail names the first of them, skip leaves them out.
         image_root: the folder that a manifest's paths are relative to or lie in, if it is not the manifest's own.
         accelerator: auto is a GPU if there is one.
+        overwrite: replace earlier results of another model, of other images or other words.
         json: print one JSON object.
     """
     from transferkit.data.image_table import open_images
     from transferkit.data.targets import require_class
+    from transferkit.embed import describe
     from transferkit.extractor.word_head import TEMPLATES, check_names, check_templates
-    from transferkit.probe.zero_shot import classify_by_words, save_zero_shot
+    from transferkit.probe.asked import ASKED, asked_of, check_earlier
+    from transferkit.probe.zero_shot import RECORD, classify_by_words, save_zero_shot
     from transferkit.reports.report import report_of
     from transferkit.runtime.files import check_folder
 
@@ -73,12 +77,15 @@ def zeroshot(
     check_names(names)
     check_templates(sentences)
     check_folder(out)
-    opened = network.open(accelerator)
+    opened = network.open(accelerator, table)
     if opened.backbone.wordless:
         raise UserError(f"zeroshot needs words: {opened.backbone.wordless}")
+    question = {"classes": list(names), "templates": list(sentences)}
+    asked = asked_of(describe(opened, table), table, question)
+    check_earlier(Path(out) / RECORD, asked, overwrite)
     opened.text  # noqa: B018  # before the images are embedded: its files may be missing
     found = classify_by_words(opened, extract(opened, table, on_error), names, sentences)
-    files = save_zero_shot(found, Path(out))
+    files = save_zero_shot(found, Path(out), {ASKED: asked})
     if found.known:
         files.append(report_of(out, images=images, image_root=image_root))
     show(found, images, json)

@@ -40,6 +40,7 @@ KINDS = {
     "untrainable": Kind("error", "see the detail"),
     "duplicate": Kind("note", "keep one copy: the same bytes count twice in one split"),
     "no-labels": Kind("note", "enough to embed or predict; to train, use one folder per class"),
+    "unsorted": Kind("note", "if it is not a class, sort its images, or name the others with `classes`"),
     "one-group": Kind("note", "add images of another group: those of this class can only be on one side of a split"),
     "imbalance": Kind("note", 'add images, or train with `class_weights="balanced"`'),
     "animated": Kind("note", "none needed: the first picture is used"),

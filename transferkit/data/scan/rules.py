@@ -1,5 +1,6 @@
 """Faults of several files together: copies, classes and names, as pure functions of the table and the hashes."""
 
+import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -11,6 +12,7 @@ from transferkit.data.scan.findings import Finding
 from transferkit.data.targets import TARGETS
 from transferkit.errors import UserError
 
+UNSORTED = {"unlabelled", "unlabeled", "unknown", "unsorted", "to sort", "to label", "todo", "new", "inbox"}
 IMBALANCE = 10  # ratio of training images in the largest class to those in a smaller one
 
 
@@ -72,6 +74,9 @@ def classes(table: ImageTable) -> Iterator[Finding]:
         yield Finding("untrainable", ".", str(error))
     for names in alike(table.class_names):
         yield Finding("class-case", ".", f"classes {', '.join(map(ascii, names))}")
+    if len(table.class_names) > 1:
+        unsorted = (name for name in table.class_names if re.sub(r"[\W_]+", " ", caseless(name)).strip() in UNSORTED)
+        yield from (Finding("unsorted", ".", f"class {name!r}") for name in unsorted)
     pairs = zip(table.labels, table.splits, strict=True)
     counts = TARGETS[table.kind].counts(label for label, split in pairs if split in ("train", None))
     most = max(counts.values(), default=0)

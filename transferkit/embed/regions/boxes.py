@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from transferkit.data.image_table import ImageTable
 from transferkit.errors import UserError, listed
-from transferkit.runtime.csv_files import from_header
+from transferkit.runtime.csv_files import open_csv
 
 CORNERS = ("x1", "y1", "x2", "y2")
 MAX_BYTES = 2**30
@@ -134,8 +134,8 @@ def refuse(file: str | Path, faults: Sequence[str], most: int = 3) -> None:
 
 def csv_boxes(file: Path) -> Iterator[Box | str]:
     """Yield a box or a fault for each row of a CSV."""
-    with file.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(from_header(stream), strict=True)
+    with open_csv(file) as opened:
+        reader = csv.DictReader(opened.lines, strict=True, delimiter=opened.delimiter)
         missing = [name for name in ("path", *CORNERS) if name not in (reader.fieldnames or [])]
         if missing:
             raise ValueError(f"no column {', '.join(missing)}; its first line must be path,x1,y1,x2,y2[,label]")
@@ -144,7 +144,7 @@ def csv_boxes(file: Path) -> Iterator[Box | str]:
                 yield f"row {number}: more cells than columns; put quotes around values with a comma"
                 continue
             label = (record.get("label") or "").strip() or None
-            yield box(number, record["path"], [record[name] for name in CORNERS], label)
+            yield box(number, record["path"], [opened.number(record[name]) for name in CORNERS], label)
 
 
 def coco_boxes(file: Path) -> Iterator[Box | str]:

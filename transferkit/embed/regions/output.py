@@ -63,6 +63,10 @@ def embed_regions(
     Raises:
         UserError: a box has no pixels, with ``fail``; no box is left; an embedding holds NaN or infinity.
     """
+    if method == "roi_align" and extractor.precision == "int8":
+        raise UserError(
+            '`method="roi_align"` runs in PyTorch, which does not compute in int8; give another `precision`'
+        )
     if method == "roi_align" and extractor.engine != "torch":
         log.warning("%s takes one image size, roi_align needs any: PyTorch runs the network instead", extractor.engine)
         extractor = copy(extractor).run_with("torch", extractor.precision)

@@ -2,6 +2,8 @@
 
 import csv
 import io
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,23 +18,35 @@ from transferkit.similarity.intervals import wilson
 
 Comparisons = Mapping[tuple[str, str], PairedComparison]
 
-MARKDOWN, CSV, FIGURE = "benchmark.md", "benchmark.csv", "benchmark.png"
+MARKDOWN, CSV, LATEX, FIGURE = "benchmark.md", "benchmark.csv", "benchmark.tex", "benchmark.png"
 NOTE = (
     "Accuracies in percent on the test images: linear probe and kNN with their 95 % Wilson intervals; n images per "
     "class, mean ± standard deviation over the draws. Against: difference of the linear probes on the same images, "
-    "with its 95 % paired bootstrap interval and McNemar's p. Cosine gap: within classes minus between classes."
+    "with its 95 % paired bootstrap interval and McNemar's p. Cosine gap: within classes minus between classes. The "
+    "intervals are for the draw of the test images alone, not for that of the splits or of a network's random weights."
 )
+SEEDS_NOTE = (
+    "Over seeds: mean ± standard deviation over the seeds of the drawn splits (number of seeds); splits that the data "
+    "come with are the same for every seed. The other columns are of the first seed."
+)
+TITLES = {"top1": "linear", "knn_top1": "kNN"}
+LATEX_WORDS = {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$",
+    "–": "--", "[": "{[}",
+}  # fmt: skip
 
 
-def write_results(out: Path, cells: Sequence[Cell]) -> None:
-    """Write ``benchmark.md``, ``benchmark.csv`` and, if anything was measured, ``benchmark.png``.
+def write_results(out: Path, cells: Sequence[Cell], left: int = 0) -> None:
+    """Write ``benchmark.md``, ``benchmark.tex``, ``benchmark.csv`` and, if anything was measured, ``benchmark.png``.
 
     Args:
         out: directory of the benchmark, with its cells.
         cells: in the order of the rows.
+        left: number of saved cells that are not among them.
     """
     against = comparisons(out, cells)
-    contents = {MARKDOWN: markdown(cells, against).encode(), CSV: as_csv(cells, against).encode()}
+    contents = {MARKDOWN: markdown(cells, against, left).encode(), CSV: as_csv(cells, against).encode()}
+    contents[LATEX] = as_latex(rows_of(cells, against)).encode()
     discard(out / FIGURE)
     if any(cell.top1 is not None for cell in cells):
         contents[FIGURE] = figure(cells)
@@ -59,6 +73,7 @@ def comparisons(out: Path, cells: Sequence[Cell]) -> dict[tuple[str, str], Paire
 def rows_of(cells: Sequence[Cell], against: Comparisons) -> list[dict[str, str]]:
     """Return column -> text for each measured cell."""
     shots = sorted({int(n) for cell in cells for n in cell.few_shot})
+    several = any(cell.seeds for cell in cells)
     rows = []
     for cell in cells:
         if cell.top1 is None or cell.parameters is None:
@@ -74,6 +89,7 @@ def rows_of(cells: Sequence[Cell], against: Comparisons) -> list[dict[str, str]]
                 "images/s": "–" if cell.images_per_second is None else f"{cell.images_per_second:.0f}",
                 "linear": with_interval(cell.top1, cell.test),
                 "kNN": with_interval(cell.knn_top1, cell.test),
+                **({f"{title} over seeds": spread(cell, name) for name, title in TITLES.items()} if several else {}),
                 **{f"{n}-shot": f"{percent(p[0])} ± {percent(p[1])}" if p else "–" for n, p in points.items()},
                 "cosine gap": f"{cell.cosine_gap:.3f}",
                 f"against {cells[0].approach}": difference(against.get((cell.approach, cell.dataset))),
@@ -82,7 +98,7 @@ def rows_of(cells: Sequence[Cell], against: Comparisons) -> list[dict[str, str]]
     return rows
 
 
-def markdown(cells: Sequence[Cell], against: Comparisons) -> str:
+def markdown(cells: Sequence[Cell], against: Comparisons, left: int = 0) -> str:
     """Return the table for a README, how to read it, and what could not be measured."""
     parts = []
     if rows := rows_of(cells, against):
@@ -90,6 +106,9 @@ def markdown(cells: Sequence[Cell], against: Comparisons) -> str:
         texts = ["| " + " | ".join(map(for_markdown_cell, line)) + " |" for line in lines]
         ruler = "|" + "|".join(["---"] * 2 + ["---:"] * (len(rows[0]) - 2)) + "|"
         parts = ["\n".join([texts[0], ruler, *texts[1:]]), NOTE]
+        parts += [SEEDS_NOTE] if any(cell.seeds for cell in cells) else []
+    if left:
+        parts.append(f"{left} saved cells are not in this table: the last call did not name them.")
     failed = [cell for cell in cells if cell.error]
     if failed:
         reasons = (for_markdown_cell(f"{cell.approach} on {cell.dataset}: {cell.error}") for cell in failed)
@@ -103,6 +122,14 @@ def difference(comparison: PairedComparison | None) -> str:
         return "–"
     low, high = comparison.interval
     return f"{100 * comparison.difference:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}], p = {comparison.mcnemar_p:.2g}"
+
+
+def spread(cell: Cell, name: str) -> str:
+    """Format ``85.0 ± 1.2 (3)``: mean and standard deviation in percent, and the number of seeds; or a dash."""
+    if name not in cell.over_seeds:
+        return "–"
+    mean, std = cell.over_seeds[name]
+    return f"{percent(mean)} ± {percent(std)} ({len(cell.seeds)})"
 
 
 def with_interval(share: float | None, total: int | None) -> str:
@@ -121,11 +148,21 @@ def percent(share: float | None) -> str:
 def as_csv(cells: Sequence[Cell], against: Comparisons) -> str:
     """Return all numbers, one row per cell; accuracies in [0, 1]."""
     rows: list[dict[str, Any]] = []
+    shots = sorted({int(n) for cell in cells for n in cell.few_shot})
     for cell in cells:
         row = asdict(cell)
         row["top1_low"], row["top1_high"] = row.pop("top1_interval") or (None, None)
+        if cell.knn_top1 is not None and cell.test:
+            ends = wilson(round(cell.knn_top1 * cell.test), cell.test)
+            row["knn_top1_low"], row["knn_top1_high"] = ends
         row["warnings"] = "; ".join(cell.warnings)
-        for n, (mean, std) in row.pop("few_shot").items():
+        row["preprocessing"] = json.dumps(cell.preprocessing, sort_keys=True) if cell.preprocessing else None
+        row["seeds"] = " ".join(map(str, cell.seeds))
+        for name, (mean, std) in row.pop("over_seeds").items():
+            row |= {f"{name}_seeds_mean": mean, f"{name}_seeds_std": std}
+        few = row.pop("few_shot")
+        for n in shots:
+            mean, std = few.get(str(n)) or (None, None)
             row |= {f"shot_{n}_mean": mean, f"shot_{n}_std": std}
         comparison = against.get((cell.approach, cell.dataset))
         if comparison:
@@ -137,6 +174,23 @@ def as_csv(cells: Sequence[Cell], against: Comparisons) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+def as_latex(rows: Sequence[Mapping[str, str]]) -> str:
+    """Return the rows as a table for LaTeX with the package booktabs; a file without rows holds a comment."""
+    if not rows:
+        return "% nothing was measured\n"
+    lines = [list(rows[0]), *(list(row.values()) for row in rows)]
+    head, *body = (" & ".join(map(for_latex, line)) + r" \\" for line in lines)
+    columns = "ll" + "r" * (len(rows[0]) - 2)
+    begin = [f"\\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule"]
+    return "\n".join(["% needs \\usepackage{booktabs}", *begin, *body, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def for_latex(text: str) -> str:
+    """Return a text for a cell in LaTeX: its special characters escaped, no control characters."""
+    plain = "".join(c if c.isprintable() else " " for c in text)
+    return re.sub(r"[\\&%$#_{}~^±–\[]", lambda found: LATEX_WORDS.get(found[0], rf"\{found[0]}"), plain)
 
 
 def figure(cells: Sequence[Cell]) -> bytes:

@@ -3,10 +3,11 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 from transferkit.errors import UserError
@@ -15,6 +16,7 @@ from transferkit.runtime.json_files import read_json, write_json
 from transferkit.runtime.text import for_file_name
 
 CELL = "cell.json"
+SUMMARIZED = ("top1", "mean_per_class", "knn_top1")
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Approach:
         preprocessing: fields to override, such as ``{image_size: 160}``; ``None`` is the weights' own.
         engine: what runs the network, see :mod:`transferkit.extractor.engine`; ``None`` is torch.
         precision: of the forward pass; ``None`` is ``32``.
+        seed: of random weights.
     """
 
     extractor: str
@@ -36,6 +39,7 @@ class Approach:
     preprocessing: Mapping[str, Any] | None = None
     engine: str | None = None
     precision: str | None = None
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,13 @@ class Cell:
         few_shot: n images per class -> mean and standard deviation of the accuracy over the draws.
         cosine_gap: mean cosine within classes minus that between classes, over all labeled images.
         warnings: warnings of the probe.
+        seed: of the drawn splits.
+        c: inverse strength of regularization of the linear probe.
+        standardization: of the linear probe.
+        weights_sha256: SHA-256 over the backbone's tensors.
+        preprocessing: from image to pixels, as plain types.
+        seeds: where there are several, those that ``over_seeds`` is of.
+        over_seeds: ``top1``, ``mean_per_class`` and ``knn_top1`` -> mean and sample standard deviation over the seeds.
     """
 
     approach: str
@@ -100,12 +111,46 @@ class Cell:
     few_shot: dict[str, tuple[float, float]] = field(default_factory=dict)
     cosine_gap: float | None = None
     warnings: list[str] = field(default_factory=list)
+    seed: int = 0
+    c: float | None = None
+    standardization: str | None = None
+    weights_sha256: str | None = None
+    preprocessing: dict[str, Any] | None = None
+    seeds: list[int] = field(default_factory=list)
+    over_seeds: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
-def cell_folder(out: Path, approach: str, dataset: str) -> Path:
-    """Return the directory of a cell: readable, and different for any two pairs of names."""
+def cell_folder(out: Path, approach: str, dataset: str, seed: int | None = None) -> Path:
+    """Return the directory of a cell: readable, and different for any two pairs of names.
+
+    Args:
+        out: directory of the benchmark.
+        approach: its name.
+        dataset: its name.
+        seed: of a cell beside the first of its names.
+    """
     name = for_file_name(f"{dataset}-{approach}")
-    return out / "cells" / f"{name}-{hashlib.sha256(json.dumps([approach, dataset]).encode()).hexdigest()[:8]}"
+    digest = hashlib.sha256(json.dumps([approach, dataset]).encode()).hexdigest()[:8]
+    return out / "cells" / f"{name}-{digest}{'' if seed is None else f'-seed-{seed}'}"
+
+
+def over_seeds(first: Cell, others: Sequence[Cell | None]) -> Cell:
+    """Return the cell of the first seed with mean and spread over it and those of other seeds."""
+    measured = [cell for cell in (first, *others) if cell is not None and cell.top1 is not None]
+    if not others or not measured:
+        return first
+    spread: dict[str, tuple[float, float]] = {}
+    for name in SUMMARIZED:
+        values = [float(getattr(cell, name)) for cell in measured]
+        spread[name] = (mean(values), stdev(values) if len(values) > 1 else 0.0)
+    failed = [f"seed {cell.seed} could not be measured: {cell.error}" for cell in others if cell and cell.error]
+    seeds = [cell.seed for cell in measured]
+    return replace(first, seeds=seeds, over_seeds=spread, warnings=[*first.warnings, *failed])
+
+
+def not_in_table(out: Path, folders: Collection[Path]) -> int:
+    """Count the saved cells of a benchmark's directory that are not among some folders."""
+    return sum(file.parent not in folders for file in (out / "cells").glob(f"[!.]*/{CELL}"))
 
 
 def write_cell(cell: Cell, folder: Path) -> None:

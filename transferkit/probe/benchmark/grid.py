@@ -4,8 +4,9 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,11 +15,22 @@ from transferkit.data.image_table import ImageTable, open_images
 from transferkit.data.integrity import raise_broken
 from transferkit.data.targets import require_class
 from transferkit.embed import cached_features, describe, feature_key, knows_some
+from transferkit.embed.samples import quantization_of
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 from transferkit.probe import PROTOCOL, ProbeResult, probe_embeddings, save_probe
 from transferkit.probe.benchmark.benchmark_table import write_results
-from transferkit.probe.benchmark.cells import Approach, Cell, Dataset, cell_folder, locked, read_cell, write_cell
+from transferkit.probe.benchmark.cells import (
+    Approach,
+    Cell,
+    Dataset,
+    cell_folder,
+    locked,
+    not_in_table,
+    over_seeds,
+    read_cell,
+    write_cell,
+)
 from transferkit.runtime.files import atomic_path, discard
 from transferkit.similarity import class_codes, unit_rows
 from transferkit.similarity.geometry import class_sums, pair_means
@@ -37,6 +49,7 @@ def run(
     resume: bool = True,
     on_error: Literal["fail", "skip"] = "fail",
     options: Mapping[str, Any] | None = None,
+    seeds: Sequence[int] = (),
 ) -> list[Cell]:
     """Measure every missing cell, then write the table and the figure.
 
@@ -50,9 +63,11 @@ def run(
         resume: keep the cells whose key has not changed.
         on_error: unreadable images: ``fail`` makes the cell fail, ``skip`` leaves them out.
         options: arguments of `probe_embeddings`, plain types.
+        seeds: further seeds of the drawn splits, beside that of ``options``: each is a cell of its own, and the
+            returned one has mean and spread over all. The images are embedded once.
 
     Returns:
-        The cells, the approaches on one dataset side by side.
+        The cells of the first seed, the approaches on one dataset side by side.
 
     Raises:
         UserError: another benchmark has locked the directory, or it cannot be written.
@@ -62,28 +77,38 @@ def run(
             discard(leftover)
         for name, approach in approaches.items():
             extractor = None
-            for dataset, source in datasets.items():
-                folder = cell_folder(out, name, dataset)
+            for (dataset, source), seed in product(datasets.items(), (None, *seeds)):
+                asked = {**(options or {}), **({} if seed is None else {"seed": seed})}
+                folder = cell_folder(out, name, dataset, seed)
                 old = read_cell(folder) if resume else None
-                cell = Cell(name, dataset)
+                cell = Cell(name, dataset, seed=asked.get("seed", 0))
                 try:
                     extractor = extractor or open_extractor(approach)
                     table = open_images(source.images, source.image_root)
                     require_class(table.kind, "a benchmark")
-                    key = cell_key(describe(extractor, table), table, {**(options or {}), "on_error": on_error})
+                    if extractor.precision == "int8":
+                        extractor.run_with(extractor.engine, "int8", quantization_of(extractor, table))
+                    key = cell_key(describe(extractor, table), table, {**asked, "on_error": on_error})
                     if old is not None and old.key == key:
                         log_cell(old, "kept")
                         continue
-                    cell, result = measure(replace(cell, key=key), old, extractor, table, on_error, options or {})
+                    cell, result = measure(replace(cell, key=key), old, extractor, table, on_error, asked)
                     save(cell, folder, result)
                 except Exception as error:  # of any kind: the other cells can still be measured
                     prefix = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
                     cell = replace(cell, key=None, error=f"{prefix}{' '.join(str(error).split())}")
                     save(cell, folder)
                 log_cell(cell, "measured")
-        read = [read_cell(cell_folder(out, name, dataset)) for dataset in datasets for name in approaches]
-        cells = [cell for cell in read if cell is not None]
-        write_results(out, cells)
+        cells: list[Cell] = []
+        folders: set[Path] = set()
+        for dataset, name in product(datasets, approaches):
+            places = [cell_folder(out, name, dataset, seed) for seed in (None, *seeds)]
+            folders.update(places)
+            first, *others = map(read_cell, places)
+            cells += [over_seeds(first, others)] if first else []
+        if left := not_in_table(out, folders):
+            log.warning("%s saved cells of %s are not in this table: this call does not name them", left, out)
+        write_results(out, cells, left)
     return cells
 
 
@@ -131,7 +156,7 @@ def measure(
         speed = old.images_per_second if old and old.features == name else None
     broken = features.metadata["broken"]
     if broken and on_error == "fail":
-        raise_broken(broken, table.source, 'leave out with `on_error="skip"`')
+        raise_broken(broken, table.source, of=len(table))
     result = probe_embeddings(features, device=extractor.device, **options)
     linear, knn, splits = (result.report[part] for part in ("linear", "knn", "splits"))
     measured = replace(
@@ -153,6 +178,10 @@ def measure(
         few_shot={str(p["n_per_class"]): (p["mean"], p["std"]) for p in result.report["few_shot"]["curve"]},
         cosine_gap=cosine_gap(features),
         warnings=result.report["warnings"],
+        c=linear["C"],
+        standardization=linear["standardisation"],
+        weights_sha256=features.metadata["weights_sha256"],
+        preprocessing=features.metadata["preprocessing"],
     )
     return measured, result
 
