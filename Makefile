@@ -4,10 +4,10 @@ PYTHON ?= python3
 BIN = $(VENV)/bin
 SHELL := bash
 .DELETE_ON_ERROR:
-.PHONY: help install quickstart test test-all test-gpu coverage lint style types format docs bench bench-full bench-gpu floors release-check clean
+.PHONY: help install quickstart test test-all test-gpu coverage lint style types format docs bench bench-full bench-gpu bench-accuracy floors release-check clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
 
 install: $(VENV)/.installed ## create .venv if there is none and install transferkit into it
 	@echo "transferkit is installed: $(BIN)/transferkit --help"
@@ -55,6 +55,9 @@ bench: $(VENV)/.installed-dev ## benchmarks at reduced sizes, under 15 minutes
 
 bench-full: $(VENV)/.installed-dev ## benchmarks at full sizes
 	@$(BIN)/python -m tests.bench --full
+
+bench-accuracy: $(VENV)/.installed-dev ## accuracy of our defaults and of other tools that are installed; hours
+	@$(BIN)/python -m tests.bench.bench_accuracy
 
 bench-gpu: ## benchmarks of a CUDA device, 3 minutes
 	@PYTHONUNBUFFERED=1 $(GPU_PYTHON) -m tests.bench.gpu

@@ -105,8 +105,8 @@ class DistillModule(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return AdamW with a cosine schedule."""
-        options = {"optimizer": "adamw", "momentum": 0.0, "layer_decay": 1.0, "regime": "full", "head": None}
-        return gradient_descent(self.backbone, self.projections, {**options, **self.rates}, self.trainer)
+        options = {"optimizer": "adamw", "momentum": 0.0, "layer_decay": 1.0, "regime": "full", **self.rates}
+        return gradient_descent(self.backbone, self.projections, options, self.trainer, fitted=False)
 
     def on_fit_start(self) -> None:
         """Set train mode, which Lightning leaves as it finds it."""

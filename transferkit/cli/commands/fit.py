@@ -105,11 +105,7 @@ class TransferCLI(LightningCLI):
             trainer_defaults=dict(TRAINER_DEFAULTS),
             seed_everything_default=0,
             auto_configure_optimizers=False,
-            parser_kwargs={
-                **options,
-                "prog": "transferkit",
-                **dict.fromkeys(fit_help.VERBS, options),
-            },
+            parser_kwargs={**options, "prog": "transferkit", **dict.fromkeys(fit_help.VERBS, options)},
         )
 
     def setup_parser(self, *arguments: Any) -> None:
