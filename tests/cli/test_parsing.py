@@ -116,3 +116,11 @@ def test_a_misspelt_key_of_a_config_names_the_file(tmp_path: Path, text: str, sa
 )
 def test_an_unknown_option_in_any_of_the_parsers_words(message: str) -> None:
     assert rephrase(message, ["extractors", "datasets"], "benchmark").endswith("did you mean --datasets?")
+
+
+@pytest.mark.parametrize("value", ["Namespace(x=1)", "NestedArg(key='x', val='3')"])
+def test_an_option_of_an_option_without_any_is_unknown(value: str) -> None:
+    """As of the key ``augmentation.x`` in a config, or ``--data.augmentation.x``."""
+    message = f"Parser key \"data.augmentation\": Does not validate: Expected a <class 'str'>. Got value: {value}"
+    said = "unknown option --data.augmentation.x; --data.augmentation takes one value"
+    assert rephrase(message, ["data.augmentation"], "fit") == said

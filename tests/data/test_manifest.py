@@ -132,6 +132,8 @@ def test_a_manifest_known_by_a_link_takes_absolute_paths(tmp_path: Path) -> None
         ("path\nfolder_link/x.png\n", "row 1: 'folder_link/x.png' leads out"),
         ("path\n../\x1b[31m.png\n", r"row 1: '../\x1b[31m.png' leads out"),
         ("path\na\0b\n", "row 1: the path is empty or not a path"),
+        ("\n \n", "is empty; give it the columns"),
+        (f"{100 * chr(0)}\na\n", f"rename the nearest one, {40 * chr(0)!r}"),
     ],
 )
 def test_one_line_names_the_fault(tmp_path: Path, text: str, expected: str) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 from tests.extractor.examples import resnet18, transformer
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
-from transferkit.extractor.checkpoint_reader import FORMAT, KEY
+from transferkit.extractor.checkpoint_reader import FORMAT, KEY, linear, load
 
 
 def checkpoint(extractor: Extractor) -> dict[str, Any]:
@@ -110,3 +110,14 @@ def test_a_field_of_the_record_that_cannot_be_used_is_refused(field: dict[str, A
     torch.save(content, tmp_path / "odd.ckpt")
     with pytest.raises(UserError, match=rf"broken or of another version \({next(iter(field))} is"):
         Extractor.from_pretrained(tmp_path / "odd.ckpt")
+
+
+@pytest.mark.parametrize("names", ["ab", [1, 2], ["a", "a"], [["a"], "b"], {"a": 1, "b": 2}])
+def test_class_names_that_are_not_different_texts_are_refused(names: Any, tmp_path: Path) -> None:
+    content = checkpoint(resnet18())
+    content[KEY]["class_names"] = names
+    torch.save(content, tmp_path / "odd.ckpt")
+    with pytest.raises(UserError, match=r"odd.ckpt is broken or of another version \(class_names\); fit again"):
+        load(tmp_path / "odd.ckpt")
+    with pytest.raises(ValueError, match="class_names is"):
+        linear(torch.zeros(2, 3), torch.zeros(2), 3, names)

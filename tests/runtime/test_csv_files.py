@@ -15,7 +15,8 @@ from transferkit.data.sample_weights import weights_by_path
 from transferkit.embed.regions.boxes import read_boxes
 from transferkit.errors import UserError
 from transferkit.probe.audit_files import read_review
-from transferkit.runtime.csv_files import encoding_for
+from transferkit.reports.result_files import ResultFolder
+from transferkit.runtime.csv_files import MAX_CELL, encoding_for, open_csv
 
 ROWS = [
     {"path": "été/à la mer.png", "label": "abeille; dorée, à", "decision": "drop", "suggested": "guêpe", "number": 0.5},
@@ -71,3 +72,23 @@ def test_a_mark_for_spreadsheets_only_where_they_need_it(tmp_path: Path) -> None
     file.write_text("path,label\nété,x\n", encoding=encoding_for(["été", "x"]))
     assert file.read_bytes().startswith(b"\xef\xbb\xbf")
     assert list(pd.read_csv(file)) == ["path", "label"]
+
+
+@pytest.mark.parametrize("reader", [*READERS, "results"])
+def test_every_reader_takes_blank_lines_first_and_long_cells(reader: str, tmp_path: Path) -> None:
+    """The csv module refuses a cell of more than 131,072 characters, also in a column that nobody reads."""
+    columns, read = READERS.get(reader, (["path"], lambda file: ResultFolder(file.parent).rows(file.name)))
+    found = []
+    for begin, cell in (("", "x"), ("\n", "x"), ("\ufeff\r\n  \n", 140_000 * "x")):
+        lines = table(columns, ",").splitlines()
+        more = [f"{line},{cell if number else 'more'}" for number, line in enumerate(lines)]
+        (tmp_path / "f.csv").write_text("\n".join([f"{begin}{more[0]}", *more[1:]]), encoding="utf-8")
+        rows = read(tmp_path / "f.csv")
+        found.append([row["path"] for row in rows] if reader == "results" else rows)
+    assert found[0] and found[1:] == found[:1] * 2
+
+
+def test_a_cell_has_an_end(tmp_path: Path) -> None:
+    (tmp_path / "f.csv").write_text(f'path\n"{"x" * (MAX_CELL + 1)}')
+    with open_csv(tmp_path / "f.csv") as (lines, _), pytest.raises(csv.Error, match="field limit"):
+        list(csv.reader(lines))

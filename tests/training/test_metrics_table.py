@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from transferkit.errors import UserError
 from transferkit.training.metrics_table import MetricsTable, read_rows
 
 
@@ -46,3 +47,23 @@ def test_no_file_has_no_rows_and_an_early_version_counted_from_0(tmp_path: Path)
     assert [row["epoch"] for row in read_rows(tmp_path / "metrics.csv")] == ["1", "2"]
     (tmp_path / "metrics.csv").write_text("epoch,val/acc,train/loss\n0,0.5,\n1,0.5,0.25\n")  # measured before a step
     assert [row["epoch"] for row in read_rows(tmp_path / "metrics.csv")] == ["0", "1"]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b"epoch,val/acc\n1,\xff\n",
+        b"epoch,val/acc\nfirst,0.5\n",
+        b"epoch,val/acc\n,0.5\n",
+        b"epoch,step,val/acc\n1,two,0.5\n",
+        b"val/acc\n0.5\n",
+        b"epoch,val/acc\n1,high\n",
+        b"epoch,val/acc\n1,0.5,0.25\n",
+        b'epoch,val/acc\n1,"0.5\n',
+    ],
+)
+def test_a_broken_file_is_refused_in_one_line(broken: bytes, tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_bytes(broken)
+    with pytest.raises(UserError, match=r"metrics\.csv is broken \(.+\); mend it, or move it") as caught:
+        MetricsTable(tmp_path / "metrics.csv").rewind(1, 1)
+    assert "\n" not in str(caught.value)

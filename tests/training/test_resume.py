@@ -71,7 +71,18 @@ def test_the_same_processes_may_be_written_in_other_ways(field: str) -> None:
     check_progress({field: "auto"}, {field: 1}, progress_of(content(4, 3), RUN))
 
 
-@pytest.mark.parametrize("broken", [{}, {"optimizer_states": []}, {"optimizer_states": [], "loops": {"fit_loop": 3}}])
+NO_STATES = ([{}], [{"param_groups": []}], [{"param_groups": 3}], [{"param_groups": [1]}], [3])
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {},
+        {"optimizer_states": []},
+        {"optimizer_states": [], "loops": {"fit_loop": 3}},
+        *({**content(4, 4), "optimizer_states": states} for states in NO_STATES),
+    ],
+)
 def test_weights_alone_cannot_be_resumed(broken: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="holds weights only, not the state of a fit"):
         progress_of(broken, Path("x.ckpt"))

@@ -10,6 +10,7 @@ import torch
 
 from tests.tiny import RESNET
 from transferkit.data.datamodule import ImageDataModule
+from transferkit.errors import UserError
 from transferkit.training.module import TransferModule
 from transferkit.training.run_leaks import copies_of_train, leaks_of_run
 from transferkit.training.trainer import make_trainer, seed_everything
@@ -36,6 +37,12 @@ def test_a_copy_of_a_training_image_in_val_is_found(regime: str, photo_folder: P
     first = found["pairs"][0]  # the most alike
     assert (first["first"], first["second"]) == ("train/apples/0.jpg", "val/apples/0.jpg")
     assert first["splits"] == ["train", "val"] and first["cosine"] == pytest.approx(1)
+
+
+def test_a_folder_in_the_place_of_the_file_is_said(tmp_path: Path) -> None:
+    (tmp_path / "leaks.json").mkdir()
+    with pytest.raises(UserError, match=r"cannot write .*leaks\.json: "):
+        leaks_of_run(TransferModule(**RESNET), ImageDataModule("digits"), tmp_path)
 
 
 def test_a_fit_tells_copies_of_training_images_from_the_embeddings_it_holds() -> None:

@@ -328,8 +328,11 @@ class Embeds(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, TransferModule)
+        modes = [part.training for part in pl_module.modules()]
         extractor = pl_module.as_extractor()
         self.found.append(extractor.embed([self.image]))
+        assert any(modes) and [part.training for part in pl_module.modules()] == modes
+        assert not any(part.training for part in extractor.backbone.modules())
         assert all(
             one.data_ptr() == other.data_ptr()
             for one, other in zip(extractor.backbone.parameters(), pl_module.backbone.parameters(), strict=True)

@@ -110,6 +110,7 @@ REFUSED: dict[str, list[str]] = {
     "nf4": [*FULL, *trainer("precision bf16-true plugins BitsandbytesPrecision plugins.mode nf4")],
     "a negative clip": [*FULL, *trainer("gradient_clip_val -1")],
     "a clip that is no number": [*FULL, *trainer("gradient_clip_val .nan")],
+    "machines that nobody starts": [*FROZEN, *trainer("num_nodes 2")],
     "an unknown clip": [*FULL, *trainer("gradient_clip_val 1 gradient_clip_algorithm best")],
     "a fraction above 1": [*FULL, *trainer("limit_train_batches 1.5")],
     "a fraction of nothing": [*FULL, *trainer("limit_train_batches 0.01")],

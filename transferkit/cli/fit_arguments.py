@@ -20,6 +20,7 @@ from transferkit.extractor.checkpoint_reader import KEY, load
 from transferkit.extractor.core import RECORD
 from transferkit.probe.saved_probe import CLASSIFIER
 from transferkit.training import resume
+from transferkit.training.metrics_table import read_rows
 from transferkit.training.run_directory import find_checkpoint, within_run
 from transferkit.training.trainer_options import automatic_precision
 
@@ -93,6 +94,7 @@ def prepare(verb: str, arguments: Sequence[str]) -> Plan:
             raise UserError(
                 f"{checkpoint} is not in a run to resume; start a new fit with --model.backbone {checkpoint}"
             )
+        read_rows(run / "metrics.csv")  # a broken one is refused before any work
         resumed = [*as_config(saved), *configs, *explicit, "--ckpt_path", str(checkpoint)]
         return Plan(run, resumed, resume.progress_of(content, checkpoint))
     check_undecided(explicit, ("backbone", "weights", "architecture"), checkpoint)

@@ -185,6 +185,8 @@ def rephrase(message: str, known: Sequence[str], verb: str) -> str:
     )
     if wrong:
         option, expected, value = wrong.groups()
+        if inner := re.match(r"(?:Namespace\(|NestedArg\(key=')(\w+)", value):  # of a key with a dot
+            return f"unknown option --{option}.{inner[1]}; --{option} takes one value"
         kinds = re.findall(r"Literal\[(.*?)\]", expected) or re.findall(r"Expected an? <class '(\w+)'>", expected)
         kinds += [f"a list of {kind}" for kind in re.findall(r"list\[(\w+)\]", expected)]
         ordered = sorted(dict.fromkeys(kinds), key="NoneType".__eq__)  # last, in whatever order they were tried

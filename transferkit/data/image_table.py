@@ -28,6 +28,7 @@ from transferkit.errors import UserError, listed
 from transferkit.images.decoding import read_image
 from transferkit.images.formats import SUFFIXES
 from transferkit.runtime.files import file_sha256
+from transferkit.runtime.unicode_names import other_form
 
 log = logging.getLogger(__name__)
 
@@ -200,7 +201,7 @@ def open_images(source: str | Path, image_root: str | Path | None = None, multil
         if not is_folder and str(source) != DIGITS:
             path.stat()
     except (OSError, ValueError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = f"{getattr(error, 'strerror', None) or error}{other_form(path)}"
         raise UserError(f"no such folder or file: {str(source)!r} ({reason}); check the path") from error
     is_manifest = path.suffix.lower() in MANIFEST_SUFFIXES and not is_folder
     if image_root is not None:

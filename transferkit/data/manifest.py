@@ -376,14 +376,14 @@ def check_columns(names: Sequence[str], manifest: Path, kind: Kind = "class") ->
     if not names:
         raise UserError(f"manifest {str(manifest)!r} is empty; give it the columns path[,label][,split][,group]")
     if "path" not in names:
-        nearest = most_similar(names, "path")
+        nearest = most_similar(names, "path")[:40]
         raise UserError(f"manifest {str(manifest)!r} has no column 'path'; rename the nearest one, {nearest!r}")
     for name in columns_of(kind):
         if names.count(name) > 1:
             raise UserError(f"manifest {str(manifest)!r} has the column {name!r} twice; rename or remove one of them")
     others = [name for name in names if name not in columns_of(kind) and name.strip()]
     if others and TARGETS[kind].column not in names:
-        nearest = most_similar(others, "label")
+        nearest = most_similar(others, "label")[:40]
         log.warning("%r has no column 'label' (it has %r): its images have no labels", str(manifest), nearest)
 
 

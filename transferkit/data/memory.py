@@ -5,6 +5,7 @@ The cost of adding rows does not depend on how many there are, and several proce
 
 import hashlib
 import logging
+import os
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
@@ -36,6 +37,7 @@ def known(root: str, names: Iterable[str]) -> dict[str, Fault | None]:
                 row = memory.execute("SELECT stamp, kind, detail FROM images WHERE path = ?", (name,)).fetchone()
                 if row and row[0] == stamp(Path(root, name)):
                     found[name] = None if row[1] is None else Fault(row[1], row[2])
+        os.utime(file)  # the cache removes what was not used for the longest
     except (OSError, sqlite3.Error) as error:
         log.warning("ignoring the memory of checked images in %s, it is damaged: %s", file, error)
         return {}

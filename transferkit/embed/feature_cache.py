@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -221,7 +221,7 @@ def forget(folder: Path, paths: Sequence[str], stamps: Sequence[str]) -> None:
 
 
 class Entry(NamedTuple):
-    """One table of the cache, or the shards of an interrupted one."""
+    """One table of the cache, or the shards of an interrupted one, a database of decoded images, or a dataset."""
 
     file: Path
     bytes: int
@@ -241,10 +241,24 @@ class Entry(NamedTuple):
 def entries() -> Iterator[Entry]:
     """Yield the entries of the cache, including those of earlier versions and networks, in no particular order."""
     patterns = ("*.parquet", ".*.parts", "*/*.parquet", "*/.*.parts")
-    networks = int8_folder().glob("*.onnx")
-    for file in chain(networks, *map(cache_root().glob, patterns)):
-        with suppress(OSError):  # removed by another process
-            inside = list(file.iterdir()) if file.is_dir() else [file]
+    return present(chain(int8_folder().glob("*.onnx"), *map(cache_root().glob, patterns)))
+
+
+def decoded() -> Iterator[Entry]:
+    """Yield the databases of the images that were decoded, see :mod:`transferkit.data.memory`."""
+    return present(cache_dir().absolute().glob("decoded/*.sqlite"))
+
+
+def datasets() -> Iterator[Entry]:
+    """Yield the datasets in the cache; they are outside of its limit, since users may have put them there."""
+    return present(cache_dir().absolute().glob("datasets/[!.]*"))
+
+
+def present(files: Iterable[Path]) -> Iterator[Entry]:
+    """Yield the entries of files and directories that no other process removes meanwhile."""
+    for file in files:
+        with suppress(OSError):
+            inside = [part for part in file.rglob("*") if part.is_file()] if file.is_dir() else [file]
             status = [part.stat() for part in inside] or [file.stat()]
             yield Entry(file, sum(one.st_size for one in status), max(one.st_mtime for one in status))
 
@@ -255,7 +269,7 @@ def trim() -> None:
     Entries that this process has used are kept, and shards and networks of the last day, whose command may still run.
     """
     limit, now = cache_limit(), time.time()
-    found = sorted(entries(), key=lambda entry: entry.used)
+    found = sorted([*entries(), *decoded()], key=lambda entry: entry.used)
     total = sum(entry.bytes for entry in found)
     for entry in found:
         if total <= limit:

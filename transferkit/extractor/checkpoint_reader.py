@@ -55,7 +55,14 @@ def load(path: Path) -> dict[str, Any]:
     for name, kind in PARTS.items():
         if name in content and not isinstance(content[name], kind):
             raise UserError(f"{path} is broken or of another version ({name}); fit again")
+    if not are_names(record.get("class_names", [])):
+        raise UserError(f"{path} is broken or of another version (class_names); fit again")
     return dict(content)
+
+
+def are_names(names: Any) -> bool:
+    """Return whether class names are a list of different texts."""
+    return isinstance(names, list) and all(isinstance(name, str) for name in names) and len(set(names)) == len(names)
 
 
 def check_format(path: Path, record: Mapping[str, Any]) -> None:
@@ -186,11 +193,12 @@ def linear(weight: torch.Tensor, bias: torch.Tensor, embed_dim: int, class_names
     """Make a linear layer from its tensors.
 
     Raises:
-        ValueError: their shapes do not match the embedding and the classes.
+        ValueError: the names of the classes are not different texts, or the shapes do not match them or the embedding.
     """
-    named = isinstance(class_names, list) and all(isinstance(name, str) for name in class_names)
-    classes = len(class_names) if named and class_names else len(bias)
-    if not named or weight.shape != (classes, embed_dim) or bias.shape != (classes,):
+    if not are_names(class_names):
+        raise ValueError(f"class_names is {str(class_names)[:40]!r}")
+    classes = len(class_names) or len(bias)
+    if weight.shape != (classes, embed_dim) or bias.shape != (classes,):
         raise ValueError(f"head weight is {tuple(weight.shape)}, expected (number of classes, {embed_dim})")
     layer = nn.Linear(embed_dim, classes)
     layer.load_state_dict({"weight": weight, "bias": bias})

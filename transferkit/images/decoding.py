@@ -23,6 +23,7 @@ from transferkit.images.extent import is_cut, jpeg_extent, webp_end, with_own_si
 from transferkit.images.formats import EXTENSIONS, FORMATS, UNREAD_KINDS, decoders, formats_for, needs_plugin, unread
 from transferkit.images.rgb import to_rgb
 from transferkit.images.silence import pillow_silenced
+from transferkit.runtime.unicode_names import other_form
 
 __all__ = [
     "EXTENSIONS",
@@ -99,7 +100,9 @@ def read_file(path: str | Path) -> bytes:
             raise ImageError("too_large", detail)
         return Path(path).read_bytes()
     except OSError as error:
-        raise ImageError(*Fault.of(error)) from error
+        fault = Fault.of(error)
+        more = other_form(path) if fault.kind == "missing" else ""
+        raise ImageError(fault.kind, f"{fault.detail}{more}") from error
     except ValueError as error:  # a null byte in the name
         raise ImageError("not_a_file", "impossible file name") from error
 

@@ -12,6 +12,7 @@ from transferkit.data.embeddings import Embeddings
 from transferkit.data.targets import require_class
 from transferkit.images.quality import PictureStats
 from transferkit.probe.out_of_fold import FOLDS, out_of_fold
+from transferkit.probe.own_paths import with_own_paths
 from transferkit.similarity.label_quality import confident_classes, neighbor_share, robust_z, self_confidence
 from transferkit.similarity.temperature import fit_temperature
 
@@ -117,6 +118,7 @@ def audit_embeddings(
         UserError: no rows, NaN or infinity; several labels or a number per image.
     """
     require_class(table.kind, "an audit")
+    table = with_own_paths(table)
     similarity.finite_rows(table.embedding, "embeddings", table.paths)
     found: list[Issue] = []
     unit = similarity.unit_rows(table.embedding, in_place=in_place)

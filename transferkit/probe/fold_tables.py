@@ -6,6 +6,7 @@ from dataclasses import replace
 from transferkit.data.embeddings import Embeddings
 from transferkit.data.splits import deal_folds
 from transferkit.data.targets import TARGETS
+from transferkit.probe.own_paths import with_own_paths
 
 
 def fold_tables(embeddings: Embeddings, folds: int, seed: int) -> Iterator[Embeddings]:
@@ -22,6 +23,7 @@ def fold_tables(embeddings: Embeddings, folds: int, seed: int) -> Iterator[Embed
     Raises:
         UserError: fewer groups, or rows, than folds.
     """
+    embeddings = with_own_paths(embeddings)
     labeled = embeddings.select([row for row, label in enumerate(embeddings.labels) if label is not None])
     strata = TARGETS[labeled.kind].strata(labeled.labels)
     dealt = deal_folds(strata, labeled.paths, labeled.groups, folds, seed, "the table of embeddings")

@@ -16,6 +16,7 @@ from transferkit.errors import listed
 from transferkit.probe.classifier import LinearClassifier
 from transferkit.probe.linear import Fitted, Sweep, fit_linear, logits_of, sweep
 from transferkit.probe.other_objectives import OneVsRestObjective
+from transferkit.probe.own_paths import with_own_paths
 from transferkit.probe.protocol import PROTOCOL, Predictions, ProbeResult, edge_warnings, splits_table, sweep_record
 from transferkit.probe.row_splits import feature_warnings, split_members
 from transferkit.probe.standardize import KINDS, Kind
@@ -83,6 +84,7 @@ def probe_labels(
     Raises:
         UserError: the rows cannot be split, or a label is there for all training rows.
     """
+    embeddings = with_own_paths(embeddings)
     members = split_members(embeddings, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
     kind, labels = TARGETS["labels"], embeddings.labels
     kind.check([labels[row] for row in members.train], "the embeddings")

@@ -11,6 +11,7 @@ from transferkit.data.seen import remember_paths
 from transferkit.data.splits import HELD_OUT
 from transferkit.data.targets import NAME_OF_NUMBER, TARGETS, number_of
 from transferkit.probe.classifier import LinearClassifier
+from transferkit.probe.own_paths import with_own_paths
 from transferkit.probe.protocol import PROTOCOL, Predictions, ProbeResult, splits_table
 from transferkit.probe.ridge import ALPHAS, KINDS, Ridge, fit_ridge
 from transferkit.probe.row_splits import feature_warnings, split_members
@@ -34,6 +35,7 @@ def probe_numbers(
     Raises:
         UserError: the rows cannot be split, or all numbers are equal.
     """
+    embeddings = with_own_paths(embeddings)
     members = split_members(embeddings, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
     labels = embeddings.labels
     TARGETS["number"].check([labels[row] for row in members.train], "the embeddings")

@@ -16,6 +16,7 @@ from transferkit.probe.classifier import LinearClassifier
 from transferkit.probe.fewshot import SEEDS, SHOTS, few_shot_curve
 from transferkit.probe.knn import K_NEIGHBORS, knn_predictions, nearest_class_mean
 from transferkit.probe.linear import Fitted, Sweep, fit_linear, logits_of, sweep
+from transferkit.probe.own_paths import with_own_paths
 from transferkit.probe.row_splits import Members, RowSplits, split_rows
 from transferkit.probe.scores import scores, top1
 from transferkit.probe.standardize import Kind
@@ -110,6 +111,7 @@ def probe_embeddings(
     Raises:
         UserError: the rows cannot be split (see `split_rows`), or fewer than 1 of `shots` or `few_shot_seeds`.
     """
+    embeddings = with_own_paths(embeddings)
     splits = split_rows(embeddings, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
     known, rows = splits.known, arrange(embeddings.embedding, splits)
     table, target = rows.features, rows.target

@@ -10,6 +10,7 @@ from torch import Tensor
 from transferkit.data.embeddings import Embeddings
 from transferkit.data.groups import units_of
 from transferkit.errors import UserError
+from transferkit.probe.own_paths import with_own_paths
 from transferkit.probe.protocol import ProbeResult, check_same_images, probe_embeddings
 from transferkit.similarity.cosine import class_codes
 from transferkit.similarity.rank_intervals import difference_interval, rank_intervals, resampled_accuracies
@@ -69,6 +70,7 @@ def measure_candidate(
     Raises:
         UserError: the embeddings cannot be probed.
     """
+    embeddings = with_own_paths(embeddings)
     result = probe_embeddings(
         embeddings,
         coarse_to_fine=coarse_to_fine,

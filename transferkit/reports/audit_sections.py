@@ -42,10 +42,10 @@ IN_RUN = ("label", "outlier")
 
 def from_folder(folder: ResultFolder, kinds: Sequence[str] = IN_RUN) -> list[Section | None]:
     """Return the sections of the issues in ``audit.parquet``."""
-    columns = folder.columns(AUDIT)
+    columns = folder.columns(AUDIT, "issue", "path", "label", "suggested", "score", "detail")
     if not columns:
         return []
-    return [section_of(columns, kind) for kind in kinds]
+    return folder.part(AUDIT, lambda: [section_of(columns, kind) for kind in kinds], [])
 
 
 def section_of(columns: Mapping[str, Sequence[Any]], kind: str) -> Section:
@@ -70,4 +70,4 @@ def card(columns: Mapping[str, Sequence[Any]], row: int) -> Card:
     lines: list[tuple[str, str | Number]] = [("", title)]
     lines.append(("score", decimal(float(columns["score"][row]), f"{AUDIT} score")))
     words = f", {columns['detail'][row]}" if columns["detail"][row] else ""
-    return Card(path, f"{path}: {label or 'no label'}{words}", lines)
+    return Card(str(path), f"{path}: {label or 'no label'}{words}", lines)

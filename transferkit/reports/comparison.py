@@ -24,12 +24,20 @@ from transferkit.reports.content import (
 )
 from transferkit.reports.mistakes import PredictionTable
 from transferkit.reports.numbers import Number, count, decimal, p_value, percent
-from transferkit.reports.result_files import NO_PLACE, ImageSource, ResultFolder, find_images, place_of_images
+from transferkit.reports.result_files import (
+    NO_PLACE,
+    ImageSource,
+    ResultFolder,
+    find_images,
+    mapping,
+    place_of_images,
+)
 from transferkit.similarity.paired import PairedComparison, compare_paired
 
 SHOWN = 24
 CLASSES = 12
 LEVEL = 0.05
+MADE = ("extractor", "pooling", "precision", "weights_sha256")  # of the embeddings of a probe
 
 
 def comparison_report(
@@ -128,7 +136,7 @@ def images_of(first: ResultFolder, second: ResultFolder, images: str | None, ima
     """Return where the images are, by whichever directory knows."""
     found = ImageSource(None, NO_PLACE)
     for folder in (first, second):
-        data = folder.yaml("config.yaml").get("data") or folder.json("probe.json").get("images") or {}
+        data = mapping(folder.yaml("config.yaml").get("data") or folder.json("probe.json").get("images"))
         name = "root" if "root" in data else "source"
         place, root = place_of_images(images, image_root, data, name)
         if place:
@@ -225,7 +233,7 @@ def metrics_side_by_side(first: ResultFolder, second: ResultFolder, names: tuple
 def measured(folder: ResultFolder) -> dict[str, float]:
     """Return the test metrics of a run, or those of a probe's classifier."""
     found = folder.json("metrics.json")
-    linear = folder.json("probe.json").get("linear") or {}
+    linear = mapping(folder.json("probe.json").get("linear"))
     values = {name: value for name, value in found.items() if name.startswith("test/")}
     values |= {name: linear.get(name) for name in ("top1", "top5", "mean_per_class", "ece", "ece_calibrated")}
     return {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
@@ -251,9 +259,9 @@ def options_side_by_side(first: ResultFolder, second: ResultFolder, names: tuple
 def options_of(folder: ResultFolder) -> dict[str, Any]:
     """Return the configuration of a run or probe."""
     probe = folder.json("probe.json")
-    made = probe.get("embeddings") or {}
-    kept = {key: made.get(key) for key in ("extractor", "pooling", "precision", "weights_sha256") if key in made}
-    return folder.yaml("config.yaml") or {**kept, **(probe.get("options") or {})}
+    made = mapping(probe.get("embeddings"))
+    kept = {key: value for key, value in made.items() if key in MADE}
+    return folder.yaml("config.yaml") or {**kept, **mapping(probe.get("options"))}
 
 
 def flat(content: Mapping[str, Any], before: str = "") -> dict[str, Any]:

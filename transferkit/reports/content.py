@@ -223,6 +223,10 @@ class Headline:
     stats: Sequence[tuple[str, Number]] = ()
 
 
+UNREAD = Headline(None, "cannot be read", "The file of the results is not as it was written; the notes say more.")
+"""Instead of the headline of a file that somebody has changed."""
+
+
 @dataclass(frozen=True)
 class Report:
     """A whole report.

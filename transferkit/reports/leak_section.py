@@ -1,6 +1,6 @@
 """The section of near-duplicates in different splits, by the embeddings of a run or a probe."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transferkit.reports.content import Block, Card, Facts, Gallery, Remark, Section
@@ -21,6 +21,11 @@ def leak_blocks(folder: ResultFolder) -> list[Block]:
     if not found:
         folder.missing.append(NOT_THERE)
         return []
+    return folder.part(LEAKS, lambda: blocks_of(found), [])
+
+
+def blocks_of(found: Mapping[str, Any]) -> list[Block]:
+    """Return what the content of ``leaks.json`` says."""
     facts: list[tuple[str, Any]] = [
         ("pairs in different splits", count(found["count"], f"{LEAKS} count")),
         ("images compared", count(found["images"], f"{LEAKS} images")),
@@ -43,7 +48,7 @@ def leak_blocks(folder: ResultFolder) -> list[Block]:
 
 def card(pair: dict[str, Any], side: int, cosine: Number) -> Card:
     """Return one image of a pair."""
-    path, label, split = pair[("first", "second")[side]], pair["labels"][side] or "no label", pair["splits"][side]
+    path, label, split = str(pair[("first", "second")[side]]), pair["labels"][side] or "no label", pair["splits"][side]
     lines: Sequence[tuple[str, str | Number]] = [("", label), ("split", split), ("cosine", cosine)]
     return Card(path, f"{path}: {label}, {split}", lines)
 

@@ -3,32 +3,47 @@
 import math
 import shlex
 from collections.abc import Mapping
+from typing import Any
 
 from markupsafe import Markup
 
 from transferkit.data.embeddings import Embeddings
 from transferkit.reports import audit_sections, data_sections, svg
-from transferkit.reports.content import Block, Cell, Chart, Charts, Headline, Remark, Report, Section, Table
+from transferkit.reports.content import UNREAD, Block, Cell, Chart, Charts, Headline, Remark, Report, Section, Table
 from transferkit.reports.data_sections import Splits
 from transferkit.reports.numbers import Number, count, decimal, p_value, percent
-from transferkit.reports.result_files import ImageSource, ResultFolder, find_images, place_of_images
+from transferkit.reports.result_files import (
+    ImageSource,
+    ResultFolder,
+    find_images,
+    mapping,
+    place_of_images,
+    versions_in,
+)
 from transferkit.reports.thumbnails import picture_uri
 
-BENCHMARK, SIMILARITY = "benchmark.csv", "similarity.json"
+BENCHMARK, SIMILARITY, PER_CLASS, AUDIT = "benchmark.csv", "similarity.json", "per_class.csv", "audit.json"
 PICTURE_BYTES = 2**20  # of one picture that is taken into a page
 
 
 def benchmark_report(folder: ResultFolder) -> Report:
     """Return the report of a benchmark's directory."""
     rows = folder.rows(BENCHMARK)
-    measured = [row for row in rows if row.get("top1")]
-    failed = [row for row in rows if row.get("error")]
-    folder.missing += [f"{row['approach']} on {row['dataset']}: {row['error']}" for row in failed]
-    datasets = list(dict.fromkeys(row["dataset"] for row in measured))
-    sections = [dataset_section(name, [row for row in measured if row["dataset"] == name]) for name in datasets]
+    unread: tuple[Headline, list[Section], list[str]] = (UNREAD, [], [])
+    top, sections, failed = folder.part(BENCHMARK, lambda: benchmark_parts(rows), unread)
+    folder.missing += failed
     parts = ["transferkit", "benchmark", "--config", "CONFIG.yaml", "--out", str(folder.path)]
     sections.append(data_sections.provenance([shlex.join(parts)], [], {}, {}))
-    return Report(folder.path.name, "Benchmark", benchmark_headline(measured, datasets), sections, folder.missing)
+    return Report(folder.path.name, "Benchmark", top, sections, folder.missing)
+
+
+def benchmark_parts(rows: list[dict[str, str]]) -> tuple[Headline, list[Section], list[str]]:
+    """Return the headline, a section per dataset, and a line per cell that failed."""
+    measured = [row for row in rows if row.get("top1")]
+    failed = [f"{row['approach']} on {row['dataset']}: {row['error']}" for row in rows if row.get("error")]
+    datasets = list(dict.fromkeys(row["dataset"] for row in measured))
+    sections = [dataset_section(name, [row for row in measured if row["dataset"] == name]) for name in datasets]
+    return benchmark_headline(measured, datasets), sections, failed
 
 
 def benchmark_headline(rows: list[dict[str, str]], datasets: list[str]) -> Headline:
@@ -102,8 +117,8 @@ def evaluation_report(
     source = find_images(images, image_root, folder.path)
     per_class = folder.rows("per_class.csv")
     sections: list[Section] = []
-    if per_class:
-        sections.append(class_metrics(per_class))
+    if per_class and (worst := folder.part(PER_CLASS, lambda: class_metrics(per_class), None)):
+        sections.append(worst)
     if embeddings is None:
         folder.missing.append(
             "near-duplicates and the map: the embeddings are not at hand (transferkit evaluate has them)"
@@ -129,7 +144,7 @@ def evaluation_report(
         for key, name in {"extractor": "extractor", "pooling": "pooling", "weights_sha256": "weights SHA-256"}.items()
         if made.get(key)
     ]
-    versions = made.get("versions") or {}
+    versions = versions_in(made)
     commands = [shlex.join(["transferkit", "evaluate", "FILE.parquet", "--out", str(folder.path)])]
     sections.append(data_sections.provenance(commands, facts, {}, versions))
     version = versions.get("transferkit", "")
@@ -163,7 +178,7 @@ def class_metrics(rows: list[dict[str, str]]) -> Section:
     """Return the metrics of each class, the worst first by the first of them."""
     names = [name for name in rows[0] if name not in ("class", "label")]
     key = next((name for name in ("precision_at_1", "map_at_r") if name in names), names[0])
-    title = next(name for name in rows[0] if name in ("class", "label"))
+    title = next((name for name in rows[0] if name in ("class", "label")), names[0])
     wanted = ("rows", "queries", "precision_at_1", "map_at_r", "intra_class_cosine")
     chosen = [name for name in wanted if name in names] or names[:5]
     ordered = sorted(rows, key=lambda row: (float(row[key] or math.inf), row[title]))
@@ -197,31 +212,33 @@ def audit_report(
         image_root: of a manifest.
     """
     content = folder.json("audit.json")
-    given = content.get("images") or {}
+    given = mapping(content.get("images"))
     source = find_images(*place_of_images(images, image_root, given), folder.path)
     if source.table is None:
         folder.missing.append(f"thumbnails: {source.reason}")
-    folder.missing += content.get("skipped", [])
-    found = content.get("counts", {})
-    stats = [(audit_sections.TITLES[kind][1].lower(), count(found[kind], f"audit.json counts.{kind}"))
-             for kind in audit_sections.TITLES if found.get(kind)]  # fmt: skip
-    images_count = content.get("rows", 0)
-    sentence = f"{images_count:,} images were looked at. Nothing was changed: review audit.csv, then apply it."
-    labels = count(found["label"], "audit.json counts.label") if "label" in found else None
-    headline = Headline(labels, "likely label errors", sentence, None, stats)
-    kinds = [kind for kind in audit_sections.TITLES if kind in found]
+    unread: tuple[Headline, list[str], list[Block]] = (UNREAD, [], [])
+    top, kinds, remarks = folder.part(AUDIT, lambda: audit_parts(content), unread)
     sections = [each for each in audit_sections.from_folder(folder, kinds) if each]
-    ambiguous: list[Block] = [Remark(line) for line in content.get("remarks", [])]
-    if ambiguous:
-        sections.append(Section("remarks", "How it was measured", "", ambiguous))
+    if remarks:
+        sections.append(Section("remarks", "How it was measured", "", remarks))
     out = str(folder.path)
     audit = ["transferkit", "audit", str(given.get("source") or "IMAGES")]
     audit += ["--image_root", str(given["image_root"])] if given.get("image_root") else []
     network = [(name, given.get(name)) for name in ("extractor", "weights", "pooling")]
     options = [part for name, value in network if value not in (None, "DEFAULT") for part in (f"--{name}", str(value))]
     commands = [shlex.join([*audit, *options, "--out", out]), shlex.join([*audit, "--apply", f"{out}/audit.csv"])]
-    versions = content.get("versions") or {}
+    versions = versions_in(content)
     sections.append(data_sections.provenance(commands, [], {}, versions))
-    return Report(
-        folder.path.name, "Audit", headline, sections, folder.missing, versions.get("transferkit", "")
-    ), source
+    return Report(folder.path.name, "Audit", top, sections, folder.missing, versions.get("transferkit", "")), source
+
+
+def audit_parts(content: Mapping[str, Any]) -> tuple[Headline, list[str], list[Block]]:
+    """Return the headline, the kinds of issues that were looked for, and how it was measured."""
+    found = content.get("counts", {})
+    kinds = [kind for kind in audit_sections.TITLES if kind in found]
+    numbers = {kind: count(found[kind], f"{AUDIT} counts.{kind}") for kind in kinds}
+    stats = [(audit_sections.TITLES[kind][1].lower(), number) for kind, number in numbers.items() if found[kind]]
+    sentence = f"{content.get('rows', 0):,} images were looked at. "
+    sentence += "Nothing was changed: review audit.csv, then apply it."
+    remarks: list[Block] = [Remark(str(line)) for line in content.get("remarks", [])]
+    return Headline(numbers.get("label"), "likely label errors", sentence, None, stats), kinds, remarks

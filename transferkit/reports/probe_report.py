@@ -6,11 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from transferkit.reports import audit_sections, data_sections, leak_section, prediction_sections, svg, target_sections
-from transferkit.reports.content import Block, Cell, Chart, Charts, Headline, Remark, Report, Section, Table
+from transferkit.reports.content import UNREAD, Block, Cell, Chart, Charts, Headline, Remark, Report, Section, Table
 from transferkit.reports.numbers import Number, count, decimal, percent
-from transferkit.reports.result_files import ImageSource, ResultFolder, find_images, place_of_images
+from transferkit.reports.result_files import (
+    ImageSource,
+    ResultFolder,
+    find_images,
+    mapping,
+    place_of_images,
+    text,
+    versions_in,
+)
 
-PROBE = "probe.json"
+PROBE, SPLITS = "probe.json", "splits.parquet"
 
 
 def probe_report(
@@ -24,7 +32,7 @@ def probe_report(
         image_root: of a manifest.
     """
     content = folder.json(PROBE)
-    given = content.get("images") or {}
+    given = mapping(content.get("images"))
     source = find_images(*place_of_images(images, image_root, given), folder.path)
     predictions = folder.predictions()
     target = content.get("target", "class")
@@ -32,9 +40,9 @@ def probe_report(
         folder.missing.append("mistakes and calibration: the probe's predictions.parquet is not there")
     if source.table is None:
         folder.missing.append(f"thumbnails: {source.reason}")
-    linear = content.get("linear") or {}
+    linear = mapping(content.get("linear"))
     measured = measures if target == "class" else target_sections.probe_measures
-    sections: list[Section | None] = [measured(content)] if linear else []
+    sections: list[Section | None] = [folder.part(PROBE, lambda: measured(content), None)] if linear else []
     if predictions is not None:
         sections += [
             prediction_sections.worst_classes(predictions),
@@ -44,16 +52,20 @@ def probe_report(
     sections += audit_sections.from_folder(folder)
     if predictions is not None:
         error = linear.get("ece_calibrated")
-        calibrated = None if error is None else percent(error, f"{PROBE} linear.ece_calibrated")
+        calibrated = percent(error, f"{PROBE} linear.ece_calibrated") if isinstance(error, int | float) else None
         sections.append(prediction_sections.calibration(predictions, calibrated))
-    sections += [leak_section.leak_section(folder), selection(linear)]
-    sections.append(data_sections.data_counts(folder.columns("splits.parquet"), "splits.parquet", target))
+    sections += [leak_section.leak_section(folder), folder.part(PROBE, lambda: selection(linear), None)]
+    splits = folder.columns(SPLITS, "path", "label", "split")
+    sections.append(folder.part(SPLITS, lambda: data_sections.data_counts(splits, SPLITS, target), None))
     sections.append(repeat(content, str(folder.path)))
-    extractor = (content.get("embeddings") or {}).get("extractor", "")
-    title = f"{extractor} on {given['source']}" if given.get("source") and extractor else folder.path.name
+    extractor = text(mapping(content.get("embeddings")).get("extractor"))
+    title = f"{extractor} on {given['source']}" if text(given.get("source")) and extractor else folder.path.name
     found = [section for section in sections if section]
-    version = (content.get("versions") or {}).get("transferkit", "")
-    top = headline(linear) if target == "class" or not linear else target_sections.probe_headline(linear, target)
+    version = versions_in(content).get("transferkit", "")
+    by_class = target == "class" or not linear
+    top = folder.part(
+        PROBE, lambda: headline(linear) if by_class else target_sections.probe_headline(linear, target), UNREAD
+    )
     return Report(title, "Linear probe", top, found, folder.missing, version), source
 
 
@@ -152,8 +164,7 @@ def selection(linear: Mapping[str, Any]) -> Section | None:
 
 def repeat(content: Mapping[str, Any], out: str) -> Section:
     """Return the command, the extractor and the versions."""
-    given, made = content.get("images") or {}, content.get("embeddings") or {}
-    options = content.get("options") or {}
+    given, made, options = (mapping(content.get(name)) for name in ("images", "embeddings", "options"))
     parts = ["transferkit", "probe", str(given.get("source") or content.get("table") or "IMAGES")]
     for key in ("extractor", "weights", "pooling", "image_root", "on_error", "splits"):
         if given.get(key) is not None:
@@ -167,5 +178,4 @@ def repeat(content: Mapping[str, Any], out: str) -> Section:
         "precision": "precision",
     }
     facts: list[tuple[str, Cell]] = [(name, str(made[key])) for key, name in keys.items() if made.get(key) is not None]
-    versions = content.get("versions") or {}
-    return data_sections.provenance([shlex.join([*parts, "--out", out])], facts, {}, versions)
+    return data_sections.provenance([shlex.join([*parts, "--out", out])], facts, {}, versions_in(content))

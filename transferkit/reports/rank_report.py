@@ -4,9 +4,9 @@ import shlex
 from typing import Any
 
 from transferkit.reports import data_sections, svg
-from transferkit.reports.content import Cell, Chart, Charts, Headline, Remark, Report, Section, Table
+from transferkit.reports.content import UNREAD, Cell, Chart, Charts, Headline, Remark, Report, Section, Table
 from transferkit.reports.numbers import count, decimal, percent
-from transferkit.reports.result_files import ResultFolder
+from transferkit.reports.result_files import ResultFolder, mapping, versions_in
 
 FILE = "rank.json"
 COLUMNS = (
@@ -17,17 +17,20 @@ COLUMNS = (
 def rank_report(folder: ResultFolder) -> Report:
     """Return the report of a directory that ``rank`` wrote."""
     content = folder.json(FILE)
-    rows: list[dict[str, Any]] = content.get("rows", [])
-    given = content.get("images") or {}
-    sections = [ranking_section(rows, content)] if rows else []
-    names = ",".join(row["extractor"] for row in rows)
-    command = ["transferkit", "rank", str(given.get("source") or "IMAGES"), "--extractors", names]
+    given, versions = mapping(content.get("images")), versions_in(content)
+    unread: tuple[Headline, list[Section], list[str]] = (UNREAD, [], [])
+    top, sections, names = folder.part(FILE, lambda: ranking_parts(content), unread)
+    command = ["transferkit", "rank", str(given.get("source") or "IMAGES"), "--extractors", ",".join(names)]
     command += ["--out", str(folder.path)]
-    versions = content.get("versions") or {}
     sections.append(data_sections.provenance([shlex.join(command)], [], {}, versions))
-    return Report(
-        folder.path.name, "Ranking", headline(rows, content), sections, folder.missing, versions.get("transferkit", "")
-    )
+    return Report(folder.path.name, "Ranking", top, sections, folder.missing, versions.get("transferkit", ""))
+
+
+def ranking_parts(content: dict[str, Any]) -> tuple[Headline, list[Section], list[str]]:
+    """Return the headline, the table, and the names of the extractors."""
+    rows: list[dict[str, Any]] = content.get("rows", [])
+    sections = [ranking_section(rows, content)] if rows else []
+    return headline(rows, content), sections, [str(row["extractor"]) for row in rows]
 
 
 def headline(rows: list[dict[str, Any]], content: dict[str, Any]) -> Headline:

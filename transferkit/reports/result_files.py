@@ -1,7 +1,7 @@
 """The files of a run, probe, benchmark or evaluation, read as far as they are there; what is missing is noted."""
 
 import csv
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -16,6 +16,7 @@ from transferkit.data.image_table import ImageTable, kept_image_root, open_image
 from transferkit.errors import UserError, first_line
 from transferkit.images.decoding import ImageError, read_image
 from transferkit.reports.mistakes import PredictionTable
+from transferkit.runtime.csv_files import open_csv
 from transferkit.runtime.json_files import read_json
 from transferkit.runtime.parquet import read_table
 
@@ -31,7 +32,9 @@ SIGNS: dict[str, Kind] = {  # a file -> what a folder that holds it is; the firs
     "rank.json": "ranking",
 }
 
-
+PREDICTIONS = "predictions.parquet"
+UNLIKE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, UserError)
+"""What a file of other content than was written makes of the code that reads it."""
 NO_PLACE = "the results do not say where their images are; make the report again and give their place"
 
 
@@ -74,26 +77,28 @@ class ResultFolder:
         """Return the rows of a CSV file; none where it is missing or damaged."""
 
         def read(path: Path) -> list[dict[str, str]]:
-            with path.open(encoding="utf-8", newline="") as file:
-                return list(csv.DictReader(file, strict=True))
+            with open_csv(path) as (lines, delimiter):
+                return list(csv.DictReader(lines, strict=True, delimiter=delimiter))
 
         return self.read(name, read) or []
 
-    def columns(self, name: str) -> dict[str, list[Any]]:
-        """Return the columns of a Parquet file; none where it is missing or damaged."""
-        return self.read(name, lambda path: dict(read_table(path).to_pydict())) or {}
+    def columns(self, name: str, *needed: str) -> dict[str, list[Any]]:
+        """Return the columns of a Parquet file; none where it is missing, damaged, or lacks one that is needed."""
+
+        def read(path: Path) -> dict[str, list[Any]]:
+            found = dict(read_table(path).to_pydict())
+            if missing := sorted(set(needed) - found.keys()):
+                raise ValueError(f"no column {', '.join(missing)}")
+            return found
+
+        return self.read(name, read) or {}
 
     def predictions(self) -> PredictionTable | None:
         """Return the labeled rows of ``predictions.parquet``."""
-        columns = self.columns("predictions.parquet")
+        columns = self.columns(PREDICTIONS)
         if not {"path", "label", "prediction", "probability"} <= columns.keys():
             return None
-        kept = [row for row, label in enumerate(columns["label"]) if label is not None]
-        paths, labels, preds = ([columns[name][row] for row in kept] for name in ("path", "label", "prediction"))
-        probability = np.array([columns["probability"][row] for row in kept], dtype=np.float64)
-        stated = columns.get("calibrated_probability")
-        calibrated = None if stated is None else np.array([stated[row] for row in kept], dtype=np.float64)
-        return PredictionTable(paths, labels, preds, probability, calibrated) if kept else None
+        return self.part(PREDICTIONS, lambda: predictions_of(columns), None)
 
     def embeddings(self) -> Embeddings | None:
         """Return the table of ``embeddings.parquet``."""
@@ -109,6 +114,51 @@ class ResultFolder:
         except (OSError, ValueError, TypeError, csv.Error, yaml.YAMLError, pa.ArrowException, UserError) as error:
             self.missing.append(f"{name} cannot be read ({first_line(error)})")
             return None
+
+    def part(self, name: str, make: Callable[[], T], instead: T) -> T:
+        """Return a part of a report; of a file that somebody has changed, what stands instead, and that is noted.
+
+        Args:
+            name: the file that the part is made of.
+            make: returns the part.
+            instead: what a report has without it.
+        """
+        try:
+            return make()
+        except UNLIKE as error:
+            self.missing.append(f"{name} is not as it was written ({type(error).__name__}: {first_line(error)})")
+            return instead
+
+
+def predictions_of(columns: Mapping[str, Sequence[Any]]) -> PredictionTable | None:
+    """Return the labeled rows among columns of predictions; None if there are none.
+
+    Raises:
+        TypeError: a path, label or prediction is not text.
+    """
+    kept = [row for row, label in enumerate(columns["label"]) if label is not None]
+    paths, labels, preds = ([columns[name][row] for row in kept] for name in ("path", "label", "prediction"))
+    if not all(isinstance(name, str) for column in (paths, labels, preds) for name in column):
+        raise TypeError("a path, label or prediction is not text")
+    probability = np.array([columns["probability"][row] for row in kept], dtype=np.float64)
+    stated = columns.get("calibrated_probability")
+    calibrated = None if stated is None else np.array([stated[row] for row in kept], dtype=np.float64)
+    return PredictionTable(paths, labels, preds, probability, calibrated) if kept else None
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """Return an object within a file; an empty one where there is something else."""
+    return dict(value) if isinstance(value, Mapping) else {}
+
+
+def versions_in(content: Mapping[str, Any]) -> dict[str, str]:
+    """Return the versions that a file records."""
+    return {str(name): str(version) for name, version in mapping(content.get("versions")).items()}
+
+
+def text(value: Any) -> str | None:
+    """Return a text within a file; None where there is something else, or an empty one."""
+    return value if isinstance(value, str) and value else None
 
 
 @dataclass(frozen=True)
@@ -151,9 +201,9 @@ def place_of_images(
         recorded: what the results say, with ``image_root``.
         name: of the images in it.
     """
-    known = recorded.get("image_root")
+    known = text(recorded.get("image_root"))
     if images is None:
-        return recorded.get(name), image_root or known
+        return text(recorded.get(name)), image_root or known
     return images, image_root or kept_image_root(known, images)
 
 

@@ -9,13 +9,21 @@ from typing import Any
 
 from transferkit.data.embeddings import Embeddings
 from transferkit.data.integrity import recall
+from transferkit.data.targets import Kind
 from transferkit.errors import listed
 from transferkit.reports import audit_sections, data_sections, leak_section, prediction_sections, target_sections
-from transferkit.reports.content import Block, Headline, Remark, Report, Section
+from transferkit.reports.content import UNREAD, Block, Headline, Remark, Report, Section
 from transferkit.reports.explanations import looked_at
 from transferkit.reports.mistakes import PredictionTable
 from transferkit.reports.numbers import Number, count, decimal, percent
-from transferkit.reports.result_files import ImageSource, ResultFolder, find_images, place_of_images
+from transferkit.reports.result_files import (
+    ImageSource,
+    ResultFolder,
+    find_images,
+    mapping,
+    place_of_images,
+    versions_in,
+)
 from transferkit.runtime.files import file_sha256
 from transferkit.similarity.intervals import wilson
 
@@ -25,7 +33,8 @@ NAMES = {
     "ece": "calibration error",
     "loss": "loss",
 }
-METRICS = "metrics.json"
+METRICS, ROWS, EMBEDDINGS, SPLITS = "metrics.json", "metrics.csv", "embeddings.parquet", "splits.parquet"
+NO_DUPLICATES = Section("duplicates", "Near-duplicates and leaks", "The embeddings cannot be compared.", [])
 Splits = data_sections.Splits
 MOST_BYTES = 2**31  # of files that are hashed to find leaks
 
@@ -41,10 +50,10 @@ def run_report(
         image_root: of a manifest.
     """
     config, metrics = folder.yaml("config.yaml"), folder.json(METRICS)
-    data = config.get("data") or {}
+    data = mapping(config.get("data"))
     source = find_images(*place_of_images(images, image_root, data, "root"), folder.path)
     predictions, embeddings = folder.predictions(), folder.embeddings()
-    splits = folder.columns("splits.parquet")
+    splits = folder.columns(SPLITS, "path", "label", "split")
     others = target_sections.measured(metrics)
     if predictions is None and not others:
         folder.missing.append("predictions, mistakes and calibration: nothing was tested yet")
@@ -59,26 +68,37 @@ def run_report(
     sections.append(seen)
     sections += audit_sections.from_folder(folder)
     if embeddings is not None:
-        duplicates = data_sections.near_duplicates(embeddings, images="tested images")
-        sections.append(with_leaks(duplicates, leaks(splits, source), leak_section.leak_blocks(folder)))
+        duplicates = folder.part(
+            EMBEDDINGS, lambda: data_sections.near_duplicates(embeddings, images="tested images"), NO_DUPLICATES
+        )
+        copies = folder.part(SPLITS, lambda: leaks(splits, source), "")
+        sections.append(with_leaks(duplicates, copies, leak_section.leak_blocks(folder)))
     if predictions is not None:
         sections.append(prediction_sections.calibration(predictions, number(metrics, "test/ece")))
     measured = metrics.get("test/epoch", metrics.get("val/epoch"))
-    sections.append(data_sections.learning_curves(folder.rows("metrics.csv"), measured))
+    rows = folder.rows(ROWS)
+    sections.append(folder.part(ROWS, lambda: data_sections.learning_curves(rows, measured), None))
     if embeddings is not None:
-        sections.append(data_sections.embedding_map(embeddings, predictions))
-    readable, unread = without_unreadable(splits, source)
-    counted = data_sections.data_counts(readable, "splits.parquet", target_sections.KINDS.get(others, "class"))
-    sections.append(replace(counted, lead=counted.lead + unread) if counted else None)
+        sections.append(folder.part(EMBEDDINGS, lambda: data_sections.embedding_map(embeddings, predictions), None))
+    kind = target_sections.KINDS.get(others, "class")
+    sections.append(folder.part(SPLITS, lambda: used_images(splits, source, kind), None))
     sections.append(repeat(folder.path, config, embeddings))
+    made = embeddings.metadata if embeddings is not None else {}
     name = "/".join(folder.path.absolute().parts[-2:])
+    top = folder.part(
+        METRICS,
+        lambda: (
+            target_sections.run_headline(metrics, METRICS) if others else headline(predictions, metrics, splits, tested)
+        ),
+        UNREAD,
+    )
     report = Report(
         name,
         "Run",
-        target_sections.run_headline(metrics, METRICS) if others else headline(predictions, metrics, splits, tested),
+        top,
         [section for section in sections if section],
         folder.missing,
-        versions_of(embeddings).get("transferkit", ""),
+        versions_in(made).get("transferkit", ""),
     )
     return report, source
 
@@ -173,6 +193,13 @@ def with_leaks(section: Section, sentence: str, found: Sequence[Block]) -> Secti
     return Section(section.id, section.title, section.lead, [*blocks, *section.blocks])
 
 
+def used_images(splits: Splits, source: ImageSource, kind: Kind) -> Section | None:
+    """Return how many images of which class are in which split, and how many were left out."""
+    readable, unread = without_unreadable(splits, source)
+    counted = data_sections.data_counts(readable, SPLITS, kind)
+    return replace(counted, lead=counted.lead + unread) if counted else None
+
+
 def without_unreadable(splits: Splits, source: ImageSource) -> tuple[Splits, str]:
     """Return the images without those that are known to be unreadable, which nothing was computed on, and how many."""
     if source.table is None or source.table.in_memory or not splits.get("path"):
@@ -187,21 +214,16 @@ def without_unreadable(splits: Splits, source: ImageSource) -> tuple[Splits, str
     return {name: [column[row] for row in kept] for name, column in splits.items()}, f" Unreadable, left out: {words}."
 
 
-def versions_of(embeddings: Embeddings | None) -> dict[str, str]:
-    """Return the versions that embeddings were computed with."""
-    found = embeddings.metadata.get("versions") if embeddings is not None else None
-    return dict(found) if isinstance(found, dict) else {}
-
-
 def repeat(run: Path, config: Mapping[str, Any], embeddings: Embeddings | None) -> Section:
     """Return the commands, the main options and the versions."""
+    made = embeddings.metadata if embeddings is not None else {}
     file = str(run / "config.yaml")
     verb = "distill" if "teacher" in config else "fit"
     commands = [shlex.join(["transferkit", verb, "--config", file])] if config else []
     if commands and embeddings is not None:
         best = str(run / "checkpoints" / "best.ckpt")
         commands.append(shlex.join(["transferkit", "test", "--config", file, "--ckpt_path", best]))
-    model, data = config.get("model") or {}, config.get("data") or {}
+    model, data = mapping(config.get("model")), mapping(config.get("data"))
     facts: list[tuple[str, Any]] = [
         (name, str(section[key]))
         for name, section, key in (
@@ -218,4 +240,4 @@ def repeat(run: Path, config: Mapping[str, Any], embeddings: Embeddings | None) 
     ]
     if embeddings is not None and (sha := embeddings.metadata.get("weights_sha256")):
         facts.append(("weights SHA-256", str(sha)))
-    return data_sections.provenance(commands, facts, config, versions_of(embeddings))
+    return data_sections.provenance(commands, facts, config, versions_in(made))

@@ -4,11 +4,12 @@ import csv
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, dropwhile
 from pathlib import Path
 from typing import NamedTuple
 
 DELIMITERS = (",", ";", "\t")  # the second is that of spreadsheets in countries with a decimal comma
+MAX_CELL = 2**24  # characters; the csv module's own limit of 131,072 also holds for columns that nobody reads
 COMMA = re.compile(r"\s*[-+]?\d+,\d+([eE][-+]?\d+)?\s*")
 
 
@@ -34,14 +35,18 @@ class CsvText(NamedTuple):
 def open_csv(file: Path) -> Iterator[CsvText]:
     """Open a CSV file in UTF-8, with or without a byte order mark, for ``csv.reader`` and ``csv.DictReader``.
 
+    Blank lines before the header are skipped.
+
     Raises:
         OSError: it cannot be opened.
         ValueError: within the block: it is not UTF-8.
     """
     try:
         with file.open(encoding="utf-8-sig", newline="") as opened:
-            header = opened.readline()
-            yield CsvText(chain([header], opened), delimiter_of(header))
+            csv.field_size_limit(MAX_CELL)
+            lines = dropwhile(str.isspace, opened)
+            header = next(lines, "")
+            yield CsvText(chain([header], lines), delimiter_of(header))
     except UnicodeDecodeError as error:
         raise ValueError("it is not UTF-8; save it as CSV UTF-8") from error
 

@@ -13,6 +13,9 @@ from transferkit.errors import UserError
 from transferkit.runtime.cores import cores
 from transferkit.runtime.ranks import told_once
 
+# Set by torchrun, SLURM, LSF and MPI, or by hand, where a process is one of those of several machines.
+LAUNCHERS = ("MASTER_ADDR", "NODE_RANK", "TORCHELASTIC_RUN_ID", "SLURM_NTASKS", "LSB_JOBID", "OMPI_COMM_WORLD_RANK",
+             "PMI_RANK")  # fmt: skip
 MOST_PROCESSES = 8  # per core: more is a typing error that would make the machine unusable
 
 
@@ -39,6 +42,19 @@ def check_devices(devices: int) -> None:
     """
     if devices > MOST_PROCESSES * cores():
         raise UserError(f"`devices` is {devices}, this machine has {cores()} cores; give no more")
+
+
+def check_nodes(num_nodes: int | None) -> None:
+    """Validate that several machines were asked for by something that starts the processes of all of them.
+
+    Raises:
+        UserError: nothing has; this process would wait for the others for ever.
+    """
+    if num_nodes is not None and num_nodes > 1 and not any(name in os.environ for name in LAUNCHERS):
+        raise UserError(
+            f"`num_nodes` is {num_nodes}, but nothing here starts the processes of other machines; "
+            "start this command with torchrun or srun on each of them, or leave it out"
+        )
 
 
 def find_device(accelerator: str) -> torch.device:
@@ -71,11 +87,13 @@ def start(devices: int | None = None, num_nodes: int | None = None, accelerator:
         accelerator: ``auto`` is a GPU if there is one.
 
     Raises:
-        UserError: torch does not find the accelerator, or there are far fewer cores than processes.
+        UserError: torch does not find the accelerator, there are far fewer cores than processes, or nothing starts the
+            processes of other machines.
     """
     device = find_device(accelerator)
     devices = devices or int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's
     check_devices(devices)
+    check_nodes(num_nodes)
     nodes = num_nodes or int(os.environ.get("GROUP_WORLD_SIZE", 1))
     if devices * nodes == 1:
         yield Member(device, cores())

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from transferkit.errors import UserError, first_line
 from transferkit.runtime.files import atomic_path
 
 Row = Mapping[str, Any]
@@ -39,11 +40,24 @@ class MetricsTable:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Read the rows of a file without empty cells; no rows if the file does not exist."""
+    """Read the rows of a file without empty cells; no rows if the file does not exist.
+
+    Raises:
+        UserError: it cannot be read, a cell is not a number, or the epoch or step of a row is not a whole one.
+    """
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        rows: list[Row] = [{name: cell for name, cell in row.items() if cell} for row in csv.DictReader(file)]
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows: list[Row] = [
+                {name: cell for name, cell in row.items() if cell} for row in csv.DictReader(file, strict=True)
+            ]
+        for row in rows:
+            is_before(row, int(row["epoch"]), 0)
+            list(map(float, row.values()))
+    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
+        remedy = "mend it, or move it to go on without its rows"
+        raise UserError(f"{path} is broken ({first_line(error)}); {remedy}") from error
     if rows and rows[0]["epoch"] == "0" and "train/loss" in rows[0]:  # an earlier version counted from 0
         rows = [{**row, "epoch": str(int(row["epoch"]) + 1)} for row in rows]
     return rows

@@ -112,6 +112,6 @@ def check_unfreezing(callbacks: Collection[Callback], frozen: Collection[str] = 
             )
         if isinstance(callback, ModelPruning) and frozen and not callback._parameters_to_prune:
             raise UserError(
-                "the callback ModelPruning prunes layers that do not learn, too; give it `parameters_to_prune`, or fit "
+                "the callback ModelPruning prunes layers that do not learn, too; give it parameters_to_prune, or fit "
                 'with `regime="full"`'
             )

@@ -51,11 +51,11 @@ def progress_of(content: Mapping[str, Any], path: Path) -> Progress:
         UserError: the checkpoint holds no state to resume from.
     """
     try:
-        if "optimizer_states" not in content:
-            raise KeyError("optimizer_states")
+        for state in content["optimizer_states"]:
+            state["param_groups"][0].keys()
         epochs = int(content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
         return Progress(epochs, is_within_epoch(content), int(content["global_step"]))
-    except BROKEN as error:
+    except (*BROKEN, IndexError) as error:
         raise UserError(
             f'{path} holds weights only, not the state of a fit; start a new fit with `backbone="{path}"`'
         ) from error

@@ -23,6 +23,7 @@ from transferkit.reports.report import report_of
 from transferkit.reports.result_files import ResultFolder
 from transferkit.runtime.verbosity import showing_progress
 from transferkit.similarity import class_codes, principal_axes
+from transferkit.training.metrics_table import read_rows
 from transferkit.training.module import TransferModule
 from transferkit.training.run_directory import checkpoint_of, read_metrics, write_metrics
 from transferkit.training.run_leaks import leaks_of_run
@@ -196,8 +197,12 @@ class Run:
         return Embeddings.load(self.path / "embeddings.parquet")
 
     def plot_history(self) -> Figure:
-        """Draw loss and accuracy of each epoch."""
-        rows = ResultFolder(self.path).rows("metrics.csv")
+        """Draw loss and accuracy of each epoch.
+
+        Raises:
+            UserError: the run's metrics.csv is broken.
+        """
+        rows = read_rows(self.path / "metrics.csv")
         figure = Figure(figsize=(8, 3.2), layout="constrained")
         left, right = figure.subplots(1, 2)
         draw_curves(left, rows, ("train/loss", "val/loss"))

@@ -8,6 +8,7 @@ from transferkit import similarity
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.data.embeddings import Embeddings
 from transferkit.embed import cached_features, knows_some
+from transferkit.runtime.files import unwritable
 from transferkit.search.leaks import FILE, save_leaks
 from transferkit.training.network import TransferNetwork
 
@@ -26,8 +27,14 @@ def leaks_of_run(module: TransferNetwork, data: ImageDataModule, run: Path) -> N
         module: the network that was tested.
         data: set up for the test.
         run: directory with the ``embeddings.parquet`` of the test.
+
+    Raises:
+        UserError: the file cannot be written.
     """
-    (run / FILE).unlink(missing_ok=True)  # of an earlier test
+    try:
+        (run / FILE).unlink(missing_ok=True)  # of an earlier test
+    except OSError as error:  # a folder
+        raise unwritable(run / FILE, error) from error
     tested = Embeddings.load(run / "embeddings.parquet")
     others = [table for name, table in data.tables.items() if name not in (data.test_split, "predict")]
     extractor = module.as_extractor()

@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import Logger
 
 from transferkit.errors import UserError
 from transferkit.runtime.files import disk_fault
-from transferkit.runtime.processes import check_devices
+from transferkit.runtime.processes import check_devices, check_nodes
 from transferkit.training.regimes import check_unfreezing
 
 # Errors of libraries that the user can remedy: pattern of the message -> message of the UserError.
@@ -50,6 +50,7 @@ def check_options(options: Mapping[str, Any]) -> None:
         raise UserError("`val_check_interval` is 0; give a share of an epoch, or a number of batches")
     if str(options["devices"]).isdecimal():  # otherwise a list of GPUs, or auto
         check_devices(int(options["devices"]))
+    check_nodes(options["num_nodes"])
     if options["overfit_batches"]:
         raise UserError("`overfit_batches` replaces the shuffling of transferkit; give `n_per_class` instead")
     gpus = torch.cuda.is_available() and options["accelerator"] != "cpu"

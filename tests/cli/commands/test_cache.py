@@ -9,6 +9,8 @@ import pytest
 
 from tests.backbones.families import save
 from tests.running import refused, transferkit
+from transferkit.data import memory
+from transferkit.embed import feature_cache
 
 
 @pytest.fixture(autouse=True)
@@ -29,15 +31,31 @@ def test_what_is_kept() -> None:
     done = transferkit("cache", "--json")
     assert done.status == 0, done.err
     said = json.loads(done.out)
-    assert [(entry["extractor"], entry["pooling"], entry["images"]) for entry in said["entries"]] == [
-        ("vit", "cls", 12)
-    ] * 2
-    assert {Path(entry["of"]).name for entry in said["entries"]} == {"train", "val"}
-    assert said["bytes"] == sum(file.stat().st_size for file in files()) and said["limit_bytes"] == 20 * 10**9
-    assert {Path(entry["file"]) for entry in said["entries"]} == {file.absolute() for file in files()}
+    tables = [entry for entry in said["entries"] if entry["extractor"] != "(decoded images)"]
+    assert [(entry["extractor"], entry["pooling"], entry["images"]) for entry in tables] == [("vit", "cls", 12)] * 2
+    assert {Path(entry["of"]).name for entry in tables} == {"train", "val"}
+    every = [*files(), *Path("cache/decoded").glob("*.sqlite")]
+    assert said["bytes"] == sum(file.stat().st_size for file in every) and said["limit_bytes"] == 20 * 10**9
+    assert {Path(entry["file"]) for entry in said["entries"]} == {file.absolute() for file in every}
     listed = transferkit("cache", "list")
-    assert listed == transferkit("cache") and "2 entries" in listed.out and "of 20 GB" in listed.out
+    assert listed == transferkit("cache") and f"{len(every)} entries" in listed.out and "of 20 GB" in listed.out
     assert listed.out.count("vit") == 2
+
+
+def test_decoded_images_and_datasets_are_listed_and_cleared_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory.add(str(Path("photos").absolute()), {"train/apples/0.jpg": None})
+    images = Path("cache/datasets/cifar10/images")
+    images.mkdir(parents=True)
+    (images / "0.png").write_bytes(b"12345")
+    listed = transferkit("cache").out
+    assert "(decoded images)" in listed and "(dataset cifar10)" in listed and " 5 " in listed
+    monkeypatch.setenv("TRANSFERKIT_CACHE_LIMIT", "0")
+    feature_cache.in_use.clear()
+    feature_cache.trim()
+    assert not files() and not list(Path("cache").glob("decoded/*")), "the limit is of all that was computed"
+    assert (images / "0.png").exists(), "a dataset may be the user's own"
+    assert transferkit("cache", "clear").status == 0
+    assert not [path for path in Path("cache").rglob("*") if path.is_file()]
 
 
 def test_damaged_and_unfinished_entries_are_listed_and_cleared() -> None:
@@ -45,7 +63,7 @@ def test_damaged_and_unfinished_entries_are_listed_and_cleared() -> None:
     parts = files()[0].parent / ".y.parquet.0.parts"
     parts.mkdir()
     listed = transferkit("cache").out
-    assert "(damaged)" in listed and "(unfinished)" in listed and "3 entries" in listed
+    assert "(damaged)" in listed and "(unfinished)" in listed
     done = transferkit("cache", "clear")
     assert done.status == 0 and not list(Path("cache/features").iterdir())
 

@@ -264,6 +264,15 @@ def test_a_refused_resume_leaves_the_run_as_it_was(work: Path, epochs: str) -> N
     assert {path: path.read_bytes() for path in (work / "runs").rglob("*") if path.is_file()} == before
 
 
+def test_a_resume_with_a_broken_table_of_metrics_begins_nothing(work: Path) -> None:
+    rows = work / "runs/tiny/0/metrics.csv"
+    rows.write_bytes(b"epoch,val/acc\nfirst,\xff\n")
+    before = {path: path.read_bytes() for path in (work / "runs").rglob("*") if path.is_file()}
+    done = transferkit("fit", "--ckpt_path", "last", "--trainer.max_epochs", "4")
+    assert refused(done, "metrics.csv is broken") and "parameters" not in done.err
+    assert {path: path.read_bytes() for path in (work / "runs").rglob("*") if path.is_file()} == before
+
+
 def test_figures_say_which_checkpoint_they_are_of(work: Path) -> None:
     run = work / "runs/tiny/0"
     done = transferkit("test", "--name", "tiny", "--ckpt_path", "last", "--json")

@@ -28,6 +28,14 @@ def test_copies_in_one_split_and_across_splits_and_under_two_labels(tmp_path: Pa
     }
 
 
+def test_an_unlabeled_copy_of_two_labels_has_no_label(tmp_path: Path) -> None:
+    for name in "abc":
+        put(tmp_path / f"{name}.png", seed=1)
+    (tmp_path / "m.csv").write_text("path,label\na.png,a\nb.png,b\nc.png,\n")
+    details = {finding.path: finding.detail for finding in scan(tmp_path / "m.csv").findings}
+    assert details["c.png"] == "no label, but 'a.png' is 'a'" and details["a.png"] == "'a', but 'b.png' is 'b'"
+
+
 def test_copies_that_a_drawn_split_may_part_are_a_leak(tmp_path: Path) -> None:
     for place in ("a/1.png", "a/2.png"):
         put(tmp_path / place, seed=1)

@@ -241,7 +241,7 @@ def test_boxes_without_an_image_are_skipped() -> None:
         ((5, 5, 25, 25), (80, 120), "the boxes are for an image of 120 x 80 pixels, it is upright 60 x 40"),
         ((0.1, 0.2, 0.5, 0.6), None, "the box 0.1, 0.2, 0.5, 0.6 looks like fractions of the image; give pixels"),
         ((0, 0, 1, 0.5), None, "the box 0, 0, 1, 0.5 looks like fractions"),
-        ((0, 0, 1, 1), None, None),  # the first pixel
+        ((0, 0, 1, 1), None, "the box 0, 0, 1, 1 looks like fractions"),  # rather than the first pixel
         ((0.5, 0.5, 1.5, 1.5), None, None),
         ((60, 0, 70, 10), None, "the box 60, 0, 70, 10 lies outside of its image of 60 x 40 pixels"),
     ],

@@ -1,4 +1,4 @@
-"""``cache``: list and clear cached features and networks in int8."""
+"""``cache``: list and clear cached features, networks in int8, and what else is kept between commands."""
 
 import re
 import time
@@ -27,7 +27,8 @@ def cache(action: Literal["list", "clear"], older_than: str | None = None, json:
     """List the cached features of images and networks in int8, or remove them.
 
     What is removed is computed again when needed. When the cache exceeds its limit, TRANSFERKIT_CACHE_LIMIT (20GB
-    by default), the least recently used entries are removed; TRANSFERKIT_CACHE moves the cache.
+    by default), the least recently used entries are removed; TRANSFERKIT_CACHE moves the cache. Which images were
+    decoded is listed and counted, too; datasets of torchvision are listed and cleared, but not limited.
 
     Args:
         action: list (the default) shows the entries, most recently used first; clear removes them.
@@ -39,7 +40,8 @@ def cache(action: Literal["list", "clear"], older_than: str | None = None, json:
 
     limit, least = feature_cache.cache_limit(), seconds_of(older_than) if older_than else 0.0
     now = time.time()
-    found = sorted(feature_cache.entries(), key=lambda entry: -entry.used)
+    every = [*feature_cache.entries(), *feature_cache.decoded(), *feature_cache.datasets()]
+    found = sorted(every, key=lambda entry: -entry.used)
     found = [entry for entry in found if now - entry.used >= least]
     if action == "clear":
         for entry in found:
@@ -62,16 +64,21 @@ def cache(action: Literal["list", "clear"], older_than: str | None = None, json:
 
 
 def describe(entry: "Entry") -> dict[str, Any]:
-    """Describe an entry by its metadata; networks, damaged entries and those of interrupted commands are marked."""
+    """Describe an entry by its metadata; those of other kinds, damaged and interrupted ones are marked."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     from transferkit.data.embeddings import metadata_of
 
-    name = "(unfinished)" if entry.is_partial else "(network in int8)" if entry.is_network else "(damaged)"
-    known: dict[str, Any] = {"extractor": name}
+    words = {
+        ".parts": "(unfinished)",
+        ".onnx": "(network in int8)",
+        ".sqlite": "(decoded images)",
+        "": f"(dataset {entry.file.name})",
+    }
+    known: dict[str, Any] = {"extractor": words.get(entry.file.suffix, "(damaged)")}
     try:
-        if not entry.is_partial and not entry.is_network:
+        if entry.file.suffix == ".parquet":
             whole = pq.read_metadata(entry.file)
             metadata = metadata_of(whole.schema.to_arrow_schema(), entry.file)
             known = {"extractor": metadata.get("extractor"), "pooling": metadata.get("pooling")}

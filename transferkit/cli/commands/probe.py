@@ -79,6 +79,7 @@ def probe(
     from transferkit.probe import compare_predictions, load_predictions, probe_targets, save_probe
     from transferkit.probe.asked import ASKED, asked_of
     from transferkit.probe.fewshot import SEEDS
+    from transferkit.probe.own_paths import with_own_paths
     from transferkit.reports.report import report_of
     from transferkit.runtime.files import check_folder
     from transferkit.runtime.processes import find_device
@@ -109,7 +110,7 @@ def probe(
         check_place(Path(out), asked, overwrite)  # before the images are embedded, which takes a while
         embeddings = extract(opened, table, on_error)
     else:
-        embeddings = Embeddings.load(images)
+        embeddings = with_own_paths(Embeddings.load(images))
         if splits:
             rows = recorded_splits(embeddings.paths, embeddings.labels, splits, images)
             embeddings = replace(embeddings.select(list(rows)), splits=list(rows.values()))

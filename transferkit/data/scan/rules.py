@@ -39,7 +39,8 @@ def copies(table: ImageTable, sha256: Mapping[str, str]) -> Iterator[Finding]:
             other = next(table.paths[o] for o in same if o != row)
             if len(labels) > 1:
                 unlike = next(o for o in same if table.labels[o] not in (None, table.labels[row]))
-                detail = f"{table.labels[row]!r}, but {table.paths[unlike]!r} is {table.labels[unlike]!r}"
+                own = "no label" if table.labels[row] is None else repr(table.labels[row])
+                detail = f"{own}, but {table.paths[unlike]!r} is {table.labels[unlike]!r}"
                 yield Finding("label-conflict", table.paths[row], detail)
             elif len(splits) > 1:
                 apart = next(o for o in same if table.splits[o] != table.splits[row])

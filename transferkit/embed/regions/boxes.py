@@ -50,8 +50,7 @@ class Box(NamedTuple):
             turned = ": for the image before its EXIF rotation?" if self.size == (width, height) else ""
             said = f"{self.size[1]} x {self.size[0]}"
             return f"the boxes are for an image of {said} pixels, it is upright {width} x {height}{turned}"
-        in_unit = all(0 <= value <= 1 for value in self[2:6])
-        if in_unit and not all(value.is_integer() for value in map(float, self[2:6])) and (height, width) != (1, 1):
+        if all(0 <= value <= 1 for value in self[2:6]) and (height, width) != (1, 1):
             return f"the box {corners} looks like fractions of the image; give pixels"
         if self.clip(height, width).is_empty:
             return f"the box {corners} lies outside of its image of {width} x {height} pixels"
