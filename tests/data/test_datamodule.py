@@ -181,7 +181,7 @@ def test_broken_images_are_all_named_or_skipped(class_folder: Path, caplog: pyte
     data = ready(class_folder, on_error="skip")
     data.check_images(("train", "val"))
     assert sum(sizes(data).values()) == 18
-    assert "skipped 2 unreadable images: 'a/0.png', 'b/5.png'" in caplog.text
+    assert "skipped 2 unreadable images of train and val: 'a/0.png', 'b/5.png'" in caplog.text
     assert not {"a/0.png", "b/5.png"} & {path for table in data.tables.values() for path in table.paths}
 
 

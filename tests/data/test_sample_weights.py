@@ -112,10 +112,11 @@ def test_the_solved_head_is_scikit_learns(class_weights: torch.Tensor | None) ->
     head = torch.nn.Linear(6, 3)
     optimizer = RegularizationPath(head, features, target, 3, class_weights=class_weights, row_weights=weight)
     by_row = weight if class_weights is None else weight * class_weights[target]
-    values = features.double().numpy()
-    values = (values - values.mean(0)) / values.std(0)
-    for _ in range(3):
+    centered = features.double().numpy() - features.double().numpy().mean(0)
+    kinds = centered / centered.std(0), centered / centered.var(0).mean() ** 0.5
+    for step in range(3):
         optimizer.step()
+        values = kinds[step % 2]
         model = LogisticRegression(C=optimizer.param_groups[0]["C"], tol=1e-9, max_iter=10_000)
         model.fit(values, target.numpy(), (by_row / by_row.mean()).double().numpy())
         found = logits_of(features, head.weight.detach(), head.bias.detach(), "none").softmax(1)

@@ -6,8 +6,6 @@ from pathlib import PurePath
 from types import NoneType
 from typing import Any
 
-import numpy as np
-
 SINGLE = (NoneType, bool, int, float, complex, str, bytes, bytearray)
 SEVERAL = (list, tuple, set, dict, OrderedDict, Counter)
 
@@ -15,6 +13,7 @@ SEVERAL = (list, tuple, set, dict, OrderedDict, Counter)
 def plain(value: Any, arrays: bool = True) -> Any:
     """Convert NumPy's numbers and arrays, and paths, to Python's types, also within lists, tuples and dicts.
 
+    >>> import numpy as np
     >>> plain({"rates": np.array([1, 2]), "size": (np.int64(3), "x")})
     {'rates': [1, 2], 'size': (3, 'x')}
 
@@ -22,6 +21,8 @@ def plain(value: Any, arrays: bool = True) -> Any:
         value: what has another type is returned as it is.
         arrays: whether arrays become lists; otherwise they stay.
     """
+    import numpy as np  # here: the help of a command imports this module, and needs no numpy
+
     if isinstance(value, np.generic) or (arrays and isinstance(value, np.ndarray)):
         return value.tolist()
     if isinstance(value, PurePath):

@@ -55,7 +55,7 @@ def test_broken_images_can_be_skipped(empty: Path, caplog: pytest.LogCaptureFixt
     skip = ["--data.on_error", "skip", "--trainer.max_epochs", "1"]
     done = transferkit("fit", "--data.root", "photos", *SMALL, *skip)
     assert done.status == 0, done.err
-    assert "skipped 1 unreadable images: 'train/limes/1.png'" in caplog.text
+    assert "skipped 1 unreadable images of train and val: 'train/limes/1.png'" in caplog.text
     assert "8 train, 6 val images" in done.err
 
 
