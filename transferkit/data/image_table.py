@@ -192,8 +192,9 @@ def open_images(source: str | Path, image_root: str | Path | None = None, multil
         UserError: the source does not exist, has no image, a name that is not UTF-8, a mixture of class and split
             folders, or is a faulty manifest.
     """
+    path = Path(source)
     try:
-        path = Path(source).expanduser()
+        path = path.expanduser()
         name = plain_name(str(source))
         if name and not path.exists():
             path = manifest_of(name)
