@@ -89,9 +89,8 @@ def results(scenario: str) -> list[dict[str, Any]]:
     ]
 
 
-@pytest.mark.parametrize(
-    "scenario", ["unseen", *(pytest.param(name, marks=pytest.mark.slow) for name in ("seen", "slow"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("scenario", ["unseen", "seen", "slow"])
 def test_every_process_gets_the_features_of_one(scenario: str) -> None:
     done = run(scenario)
     assert [status for status, _ in done] == [0, 0], done

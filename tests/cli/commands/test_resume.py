@@ -143,22 +143,23 @@ def test_interrupted_by_a_signal(regime: str, number: int, monkeypatch: pytest.M
     assert ends_alike(Path("runs/whole/0"), Path("runs/cut/0"))
 
 
+@pytest.mark.kill
 @pytest.mark.parametrize(
     ("regime", "moment"),
     [
         ("full", "batch"),
-        pytest.param("lp-ft", "batch", marks=pytest.mark.kill),
-        pytest.param("lp-ft", "last.ckpt", marks=pytest.mark.kill),
-        pytest.param("stages", "batch", marks=pytest.mark.kill),
-        pytest.param("stages", "last.ckpt", marks=pytest.mark.kill),
-        pytest.param("solved", "last.ckpt", marks=pytest.mark.kill),
-        pytest.param("solved", "metrics.csv", marks=pytest.mark.kill),
-        pytest.param("frozen", "last.ckpt", marks=pytest.mark.kill),
-        pytest.param("frozen", "batch", marks=pytest.mark.kill),
-        pytest.param("frozen", "metrics.csv", marks=pytest.mark.kill),
-        pytest.param("full", "last.ckpt", marks=pytest.mark.kill),
-        pytest.param("partial", "metrics.csv", marks=pytest.mark.kill),
-        pytest.param("partial", "last.ckpt", marks=pytest.mark.kill),
+        ("lp-ft", "batch"),
+        ("lp-ft", "last.ckpt"),
+        ("stages", "batch"),
+        ("stages", "last.ckpt"),
+        ("solved", "last.ckpt"),
+        ("solved", "metrics.csv"),
+        ("frozen", "last.ckpt"),
+        ("frozen", "batch"),
+        ("frozen", "metrics.csv"),
+        ("full", "last.ckpt"),
+        ("partial", "metrics.csv"),
+        ("partial", "last.ckpt"),
     ],
 )
 def test_killed(regime: str, moment: str) -> None:
