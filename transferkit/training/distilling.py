@@ -120,7 +120,7 @@ def prepare(table: Any, given: DistillOptions, splits: Path | None) -> tuple[Dis
             for name, side in (("student", given.image_size), ("teacher", given.teacher_size))}  # fmt: skip
     student = Extractor.from_pretrained(given.student, given.weights, preprocessing=size["student"])
     teacher = Extractor.from_pretrained(given.teacher, preprocessing=size["teacher"])
-    origin: dict[str, Any] = {"teacher": teacher.name, "weights": f"{given.student} ({given.weights})"}
+    origin: dict[str, Any] = {"teacher": given.teacher, "weights": f"{given.student} ({given.weights})"}
     cells: Cells = shared_cells(teacher, student) if given.patches else (0, 0)
     teacher = seeing_the_same(teacher, student.preprocessing).to(find_device(given.accelerator))
     bare = without_labels(readable(table, given.on_error), given.val_fraction, given.seed)
