@@ -7,8 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from transferkit.cli import console
 from transferkit.cli.arguments import read_setting, read_yaml, without_option
 from transferkit.cli.fit_arguments import as_root
@@ -16,7 +14,7 @@ from transferkit.cli.fit_report import results
 from transferkit.cli.fit_series import Kind, Series, files_of, fit_series, plan_series
 from transferkit.errors import UserError
 from transferkit.reports.report import report_of
-from transferkit.runtime.files import atomic_path, discard
+from transferkit.runtime.files import discard
 from transferkit.runtime.json_files import write_json
 
 if TYPE_CHECKING:
@@ -96,7 +94,7 @@ def write_soup(runs: Sequence[Path], soup: Path) -> tuple[str, list["Ingredient"
     from transferkit.data.datamodule import ImageDataModule
     from transferkit.training.checkpoints import AtomicCheckpointIO
     from transferkit.training.module import TransferModule
-    from transferkit.training.run_directory import write_metrics
+    from transferkit.training.run_directory import write_config, write_metrics
     from transferkit.training.soup import greedy_average, measure_on_val
     from transferkit.training.trainer import chosen_metrics, make_trainer
 
@@ -114,8 +112,7 @@ def write_soup(runs: Sequence[Path], soup: Path) -> tuple[str, list["Ingredient"
     (soup / "checkpoints").mkdir(parents=True, exist_ok=True)
     AtomicCheckpointIO().save_checkpoint(content, soup / "checkpoints" / "best.ckpt")
     shutil.copyfile(runs[0] / "splits.parquet", soup / "splits.parquet")
-    with atomic_path(soup / "config.yaml") as temporary:
-        temporary.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    write_config(soup, config)
     write_metrics(soup, chosen_metrics(soup)[1])
     report_of(soup, images=data.root, image_root=data.image_root)
     return monitor, ingredients

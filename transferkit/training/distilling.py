@@ -15,7 +15,6 @@ from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 from transferkit.extractor.checkpoint_reader import load
 from transferkit.reports.report import report_of
-from transferkit.runtime.files import atomic_path
 from transferkit.runtime.processes import find_device
 from transferkit.runtime.verbosity import showing_progress
 from transferkit.training.distill_data import DistillDataModule, images_to_relate, readable, without_labels
@@ -24,7 +23,7 @@ from transferkit.training.distill_options import DistillOptions
 from transferkit.training.epoch_lines import progress_callbacks
 from transferkit.training.resume import progress_of
 from transferkit.training.run import Run
-from transferkit.training.run_directory import find_checkpoint, new_run, remove_run, write_metrics
+from transferkit.training.run_directory import find_checkpoint, new_run, remove_unsaved, write_config, write_metrics
 from transferkit.training.shared_views import Cells, seeing_the_same, shared_cells
 from transferkit.training.trainer import chosen_metrics, make_trainer, quietly, seed_everything
 from transferkit.training.trainer_options import refusal
@@ -102,8 +101,7 @@ def kept_with_checkpoint(run: Path) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if not any((run / "checkpoints").glob("*.ckpt")):
-            remove_run(run)
+        remove_unsaved(run)
         if isinstance(error, SystemExit):
             raise KeyboardInterrupt from error
         raise
@@ -176,12 +174,6 @@ def read_config(run: Path) -> dict[str, Any]:
     except (OSError, ValueError, yaml.YAMLError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def write_config(run: Path, config: Mapping[str, Any]) -> None:
-    """Write ``config.yaml``."""
-    with atomic_path(run / CONFIG) as temporary:
-        temporary.write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
 
 
 def check_same(saved: Mapping[str, Any], wanted: Mapping[str, Any], run: Path) -> None:

@@ -16,13 +16,12 @@ from transferkit.data.memory_table import MemoryTable, Split
 from transferkit.data.option_ranges import check_values
 from transferkit.data.splits import save_splits
 from transferkit.errors import UserError
-from transferkit.runtime.files import atomic_path
 from transferkit.runtime.plain_types import plain
 from transferkit.runtime.verbosity import showing_progress
 from transferkit.training.epoch_lines import progress_callbacks
 from transferkit.training.module import TransferModule
 from transferkit.training.run import Run
-from transferkit.training.run_directory import new_run, remove_run, write_metrics
+from transferkit.training.run_directory import new_run, remove_unsaved, write_config, write_metrics
 from transferkit.training.trackers import offline_by_default, record_files, record_options
 from transferkit.training.trainer import (
     TRAINER_DEFAULTS,
@@ -132,8 +131,7 @@ def fit(
             record(run, config, data)
             trainer.fit(module, datamodule=data)
         except BaseException as error:
-            if not any((run / "checkpoints").glob("*.ckpt")):
-                remove_run(run)
+            remove_unsaved(run)
             refused = None if isinstance(error, UserError) else refusal(error, before_training=trainer is None)
             if refused is None:
                 raise
@@ -203,5 +201,4 @@ def record(run: Path, config: Mapping[str, Any], data: ImageDataModule) -> None:
     """Write ``config.yaml`` and ``splits.parquet``."""
     if data.tables:
         save_splits(data.table, run / "splits.parquet")
-    with atomic_path(run / "config.yaml") as temporary:
-        temporary.write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
+    write_config(run, config)

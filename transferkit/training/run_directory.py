@@ -4,9 +4,12 @@ import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from transferkit.errors import UserError
-from transferkit.runtime.files import discard
+from transferkit.runtime.files import atomic_path, discard
 from transferkit.runtime.json_files import read_json, write_json
 
 log = logging.getLogger(__name__)
@@ -53,6 +56,12 @@ def remove_run(run: Path) -> None:
     for folder in (run.parent, run.parent.parent):
         with suppress(OSError):  # it holds other runs
             folder.rmdir()
+
+
+def remove_unsaved(run: Path) -> None:
+    """Remove a run directory that holds no checkpoint."""
+    if not any((run / "checkpoints").glob("*.ckpt")):
+        remove_run(run)
 
 
 def newest_run(root: Path, name: str | None) -> Path:
@@ -144,3 +153,9 @@ def measured_on_test(run: Path, epoch: int) -> dict[str, float]:
 def write_metrics(run: Path, values: Mapping[str, float]) -> None:
     """Write the run's ``metrics.json``: the logged values by name, and the epochs that they belong to."""
     write_json(run / "metrics.json", values)
+
+
+def write_config(run: Path, config: Mapping[str, Any]) -> None:
+    """Write the run's ``config.yaml``: its options by name, in plain types."""
+    with atomic_path(run / "config.yaml") as temporary:
+        temporary.write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")

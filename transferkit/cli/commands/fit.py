@@ -31,17 +31,15 @@ from transferkit.errors import UserError
 from transferkit.probe.audit_files import audit_run
 from transferkit.reports.answers import Answering
 from transferkit.reports.report import report_of
-from transferkit.runtime.files import atomic_path
 from transferkit.runtime.processes import environment_variable
 from transferkit.runtime.ranks import told_once
-from transferkit.training import resume
+from transferkit.training import resume, run_directory
 from transferkit.training.epoch_lines import progress_callbacks
 from transferkit.training.fit_progress import epoch_number
 from transferkit.training.module import TransferModule
 from transferkit.training.patience import Patience
 from transferkit.training.predicting import OPTIONS, Predicting
 from transferkit.training.prediction_writer import TOP_K, PredictionWriter
-from transferkit.training.run_directory import checkpoint_of, new_run, read_metrics, remove_run, write_metrics
 from transferkit.training.run_leaks import leaks_of_run
 from transferkit.training.run_record import TIE_BREAK
 from transferkit.training.trackers import offline_by_default, record_files, record_options
@@ -208,12 +206,12 @@ class TransferCLI(LightningCLI):
         """Create a run directory, the same one in every process that Lightning starts."""
         if int(os.environ.get("LOCAL_RANK", 0)) and RUN in os.environ:
             return Path(os.environ[RUN])
-        return new_run(root, self.config[self.subcommand].name)
+        return run_directory.new_run(root, self.config[self.subcommand].name)
 
     def forget_run(self) -> None:
         """Remove a new run that holds no checkpoint."""
-        if self.run and self.is_new and not self.scratch and not any((self.run / "checkpoints").glob("*.ckpt")):
-            remove_run(self.run)
+        if self.run and self.is_new and not self.scratch:
+            run_directory.remove_unsaved(self.run)
 
     @contextmanager
     def refusals(self) -> Iterator[None]:
@@ -279,8 +277,7 @@ class TransferCLI(LightningCLI):
         given = {key: value for key, value in self.config_dump.items() if key in SAVED}
         config = {key: value for key, value in given.items() if key not in ("patience", "soup") or value is not None}
         save_splits(self.datamodule.table, self.run / "splits.parquet")
-        with atomic_path(self.run / "config.yaml") as temporary:
-            temporary.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+        run_directory.write_config(self.run, config)
 
     def _dump_config(self) -> None:
         """Keep the parsed configuration of the verb as plain types (a hook that Lightning calls, too).
@@ -311,11 +308,11 @@ class TransferCLI(LightningCLI):
         name, values, epoch = chosen_metrics(self.run)
         if not self.trainer.global_step:
             note("no step was taken, so nothing is trained: a limit of time or a callback ended the fit before it")
-        known = read_metrics(self.run)
+        known = run_directory.read_metrics(self.run)
         if known.get("test/epoch", epoch) != epoch:
             note(f"the test results in {self.run} belong to another checkpoint; test again")
             known = {name: value for name, value in known.items() if not name.startswith("test/")}
-        write_metrics(self.run, known | values)
+        run_directory.write_metrics(self.run, known | values)
         if name == "best.ckpt":
             chosen = f"chosen by the highest {self.model.task.monitor}, then the lowest {TIE_BREAK}"
             note(f"best.ckpt: epoch {epoch} of {epoch_number(self.trainer)}, {chosen}")
@@ -340,7 +337,7 @@ class TransferCLI(LightningCLI):
             audit_run(self.run)
             leaks_of_run(self.model, self.datamodule, self.run)
         report_of(self.run, images=self.datamodule.root, image_root=self.datamodule.image_root)
-        record_files(users_loggers(self.trainer), self.run, checkpoint_of(self.run))
+        record_files(users_loggers(self.trainer), self.run, run_directory.checkpoint_of(self.run))
 
     def after_validate(self) -> None:
         """Write and print the metrics."""
@@ -360,7 +357,7 @@ class TransferCLI(LightningCLI):
         if self.model.epoch is not None:  # unknown for a probe's classifier
             values["test/epoch" if self.subcommand == "test" else "val/epoch"] = self.model.epoch
         if not self.scratch:
-            write_metrics(self.run, read_metrics(self.run) | values)
+            run_directory.write_metrics(self.run, run_directory.read_metrics(self.run) | values)
             self.write_report()
         chosen = self.subcommand == "test" and split == "val"
         remark = " (there is no test split; the best checkpoint was chosen on these)" if chosen else ""
