@@ -2,9 +2,11 @@
 
 import logging
 import re
+import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -151,3 +153,27 @@ def test_openvino_reports_nothing_over_the_network() -> None:
     import_openvino()
     assert sys.modules["openvino_telemetry"] is None
     assert sys.modules["openvino.tools.ovc.telemetry_utils"].tm.__name__ == "openvino.tools.ovc.telemetry_stub"
+
+
+SIGNAL_AFTER_ENGINES = """
+import gc, os, signal, sys
+from pathlib import Path
+import numpy, torch
+from transferkit.extractor.engine import OpenVino, import_openvino
+openvino, file = import_openvino(), Path(sys.argv[1])
+pixels = openvino.opset13.parameter([1, 3, 4, 4], numpy.float32)
+openvino.save_model(openvino.Model([openvino.opset13.relu(pixels)], [pixels]), file)
+engines = [OpenVino(file, "32"), OpenVino(file, "32")]
+assert all(engine(torch.ones(1, 3, 4, 4)).sum() == 48 for engine in engines)
+for _ in range(2):
+    engines.pop(0)  # the first goes first
+    gc.collect()
+signal.signal(signal.SIGCHLD, lambda *_: print("handled", flush=True))
+os.kill(os.getpid(), signal.SIGCHLD)
+"""
+
+
+def test_a_signal_after_two_engines_have_gone_is_handled(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", SIGNAL_AFTER_ENGINES, str(tmp_path / "model.xml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr

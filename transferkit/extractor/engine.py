@@ -13,6 +13,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -156,7 +157,7 @@ class OpenVino:
     """
 
     def __init__(self, path: Path, precision: str, batch: int | None = None) -> None:
-        core = import_openvino().Core()
+        core = openvino_core()
         model = core.read_model(str(path))
         if batch:
             model.reshape([batch, *(dimension.get_length() for dimension in list(model.input().partial_shape)[1:])])
@@ -184,6 +185,20 @@ def import_openvino() -> Any:
     """Import OpenVINO without its telemetry, which reports every import over the network unless it is not there."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # "cannot be imported"
     return importlib.import_module("openvino")
+
+
+@cache
+def openvino_core() -> Any:
+    """Return the core of OpenVINO that this process keeps to its end.
+
+    The CPU plugin of every core sets a stack for signal handlers, and gives the one before it back when the core goes.
+    Of two cores that overlap, the second gives back memory that the first has freed: the next signal, such as the end
+    of a data worker, is then a segmentation fault (OpenVINO 2026.4). A core that stays is always the one before, for
+    those that NNCF opens too.
+    """
+    core = import_openvino().Core()
+    core.get_property("CPU", "FULL_DEVICE_NAME")  # loads the plugin
+    return core
 
 
 class OnnxRuntime:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from transferkit.errors import UserError, first_line
-from transferkit.extractor.engine import import_openvino, missing
+from transferkit.extractor.engine import import_openvino, missing, openvino_core
 from transferkit.extractor.int8_export import outputs_of
 
 FILES = ("model.xml", "model.bin")
@@ -49,7 +49,7 @@ def write_openvino(onnx: Path, folder: Path, inputs: Tensor, facts: Mapping[str,
     """
     openvino = import_openvino()
     try:
-        core = openvino.Core()
+        core = openvino_core()
         model = core.read_model(str(onnx))
         if int8:
             model.reshape([1, *inputs.shape[1:]])
