@@ -140,7 +140,7 @@ def training(extractor: ExtractorCore) -> list[str]:
 def metrics(record: dict[str, Any]) -> list[str]:
     """List the metrics, proportions with their 95 % interval."""
     values = {name: value for name, value in record.get("metrics", {}).items() if name.startswith(("val/", "test/"))}
-    values = {name: value for name, value in values.items() if not name.endswith("/epoch")}
+    values = {name: value for name, value in values.items() if not name.endswith("/epoch") and value is not None}
     if not values:
         return []
     rows = [(for_markdown(name), f"{value:.4f}", interval(name, value, record)) for name, value in values.items()]
