@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from tests.backbones.words import save_dual
@@ -56,6 +57,14 @@ LOSS = {"class": "auto", "labels": "asymmetric", "number": "huber"}
 PARTS = ("state_dict", "current_model_state", "averaging_state", "optimizer_states", "lr_schedulers", "callbacks")
 
 
+class Stop(Callback):
+    """End a fit as its third epoch begins, as Ctrl-C does: what solves for the head has one step per epoch."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch == 2:
+            raise ZeroDivisionError
+
+
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a network to adapt, and one that knows words."""
@@ -67,7 +76,13 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def fit(
-    run: Path, way: str, kind: str, precision: Any, networks: Path, resume: Path | None = None, cut: Path | None = None
+    run: Path,
+    way: str,
+    kind: str,
+    precision: Any,
+    networks: Path,
+    resume: Path | None = None,
+    callback: Callback | None = None,
 ) -> TransferModule:
     seed_everything(0)
     model = dict(WAYS[way])
@@ -75,7 +90,7 @@ def fit(
         model["backbone"] = str(networks / model["backbone"])
     module = TransferModule(**model, loss=LOSS[kind] if "loss" in way else "auto")  # type: ignore[arg-type]
     data = ImageDataModule.from_images(IMAGES, splits=SPLITS, **GIVEN[kind], batch_size=8, num_workers=0)
-    callbacks = [Cut(cut)] if cut else []
+    callbacks = [callback] if callback else []
     trainer = make_trainer(
         run, max_epochs=3, enable_progress_bar=False, accelerator="cpu", callbacks=callbacks, precision=precision
     )
@@ -114,7 +129,11 @@ def test_it_resumes_and_is_exported(way: str, kind: str, precision: str, network
         with pytest.raises(UserError, match=r'^`head="zeroshot"` needs one class per image, not (several|a number)'):
             fit(tmp_path / "whole", way, kind, precision, networks)
         return
-    module = fit(tmp_path / "whole", way, kind, precision, networks, cut=cut)
+    if "solved" in way:
+        with pytest.raises(ZeroDivisionError):
+            fit(tmp_path / "stopped", way, kind, precision, networks, callback=Stop())
+        cut = tmp_path / "stopped/checkpoints/last.ckpt"
+    module = fit(tmp_path / "whole", way, kind, precision, networks, callback=Cut(cut) if "solved" not in way else None)
     again = fit(tmp_path / "again", way, kind, precision, networks, resume=cut)
     assert same(dict(module.state_dict()), dict(again.state_dict()))
     whole, resumed = read(tmp_path / "whole"), read(tmp_path / "again")

@@ -65,8 +65,8 @@ def test_a_table_of_what_could_be_measured(place: Path) -> None:
         ),
         ({"datasets": {"good": "photos", "x": "photoz"}}, "no such folder or file for 'x': 'photoz'; check the path"),
         (
-            {"datasets": {"x": {"images": "photos", "multilabel": "yes"}}},
-            "multilabel of 'x' is 'yes'; give true or false",
+            {"datasets": {"x": {"images": "photos", "multilabel": 3}}},
+            "multilabel of 'x' is 3; give true or false",
         ),
         ({"seeds": "0,x"}, "--seeds is '0,x'; give numbers with commas between them"),
         ({"seeds": [1, 1]}, "give each seed once"),
