@@ -271,6 +271,7 @@ def test_seeds_are_cells_of_their_own_and_one_row(out: Path, photo_folder: Path,
     assert "over seeds" not in benchmark_table.markdown(run(out, photos, options=options), {})
 
 
+@pytest.mark.slow
 def test_labels_and_numbers_have_tables_of_their_own(out: Path, photo_folder: Path) -> None:
     """What a cell holds is what scikit-learn says of the predictions that it saved."""
     paths = open_images(photo_folder).paths
