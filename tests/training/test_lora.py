@@ -7,15 +7,17 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModel
+from transformers import AutoModel, Dinov2Config, Dinov2Model
 
 from tests.tiny import RESNET, VIT, Cut
 from transferkit.backbones import build
 from transferkit.backbones.adapters import Adapters, add_adapters, merge_adapters
+from transferkit.backbones.from_transformers import TransformersBackbone
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 from transferkit.extractor.core import head_logits
+from transferkit.images.preprocessing import Preprocessing
 from transferkit.training.lora import read_options
 from transferkit.training.module import TransferModule
 from transferkit.training.regimes import count_parameters, freeze, frozen_keys
@@ -137,7 +139,8 @@ def test_a_share_of_the_parameters_learns() -> None:
 
 @pytest.mark.slow
 def test_of_dinov2_two_percent_learn() -> None:
-    backbone = build("facebook/dinov2-small", "none")
+    model = Dinov2Model(Dinov2Config(hidden_size=384, num_attention_heads=6, image_size=518, patch_size=14))
+    backbone = TransformersBackbone("dinov2-small", model, Preprocessing.vit().replace(image_size=28))
     total, _ = count_parameters(backbone.model)
     add_adapters(backbone, read_options(None), seed=0)
     freeze(backbone, len(backbone.stages))

@@ -139,7 +139,7 @@ def test_several_labels_and_a_number(place: Path) -> None:
     Path("mine.yaml").write_text(yaml.safe_dump(CONFIG | {"extractors": {"random": random}, "datasets": datasets}))
     done = transferkit("benchmark", "--config", "mine.yaml", "--test_fraction", "0.4")
     assert done.status == 0 and "1 of 2 cells could not be measured" in done.err
-    assert "add multilabel: true" in Path("out/benchmark.md").read_text()
+    assert "add `multilabel=True`" in Path("out/benchmark.md").read_text()
 
 
 @pytest.mark.slow
