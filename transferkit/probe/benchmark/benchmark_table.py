@@ -280,8 +280,9 @@ def figure(cells: Sequence[Cell]) -> bytes:
         ]  # NaN where there is none; 0 against rounding
         above = [max(high - height, 0) for height, (_, high) in zip(heights, ends, strict=True)]
         axes.bar(positions, heights, 0.9 * width, yerr=[below, above], capsize=3, label=caption(approach))
-    words = ", ".join(SCORES[target] for target in SCORES if target in {cell.target for cell in measured})
-    axes.set(ylabel=f"linear probe, {words} with 95 % interval", ylim=(0, 100))
+    words = [SCORES[target] for target in SCORES if target in {cell.target for cell in measured}]
+    space = " " if len(words) == 1 else "\n"
+    axes.set(ylabel=f"linear probe, {', '.join(words)}{space}with 95 % interval", ylim=(0, 100))
     axes.set_xticks(range(len(datasets)), [caption(name) for name in datasets])
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
