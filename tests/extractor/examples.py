@@ -28,8 +28,8 @@ def resnet18(pooling: str = "avg", l2_normalize: bool = False) -> Extractor:
     return with_head(backbone, Preprocessing.imagenet().replace(image_size=64), l2_normalize)
 
 
-def transformer(family: str, pooling: str, l2_normalize: bool = False) -> Extractor:
-    """A tiny model of a family that takes 32 pixels, or as many as it was made for."""
+def transformer(family: str, pooling: str | None, l2_normalize: bool = False) -> Extractor:
+    """A tiny model of a family that takes 32 pixels, or as many as it was made for; by default its own pooling."""
     model = make(family)
     if pooling != "pooler" and takes_pooler(type(model)):  # built without its pooling layer, as from_pretrained does
         plain = type(model)(model.config, add_pooling_layer=False).eval()

@@ -29,8 +29,7 @@ SIZES = {"maxvit_t": 224, "inception_v3": 96}
 HUGE = {"vit_h_14", "regnet_y_128gf"}  # 2.5 GB each, and built as vit_l_16 and regnet_y_32gf
 TORCHVISION = sorted(set(models.list_models(module=models)) - HUGE)
 QUICK = {"googlenet", "mnasnet0_5", "mobilenet_v3_small", "shufflenet_v2_x0_5", "squeezenet1_1"}
-POOLINGS = {"convnext": "pooler", "siglip_vision": "pooler", "aimv2_vision": "pooler", "swin": "mean", "resnet": "mean"}
-POOLINGS |= {"poolformer": "mean", "segformer": "mean"}
+POOLINGS = {"convnext": "pooler", "siglip_vision": "pooler", "aimv2_vision": "pooler"}
 
 
 def slow_but(names: Iterable[str], quick: set[str]) -> list[Any]:
@@ -102,7 +101,7 @@ def test_torchvision(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("family", slow_but(CONFIGS, {"clip_vision", "dinov2", "convnext"}))
 def test_transformers(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    check(transformer(family, POOLINGS.get(family, "cls")), tmp_path, monkeypatch)
+    check(transformer(family, POOLINGS.get(family)), tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("name", slow_but(TORCHVISION, QUICK))

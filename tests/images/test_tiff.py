@@ -1,10 +1,13 @@
 """TIFF: every layout is read as its definition says, or refused by its name; files and pixels are made by hand."""
 
 import itertools
+import struct
+from io import BytesIO
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.images.tiffs import DEFLATE, NONE, SHORT, picture, tiff
 from transferkit.images.decoding import ImageError, decode
@@ -183,3 +186,14 @@ def test_values_of_12_bits_in_16_are_not_shown_black(highest: int, photometric: 
             assert is_right(found, shown(values, 16, photometric), 2)
         blank = outcome(picture(values * 0, 16, photometric, order=order, compression=compression))
         assert is_right(blank, shown(values * 0, 16, photometric), 0)
+
+
+def test_text_where_numbers_belong_has_a_printable_reason() -> None:
+    file = BytesIO()
+    Image.new("RGB", (4, 4)).save(file, "TIFF")
+    data = bytearray(file.getvalue())
+    at = data.index(struct.pack("<HH", 258, 3))  # BitsPerSample, three unsigned shorts
+    data[at + 2] = 2  # text
+    with pytest.raises(ImageError) as raised:
+        decode(bytes(data))
+    assert str(raised.value).isprintable()

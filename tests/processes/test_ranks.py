@@ -51,8 +51,8 @@ if scenario == "dies":
     sys.exit()
 if scenario == "results":
     import torch
-    from transferkit.training.prediction_writer import Results
-    results = Results(Path("run"))
+    from transferkit.training.prediction_writer import PredictionWriter
+    results = PredictionWriter(Path("run"))
     results.outputs = [{"row": torch.tensor([rank])}]
     results.write_merged = lambda trainer, module, split, merged: (time.sleep(4), print(merged["row"].tolist()))
     time.sleep(0 if rank else 4)

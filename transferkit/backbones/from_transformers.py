@@ -139,8 +139,10 @@ class TransformersBackbone(Backbone):
     def spec(self) -> dict[str, Any]:
         """Return a plain-typed description, for :func:`rebuild`."""
         config = self.model.dual_config if isinstance(self.model, Projected) else self.model.config
-        fields = config.to_diff_dict()
-        described = self.describe("transformers", {key: fields[key] for key in fields if key not in NO_NUMBERS})
+        fields = with_numbers(config.to_diff_dict())
+        if "down_ops" in fields:  # LeViT's model adds an empty one to its configuration whenever it is built
+            fields["down_ops"] = [operation for operation in fields["down_ops"] if operation != [""]]
+        described = self.describe("transformers", fields)
         return described | ({"weights": self.weights} if self.dual and self.weights != "DEFAULT" else {})
 
     @property
@@ -169,6 +171,12 @@ class TransformersBackbone(Backbone):
             raise UserError(f"the texts of {self.name} are read from {self.place}, which no longer exists; restore it")
         config = read_config(self.place, self.weights, None)
         return load_text_tower(model_class(self.place, config, PROJECTION), self.place, self.weights)
+
+
+def with_numbers(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a configuration, and of those within it, that may change an embedding."""
+    kept = {name: value for name, value in fields.items() if name not in NO_NUMBERS}
+    return {name: with_numbers(value) if isinstance(value, dict) else value for name, value in kept.items()}
 
 
 def build(

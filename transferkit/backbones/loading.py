@@ -109,15 +109,22 @@ def check_finite(origin: str | Path, state: Mapping[str, Tensor]) -> None:
     Raises:
         UserError: naming the first tensor that holds NaN or infinity.
     """
+    if name := not_finite(state):
+        raise UserError(
+            f"{origin}: the tensor {name} holds NaN or infinity; give weights whose training did not diverge"
+        )
+
+
+def not_finite(state: Mapping[str, Tensor]) -> str | None:
+    """Return the name of the first tensor that holds NaN or infinity; None if there is none."""
     for name, tensor in state.items():
         if not tensor.is_floating_point() or tensor.is_meta:
             continue
         # A sum takes one pass and no memory, and is finite where every value is, but for an overflow.
         precision = torch.promote_types(tensor.dtype, torch.float32)
         if not tensor.sum(dtype=precision).isfinite() and not tensor.isfinite().all():
-            raise UserError(
-                f"{origin}: the tensor {name} holds NaN or infinity; give weights whose training did not diverge"
-            )
+            return name
+    return None
 
 
 def own_names(state: Mapping[str, Tensor], own: Collection[str], origin: str | Path) -> dict[str, Tensor]:

@@ -179,7 +179,7 @@ def with_transformers(extractor: ExtractorCore, backbone: TransformersBackbone, 
 def pooled(backbone: TransformersBackbone) -> str:
     """Return the embedding as an expression of transformers' ``output``."""
     if backbone.pooling == "pooler":
-        return "output.pooler_output.flatten(1)"
+        return f"output.{'summary' if backbone.model.config.model_type == 'radio' else 'pooler_output'}.flatten(1)"
     token = "output.last_hidden_state[:, 0]"
     patches = ".mean((2, 3))" if backbone.gives_map else f"[:, {backbone.prefix}:].mean(1)"
     mean = f"output.last_hidden_state{patches}"

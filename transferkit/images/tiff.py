@@ -117,15 +117,15 @@ def unread(layout: Layout) -> ImageError:
 def read_layout(tags: Any) -> Layout:
     """Return the layout that the tags of a TIFF describe."""
     compression = number(tags.get(259, 1))
-    bits = tuple(tags.get(258, (1,)))
+    bits = numbers(tags.get(258, (1,)))
     old_jpeg = compression == 6  # its tags are often missing
     photometric = number(tags.get(262, YCBCR if old_jpeg else -1))
     if photometric == -1 and bits == (1,):
         photometric = WHITE_IS_ZERO  # fax machines omit it
     samples = number(tags.get(277, COLORS.get(photometric, 1) if compression in (6, 7) else 1))
     bits = bits[:samples] if len(bits) > 1 else bits * min(samples, 64)
-    formats = set(tags.get(339, (UNSIGNED,)))
-    subsampled = compression not in (6, 7) and photometric == YCBCR and tuple(tags.get(530, (2, 2))) != (1, 1)
+    formats = set(numbers(tags.get(339, (UNSIGNED,))))
+    subsampled = compression not in (6, 7) and photometric == YCBCR and numbers(tags.get(530, (2, 2))) != (1, 1)
     problem = ""
     if 50706 in tags:  # DNGVersion
         problem = "camera raw (DNG)"
@@ -139,7 +139,7 @@ def read_layout(tags: Any) -> Layout:
         photometric=photometric,
         bits=bits,
         sample_format=formats.pop() if len(formats) == 1 else 0,
-        extra=tuple(tags.get(338, ())),
+        extra=numbers(tags.get(338, ())),
         planar=number(tags.get(284, 1)) == 2,
         reversed=number(tags.get(266, 1)) == 2,
         compressed=compression != 1,
@@ -155,6 +155,15 @@ def number(value: Any) -> int:
     (8, 8)
     """
     return int(value[0] if isinstance(value, tuple) else value)
+
+
+def numbers(value: Any) -> tuple[int, ...]:
+    """Return the numbers in a tag; ``ValueError`` for text, which a broken file may have there.
+
+    >>> numbers((8, 8)), numbers(8)
+    ((8, 8), (8,))
+    """
+    return tuple(map(int, value if isinstance(value, tuple) else (value,)))
 
 
 def is_read(layout: Layout) -> bool:

@@ -5,11 +5,13 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
+from lightning.pytorch.strategies import Strategy
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassCalibrationError, MulticlassConfusionMatrix
 from torchmetrics.utilities import dim_zero_cat
 
+from transferkit.backbones.loading import not_finite
 from transferkit.errors import UserError
 from transferkit.probe.class_counts import AccuracyPerClass, MacroF1, TopK
 from transferkit.training.optimizers import learning_rates
@@ -185,4 +187,18 @@ def check_finite(loss: Tensor, epoch: int) -> None:
         raise UserError(
             f"the training has diverged: the loss of epoch {epoch + 1} is not finite; "
             "give lower rates: `lr_head`, `lr_backbone`"
+        )
+
+
+def check_weights(state: Mapping[str, Tensor], strategy: Strategy, epoch: int) -> None:
+    """Raise if a weight or a buffer is not finite in some process: a checkpoint of it could not be opened.
+
+    Raises:
+        UserError: one is not, such as a variance beyond float16.
+    """
+    name = not_finite(state)
+    if strategy.reduce(torch.tensor(float(name is not None), device=strategy.root_device), reduce_op="sum"):
+        raise UserError(
+            f"the training has diverged: {name or 'a tensor'} is not finite in epoch {epoch + 1}; give lower rates "
+            '(`lr_head`, `lr_backbone`), or, where training is in float16, `precision="bf16-mixed"`'
         )

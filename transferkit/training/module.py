@@ -30,7 +30,7 @@ from transferkit.training.checkpoints import (
 from transferkit.training.fit_progress import leave_ended_epoch, run_validation
 from transferkit.training.head_rates import candidates, choose_rates
 from transferkit.training.lora import adapt, complete, leave_out_base
-from transferkit.training.metrics import EvaluationMetrics, TrainingEpoch, check_finite
+from transferkit.training.metrics import EvaluationMetrics, TrainingEpoch, check_finite, check_weights
 from transferkit.training.mixing import mixed, weigh_rows
 from transferkit.training.network import TransferNetwork
 from transferkit.training.optimizers import CosineWithWarmup, check_length, check_ranges, gradient_descent
@@ -190,9 +190,10 @@ class TransferModule(TransferNetwork):
         Raises:
             UserError: see :meth:`connect` and :func:`~transferkit.training.regimes.check_unfreezing`.
         """
-        check_unfreezing(self.trainer.callbacks, self.frozen_keys)  # type: ignore[attr-defined]  # set in its constructor
         function = self.trainer.state.fn
         stage = function.value if function else "fit"
+        frozen = self.frozen_keys if stage == "fit" else ()
+        check_unfreezing(self.trainer.callbacks, frozen)  # type: ignore[attr-defined]  # set in its constructor
         if self.connected != (self.data, stage):
             self.connect(self.data, stage)
         self.connected = None  # the next fit or evaluation connects again
@@ -316,7 +317,13 @@ class TransferModule(TransferNetwork):
         }
 
     def on_validation_epoch_end(self) -> None:
-        """Log the metrics under ``val/``, and note the step that they were measured at."""
+        """Log the metrics under ``val/``, and note the step that they were measured at.
+
+        Raises:
+            UserError: the training has diverged; before the checkpoint that is chosen by this validation.
+        """
+        if self.trainer.training and self.regime != "frozen":
+            check_weights(self.backbone.state_dict(), self.trainer.strategy, self.current_epoch)
         self.log_metrics(self.val_metrics)
         self.validated_at = None if self.trainer.sanity_checking else self.trainer.global_step
 
