@@ -1,5 +1,6 @@
 """A fit tells how far it is: lines without a terminal, a bar with one."""
 
+import math
 import os
 import pty
 import re
@@ -9,10 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.running import transferkit, write_photos
 from tests.tiny import RESNET, options
 from transferkit.training import epoch_lines
+from transferkit.training.epoch_lines import BatchLines, images_in
 
 COLOURS = {"apples": (190, 50, 40), "limes": (70, 180, 60)}
 FIT = ["fit", *options("model", RESNET), "--data.root", "photos", "--data.num_workers", "0"]
@@ -44,6 +47,49 @@ def test_an_accuracy_is_told_of_its_epoch_alone(monkeypatch: pytest.MonkeyPatch)
     assert ["val/acc" in line for line in lines] == [False, True, False, True]
 
 
+def test_lines_within_a_long_pass_after_ten_seconds_and_then_every_thirty() -> None:
+    now = 0.0
+    lines, found = BatchLines("training epoch 1/2", 100, lambda: now), []
+    for _ in range(100):
+        now += 2
+        found.append(lines.advance(32))
+    assert [line for line in found if line] == [
+        "training epoch 1/2: batch 5 of 100, 16 images/s, about 3:10 left",
+        "training epoch 1/2: batch 20 of 100, 16 images/s, about 2:40 left",
+        "training epoch 1/2: batch 35 of 100, 16 images/s, about 2:10 left",
+        "training epoch 1/2: batch 50 of 100, 16 images/s, about 1:40 left",
+        "training epoch 1/2: batch 65 of 100, 16 images/s, about 1:10 left",
+        "training epoch 1/2: batch 80 of 100, 16 images/s, about 0:40 left",
+        "training epoch 1/2: batch 95 of 100, 16 images/s, about 0:10 left",
+    ]
+    lines = BatchLines("test", math.inf, lambda: now)
+    now += 20
+    assert lines.advance(32) == "test: batch 1, 1.6 images/s", "an iterator without a length"
+
+
+def test_images_are_counted_in_batches_of_any_form() -> None:
+    rows = torch.zeros(7, 3, 4, 4)
+    assert [images_in(batch) for batch in ({"scale": 1.0, "pixels": rows}, (rows, None), [rows], rows)] == [7] * 4
+    assert images_in({}) == images_in("no batch") == images_in({"scale": torch.tensor(1.0)}) == 0
+
+
+@pytest.mark.parametrize(("cache", "regime"), [("off", "full"), ("auto", "frozen")])
+def test_fit_test_and_predict_say_how_far_they_are(cache: str, regime: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FIRST_LINE", "NEXT_LINE"):
+        monkeypatch.setattr(epoch_lines, name, 0.0)
+    small = ["--data.batch_size", "2", "--data.cache", cache, "--data.num_workers", "0", "--trainer.accelerator", "cpu"]
+    done = transferkit(*FIT, *small, "--model.regime", regime)
+    end = r"\d+(\.\d)? images/s, about \d+:\d\d left"
+    if regime == "full":  # 12 images in batches of 2, then 8 of val
+        assert len(re.findall(rf"(?m)^training epoch [1-4]/4: batch [1-5] of 6, {end}$", done.err)) == 4 * 5, done.err
+        assert len(re.findall(rf"(?m)^validation: batch [1-3] of 4, {end}$", done.err)) == 4 * 3
+    for verb in ("test", "predict"):
+        done = transferkit(verb, *(["photos/val"] if verb == "predict" else []), *small)
+        assert done.status == 0, done.err
+        title = "prediction" if verb == "predict" else "test"
+        assert re.findall(rf"(?m)^{title}: batch (\d) of 4, {end}$", done.err) == ["1", "2", "3"], done.err
+
+
 @pytest.mark.slow
 def test_a_bar_on_a_terminal_shows_accuracy_and_the_time_left() -> None:
     ours, theirs = pty.openpty()
@@ -59,3 +105,4 @@ def test_a_bar_on_a_terminal_shows_accuracy_and_the_time_left() -> None:
     text = said.decode(errors="replace")
     assert child.returncode == 0, text
     assert "Epoch 4/4" in text and "Epoch 0" not in text and "val/acc" in text and "fit ends in" in text
+    assert "images/s" in text and "it/s" not in text
