@@ -1,5 +1,6 @@
 """Reports: every number equals the file that it is from; what is missing is said; names stay text."""
 
+import csv
 import json
 import math
 import re
@@ -24,6 +25,7 @@ from transferkit.data.embeddings import Embeddings
 from transferkit.data.image_table import open_images
 from transferkit.data.integrity import verify
 from transferkit.errors import UserError
+from transferkit.probe.audit_files import audit_run
 from transferkit.reports import data_sections
 from transferkit.reports.content import Remark
 from transferkit.reports.leak_section import leak_blocks
@@ -82,14 +84,29 @@ def in_json(content: Any, key: str) -> float:
     return float(len(content) if isinstance(content, dict | list) else content)
 
 
+def in_column(file: Path, name: str) -> set[float]:
+    """The numbers in a column of a table; none if it has no such column."""
+    if file.suffix == ".parquet":
+        table = pq.read_table(file)
+        return {float(value) for value in table[name].to_pylist()} if name in table.column_names else set()
+    if file.suffix == ".csv":
+        with file.open(newline="", encoding="utf-8") as opened:
+            return {float(row[name]) for row in csv.DictReader(opened) if row.get(name)}
+    return set()
+
+
 def check_numbers(page: Page, folder: Path) -> Counter[str]:
-    """Compare every number with the JSON file that it names, and its text with its value; sources that were met."""
+    """Compare every number with the file that it names, and its text with its value; sources that were met."""
     met: Counter[str] = Counter()
+    known: dict[str, set[float]] = {}
     for value, source, text in page.numbers:
         file, _, key = source.partition(" ")
         met[file] += 1
         if file.endswith(".json"):
             assert value == in_json(json.loads((folder / file).read_text()), key), source
+        elif key and source not in known:
+            known[source] = in_column(folder / file, key)
+        assert not known.get(source) or value in known[source], source
         shown = float(re.sub(r"[,%]|pp| ", "", text))
         factor = 100 if text.endswith(("%", "pp")) else 1
         assert shown == pytest.approx(factor * value, rel=5e-4, abs=0.0500001 if factor == 100 else 1e-12), source
@@ -133,7 +150,8 @@ def test_numbers_of_predictions_are_counted_again(page: Page, example: Example) 
 
 def test_sections_come_in_the_order_people_read(example: Example) -> None:
     html = (example.run / "report.html").read_text(encoding="utf-8")
-    order = ["classes", "confusions", "mistakes", "duplicates", "calibration", "curves", "map", "data", "repeat"]
+    order = ["classes", "confusions", "mistakes", "labels", "outliers", "duplicates", "calibration", "curves", "map"]
+    order += ["data", "repeat"]
     assert re.findall(r'<section id="([\w-]+)"', html) == order
     assert html.index("headline") < html.index('<section id="classes"')
 
@@ -170,9 +188,13 @@ def damaged(name: str) -> Callable[[Path], None]:
     ("spoil", "said"),
     [
         (without("predictions.parquet", "embeddings.parquet"), "nothing was tested yet"),
-        (without("embeddings.parquet"), ""),
-        (without("metrics.csv", "splits.parquet"), ""),
+        (without("embeddings.parquet"), "near-duplicates, leaks and the map: embeddings.parquet"),
+        (without("metrics.csv"), "learning curves: metrics.csv is not there"),
+        (without("splits.parquet"), "how many images of what: splits.parquet is not there"),
+        (without("audit.parquet"), "likely label errors and outliers: audit.parquet is not there"),
+        (without("leaks.json"), "near-duplicates of training images among those of other splits: leaks.json"),
         (without("metrics.json"), ""),
+        (without("audit.json"), ""),
         (damaged("predictions.parquet"), "predictions.parquet cannot be read"),
         (damaged("embeddings.parquet"), "embeddings.parquet cannot be read"),
         (damaged("metrics.json"), "metrics.json cannot be read"),
@@ -185,6 +207,32 @@ def test_a_report_is_made_of_what_there_is(tmp_path: Path, spoil: Callable[[Path
     page = Page(report_of(run))
     check_numbers(page, run)
     assert said in page.text and (bool(said) is ("Not in this report" in page.text))
+
+
+@pytest.mark.parametrize(("split", "said"), [("test", "no labeled val split"), ("val", "val itself was tested")])
+def test_uncalibrated_confidence_is_said(tmp_path: Path, split: str, said: str) -> None:
+    example = write_run(tmp_path, NASTY[:2])
+    for name, column in (("predictions", "calibrated_probability"), ("splits", "split")):
+        file = example.run / f"{name}.parquet"
+        table = pq.read_table(file).drop_columns([column])
+        if name == "splits":
+            table = table.append_column("split", pa.array([split] * len(example.paths)))
+        pq.write_table(table, file)
+    page = Page(report_of(example.run))
+    assert f"confidence after calibration: {said}" in page.text or f"the data had {said}" in page.text
+    assert "accuracy on test" in page.text if split == "test" else "no test split" in page.text
+
+
+def test_what_an_audit_could_not_judge_is_said(tmp_path: Path) -> None:
+    run = write_run(tmp_path, NASTY[:2]).run
+    known = json.loads((run / "audit.json").read_text())
+    for change, said in (
+        ({"judged": 0}, "No label was judged: that takes two classes of two images each."),
+        ({"judged": 9}, "3 of 12 labels were not judged: their class has no other image."),
+        ({"rows": 12, "of": 100_000}, "Looked for among 12 of 100,000 images, drawn by chance."),
+    ):
+        write_json(run / "audit.json", known | change)
+        assert said in Page(report_of(run)).text
 
 
 def test_images_that_have_moved(tmp_path: Path) -> None:
@@ -205,6 +253,8 @@ def test_some_images_that_have_gone(tmp_path: Path) -> None:
 
 
 def test_one_class_right_throughout_and_all_right(tmp_path: Path) -> None:
+    alone = Page(report_of(write_run(tmp_path / "alone", NASTY[:1]).run))
+    assert "Every image of every class is right (1 classes)" not in alone.text and "100.0%" in alone.text
     page = Page(report_of(write_run(tmp_path, NASTY[:3], wrong=0).run))
     assert "Every image of every class is right" in page.text and "There is no mistake" in page.text
     assert "100.0%" in page.text
@@ -323,6 +373,19 @@ def test_numbers_of_a_benchmark_are_those_of_its_table(tmp_path: Path) -> None:
     check_numbers(page, tmp_path)
     assert page.of("benchmark.csv top1") == [0.9, 0.9, 0.8] and page.of("benchmark.csv difference") == [0.1]
     assert "<c> on photos: out of memory" in page.text
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_images_are_sampled_and_it_is_said(tmp_path: Path) -> None:
+    run = write_run(tmp_path, [f"class {number:04d}" for number in range(100)], per_class=1000, images=False).run
+    audit_run(run)
+    start = time.process_time()
+    file = report_of(run)
+    assert time.process_time() - start < 60 and file.stat().st_size < 8 * 2**20
+    page = Page(file)
+    check_numbers(page, run)
+    assert "1,500 of 100,000 images, drawn by chance" in page.text
+    assert page.text.count("ooked for among 20,000 of 100,000 images, drawn by chance") == 3  # labels, outliers, copies
 
 
 @pytest.mark.slow

@@ -79,7 +79,7 @@ def test_fit_test_and_predict_say_how_far_they_are(cache: str, regime: str, monk
         monkeypatch.setattr(epoch_lines, name, 0.0)
     small = ["--data.batch_size", "2", "--data.cache", cache, "--data.num_workers", "0", "--trainer.accelerator", "cpu"]
     done = transferkit(*FIT, *small, "--model.regime", regime)
-    end = r"\d+(\.\d)? images/s, about \d+:\d\d left"
+    end = r"[\d,.]+ images/s, about \d+:\d\d left"
     if regime == "full":  # 12 images in batches of 2, then 8 of val
         assert len(re.findall(rf"(?m)^training epoch [1-4]/4: batch [1-5] of 6, {end}$", done.err)) == 4 * 5, done.err
         assert len(re.findall(rf"(?m)^validation: batch [1-3] of 4, {end}$", done.err)) == 4 * 3

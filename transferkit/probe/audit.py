@@ -81,6 +81,7 @@ class Audit:
         quality: path -> quality of the label in [0, 1], of the images whose label could be judged.
         remarks: how it was measured, and what could not be.
         kinds: of issues that were looked for.
+        labeled: images with a label.
     """
 
     issues: list[Issue]
@@ -88,6 +89,7 @@ class Audit:
     quality: dict[str, float]
     remarks: list[str]
     kinds: tuple[str, ...] = KINDS
+    labeled: int = 0
 
     def counts(self) -> dict[str, int]:
         """How many issues of each kind there are."""
@@ -137,7 +139,8 @@ def audit_embeddings(
     if pictures is None:
         remarks.append("the pictures themselves were not looked at: a table of embeddings has none")
     kinds = KINDS if pictures is not None else KINDS[: KINDS.index("blurred")]
-    return Audit(found, len(table), quality, remarks, kinds)
+    labeled = sum(label is not None for label in table.labels)
+    return Audit(found, len(table), quality, remarks, kinds, labeled)
 
 
 class Neighbors(NamedTuple):

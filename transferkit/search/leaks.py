@@ -16,13 +16,14 @@ LISTED = 1_000
 """Pairs at most that the file names; all are counted."""
 
 
-def save_leaks(table: Embeddings, splits: Mapping[str, str | None], folder: Path) -> Path:
+def save_leaks(table: Embeddings, splits: Mapping[str, str | None], folder: Path, left_out: int = 0) -> Path:
     """Write ``leaks.json``: pairs of near-duplicates in two splits, thresholds and pairs as of `find_duplicates`.
 
     Args:
         table: the embeddings.
         splits: path -> split; others have none.
         folder: to write into.
+        left_out: number of further images of these splits, among which those of the table were drawn.
     """
     given = replace(table, splits=[splits.get(path) for path in table.paths])
     known = [row for row, split in enumerate(given.splits) if split]
@@ -43,7 +44,7 @@ def save_leaks(table: Embeddings, splits: Mapping[str, str | None], folder: Path
         "count": found.leak_count if found else 0,
         "threshold": found.threshold if found else None,
         "images": len(rows),
-        "of": len(known),
+        "of": len(known) + left_out,
         "pairs": pairs,
     }
     write_json(folder / FILE, content)

@@ -19,6 +19,7 @@ from transferkit.extractor import Extractor
 from transferkit.images.from_python import is_single
 from transferkit.probe.audit_files import audit_run
 from transferkit.reports import figures
+from transferkit.reports.report import FILE as REPORT
 from transferkit.reports.report import report_of
 from transferkit.reports.result_files import ResultFolder
 from transferkit.runtime.verbosity import showing_progress
@@ -140,6 +141,8 @@ class Run:
     def test(self, progress: bool = False) -> dict[str, float]:
         """Measure the best checkpoint on the test split, or on val if there is none, and write the files of ``test``.
 
+        The run's report, if it has one, is written again.
+
         Returns:
             The metrics under ``test/``.
 
@@ -156,6 +159,8 @@ class Run:
         write_metrics(self.path, self.metrics | values)
         audit_run(self.path)
         leaks_of_run(module, module.data, self.path)
+        if (self.path / REPORT).is_file():  # of the fit, which was asked for it
+            self.report()
         self.__dict__.pop("extractor", None)  # opened anew, with its calibration
         return values
 
