@@ -8,9 +8,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.tiny import RESNET
+from tests.tiny import RESNET, fit
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.errors import UserError
+from transferkit.training import run_leaks
 from transferkit.training.module import TransferModule
 from transferkit.training.run_leaks import copies_of_train, leaks_of_run
 from transferkit.training.trainer import make_trainer, seed_everything
@@ -34,6 +35,16 @@ def test_a_copy_of_a_training_image_in_val_is_found(regime: str, photo_folder: P
     first = found["pairs"][0]  # the most alike
     assert (first["first"], first["second"]) == ("train/apples/0.jpg", "val/apples/0.jpg")
     assert first["splits"] == ["train", "val"] and first["cosine"] == pytest.approx(1)
+
+
+def test_of_many_images_some_are_compared(photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_leaks, "MOST_REFERENCES", 3)
+    module, data, _ = fit(tmp_path, photo_folder, {**RESNET, "regime": "full"}, epochs=1)
+    trainer = make_trainer(tmp_path, enable_progress_bar=False, accelerator="cpu", logger=False)
+    trainer.test(module, data, verbose=False)
+    leaks_of_run(module, data, tmp_path)
+    found = json.loads((tmp_path / "leaks.json").read_text())
+    assert (found["images"], found["of"]) == (6, 24)
 
 
 def test_a_folder_in_the_place_of_the_file_is_said(tmp_path: Path) -> None:
