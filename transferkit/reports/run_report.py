@@ -33,6 +33,7 @@ NAMES = {
     "ece": "calibration error",
     "loss": "loss",
 }
+BY_WORDS = "zeroshot.json"  # classes are told apart by words, so that nothing is trained
 METRICS, ROWS, EMBEDDINGS, SPLITS = "metrics.json", "metrics.csv", "embeddings.parquet", "splits.parquet"
 UNCALIBRATED = {  # tested split -> why its probabilities are not calibrated
     "test": "the data had no labeled val split to calibrate on, or the classifier was fitted on it",
@@ -60,7 +61,8 @@ def run_report(
     splits = folder.columns(SPLITS, "path", "label", "split")
     others = target_sections.measured(metrics)
     tested = tested_split(predictions, splits)
-    folder.missing += not_there(folder.path, predictions, tested, bool(others))
+    by_words = (folder.path / BY_WORDS).exists()
+    folder.missing += not_there(folder.path, predictions, "" if by_words else tested, bool(others))
     if source.table is None:
         folder.missing.append(f"thumbnails: {source.reason}")
     sections: list[Section | None] = []
@@ -76,7 +78,9 @@ def run_report(
             EMBEDDINGS, lambda: data_sections.near_duplicates(embeddings, images="tested images"), NO_DUPLICATES
         )
         copies = folder.part(SPLITS, lambda: leaks(splits, source), "")
-        sections.append(leak_section.with_leaks(duplicates, copies, leak_section.leak_blocks(folder)))
+        sections.append(
+            leak_section.with_leaks(duplicates, copies, [] if by_words else leak_section.leak_blocks(folder))
+        )
     if predictions is not None:
         sections.append(prediction_sections.calibration(predictions, number(metrics, "test/ece")))
     measured = metrics.get("test/epoch", metrics.get("val/epoch"))
@@ -113,7 +117,7 @@ def not_there(run: Path, predictions: PredictionTable | None, tested: str, other
     Args:
         run: the directory.
         predictions: of classes; None without a test, or of several labels or a number.
-        tested: word for the split that they are of.
+        tested: word for the split that they are of; empty if there is nothing to calibrate.
         others: whether several labels or a number are predicted.
     """
     lines = []
@@ -121,7 +125,7 @@ def not_there(run: Path, predictions: PredictionTable | None, tested: str, other
         lines.append("predictions, mistakes and calibration: nothing was tested yet")
     if not (run / EMBEDDINGS).exists():
         lines.append(f"near-duplicates, leaks and the map: {EMBEDDINGS}, which a test writes, is not there")
-    if predictions is not None and predictions.calibrated is None:
+    if tested and predictions is not None and predictions.calibrated is None:
         lines.append(f"confidence after calibration: {UNCALIBRATED[tested]}")
     trained_here = (run / "config.yaml").exists()
     for name, what in ((ROWS, "learning curves"), (SPLITS, "how many images of what")):
