@@ -13,9 +13,12 @@ import pytest
 import torch
 
 from tests.running import transferkit, write_photos
-from tests.tiny import RESNET, options
+from tests.tiny import RESNET, VIT, options
+from transferkit.data.datamodule import ImageDataModule
 from transferkit.training import epoch_lines
-from transferkit.training.epoch_lines import BatchLines, images_in
+from transferkit.training.epoch_lines import BatchLines, EpochLines, images_in
+from transferkit.training.module import TransferModule
+from transferkit.training.trainer import make_trainer
 
 COLOURS = {"apples": (190, 50, 40), "limes": (70, 180, 60)}
 FIT = ["fit", *options("model", RESNET), "--data.root", "photos", "--data.num_workers", "0"]
@@ -73,21 +76,35 @@ def test_images_are_counted_in_batches_of_any_form() -> None:
     assert images_in({}) == images_in("no batch") == images_in({"scale": torch.tensor(1.0)}) == 0
 
 
-@pytest.mark.parametrize(("cache", "regime"), [("off", "full"), ("auto", "frozen")])
-def test_fit_test_and_predict_say_how_far_they_are(cache: str, regime: str, monkeypatch: pytest.MonkeyPatch) -> None:
+END = r"[\d,.]+ images/s, about \d+:\d\d left"
+
+
+def test_a_fit_says_how_far_it_is_within_an_epoch(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name in ("FIRST_LINE", "NEXT_LINE"):
         monkeypatch.setattr(epoch_lines, name, 0.0)
-    small = ["--data.batch_size", "2", "--data.cache", cache, "--data.num_workers", "0", "--trainer.accelerator", "cpu"]
-    done = transferkit(*FIT, *small, "--model.regime", regime)
-    end = r"[\d,.]+ images/s, about \d+:\d\d left"
-    if regime == "full":  # 12 images in batches of 2, then 8 of val
-        assert len(re.findall(rf"(?m)^training epoch [1-4]/4: batch [1-5] of 6, {end}$", done.err)) == 4 * 5, done.err
-        assert len(re.findall(rf"(?m)^validation: batch [1-3] of 4, {end}$", done.err)) == 4 * 3
-    for verb in ("test", "predict"):
+    module, data = TransferModule(**VIT, regime="full"), ImageDataModule("photos", batch_size=2, num_workers=0)
+    trainer = make_trainer(Path("run"), max_epochs=2, accelerator="cpu", logger=False, callbacks=[EpochLines()],
+                           enable_progress_bar=False)  # fmt: skip
+    trainer.fit(module, data)
+    said = capsys.readouterr().err  # of 12 images in batches of 2, then 8 of val
+    assert re.findall(rf"(?m)^training epoch (\d)/2: batch (\d) of 6, {END}$", said) == [
+        (epoch, batch) for epoch in "12" for batch in "12345"
+    ]
+    assert re.findall(rf"(?m)^validation: batch (\d) of 4, {END}$", said) == ["1", "2", "3"] * 2
+
+
+@pytest.mark.slow
+def test_test_and_predict_say_how_far_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FIRST_LINE", "NEXT_LINE"):
+        monkeypatch.setattr(epoch_lines, name, 0.0)
+    small = ["--data.batch_size", "2", "--data.cache", "off", "--data.num_workers", "0", "--trainer.accelerator", "cpu"]
+    assert transferkit(*FIT, *small, "--model.regime", "full").status == 0
+    for verb, title in (("validate", "validation"), ("test", "test"), ("predict", "prediction")):
         done = transferkit(verb, *(["photos/val"] if verb == "predict" else []), *small)
         assert done.status == 0, done.err
-        title = "prediction" if verb == "predict" else "test"
-        assert re.findall(rf"(?m)^{title}: batch (\d) of 4, {end}$", done.err) == ["1", "2", "3"], done.err
+        assert re.findall(rf"(?m)^{title}: batch (\d) of 4, {END}$", done.err) == ["1", "2", "3"], done.err
 
 
 @pytest.mark.slow

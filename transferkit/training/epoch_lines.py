@@ -65,6 +65,10 @@ class EpochLines(Callback):
         label = f"training epoch {epoch_number(trainer)}{number_of_epochs(trainer)}"
         self.training = BatchLines(label, trainer.num_training_batches)
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the last epoch."""
+        self.print_epoch(trainer, epoch_number(trainer))
+
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin the lines of a validation."""
         self.evaluating = BatchLines("validation", sum(trainer.num_val_batches))
