@@ -103,6 +103,7 @@ def audit_embeddings(
     folds: int = FOLDS,
     seed: int = 0,
     in_place: bool = False,
+    fine_tuned: bool = False,
 ) -> Audit:
     """Look for what should be mended in labeled images.
 
@@ -115,6 +116,7 @@ def audit_embeddings(
         folds: of the probe.
         seed: of the folds.
         in_place: scale the table's embeddings to length 1, for a caller that needs them no more: it saves a copy.
+        fine_tuned: whether the extractor has learned the classes, see :func:`~transferkit.similarity.usual_threshold`.
 
     Raises:
         UserError: no rows, NaN or infinity; several labels or a number per image.
@@ -124,7 +126,7 @@ def audit_embeddings(
     similarity.finite_rows(table.embedding, "embeddings", table.paths)
     found: list[Issue] = []
     unit = similarity.unit_rows(table.embedding, in_place=in_place)
-    neighbors = nearest(unit)
+    neighbors = nearest(unit, fine_tuned)
     same = neighbors.joined(table.groups)
     remarks = [f"near-duplicates: cosine of {neighbors.threshold:.4g} or more"]
     quality, issues = label_issues(table, unit, same, folds, seed, remarks)
@@ -176,9 +178,9 @@ class Neighbors(NamedTuple):
         return ((1 - self.cosine) * used).sum(1) / used.sum(1)
 
 
-def nearest(unit: Tensor) -> Neighbors:
+def nearest(unit: Tensor, fine_tuned: bool = False) -> Neighbors:
     """Return the neighbors of unit rows `(N, D)`, and which of them are near-duplicates."""
-    threshold = similarity.usual_threshold(unit[similarity.drawn_rows(len(unit), MEASURED, 0)])
+    threshold = similarity.usual_threshold(unit[similarity.drawn_rows(len(unit), MEASURED, 0)], fine_tuned)
     cosine, row = similarity.top_k(unit, unit, NEIGHBORS, exclude_self=True, normalize=False)
     first, place = (cosine >= threshold).nonzero(as_tuple=True)
     group = similarity.joined_rows(len(unit), first, row[first, place])

@@ -87,21 +87,23 @@ def summary_of(audit: Audit) -> dict[str, Any]:
     }
 
 
-def audit_run(run: Path) -> None:
+def audit_run(run: Path, fine_tuned: bool = False) -> None:
     """Audit the tested images of a run, see :func:`save_tested_audit`.
 
     Args:
         run: directory with the ``embeddings.parquet`` of a test.
+        fine_tuned: whether its backbone has learned the classes.
     """
-    save_tested_audit(Embeddings.load(run / "embeddings.parquet"), run)
+    save_tested_audit(Embeddings.load(run / "embeddings.parquet"), run, fine_tuned)
 
 
-def save_tested_audit(table: Embeddings, folder: Path) -> list[Path]:
+def save_tested_audit(table: Embeddings, folder: Path, fine_tuned: bool = False) -> list[Path]:
     """Write ``audit.parquet`` and ``audit.json`` for a report, if images have one class each; of 20,000 at most.
 
     Args:
         table: embeddings of the tested images.
         folder: of a run or a probe.
+        fine_tuned: whether the extractor has learned the classes.
 
     Returns:
         The files.
@@ -109,7 +111,7 @@ def save_tested_audit(table: Embeddings, folder: Path) -> list[Path]:
     if table.kind != "class" or not len(table):
         return []
     rows = drawn_rows(len(table), MOST_ROWS, 0).tolist()
-    audit = audit_embeddings(table.select(rows) if len(rows) < len(table) else table)
+    audit = audit_embeddings(table.select(rows) if len(rows) < len(table) else table, fine_tuned=fine_tuned)
     with atomic_path(folder / PARQUET) as temporary:
         pq.write_table(columns_of(audit), temporary)
     write_json(folder / SUMMARY, {**summary_of(audit), "of": len(table)})

@@ -76,17 +76,18 @@ def embedding_map(table: Embeddings, predictions: PredictionTable | None, seed: 
     return Section("map", "Embedding map", lead, [EmbeddingMap(dots, legend, f"{how}; {drawn}.")])
 
 
-def near_duplicates(table: Embeddings, seed: int = 0, images: str = "images") -> Section:
+def near_duplicates(table: Embeddings, seed: int = 0, images: str = "images", fine_tuned: bool = False) -> Section:
     """Return groups of near-duplicates among the rows, those across classes or splits first.
 
     Args:
         table: the embeddings.
         seed: of the rows that are drawn where there are many.
         images: what the rows are, such as the images of a test.
+        fine_tuned: whether the extractor has learned the classes, see :func:`~transferkit.similarity.usual_threshold`.
     """
     rows = similarity.drawn_rows(len(table), LARGEST, seed).tolist()
     part = table.select(rows) if len(rows) < len(table) else table
-    threshold = similarity.usual_threshold(part.embedding)
+    threshold = similarity.usual_threshold(part.embedding, fine_tuned)
     groups = similarity.near_duplicates(part.embedding, threshold)
 
     def remarkable(group: Sequence[int]) -> tuple[bool, bool]:

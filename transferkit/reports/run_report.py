@@ -20,6 +20,7 @@ from transferkit.reports.result_files import (
     ImageSource,
     ResultFolder,
     find_images,
+    is_fine_tuned,
     mapping,
     place_of_images,
     versions_in,
@@ -75,7 +76,9 @@ def run_report(
         sections += audit_sections.tested_images(folder)
     if embeddings is not None:
         duplicates = folder.part(
-            EMBEDDINGS, lambda: data_sections.near_duplicates(embeddings, images="tested images"), NO_DUPLICATES
+            EMBEDDINGS,
+            lambda: data_sections.near_duplicates(embeddings, images="tested images", fine_tuned=is_fine_tuned(config)),
+            NO_DUPLICATES,
         )
         copies = folder.part(SPLITS, lambda: leaks(splits, source), "")
         sections.append(

@@ -47,14 +47,15 @@ def leaks_of_run(module: TransferNetwork, data: ImageDataModule, run: Path) -> N
     for name, table in others.items():
         splits |= dict.fromkeys(table.paths, name)
     extractor, left_out = module.as_extractor(), 0
-    if all(knows_some(extractor, table) for table in others.values()):
+    frozen = all(knows_some(extractor, table) for table in others.values())
+    if frozen:
         found = [tested, *(cached_features(extractor, table) for table in others.values())]
     else:
         inner = extractor.forward(layer=inner_stage(extractor.backbone))
         every = (data.tables[data.test_split], *others.values())
         found = [drawn_features(extractor, table, MOST_REFERENCES, inner) for table in every]
         left_out = sum(max(0, len(table) - MOST_REFERENCES) for table in every)
-    save_leaks(Embeddings.concat(map(bare, found)), splits, run, left_out)
+    save_leaks(Embeddings.concat(map(bare, found)), splits, run, left_out, fine_tuned=not frozen)
 
 
 def copies_of_train(data: ImageDataModule) -> int:
