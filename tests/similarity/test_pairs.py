@@ -84,8 +84,8 @@ def test_the_usual_threshold_follows_how_alike_everything_is(shared: float) -> N
 
 def test_after_fine_tuning_images_of_a_class_are_alike_and_copies_more_so() -> None:
     draw = torch.Generator().manual_seed(0)
-    rows = torch.eye(8).repeat(25, 1) + 0.05 * torch.randn(200, 8, generator=draw)
-    every = torch.cat([rows, rows[:20] + 0.003 * torch.randn(20, 8, generator=draw)])
+    rows = torch.eye(8, 64).repeat(25, 1) + 0.02 * torch.randn(200, 64, generator=draw)
+    every = torch.cat([rows, rows[:20] + 0.002 * torch.randn(20, 64, generator=draw)])
     copies = [[row, 200 + row] for row in range(20)]
     assert sum(map(len, near_duplicates(every))) > 200, "nearly all of a class"
     threshold = usual_threshold(every, fine_tuned=True)

@@ -9,6 +9,7 @@ from transferkit.data.datamodule import ImageDataModule
 from transferkit.data.embeddings import Embeddings
 from transferkit.embed import cached_features, knows_some
 from transferkit.extractor.calibration import MOST_REFERENCES, inner_stage
+from transferkit.reports.result_files import ResultFolder, is_fine_tuned
 from transferkit.runtime.files import unwritable
 from transferkit.search.leaks import FILE, save_leaks
 from transferkit.training.calibrate import drawn_features
@@ -47,15 +48,16 @@ def leaks_of_run(module: TransferNetwork, data: ImageDataModule, run: Path) -> N
     for name, table in others.items():
         splits |= dict.fromkeys(table.paths, name)
     extractor, left_out = module.as_extractor(), 0
-    frozen = all(knows_some(extractor, table) for table in others.values())
-    if frozen:
+    known = all(knows_some(extractor, table) for table in others.values())
+    fine_tuned = is_fine_tuned(ResultFolder(run).yaml("config.yaml")) or not known
+    if not fine_tuned:
         found = [tested, *(cached_features(extractor, table) for table in others.values())]
     else:
         inner = extractor.forward(layer=inner_stage(extractor.backbone))
         every = (data.tables[data.test_split], *others.values())
         found = [drawn_features(extractor, table, MOST_REFERENCES, inner) for table in every]
         left_out = sum(max(0, len(table) - MOST_REFERENCES) for table in every)
-    save_leaks(Embeddings.concat(map(bare, found)), splits, run, left_out, fine_tuned=not frozen)
+    save_leaks(Embeddings.concat(map(bare, found)), splits, run, left_out, fine_tuned)
 
 
 def copies_of_train(data: ImageDataModule) -> int:
