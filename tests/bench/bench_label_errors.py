@@ -14,6 +14,8 @@ import argparse
 import csv
 import sys
 from collections.abc import Iterator, Sequence
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -24,9 +26,9 @@ from sklearn.metrics import roc_auc_score
 from tests.bench.inputs import SHARED
 from transferkit.data.embeddings import Embeddings
 from transferkit.data.image_table import open_images
-from transferkit.embed import embed
+from transferkit.embed import cached_features
 from transferkit.extractor import Extractor
-from transferkit.probe.audit import audit_embeddings, nearest
+from transferkit.probe import audit
 from transferkit.probe.out_of_fold import out_of_fold
 from transferkit.similarity import class_codes, unit_rows
 
@@ -55,13 +57,13 @@ def digits() -> Embeddings:
     """Scikit-learn's 1,797 digits."""
     weights = str(SHARED / "checkpoints" / "resnet18-cifar10.safetensors")
     size = {"resize": [64, 64], "crop": [64, 64]}
-    return embed(open_images("digits"), Extractor.from_pretrained("resnet18", weights, preprocessing=size))
+    return cached_features(Extractor.from_pretrained("resnet18", weights, preprocessing=size), open_images("digits"))
 
 
 def hymenoptera() -> Embeddings:
     """Photographs of ants and bees."""
     extractor = Extractor.from_pretrained(SHARED / "checkpoints" / "dinov2-small-saliency")
-    return embed(open_images(SHARED / "data" / "hymenoptera"), extractor, on_error="skip")
+    return cached_features(extractor, open_images(SHARED / "data" / "hymenoptera"))
 
 
 def rows_of(table: Embeddings) -> Iterator[tuple[str, ...]]:
@@ -102,9 +104,15 @@ def measure(
     noisy = np.where(wrong, alike[target] if kind == "similar" else any_other, target)
     labels = [str(names[number]) for number in noisy]
     audited = Embeddings(table.embedding, table.paths, labels, [None] * len(labels), {})
-    found = audit_embeddings(audited)
-    unit = unit_rows(table.embedding)
-    probability, _ = out_of_fold(unit, torch.from_numpy(noisy), len(names), nearest(unit).group)
+    probability = torch.empty(0)
+
+    def kept(*arguments: Any, **options: Any) -> tuple[torch.Tensor, float]:
+        nonlocal probability
+        probability, c = out_of_fold(*arguments, **options)
+        return probability, c
+
+    with patch.object(audit, "out_of_fold", kept):
+        found = audit.audit_embeddings(audited)
     theirs = get_label_quality_scores(noisy, probability.double().numpy())
     ours = np.array([found.quality[path] for path in table.paths])
     row_of = {path: row for row, path in enumerate(table.paths)}

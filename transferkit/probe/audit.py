@@ -19,7 +19,7 @@ from transferkit.similarity.temperature import fit_temperature
 NEIGHBORS = 20
 MEASURED = 2_000
 """Rows at most on which the usual distance of two images is measured."""
-VOTE = 0.25
+VOTE = 0.2
 """Weight of the neighbors' vote beside the probe's probability."""
 DOUBTFUL, HARDLY = 0.5, 0.1
 """Quality below which a label is a likely error where confident learning says so, and where nobody has to."""
@@ -151,12 +151,14 @@ class Neighbors(NamedTuple):
     Attributes:
         cosine: `(N, k)`, descending.
         row: `(N, k)` int64.
-        group: `(N,)` int64, equal for near-duplicates.
+        together: `(N, k)` bool, which of them are near-duplicates of the row, or of its given group.
+        group: `(N,)` int64, equal for near-duplicates and all that they link: whole classes of images that are alike.
         threshold: cosine from which two rows are near-duplicates.
     """
 
     cosine: Tensor
     row: Tensor
+    together: Tensor
     group: Tensor
     threshold: float
 
@@ -168,11 +170,14 @@ class Neighbors(NamedTuple):
         pairs = [(first_of.setdefault(name, row), row) for row, name in enumerate(groups) if name is not None]
         linked = [*enumerate(self.group.tolist()), *pairs]
         first, second = (torch.tensor(column) for column in zip(*linked, strict=True))
-        return self._replace(group=similarity.joined_rows(len(groups), first, second))
+        group = similarity.joined_rows(len(groups), first, second)
+        code = torch.tensor([-1 if name is None else first_of[name] for name in groups])
+        same = (code[self.row] == code[:, None]) & (code[:, None] >= 0)
+        return self._replace(group=group, together=self.together | same)
 
     def mean_distance(self, most: int = 10) -> Tensor:
         """Return the mean distance of each row to its nearest rows that are no near-duplicates, NaN without any."""
-        apart = self.group[self.row] != self.group[:, None]
+        apart = ~self.together
         rank = apart.cumsum(1)
         used = apart & (rank <= most)
         return ((1 - self.cosine) * used).sum(1) / used.sum(1)
@@ -182,9 +187,10 @@ def nearest(unit: Tensor, fine_tuned: bool = False) -> Neighbors:
     """Return the neighbors of unit rows `(N, D)`, and which of them are near-duplicates."""
     threshold = similarity.usual_threshold(unit[similarity.drawn_rows(len(unit), MEASURED, 0)], fine_tuned)
     cosine, row = similarity.top_k(unit, unit, NEIGHBORS, exclude_self=True, normalize=False)
-    first, place = (cosine >= threshold).nonzero(as_tuple=True)
+    together = cosine >= threshold
+    first, place = together.nonzero(as_tuple=True)
     group = similarity.joined_rows(len(unit), first, row[first, place])
-    return Neighbors(cosine, row, group, threshold)
+    return Neighbors(cosine, row, together, group, threshold)
 
 
 def label_issues(
@@ -203,7 +209,7 @@ def label_issues(
     rows = unit if len(judged) == len(unit) else unit[judged]
     probability, c = out_of_fold(rows, target, len(classes), neighbors.group[judged], folds=folds, seed=seed)
     remarks.append(f"labels: linear probe of {folds} folds at C = {c:g}, and a vote of {NEIGHBORS} neighbors")
-    share = neighbor_share(neighbors.cosine, neighbors.row, code, neighbors.group)[judged]
+    share = neighbor_share(neighbors.cosine, neighbors.row, code, neighbors.together)[judged]
     own = self_confidence(probability, target).double()
     quality = torch.where(share.isnan(), own, (1 - VOTE) * own + VOTE * share)
     other = confident_classes(probability, target)
@@ -280,8 +286,8 @@ def off_class(table: Embeddings, unit: Tensor, neighbors: Neighbors, seed: int =
         if len(rows) < 2 * OWN:
             continue
         references = rows[similarity.drawn_rows(len(rows), OF_CLASS, seed)]
-        cosine, near = similarity.top_k(unit[rows], unit[references], NEIGHBORS + 1, normalize=False)
-        apart = neighbors.group[references[near]] != neighbors.group[rows][:, None]  # the row itself is in its group
+        cosine, _ = similarity.top_k(unit[rows], unit[references], NEIGHBORS + 1, normalize=False)
+        apart = cosine < neighbors.threshold  # the row itself is not
         used = apart & (apart.cumsum(1) <= OWN)
         distance = ((1 - cosine) * used).sum(1) / used.sum(1)
         z = robust_z(distance)
