@@ -54,7 +54,8 @@ def from_folder(folder: ResultFolder, kinds: Sequence[str] = IN_RUN) -> list[Sec
     if not columns:
         return []
     summary = folder.json(SUMMARY)
-    limits = folder.part(SUMMARY, lambda: {kind: limits_of(summary, kind) for kind in kinds}, {})
+    unknown: dict[str, str] = {}
+    limits = folder.part(SUMMARY, lambda: {kind: limits_of(summary, kind) for kind in kinds}, unknown)
     return folder.part(AUDIT, lambda: [section_of(columns, kind, limits.get(kind, "")) for kind in kinds], [])
 
 

@@ -153,7 +153,7 @@ def mapping(value: Any) -> dict[str, Any]:
 
 def is_fine_tuned(config: Mapping[str, Any]) -> bool:
     """Return whether the backbone of a run has learned the classes, by the content of its ``config.yaml``."""
-    return mapping(config.get("model")).get("regime", "frozen") != "frozen"
+    return bool(mapping(config.get("model")).get("regime", "frozen") != "frozen")
 
 
 def versions_in(content: Mapping[str, Any]) -> dict[str, str]:
