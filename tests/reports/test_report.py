@@ -25,7 +25,6 @@ from transferkit.data.embeddings import Embeddings
 from transferkit.data.image_table import open_images
 from transferkit.data.integrity import verify
 from transferkit.errors import UserError
-from transferkit.probe.audit_files import audit_run
 from transferkit.reports import data_sections
 from transferkit.reports.content import Remark
 from transferkit.reports.leak_section import leak_blocks
@@ -209,32 +208,6 @@ def test_a_report_is_made_of_what_there_is(tmp_path: Path, spoil: Callable[[Path
     assert said in page.text and (bool(said) is ("Not in this report" in page.text))
 
 
-@pytest.mark.parametrize(("split", "said"), [("test", "no labeled val split"), ("val", "val itself was tested")])
-def test_uncalibrated_confidence_is_said(tmp_path: Path, split: str, said: str) -> None:
-    example = write_run(tmp_path, NASTY[:2])
-    for name, column in (("predictions", "calibrated_probability"), ("splits", "split")):
-        file = example.run / f"{name}.parquet"
-        table = pq.read_table(file).drop_columns([column])
-        if name == "splits":
-            table = table.append_column("split", pa.array([split] * len(example.paths)))
-        pq.write_table(table, file)
-    page = Page(report_of(example.run))
-    assert f"confidence after calibration: {said}" in page.text or f"the data had {said}" in page.text
-    assert "accuracy on test" in page.text if split == "test" else "no test split" in page.text
-
-
-def test_what_an_audit_could_not_judge_is_said(tmp_path: Path) -> None:
-    run = write_run(tmp_path, NASTY[:2]).run
-    known = json.loads((run / "audit.json").read_text())
-    for change, said in (
-        ({"judged": 0}, "No label was judged: that takes two classes of two images each."),
-        ({"judged": 9}, "3 of 12 labels were not judged: their class has no other image."),
-        ({"rows": 12, "of": 100_000}, "Looked for among 12 of 100,000 images, drawn by chance."),
-    ):
-        write_json(run / "audit.json", known | change)
-        assert said in Page(report_of(run)).text
-
-
 def test_images_that_have_moved(tmp_path: Path) -> None:
     run = write_run(tmp_path, NASTY[:2]).run
     (tmp_path / "images").rename(tmp_path / "elsewhere")
@@ -263,26 +236,6 @@ def test_one_class_right_throughout_and_all_right(tmp_path: Path) -> None:
     page = Page(report_of(write_run(tmp_path, NASTY[:3], wrong=0).run))
     assert "Every image of every class is right" in page.text and "There is no mistake" in page.text
     assert "100.0%" in page.text
-
-
-def test_a_thousand_classes(tmp_path: Path) -> None:
-    names = [f"class {number:04d}" for number in range(1000)]
-    run = write_run(tmp_path, names, per_class=2, images=False).run
-    file = report_of(run)
-    page = Page(file)
-    check_numbers(page, run)
-    assert "The 20 classes with the lowest accuracy, of 1,000" in page.text
-    assert re.search(r"\d+ other classes", page.text)
-    assert file.stat().st_size < 4 * 2**20
-
-
-def test_many_images_are_sampled_and_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = write_run(tmp_path, NASTY[:2], per_class=1000, images=False).run
-    monkeypatch.setattr(data_sections, "POINTS", 300)
-    monkeypatch.setattr(data_sections, "LARGEST", 500)
-    page = Page(report_of(run))
-    assert "300 of 2,000 images, drawn by chance" in page.text and page.tags["use"] >= 300
-    assert "among 500 of 2,000 images, drawn by chance" in page.text
 
 
 def test_leaks_between_splits_are_told(tmp_path: Path) -> None:
@@ -382,19 +335,6 @@ def test_numbers_of_a_benchmark_are_those_of_its_table(tmp_path: Path) -> None:
     check_numbers(page, tmp_path)
     assert page.of("benchmark.csv top1") == [0.9, 0.9, 0.8] and page.of("benchmark.csv difference") == [0.1]
     assert "<c> on photos: out of memory" in page.text
-
-
-@pytest.mark.slow
-def test_a_hundred_thousand_images_are_sampled_and_it_is_said(tmp_path: Path) -> None:
-    run = write_run(tmp_path, [f"class {number:04d}" for number in range(100)], per_class=1000, images=False).run
-    audit_run(run)
-    start = time.process_time()
-    file = report_of(run)
-    assert time.process_time() - start < 60 and file.stat().st_size < 8 * 2**20
-    page = Page(file)
-    check_numbers(page, run)
-    assert "1,500 of 100,000 images, drawn by chance" in page.text
-    assert page.text.count("ooked for among 20,000 of 100,000 images, drawn by chance") == 3  # labels, outliers, copies
 
 
 @pytest.mark.slow
