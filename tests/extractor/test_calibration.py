@@ -3,13 +3,15 @@
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from scipy.optimize import minimize_scalar
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from transferkit.errors import UserError
@@ -55,6 +57,27 @@ def test_coverage_holds_though_the_temperature_is_fitted_on_the_same_images(sets
         found.append(float(members.gather(1, target[:, None]).double().mean()))
     error = np.std(found, ddof=1) / math.sqrt(200)
     assert abs(np.mean(found) - math.ceil(151 * 0.9) / 151) < 3 * error
+
+
+def test_coverage_over_200_random_splits_of_digits() -> None:
+    """Of 1,397 digits, blurred by noise until a third are misread, 300 calibrate and the others are covered."""
+    rows, target = load_digits(return_X_y=True)
+    noisy = rows + np.random.default_rng(0).normal(0, 8, rows.shape)
+    classifier = LogisticRegression(C=1e-3, max_iter=500).fit(noisy[:400], target[:400])
+    logits = torch.from_numpy(classifier.decision_function(noisy[400:]))
+    labels, names = torch.from_numpy(target[400:]).long(), [str(digit) for digit in range(10)]
+    assert 0.5 < (logits.argmax(1) == labels).double().mean() < 0.8
+    generator, found = torch.Generator().manual_seed(0), []
+    for _ in range(200):
+        order = torch.randperm(len(logits), generator=generator)
+        chosen, others = order[:300], order[300:]
+        calibration = Calibration.fit(logits[chosen], labels[chosen], names)
+        probability = calibration.probability(logits[others])
+        members = [calibration.prediction_sets(probability, 0.9, sets) for sets in get_args(Sets)]
+        found.append([float(each.gather(1, labels[others, None]).double().mean()) for each in members])
+    expected = math.ceil(301 * 0.9) / 301
+    errors = np.std(found, 0, ddof=1) / math.sqrt(200)
+    assert (np.abs(np.mean(found, 0) - expected) < 3 * errors).all(), (np.mean(found, 0), errors)
 
 
 def test_errors_among_answers_stay_below_the_bound_in_95_of_100_draws() -> None:

@@ -101,6 +101,20 @@ def test_a_burst_is_found_and_its_copies_do_not_vouch_for_each_other() -> None:
     assert max(found.quality[path] for path in worst) < 0.25  # though three others say the same
 
 
+def test_images_that_near_duplicates_merely_link_vote() -> None:
+    """On an arc each image is like the next, and so all are linked, but those at some distance are no copies."""
+    angle = torch.linspace(0, 2, 40)
+    rows = torch.zeros(240, 12)
+    for arc in range(6):
+        rows[40 * arc : 40 * arc + 40, 2 * arc : 2 * arc + 2] = torch.stack([angle.cos(), angle.sin()], 1)
+    labels: list[str | None] = ["even" if row // 40 % 2 == 0 else "odd" for row in range(240)]
+    labels[20] = "odd"
+    neighbors = nearest(unit_rows(rows))
+    assert len(neighbors.group.unique()) == 6 and neighbors.together.any() and not neighbors.together.all(1).any()
+    found = audit_embeddings(table_of(rows, labels))
+    assert min(found.quality, key=lambda path: found.quality[path]) == "00020.png"
+
+
 def test_issues_are_ranked_and_nothing_is_changed() -> None:
     rows, labels = clusters(90)
     labels[4] = "class 0"

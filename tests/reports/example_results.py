@@ -75,13 +75,31 @@ def write_run(
     rows = ["epoch,val/loss,val/acc,train/loss", "1,1.5,0.5,1.6", "2,1.1,0.7,1.2", "3,1.2,0.6,0.9"]
     (run / "metrics.csv").write_text("\n".join(rows) + "\n")
     columns = {"path": paths, "label": labels, "prediction": preds, "probability": probability.numpy()}
-    pq.write_table(pa.table(columns), run / "predictions.parquet")
+    mild = (torch.from_numpy(logits) / 2).softmax(1).float().amax(1).numpy()
+    pq.write_table(pa.table(columns | {"calibrated_probability": mild}), run / "predictions.parquet")
     pq.write_table(pa.table({"path": paths, "label": labels, "split": ["test"] * total}), run / "splits.parquet")
     write_json(run / "leaks.json", {"count": 0, "threshold": 0.98, "images": total, "of": total, "pairs": []})
     vectors = torch.from_numpy(logits).float() + 0.1
     made = {"versions": {"transferkit": "0.1.0", "torch": "2.14"}, "weights_sha256": "ab" * 32}
     Embeddings(vectors, paths, labels, ["test"] * total, made).save(run / "embeddings.parquet")
+    write_audit(run, paths, labels, preds)
     return Example(run, paths, labels, preds, probability.numpy(), metrics)
+
+
+def write_audit(run: Path, paths: Sequence[str], labels: Sequence[str], preds: Sequence[str]) -> None:
+    """Write an audit that finds the mistakes to be wrong labels, the first image to be an outlier."""
+    wrong = [row for row, label in enumerate(labels) if preds[row] != label][:40]
+    rows = [*(("label", 0.9, row) for row in wrong), ("outlier", 0.4, 0)]
+    columns = {
+        "issue": [kind for kind, _, _ in rows], "score": [score for _, score, _ in rows],
+        "path": [paths[row] for *_, row in rows], "label": [labels[row] for *_, row in rows],
+        "split": ["test"] * len(rows), "suggested": [preds[row] for *_, row in rows], "detail": [""] * len(rows),
+    }  # fmt: skip
+    pq.write_table(pa.table(columns), run / "audit.parquet")
+    counts = {"label": len(wrong), "outlier": 1}
+    total = len(paths)
+    summary = {"rows": total, "of": total, "labeled": total, "judged": total, "counts": counts, "remarks": []}
+    write_json(run / "audit.json", summary)
 
 
 def write_photographed_run(root: Path) -> Example:

@@ -1,5 +1,6 @@
 """Reports: every number equals the file that it is from; what is missing is said; names stay text."""
 
+import csv
 import json
 import math
 import re
@@ -82,14 +83,29 @@ def in_json(content: Any, key: str) -> float:
     return float(len(content) if isinstance(content, dict | list) else content)
 
 
+def in_column(file: Path, name: str) -> set[float]:
+    """The numbers in a column of a table; none if it has no such column."""
+    if file.suffix == ".parquet":
+        table = pq.read_table(file)
+        return {float(value) for value in table[name].to_pylist()} if name in table.column_names else set()
+    if file.suffix == ".csv":
+        with file.open(newline="", encoding="utf-8") as opened:
+            return {float(row[name]) for row in csv.DictReader(opened) if row.get(name)}
+    return set()
+
+
 def check_numbers(page: Page, folder: Path) -> Counter[str]:
-    """Compare every number with the JSON file that it names, and its text with its value; sources that were met."""
+    """Compare every number with the file that it names, and its text with its value; sources that were met."""
     met: Counter[str] = Counter()
+    known: dict[str, set[float]] = {}
     for value, source, text in page.numbers:
         file, _, key = source.partition(" ")
         met[file] += 1
         if file.endswith(".json"):
             assert value == in_json(json.loads((folder / file).read_text()), key), source
+        elif key and source not in known:
+            known[source] = in_column(folder / file, key)
+        assert not known.get(source) or value in known[source], source
         shown = float(re.sub(r"[,%]|pp| ", "", text))
         factor = 100 if text.endswith(("%", "pp")) else 1
         assert shown == pytest.approx(factor * value, rel=5e-4, abs=0.0500001 if factor == 100 else 1e-12), source
@@ -133,7 +149,8 @@ def test_numbers_of_predictions_are_counted_again(page: Page, example: Example) 
 
 def test_sections_come_in_the_order_people_read(example: Example) -> None:
     html = (example.run / "report.html").read_text(encoding="utf-8")
-    order = ["classes", "confusions", "mistakes", "duplicates", "calibration", "curves", "map", "data", "repeat"]
+    order = ["classes", "confusions", "mistakes", "labels", "outliers", "duplicates", "calibration", "curves", "map"]
+    order += ["data", "repeat"]
     assert re.findall(r'<section id="([\w-]+)"', html) == order
     assert html.index("headline") < html.index('<section id="classes"')
 
@@ -170,9 +187,13 @@ def damaged(name: str) -> Callable[[Path], None]:
     ("spoil", "said"),
     [
         (without("predictions.parquet", "embeddings.parquet"), "nothing was tested yet"),
-        (without("embeddings.parquet"), ""),
-        (without("metrics.csv", "splits.parquet"), ""),
+        (without("embeddings.parquet"), "near-duplicates, leaks and the map: embeddings.parquet"),
+        (without("metrics.csv"), "learning curves: metrics.csv is not there"),
+        (without("splits.parquet"), "how many images of what: splits.parquet is not there"),
+        (without("audit.parquet"), "likely label errors and outliers: audit.parquet is not there"),
+        (without("leaks.json"), "near-duplicates of training images among those of other splits: leaks.json"),
         (without("metrics.json"), ""),
+        (without("audit.json"), ""),
         (damaged("predictions.parquet"), "predictions.parquet cannot be read"),
         (damaged("embeddings.parquet"), "embeddings.parquet cannot be read"),
         (damaged("metrics.json"), "metrics.json cannot be read"),
@@ -205,29 +226,16 @@ def test_some_images_that_have_gone(tmp_path: Path) -> None:
 
 
 def test_one_class_right_throughout_and_all_right(tmp_path: Path) -> None:
+    one = write_run(tmp_path / "one", NASTY[:2]).run
+    for name in ("predictions", "splits"):
+        table = pq.read_table(one / f"{name}.parquet").to_pylist()
+        alike = [{**row, **{key: NASTY[0] for key in ("label", "prediction") if key in row}} for row in table]
+        pq.write_table(pa.Table.from_pylist(alike), one / f"{name}.parquet")
+    alone = Page(report_of(one))
+    assert "Every image of every class is right (1 class)." in alone.text and "12 test; 1 class." in alone.text
     page = Page(report_of(write_run(tmp_path, NASTY[:3], wrong=0).run))
     assert "Every image of every class is right" in page.text and "There is no mistake" in page.text
     assert "100.0%" in page.text
-
-
-def test_a_thousand_classes(tmp_path: Path) -> None:
-    names = [f"class {number:04d}" for number in range(1000)]
-    run = write_run(tmp_path, names, per_class=2, images=False).run
-    file = report_of(run)
-    page = Page(file)
-    check_numbers(page, run)
-    assert "The 20 classes with the lowest accuracy, of 1,000" in page.text
-    assert re.search(r"\d+ other classes", page.text)
-    assert file.stat().st_size < 4 * 2**20
-
-
-def test_many_images_are_sampled_and_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = write_run(tmp_path, NASTY[:2], per_class=1000, images=False).run
-    monkeypatch.setattr(data_sections, "POINTS", 300)
-    monkeypatch.setattr(data_sections, "LARGEST", 500)
-    page = Page(report_of(run))
-    assert "300 of 2,000 images, drawn by chance" in page.text and page.tags["use"] >= 300
-    assert "among 500 of 2,000 images, drawn by chance" in page.text
 
 
 def test_leaks_between_splits_are_told(tmp_path: Path) -> None:
@@ -265,6 +273,10 @@ def test_two_runs_of_different_images_are_refused_and_shared_ones_compared(tmp_p
         report_of_two(one.run, write_run(tmp_path / "c", ["x", "y"]).run, tmp_path / "two.html")
     without("predictions.parquet")(other.run)
     with pytest.raises(UserError, match="holds no predictions"):
+        report_of_two(one.run, other.run, tmp_path / "two.html")
+    numbers = pa.table({"path": ["a"], "target": [1.0], "prediction": [2.0]})
+    pq.write_table(numbers, other.run / "predictions.parquet")
+    with pytest.raises(UserError, match="is not a table of one class per image; give two runs or probes of classes"):
         report_of_two(one.run, other.run, tmp_path / "two.html")
 
 

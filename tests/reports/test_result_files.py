@@ -15,6 +15,7 @@ import torch
 import yaml
 
 from tests.reports.example_results import write_json, write_run
+from tests.reports.test_report import Page, check_numbers
 from transferkit import evaluation
 from transferkit.data.embeddings import Embeddings
 from transferkit.reports.report import report_of
@@ -173,6 +174,12 @@ def test_a_report_is_made_of_whatever_somebody_has_written(kind: str, tmp_path: 
         for _ in spoil(file):
             report_of(folder)
         file.write_bytes(before)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_numbers_of_every_kind_are_those_of_its_files(kind: str, tmp_path: Path) -> None:
+    folder = KINDS[kind](tmp_path)
+    assert check_numbers(Page(report_of(folder)), folder).total() > 3
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import torch
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.sparse.csgraph import connected_components
 from sklearn.metrics.pairwise import cosine_similarity
+from sklearn.neighbors import NearestNeighbors
 
 from transferkit.errors import UserError
 from transferkit.similarity import linked_rows, near_duplicates, pairs, similar_pairs, usual_threshold
@@ -79,6 +80,18 @@ def test_the_usual_threshold_follows_how_alike_everything_is(shared: float) -> N
     assert usual_threshold(every[:19]) == 0.976 and usual_threshold(torch.ones(50, 3)) == pytest.approx(1, abs=1e-6)
     every[50:] = 0
     assert near_duplicates(every[40:60], 0.5 if shared == 0 else 1) == []
+
+
+def test_after_fine_tuning_images_of_a_class_are_alike_and_copies_more_so() -> None:
+    draw = torch.Generator().manual_seed(0)
+    rows = torch.eye(8, 64).repeat(25, 1) + 0.02 * torch.randn(200, 64, generator=draw)
+    every = torch.cat([rows, rows[:20] + 0.002 * torch.randn(20, 64, generator=draw)])
+    copies = [[row, 200 + row] for row in range(20)]
+    assert sum(map(len, near_duplicates(every))) > 200, "nearly all of a class"
+    threshold = usual_threshold(every, fine_tuned=True)
+    distances, _ = NearestNeighbors(n_neighbors=10, metric="cosine").fit(every).kneighbors()
+    assert 1 - threshold == pytest.approx(numpy.median(distances[:, -1]) / 8, rel=0.06)
+    assert near_duplicates(every, threshold) == copies
 
 
 def test_a_long_chain_is_one_group() -> None:

@@ -87,6 +87,8 @@ def test_a_run_has_its_files_and_metrics(run: Run) -> None:
         "report.html",
         "predictions.parquet",
     }
+    page = (run.path / "report.html").read_text(encoding="utf-8")
+    assert "accuracy on test" in page and "nothing was tested yet" not in page, "written again by test()"
     assert repr(run) == f"Run({str(run.path)!r}, test/acc 1.0000, val/acc 1.0000)"
     assert Run(run.path).metrics == run.metrics
 

@@ -94,3 +94,22 @@ def test_tensorboard_numbers_epochs_as_the_table(tmp_path: Path, photo_folder: P
     epoch_of = {event.step: event.value for event in events.Scalars("epoch")}
     found = [(epoch_of[event.step], event.value) for event in events.Scalars("val/acc")]
     assert found == [(float(row["epoch"]), pytest.approx(float(row["val/acc"]))) for row in rows]
+
+
+class Reads(Callback):
+    """Read the events while the fit writes them."""
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        self.seen: list[int] = []
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        events = EventAccumulator(str(self.run)).Reload()
+        self.seen.append(len(events.Scalars("val/acc")) if "val/acc" in events.Tags()["scalars"] else 0)
+
+
+def test_tensorboard_shows_the_curve_while_it_grows(tmp_path: Path, photo_folder: Path) -> None:
+    reads = Reads(tmp_path)
+    trainer = make_trainer(tmp_path, max_epochs=3, accelerator="cpu", enable_progress_bar=False, callbacks=[reads])
+    trainer.fit(TransferModule(**VIT, regime="full"), ImageDataModule(str(photo_folder), batch_size=4, num_workers=0))
+    assert reads.seen == [0, 1, 2]

@@ -19,7 +19,7 @@ from transferkit.similarity.temperature import fit_temperature
 NEIGHBORS = 20
 MEASURED = 2_000
 """Rows at most on which the usual distance of two images is measured."""
-VOTE = 0.25
+VOTE = 0.2
 """Weight of the neighbors' vote beside the probe's probability."""
 DOUBTFUL, HARDLY = 0.5, 0.1
 """Quality below which a label is a likely error where confident learning says so, and where nobody has to."""
@@ -81,6 +81,7 @@ class Audit:
         quality: path -> quality of the label in [0, 1], of the images whose label could be judged.
         remarks: how it was measured, and what could not be.
         kinds: of issues that were looked for.
+        labeled: images with a label.
     """
 
     issues: list[Issue]
@@ -88,6 +89,7 @@ class Audit:
     quality: dict[str, float]
     remarks: list[str]
     kinds: tuple[str, ...] = KINDS
+    labeled: int = 0
 
     def counts(self) -> dict[str, int]:
         """How many issues of each kind there are."""
@@ -101,6 +103,7 @@ def audit_embeddings(
     folds: int = FOLDS,
     seed: int = 0,
     in_place: bool = False,
+    fine_tuned: bool = False,
 ) -> Audit:
     """Look for what should be mended in labeled images.
 
@@ -113,6 +116,7 @@ def audit_embeddings(
         folds: of the probe.
         seed: of the folds.
         in_place: scale the table's embeddings to length 1, for a caller that needs them no more: it saves a copy.
+        fine_tuned: whether the extractor has learned the classes, see :func:`~transferkit.similarity.usual_threshold`.
 
     Raises:
         UserError: no rows, NaN or infinity; several labels or a number per image.
@@ -122,7 +126,7 @@ def audit_embeddings(
     similarity.finite_rows(table.embedding, "embeddings", table.paths)
     found: list[Issue] = []
     unit = similarity.unit_rows(table.embedding, in_place=in_place)
-    neighbors = nearest(unit)
+    neighbors = nearest(unit, fine_tuned)
     same = neighbors.joined(table.groups)
     remarks = [f"near-duplicates: cosine of {neighbors.threshold:.4g} or more"]
     quality, issues = label_issues(table, unit, same, folds, seed, remarks)
@@ -137,7 +141,8 @@ def audit_embeddings(
     if pictures is None:
         remarks.append("the pictures themselves were not looked at: a table of embeddings has none")
     kinds = KINDS if pictures is not None else KINDS[: KINDS.index("blurred")]
-    return Audit(found, len(table), quality, remarks, kinds)
+    labeled = sum(label is not None for label in table.labels)
+    return Audit(found, len(table), quality, remarks, kinds, labeled)
 
 
 class Neighbors(NamedTuple):
@@ -146,12 +151,14 @@ class Neighbors(NamedTuple):
     Attributes:
         cosine: `(N, k)`, descending.
         row: `(N, k)` int64.
-        group: `(N,)` int64, equal for near-duplicates.
+        together: `(N, k)` bool, which of them are near-duplicates of the row, or of its given group.
+        group: `(N,)` int64, equal for near-duplicates and all that they link: whole classes of images that are alike.
         threshold: cosine from which two rows are near-duplicates.
     """
 
     cosine: Tensor
     row: Tensor
+    together: Tensor
     group: Tensor
     threshold: float
 
@@ -163,23 +170,27 @@ class Neighbors(NamedTuple):
         pairs = [(first_of.setdefault(name, row), row) for row, name in enumerate(groups) if name is not None]
         linked = [*enumerate(self.group.tolist()), *pairs]
         first, second = (torch.tensor(column) for column in zip(*linked, strict=True))
-        return self._replace(group=similarity.joined_rows(len(groups), first, second))
+        group = similarity.joined_rows(len(groups), first, second)
+        code = torch.tensor([-1 if name is None else first_of[name] for name in groups])
+        same = (code[self.row] == code[:, None]) & (code[:, None] >= 0)
+        return self._replace(group=group, together=self.together | same)
 
     def mean_distance(self, most: int = 10) -> Tensor:
         """Return the mean distance of each row to its nearest rows that are no near-duplicates, NaN without any."""
-        apart = self.group[self.row] != self.group[:, None]
+        apart = ~self.together
         rank = apart.cumsum(1)
         used = apart & (rank <= most)
         return ((1 - self.cosine) * used).sum(1) / used.sum(1)
 
 
-def nearest(unit: Tensor) -> Neighbors:
+def nearest(unit: Tensor, fine_tuned: bool = False) -> Neighbors:
     """Return the neighbors of unit rows `(N, D)`, and which of them are near-duplicates."""
-    threshold = similarity.usual_threshold(unit[similarity.drawn_rows(len(unit), MEASURED, 0)])
+    threshold = similarity.usual_threshold(unit[similarity.drawn_rows(len(unit), MEASURED, 0)], fine_tuned)
     cosine, row = similarity.top_k(unit, unit, NEIGHBORS, exclude_self=True, normalize=False)
-    first, place = (cosine >= threshold).nonzero(as_tuple=True)
+    together = cosine >= threshold
+    first, place = together.nonzero(as_tuple=True)
     group = similarity.joined_rows(len(unit), first, row[first, place])
-    return Neighbors(cosine, row, group, threshold)
+    return Neighbors(cosine, row, together, group, threshold)
 
 
 def label_issues(
@@ -198,7 +209,7 @@ def label_issues(
     rows = unit if len(judged) == len(unit) else unit[judged]
     probability, c = out_of_fold(rows, target, len(classes), neighbors.group[judged], folds=folds, seed=seed)
     remarks.append(f"labels: linear probe of {folds} folds at C = {c:g}, and a vote of {NEIGHBORS} neighbors")
-    share = neighbor_share(neighbors.cosine, neighbors.row, code, neighbors.group)[judged]
+    share = neighbor_share(neighbors.cosine, neighbors.row, code, neighbors.together)[judged]
     own = self_confidence(probability, target).double()
     quality = torch.where(share.isnan(), own, (1 - VOTE) * own + VOTE * share)
     other = confident_classes(probability, target)
@@ -275,8 +286,8 @@ def off_class(table: Embeddings, unit: Tensor, neighbors: Neighbors, seed: int =
         if len(rows) < 2 * OWN:
             continue
         references = rows[similarity.drawn_rows(len(rows), OF_CLASS, seed)]
-        cosine, near = similarity.top_k(unit[rows], unit[references], NEIGHBORS + 1, normalize=False)
-        apart = neighbors.group[references[near]] != neighbors.group[rows][:, None]  # the row itself is in its group
+        cosine, _ = similarity.top_k(unit[rows], unit[references], NEIGHBORS + 1, normalize=False)
+        apart = cosine < neighbors.threshold  # the row itself is not
         used = apart & (apart.cumsum(1) <= OWN)
         distance = ((1 - cosine) * used).sum(1) / used.sum(1)
         z = robust_z(distance)

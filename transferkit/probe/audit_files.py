@@ -48,11 +48,7 @@ def save_audit(audit: Audit, folder: Path, images: Mapping[str, Any] | None = No
     with atomic_path(files[1]) as temporary, temporary.open("wb") as file:
         file.write("".encode(encoding_for(texts)))
         pyarrow.csv.write_csv(decisions, file)
-    summary = {
-        "rows": audit.rows, "counts": audit.counts(), "remarks": audit.remarks,
-        "images": dict(images or {}), "versions": versions(),
-    }  # fmt: skip
-    write_json(files[2], summary)
+    write_json(files[2], {**summary_of(audit), "images": dict(images or {}), "versions": versions()})
     quality = {"path": pa.array(audit.quality, pa.string()), "quality": pa.array(audit.quality.values(), pa.float64())}
     with atomic_path(files[3]) as temporary:
         pq.write_table(pa.table(quality), temporary)
@@ -80,19 +76,46 @@ def check_decisions_place(folder: Path, overwrite: bool = False) -> None:
         raise UserError(f"{file} holds decisions ({decided:,}); apply it, move it, or add `overwrite=True`")
 
 
-def audit_run(run: Path) -> None:
-    """Write ``audit.parquet`` of the tested images into a run, if they have one class each; of more than 20,000 drawn.
+def summary_of(audit: Audit) -> dict[str, Any]:
+    """Return how much was found, of how many images and labels."""
+    return {
+        "rows": audit.rows,
+        "labeled": audit.labeled,
+        "judged": len(audit.quality),
+        "counts": audit.counts(),
+        "remarks": audit.remarks,
+    }
+
+
+def audit_run(run: Path, fine_tuned: bool = False) -> None:
+    """Audit the tested images of a run, see :func:`save_tested_audit`.
 
     Args:
         run: directory with the ``embeddings.parquet`` of a test.
+        fine_tuned: whether its backbone has learned the classes.
     """
-    table = Embeddings.load(run / "embeddings.parquet")
-    if table.kind != "class":
-        return
+    save_tested_audit(Embeddings.load(run / "embeddings.parquet"), run, fine_tuned)
+
+
+def save_tested_audit(table: Embeddings, folder: Path, fine_tuned: bool = False) -> list[Path]:
+    """Write ``audit.parquet`` and ``audit.json`` for a report, if images have one class each; of 20,000 at most.
+
+    Args:
+        table: embeddings of the tested images.
+        folder: of a run or a probe.
+        fine_tuned: whether the extractor has learned the classes.
+
+    Returns:
+        The files.
+    """
+    if table.kind != "class" or not len(table):
+        return []
     rows = drawn_rows(len(table), MOST_ROWS, 0).tolist()
-    audit = audit_embeddings(table.select(rows) if len(rows) < len(table) else table)
-    with atomic_path(run / PARQUET) as temporary:
+    audit = audit_embeddings(table.select(rows) if len(rows) < len(table) else table, fine_tuned=fine_tuned)
+    with atomic_path(folder / PARQUET) as temporary:
         pq.write_table(columns_of(audit), temporary)
+    write_json(folder / SUMMARY, {**summary_of(audit), "of": len(table)})
+    return [folder / PARQUET, folder / SUMMARY]
 
 
 def columns_of(audit: Audit) -> pa.Table:

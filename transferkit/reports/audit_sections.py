@@ -7,7 +7,7 @@ from transferkit.reports.content import Card, Gallery, Section
 from transferkit.reports.numbers import Number, decimal
 from transferkit.reports.result_files import ResultFolder
 
-AUDIT = "audit.parquet"
+AUDIT, SUMMARY = "audit.parquet", "audit.json"
 SHOWN = 24
 TITLES = {  # issue -> id, title and lead of its section, in order
     "label": (
@@ -38,6 +38,14 @@ TITLES = {  # issue -> id, title and lead of its section, in order
     ),
 }
 IN_RUN = ("label", "outlier")
+NOT_THERE = f"likely label errors and outliers: {AUDIT} is not there; test or probe again"
+
+
+def tested_images(folder: ResultFolder) -> list[Section | None]:
+    """Return the sections of the tested images of a run or a probe; note if they were not audited."""
+    if not (folder.path / AUDIT).exists():
+        folder.missing.append(NOT_THERE)
+    return from_folder(folder)
 
 
 def from_folder(folder: ResultFolder, kinds: Sequence[str] = IN_RUN) -> list[Section | None]:
@@ -45,22 +53,44 @@ def from_folder(folder: ResultFolder, kinds: Sequence[str] = IN_RUN) -> list[Sec
     columns = folder.columns(AUDIT, "issue", "path", "label", "suggested", "score", "detail")
     if not columns:
         return []
-    return folder.part(AUDIT, lambda: [section_of(columns, kind) for kind in kinds], [])
+    summary = folder.json(SUMMARY)
+    unknown: dict[str, str] = {}
+    limits = folder.part(SUMMARY, lambda: {kind: limits_of(summary, kind) for kind in kinds}, unknown)
+    return folder.part(AUDIT, lambda: [section_of(columns, kind, limits.get(kind, "")) for kind in kinds], [])
 
 
-def section_of(columns: Mapping[str, Sequence[Any]], kind: str) -> Section:
+def limits_of(summary: Mapping[str, Any], kind: str) -> str:
+    """Return what was not looked at for a kind of issue; empty if all was.
+
+    Args:
+        summary: content of ``audit.json``; ``of`` is there if images were drawn.
+        kind: of issue.
+    """
+    rows, of = summary.get("rows", 0), summary.get("of", 0)
+    drawn = f" Looked for among {rows:,} of {of:,} images, drawn by chance." if rows < of else ""
+    judged, labeled = summary.get("judged", 0), summary.get("labeled", 0)
+    if kind not in ("label", "ambiguous") or judged >= labeled:
+        return drawn
+    if not judged:
+        return f"{drawn} No label was judged: that takes two classes of two images each."
+    return f"{drawn} {labeled - judged:,} of {labeled:,} labels were not judged: their class has no other image."
+
+
+def section_of(columns: Mapping[str, Sequence[Any]], kind: str, limits: str = "") -> Section:
     """Return the section of one kind of issue, the surest first.
 
     Args:
         columns: of the audit.
         kind: of issue.
+        limits: what was not looked at, in words.
     """
     anchor, title, lead = TITLES[kind]
     rows = [row for row, issue in enumerate(columns["issue"]) if issue == kind]
     cards = [card(columns, row) for row in rows[:SHOWN]]
     if not rows:
-        return Section(anchor, title, "None found.", [])
-    return Section(anchor, title, f"{len(rows):,} found. {lead}", [Gallery(cards, "", max(0, len(rows) - SHOWN))])
+        return Section(anchor, title, f"None found.{limits}", [])
+    gallery = Gallery(cards, "", max(0, len(rows) - SHOWN))
+    return Section(anchor, title, f"{len(rows):,} found. {lead}{limits}", [gallery])
 
 
 def card(columns: Mapping[str, Sequence[Any]], row: int) -> Card:

@@ -23,9 +23,10 @@ from transferkit.reports.content import (
     Table,
 )
 from transferkit.reports.mistakes import PredictionTable
-from transferkit.reports.numbers import Number, count, decimal, p_value, percent
+from transferkit.reports.numbers import Number, count, counted, decimal, p_value, percent
 from transferkit.reports.result_files import (
     NO_PLACE,
+    PREDICTIONS,
     ImageSource,
     ResultFolder,
     find_images,
@@ -92,6 +93,10 @@ def predictions_of(folder: ResultFolder) -> PredictionTable:
         UserError: there are none.
     """
     found = folder.predictions()
+    if found is None and (folder.path / PREDICTIONS).is_file():
+        raise UserError(
+            f"{folder.path / PREDICTIONS} is not a table of one class per image; give two runs or probes of classes"
+        )
     if found is None:
         raise UserError(
             f"{folder.path} holds no predictions to compare; test the run first, or give a probe's directory"
@@ -213,7 +218,7 @@ def changed(anchor: str, title: str, a: PredictionTable, b: PredictionTable, whi
         path, label = a.paths[row], a.labels[row]
         lines: list[tuple[str, str | Number]] = [("", label), ("first", a.preds[row]), ("second", b.preds[row])]
         cards.append(Card(path, f"{path}: {label}, {a.preds[row]}, then {b.preds[row]}", lines))
-    lead = f"{len(rows):,} images." if rows else "No image."
+    lead = f"{counted(len(rows), 'image')}." if rows else "No image."
     return Section(anchor, title, lead, [Gallery(cards, "", max(0, len(rows) - SHOWN))] if cards else [])
 
 

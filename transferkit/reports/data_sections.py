@@ -28,7 +28,7 @@ from transferkit.reports.content import (
     Table,
 )
 from transferkit.reports.mistakes import PredictionTable
-from transferkit.reports.numbers import Number, count, decimal
+from transferkit.reports.numbers import Number, count, counted, decimal
 
 POINTS = 1500  # of a map
 NEIGHBOR_MAP = 600  # points up to which t-SNE takes a second or two
@@ -70,23 +70,24 @@ def embedding_map(table: Embeddings, predictions: PredictionTable | None, seed: 
     drawn = (
         f"{len(part):,} of {len(table):,} images, drawn by chance"
         if len(part) < len(table)
-        else f"{len(part):,} images"
+        else counted(len(part), "image")
     )
     lead = "Images that the network finds alike lie close together. A ring marks a wrong prediction."
     return Section("map", "Embedding map", lead, [EmbeddingMap(dots, legend, f"{how}; {drawn}.")])
 
 
-def near_duplicates(table: Embeddings, seed: int = 0, images: str = "images") -> Section:
+def near_duplicates(table: Embeddings, seed: int = 0, images: str = "images", fine_tuned: bool = False) -> Section:
     """Return groups of near-duplicates among the rows, those across classes or splits first.
 
     Args:
         table: the embeddings.
         seed: of the rows that are drawn where there are many.
         images: what the rows are, such as the images of a test.
+        fine_tuned: whether the extractor has learned the classes, see :func:`~transferkit.similarity.usual_threshold`.
     """
     rows = similarity.drawn_rows(len(table), LARGEST, seed).tolist()
     part = table.select(rows) if len(rows) < len(table) else table
-    threshold = similarity.usual_threshold(part.embedding)
+    threshold = similarity.usual_threshold(part.embedding, fine_tuned)
     groups = similarity.near_duplicates(part.embedding, threshold)
 
     def remarkable(group: Sequence[int]) -> tuple[bool, bool]:
@@ -102,9 +103,9 @@ def near_duplicates(table: Embeddings, seed: int = 0, images: str = "images") ->
         cards = [duplicate_card(part, row) for row in group[:8]]
         blocks.append(Gallery(cards, ", ".join(words), max(0, len(group) - 8)))
     if len(groups) > GROUPS:
-        blocks.append(Remark(f"{len(groups) - GROUPS:,} more groups are not shown."))
+        blocks.append(Remark(f"{counted(len(groups) - GROUPS, 'more group')} not shown."))
     members = sum(map(len, groups))
-    found = f"{len(groups):,} groups of {members:,} that" if groups else "no two"
+    found = f"{counted(len(groups), 'group')} of {members:,} that" if groups else "no two"
     lead = f"Among the {len(part):,} {images}: {found} are nearly the same (cosine of {threshold:.4g} or more)."
     if len(part) < len(table):
         lead += f" Looked for among {len(part):,} of {len(table):,} images, drawn by chance."
@@ -173,7 +174,7 @@ def data_counts(splits: Splits, source: str, kind: Kind = "class") -> Section | 
     total: list[Cell] = ["all classes", *(count(totals[name], source) for name in names)]
     shown = rows if len(rows) <= CLASSES else [*rows[: CLASSES // 2], *rows[-CLASSES // 2 :]]
     words = ", ".join(f"{totals[name]:,} {name}" for name in names)
-    lead = f"{words}; {len(classes):,} classes."
+    lead = f"{words}; {counted(len(classes), 'class', 'classes')}."
     if len(shown) < len(rows):
         lead += f" The {CLASSES // 2} largest and the {CLASSES // 2} smallest classes are listed."
     return Section("data", "Data", lead, [Table(("class", *names), [total, *shown])])

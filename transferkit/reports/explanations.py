@@ -11,7 +11,7 @@ from transferkit.backbones.weights import state_sha256
 from transferkit.errors import UserError
 from transferkit.images.error import ImageError
 from transferkit.reports.content import Card, Gallery, Headline, Report, Section
-from transferkit.reports.numbers import Number, decimal, percent
+from transferkit.reports.numbers import Number, counted, decimal, percent
 from transferkit.reports.rendering import write_report
 from transferkit.reports.result_files import ResultFolder
 from transferkit.reports.thumbnails import Thumbnails, thumbnail_uri
@@ -73,7 +73,10 @@ def explanation_report(explained: Sequence[Explained], checkpoint: str, missing:
         missing: what is not there, and why, one line each.
     """
     left_out = len(explained) - SHOWN
-    notes = [*missing, *([f"{left_out:,} more images: {FILE} and the pictures beside it have them"] * (left_out > 0))]
+    notes = [
+        *missing,
+        *([f"{counted(left_out, 'more image')}: {FILE} and the pictures beside it have them"] * (left_out > 0)),
+    ]
     sections = [section(number, each) for number, each in enumerate(explained[:SHOWN])]
     headline = Headline(None, "What the network looked at", LEAD)
     return Report(checkpoint, "Explanation", headline, sections, notes)

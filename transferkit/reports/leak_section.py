@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transferkit.reports.content import Block, Card, Facts, Gallery, Remark, Section
-from transferkit.reports.numbers import Number, count, decimal
+from transferkit.reports.numbers import Number, count, counted, decimal
 from transferkit.reports.result_files import ResultFolder
 
 LEAKS = "leaks.json"
 SHOWN = 12  # pairs with images
 NOT_THERE = (
-    "near-duplicates of training images among those of other splits: the run has no embeddings of its training images "
-    "(a frozen backbone's test has); embed all images and look for duplicates"
+    f"near-duplicates of training images among those of other splits: {LEAKS} is not there, which a test on data with "
+    "the split train writes; embed all images and look for duplicates"
 )
 
 
@@ -42,7 +42,7 @@ def blocks_of(found: Mapping[str, Any]) -> list[Block]:
         cosine = decimal(pair["cosine"], f"{LEAKS} pairs.{place}.cosine")
         blocks.append(Gallery([card(pair, side, cosine) for side in (0, 1)], title))
     if found["count"] > SHOWN:
-        blocks.append(Remark(f"{found['count'] - SHOWN:,} more pairs are not shown."))
+        blocks.append(Remark(f"{counted(found['count'] - SHOWN, 'more pair')} not shown."))
     return blocks
 
 
@@ -51,6 +51,12 @@ def card(pair: dict[str, Any], side: int, cosine: Number) -> Card:
     path, label, split = str(pair[("first", "second")[side]]), pair["labels"][side] or "no label", pair["splits"][side]
     lines: Sequence[tuple[str, str | Number]] = [("", label), ("split", split), ("cosine", cosine)]
     return Card(path, f"{path}: {label}, {split}", lines)
+
+
+def with_leaks(section: Section, sentence: str, found: Sequence[Block]) -> Section:
+    """Return the section of near-duplicates with what is known of exact and near copies across splits."""
+    blocks: list[Block] = [*([Remark(sentence)] if sentence else []), *found]
+    return Section(section.id, section.title, section.lead, [*blocks, *section.blocks])
 
 
 def leak_section(folder: ResultFolder) -> Section:

@@ -38,3 +38,17 @@ def decimal(value: float, source: str = "") -> Number:
 def p_value(value: float, source: str = "") -> Number:
     """Return a p-value with two significant digits."""
     return Number(value, f"{value:.2g}" if value >= 1e-4 else f"{value:.0e}", source)
+
+
+def counted(number: int, one: str, more: str = "") -> str:
+    """Return a number with its noun.
+
+    Args:
+        number: how many.
+        one: the noun of one.
+        more: of others; by default with an s.
+
+    >>> counted(1, "image"), counted(2, "image"), counted(1200, "class", "classes")
+    ('1 image', '2 images', '1,200 classes')
+    """
+    return f"{number:,} {one if number == 1 else more or one + 's'}"

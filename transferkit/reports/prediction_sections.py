@@ -20,7 +20,7 @@ from transferkit.reports.content import (
     Table,
 )
 from transferkit.reports.mistakes import ClassScore, PredictionTable
-from transferkit.reports.numbers import Number, count, decimal, percent
+from transferkit.reports.numbers import Number, count, counted, decimal, percent
 from transferkit.similarity.intervals import wilson
 
 SHOWN = 24  # images of a gallery
@@ -55,7 +55,7 @@ def worst_classes(table: PredictionTable) -> Section:
     scores = mistakes.class_scores(table)
     perfect = sum(score.right == score.total for score in scores)
     if perfect == len(scores):
-        lead = f"Every image of every class is right ({len(scores):,} classes)."
+        lead = f"Every image of every class is right ({counted(len(scores), 'class', 'classes')})."
     else:
         lead = f"{perfect:,} of {len(scores):,} classes have no mistake. Bands are 95% intervals."
     blocks: list[Block] = [Table(COLUMNS, [class_row(score) for score in scores[:CLASSES]])]
@@ -63,7 +63,7 @@ def worst_classes(table: PredictionTable) -> Section:
         listed = scores[CLASSES:LISTED]
         more = f"; the {len(scores) - LISTED:,} after them are in {PREDICTIONS}" if len(scores) > LISTED else ""
         rows = [class_row(score) for score in listed]
-        blocks.append(Table(COLUMNS, rows, f"The next {len(listed):,} classes{more}"))
+        blocks.append(Table(COLUMNS, rows, f"The next {counted(len(listed), 'class', 'classes')}{more}"))
     return Section("classes", "Worst classes", lead, blocks)
 
 
@@ -99,7 +99,7 @@ def confusions(table: PredictionTable) -> Section:
         listed: list[list[Cell]] = [
             [label, pred, count(len(rows), "pair")] for (label, pred), rows in pairs[PAIRS:LISTED]
         ]
-        blocks.append(Table(("class", "taken for", "images"), listed, f"{len(listed):,} more confused pairs"))
+        blocks.append(Table(("class", "taken for", "images"), listed, counted(len(listed), "more confused pair")))
     return Section("confusions", "Confused pairs", lead, blocks)
 
 
@@ -118,7 +118,8 @@ def matrix(table: PredictionTable, names: Sequence[str], others: bool) -> Confus
         for column, pred in enumerate(columns):
             rows = of_label.get(pred, [])
             anchor = f"cell-{row}-{column}" if rows else ""
-            alt = f"{label} {'predicted correctly' if label == pred else f'taken for {pred}'}: {len(rows):,} images"
+            what = "predicted correctly" if label == pred else f"taken for {pred}"
+            alt = f"{label} {what}: {counted(len(rows), 'image')}"
             line.append(ConfusionCell(count(len(rows), "cell"), len(rows) / total if total else 0.0, anchor, alt))
             if rows:
                 galleries.append(gallery(table, rows, IN_CELL, alt, anchor))

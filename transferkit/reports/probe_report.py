@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from transferkit.data.embeddings import Embeddings
 from transferkit.reports import audit_sections, data_sections, leak_section, prediction_sections, svg, target_sections
 from transferkit.reports.content import UNREAD, Block, Cell, Chart, Charts, Headline, Remark, Report, Section, Table
 from transferkit.reports.numbers import Number, count, decimal, percent
@@ -22,12 +23,16 @@ PROBE, SPLITS = "probe.json", "splits.parquet"
 
 
 def probe_report(
-    folder: ResultFolder, images: str | None = None, image_root: str | None = None
+    folder: ResultFolder,
+    embeddings: Embeddings | None = None,
+    images: str | None = None,
+    image_root: str | None = None,
 ) -> tuple[Report, ImageSource]:
     """Return the report of a probe, and where its images are.
 
     Args:
         folder: the probe's directory.
+        embeddings: of the test images, where they are at hand.
         images: where the images are now; by default where the probe found them.
         image_root: of a manifest.
     """
@@ -49,12 +54,15 @@ def probe_report(
             prediction_sections.confusions(predictions),
             prediction_sections.mistakes_section(predictions),
         ]
-    sections += audit_sections.from_folder(folder)
+        sections += audit_sections.tested_images(folder)
+    sections.append(duplicates(folder, embeddings))
     if predictions is not None:
         error = linear.get("ece_calibrated")
         calibrated = percent(error, f"{PROBE} linear.ece_calibrated") if isinstance(error, int | float) else None
         sections.append(prediction_sections.calibration(predictions, calibrated))
-    sections += [leak_section.leak_section(folder), folder.part(PROBE, lambda: selection(linear), None)]
+    sections.append(folder.part(PROBE, lambda: selection(linear), None))
+    if embeddings is not None:
+        sections.append(data_sections.embedding_map(embeddings, predictions))
     splits = folder.columns(SPLITS, "path", "label", "split")
     sections.append(folder.part(SPLITS, lambda: data_sections.data_counts(splits, SPLITS, target), None))
     sections.append(repeat(content, str(folder.path)))
@@ -67,6 +75,17 @@ def probe_report(
         PROBE, lambda: headline(linear) if by_class else target_sections.probe_headline(linear, target), UNREAD
     )
     return Report(title, "Linear probe", top, found, folder.missing, version), source
+
+
+def duplicates(folder: ResultFolder, embeddings: Embeddings | None) -> Section:
+    """Return near-duplicates across splits and, where the embeddings are at hand, among the test images."""
+    if embeddings is None:
+        folder.missing.append(
+            "near-duplicates among test images and the map: the embeddings are not at hand (transferkit probe has them)"
+        )
+        return leak_section.leak_section(folder)
+    within = data_sections.near_duplicates(embeddings, images="test images")
+    return leak_section.with_leaks(within, "", leak_section.leak_blocks(folder))
 
 
 def headline(linear: Mapping[str, Any]) -> Headline:

@@ -38,10 +38,11 @@ def headline(rows: list[dict[str, Any]], content: dict[str, Any]) -> Headline:
     if not rows:
         return Headline(None, "nothing measured", "No extractor of this ranking could be measured.")
     first = rows[0]
-    low, high = (percent(end, f"{FILE} rows.0.linear.top1_interval") for end in first["linear"]["top1_interval"])
+    source = f"{FILE} rows.0.linear.top1_interval"
+    low, high = (percent(end, f"{source}.{side}") for side, end in enumerate(first["linear"]["top1_interval"]))
     said = ". ".join(line[:1].upper() + line[1:] for line in content.get("verdict", []))
     value = percent(first["linear"]["top1"], f"{FILE} rows.0.linear.top1")
-    stats = [("extractors", count(len(rows), FILE))]
+    stats = [("extractors", count(len(rows), f"{FILE} rows"))]
     return Headline(value, f"linear probe of {first['extractor']}", f"{said}.", (low, high), stats)
 
 
@@ -55,7 +56,7 @@ def ranking_section(rows: list[dict[str, Any]], content: dict[str, Any]) -> Sect
         cells.append(
             [
                 count(row["rank"], f"{at}.rank"),
-                *(count(end, f"{at}.rank_interval") for end in row["rank_interval"]),
+                *(count(end, f"{at}.rank_interval.{side}") for side, end in enumerate(row["rank_interval"])),
                 row["extractor"],
                 percent(row["linear"]["top1"], f"{at}.linear.top1"),
                 percent(row["knn"]["top1"], f"{at}.knn.top1"),

@@ -36,7 +36,7 @@ def report_of(
         out: the HTML file; by default ``report.html`` in the directory.
         images: where the images are, where the results do not say or they have moved: folder, manifest or dataset.
         image_root: the folder that a manifest's paths are relative to.
-        embeddings: of an evaluation, the table that was evaluated.
+        embeddings: of an evaluation, the table that was evaluated; of a probe, that of its test images.
 
     Returns:
         The file.
@@ -50,7 +50,7 @@ def report_of(
     if kind == "run":
         report, source = run_report(folder, images, image_root)
     elif kind == "probe":
-        report, source = probe_report(folder, images, image_root)
+        report, source = probe_report(folder, embeddings, images, image_root)
     elif kind == "benchmark":
         report = benchmark_report(folder)
     elif kind == "ranking":

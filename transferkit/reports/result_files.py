@@ -151,6 +151,11 @@ def mapping(value: Any) -> dict[str, Any]:
     return dict(value) if isinstance(value, Mapping) else {}
 
 
+def is_fine_tuned(config: Mapping[str, Any]) -> bool:
+    """Return whether the backbone of a run has learned the classes, by the content of its ``config.yaml``."""
+    return bool(mapping(config.get("model")).get("regime", "frozen") != "frozen")
+
+
 def versions_in(content: Mapping[str, Any]) -> dict[str, str]:
     """Return the versions that a file records."""
     return {str(name): str(version) for name, version in mapping(content.get("versions")).items()}

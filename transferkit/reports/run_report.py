@@ -12,7 +12,7 @@ from transferkit.data.integrity import recall
 from transferkit.data.targets import Kind
 from transferkit.errors import listed
 from transferkit.reports import audit_sections, data_sections, leak_section, prediction_sections, target_sections
-from transferkit.reports.content import UNREAD, Block, Headline, Remark, Report, Section
+from transferkit.reports.content import UNREAD, Headline, Report, Section
 from transferkit.reports.explanations import looked_at
 from transferkit.reports.mistakes import PredictionTable
 from transferkit.reports.numbers import Number, count, decimal, percent
@@ -20,6 +20,7 @@ from transferkit.reports.result_files import (
     ImageSource,
     ResultFolder,
     find_images,
+    is_fine_tuned,
     mapping,
     place_of_images,
     versions_in,
@@ -33,7 +34,12 @@ NAMES = {
     "ece": "calibration error",
     "loss": "loss",
 }
+BY_WORDS = "zeroshot.json"  # classes are told apart by words, so that nothing is trained
 METRICS, ROWS, EMBEDDINGS, SPLITS = "metrics.json", "metrics.csv", "embeddings.parquet", "splits.parquet"
+UNCALIBRATED = {  # tested split -> why its probabilities are not calibrated
+    "test": "the data had no labeled val split to calibrate on, or the classifier was fitted on it",
+    "validation": "val itself was tested, on which the temperature is fitted; that takes a test split",
+}
 NO_DUPLICATES = Section("duplicates", "Near-duplicates and leaks", "The embeddings cannot be compared.", [])
 Splits = data_sections.Splits
 MOST_BYTES = 2**31  # of files that are hashed to find leaks
@@ -55,24 +61,29 @@ def run_report(
     predictions, embeddings = folder.predictions(), folder.embeddings()
     splits = folder.columns(SPLITS, "path", "label", "split")
     others = target_sections.measured(metrics)
-    if predictions is None and not others:
-        folder.missing.append("predictions, mistakes and calibration: nothing was tested yet")
+    tested = tested_split(predictions, splits)
+    by_words = (folder.path / BY_WORDS).exists()
+    folder.missing += not_there(folder.path, predictions, "" if by_words else tested, bool(others))
     if source.table is None:
         folder.missing.append(f"thumbnails: {source.reason}")
     sections: list[Section | None] = []
-    tested = tested_split(predictions, splits)
     if predictions is not None:
         sections += judged(predictions, number(metrics, "test/ece"))
     seen, pictures = looked_at(folder)
     source = replace(source, pictures=pictures)
     sections.append(seen)
-    sections += audit_sections.from_folder(folder)
+    if predictions is not None:
+        sections += audit_sections.tested_images(folder)
     if embeddings is not None:
         duplicates = folder.part(
-            EMBEDDINGS, lambda: data_sections.near_duplicates(embeddings, images="tested images"), NO_DUPLICATES
+            EMBEDDINGS,
+            lambda: data_sections.near_duplicates(embeddings, images="tested images", fine_tuned=is_fine_tuned(config)),
+            NO_DUPLICATES,
         )
         copies = folder.part(SPLITS, lambda: leaks(splits, source), "")
-        sections.append(with_leaks(duplicates, copies, leak_section.leak_blocks(folder)))
+        sections.append(
+            leak_section.with_leaks(duplicates, copies, [] if by_words else leak_section.leak_blocks(folder))
+        )
     if predictions is not None:
         sections.append(prediction_sections.calibration(predictions, number(metrics, "test/ece")))
     measured = metrics.get("test/epoch", metrics.get("val/epoch"))
@@ -101,6 +112,29 @@ def run_report(
         versions_in(made).get("transferkit", ""),
     )
     return report, source
+
+
+def not_there(run: Path, predictions: PredictionTable | None, tested: str, others: bool) -> list[str]:
+    """Say what a report of a run lacks since a file was not written, and why, one line each.
+
+    Args:
+        run: the directory.
+        predictions: of classes; None without a test, or of several labels or a number.
+        tested: word for the split that they are of; empty if there is nothing to calibrate.
+        others: whether several labels or a number are predicted.
+    """
+    lines = []
+    if predictions is None and not others:
+        lines.append("predictions, mistakes and calibration: nothing was tested yet")
+    if not (run / EMBEDDINGS).exists():
+        lines.append(f"near-duplicates, leaks and the map: {EMBEDDINGS}, which a test writes, is not there")
+    if tested and predictions is not None and predictions.calibrated is None:
+        lines.append(f"confidence after calibration: {UNCALIBRATED[tested]}")
+    trained_here = (run / "config.yaml").exists()
+    for name, what in ((ROWS, "learning curves"), (SPLITS, "how many images of what")):
+        if trained_here and not (run / name).exists():
+            lines.append(f"{what}: {name} is not there")
+    return lines
 
 
 def judged(predictions: PredictionTable, error: Number | None) -> list[Section | None]:
@@ -185,12 +219,6 @@ def leaks(splits: Mapping[str, Sequence[Any]], source: ImageSource) -> str:
         return "No file of one split is a byte-for-byte copy of a file in another."
     shown = listed([f"{one[0][0]} ({one[0][1]}) = {one[-1][0]} ({one[-1][1]})" for one in found], quote=False)
     return f"Leaks: files with the same bytes lie in different splits: {shown}."
-
-
-def with_leaks(section: Section, sentence: str, found: Sequence[Block]) -> Section:
-    """Return the section of near-duplicates with what is known of exact and near copies across splits."""
-    blocks: list[Block] = [*([Remark(sentence)] if sentence else []), *found]
-    return Section(section.id, section.title, section.lead, [*blocks, *section.blocks])
 
 
 def used_images(splits: Splits, source: ImageSource, kind: Kind) -> Section | None:

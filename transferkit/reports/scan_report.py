@@ -7,7 +7,7 @@ from transferkit.data.scan import KINDS, Finding
 from transferkit.data.scan import Report as Scan
 from transferkit.reports import data_sections
 from transferkit.reports.content import Block, Card, Cell, Gallery, Headline, Report, Section, Table
-from transferkit.reports.numbers import Number, count
+from transferkit.reports.numbers import Number, count, counted
 
 SHOWN = 12  # images of one kind of finding
 LISTED = 200  # findings of one kind
@@ -74,5 +74,5 @@ def kind_section(kind: str, found: list[Finding], scan: Scan, remedy: str) -> Se
     blocks: list[Block] = [Gallery(cards)] if cards else []
     rows: list[list[Cell]] = [[finding.path, finding.detail or "–"] for finding in found[:LISTED]]
     more = f", {LISTED} of them listed" if len(found) > LISTED else ""
-    blocks.append(Table(("path", "detail"), rows, f"{len(found):,} findings{more}" if cards else ""))
+    blocks.append(Table(("path", "detail"), rows, f"{counted(len(found), 'finding')}{more}" if cards else ""))
     return Section(f"kind-{kind}", kind, remedy, blocks)

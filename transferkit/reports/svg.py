@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
+from transferkit.reports.numbers import counted
+
 WIDTH, HEIGHT = 440, 300
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 14, 44
 Point = tuple[float, float]
@@ -110,7 +112,7 @@ def reliability_diagram(bins: Sequence[tuple[float, float, int, float, float]]) 
         left, top = frame.at((low, accuracy))
         right, base = frame.at((high, 0))
         weight = 0.25 + 0.75 * rows / most
-        told = f"confidence {100 * low:.0f} to {100 * high:.0f}%: {rows} images, {100 * accuracy:.1f}% right"
+        told = f"confidence {100 * low:.0f} to {100 * high:.0f}%: {counted(rows, 'image')}, {100 * accuracy:.1f}% right"
         parts.append(
             f'<rect class="bar" x="{left + 1:.1f}" y="{top:.1f}" width="{right - left - 2:.1f}" '
             f'height="{max(base - top, 1):.1f}" fill-opacity="{weight:.2f}"><title>{told}</title></rect>'

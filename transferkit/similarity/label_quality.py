@@ -42,24 +42,24 @@ def confident_classes(probability: Tensor, target: Tensor) -> Tensor:
     return torch.where(reached.any(1), best, -1)
 
 
-def neighbor_share(cosine: Tensor, neighbor: Tensor, target: Tensor, group: Tensor) -> Tensor:
+def neighbor_share(cosine: Tensor, neighbor: Tensor, target: Tensor, together: Tensor) -> Tensor:
     """Return what share of its neighbors' votes each row's label gets.
 
-    A vote weighs exp(cosine / 0.07). Rows of one's own group, near-duplicates, do not vote: a copy would only repeat
-    the label, right or wrong. Nor do rows without label.
+    A vote weighs exp(cosine / 0.07). Near-duplicates of a row, and rows of its group, do not vote: a copy would only
+    repeat the label, right or wrong. Nor do rows without label.
 
     Args:
         cosine: `(N, k)` of the k nearest other rows, descending.
         neighbor: `(N, k)` int64, their row numbers.
         target: `(N,)` int64 class numbers, -1 for a row without label.
-        group: `(N,)` int64; equal for near-duplicates.
+        together: `(N, k)` bool, which neighbors do not vote.
 
     Returns:
         `(N,)` float64 in [0, 1]; NaN where nobody votes.
     """
     votes = ((cosine - cosine[:, :1]).double() / TEMPERATURE).exp()
     label = target[neighbor]  # (N, k)
-    votes = votes.masked_fill((group[neighbor] == group[:, None]) | (label < 0), 0)
+    votes = votes.masked_fill(together | (label < 0), 0)
     return (votes * (label == target[:, None])).sum(1) / votes.sum(1)
 
 

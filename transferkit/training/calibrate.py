@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from transferkit.data.datamodule import ImageDataModule
+from transferkit.data.embeddings import Embeddings
+from transferkit.data.image_table import ImageTable
 from transferkit.data.seen import count_seen
 from transferkit.embed import cached_features
 from transferkit.extractor import Extractor
@@ -59,8 +61,12 @@ def features(
     extractor: Extractor, data: ImageDataModule, split: str, most: int, forward: Forward | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return embeddings (N, D) and class numbers (N,) of a split, or of so many images drawn from it."""
-    table = data.tables[split].select(drawn_rows(len(data.tables[split]), most, 0).tolist())
-    found = cached_features(extractor, table, forward=forward)
+    found = drawn_features(extractor, data.tables[split], most, forward)
     row_of = data.tables[split].row_of
     rows = torch.tensor([row_of[path] for path in found.paths], dtype=torch.long)
     return found.embedding, data.targets(split)[rows]
+
+
+def drawn_features(extractor: Extractor, table: ImageTable, most: int, forward: Forward | None = None) -> Embeddings:
+    """Return the embeddings of a table, or of so many images drawn from it; fewer are drawn among those of more."""
+    return cached_features(extractor, table.select(drawn_rows(len(table), most, 0).tolist()), forward=forward)

@@ -19,8 +19,9 @@ from transferkit.extractor import Extractor
 from transferkit.images.from_python import is_single
 from transferkit.probe.audit_files import audit_run
 from transferkit.reports import figures
+from transferkit.reports.report import FILE as REPORT
 from transferkit.reports.report import report_of
-from transferkit.reports.result_files import ResultFolder
+from transferkit.reports.result_files import ResultFolder, is_fine_tuned
 from transferkit.runtime.verbosity import showing_progress
 from transferkit.similarity import class_codes, principal_axes
 from transferkit.training.metrics_table import read_rows
@@ -140,6 +141,8 @@ class Run:
     def test(self, progress: bool = False) -> dict[str, float]:
         """Measure the best checkpoint on the test split, or on val if there is none, and write the files of ``test``.
 
+        The run's report, if it has one, is written again.
+
         Returns:
             The metrics under ``test/``.
 
@@ -154,8 +157,10 @@ class Run:
         if module.epoch is not None:
             values["test/epoch"] = module.epoch
         write_metrics(self.path, self.metrics | values)
-        audit_run(self.path)
+        audit_run(self.path, is_fine_tuned(ResultFolder(self.path).yaml("config.yaml")))
         leaks_of_run(module, module.data, self.path)
+        if (self.path / REPORT).is_file():  # of the fit, which was asked for it
+            self.report()
         self.__dict__.pop("extractor", None)  # opened anew, with its calibration
         return values
 

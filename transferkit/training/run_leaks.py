@@ -8,8 +8,11 @@ from transferkit import similarity
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.data.embeddings import Embeddings
 from transferkit.embed import cached_features, knows_some
+from transferkit.extractor.calibration import MOST_REFERENCES, inner_stage
+from transferkit.reports.result_files import ResultFolder, is_fine_tuned
 from transferkit.runtime.files import unwritable
 from transferkit.search.leaks import FILE, save_leaks
+from transferkit.training.calibrate import drawn_features
 from transferkit.training.network import TransferNetwork
 
 SAME = 1e-6
@@ -19,9 +22,11 @@ MOST_COMPARED = 5_000
 
 
 def leaks_of_run(module: TransferNetwork, data: ImageDataModule, run: Path) -> None:
-    """Write ``leaks.json`` of a tested run, if the feature cache has its images of other splits.
+    """Write ``leaks.json`` of a tested run on data with the split train.
 
-    That of a frozen backbone does; a fine-tuned network would have to embed them first, which is not worth a pass.
+    The feature cache has the training images of a frozen backbone. Those of a fine-tuned one, 2,000 of each split at
+    most, are compared at the stage before the last, where images of a class are not yet all alike, and where its
+    calibration has embedded most of them.
 
     Args:
         module: the network that was tested.
@@ -36,15 +41,23 @@ def leaks_of_run(module: TransferNetwork, data: ImageDataModule, run: Path) -> N
     except OSError as error:  # a folder
         raise unwritable(run / FILE, error) from error
     tested = Embeddings.load(run / "embeddings.parquet")
-    others = [table for name, table in data.tables.items() if name not in (data.test_split, "predict")]
-    extractor = module.as_extractor()
-    if "train" not in data.tables or not all(knows_some(extractor, table) for table in others):
+    others = {name: table for name, table in data.tables.items() if name not in (data.test_split, "predict")}
+    if "train" not in others:
         return
     splits: dict[str, str | None] = dict.fromkeys(tested.paths, data.test_split)
-    for name, table in data.tables.items():
-        splits |= dict.fromkeys(table.paths, name) if name not in (data.test_split, "predict") else {}
-    cached = [cached_features(extractor, table) for table in others]
-    save_leaks(Embeddings.concat(map(bare, [tested, *cached])), splits, run)
+    for name, table in others.items():
+        splits |= dict.fromkeys(table.paths, name)
+    extractor, left_out = module.as_extractor(), 0
+    known = all(knows_some(extractor, table) for table in others.values())
+    fine_tuned = is_fine_tuned(ResultFolder(run).yaml("config.yaml")) or not known
+    if not fine_tuned:
+        found = [tested, *(cached_features(extractor, table) for table in others.values())]
+    else:
+        inner = extractor.forward(layer=inner_stage(extractor.backbone))
+        every = (data.tables[data.test_split], *others.values())
+        found = [drawn_features(extractor, table, MOST_REFERENCES, inner) for table in every]
+        left_out = sum(max(0, len(table) - MOST_REFERENCES) for table in every)
+    save_leaks(Embeddings.concat(map(bare, found)), splits, run, left_out, fine_tuned)
 
 
 def copies_of_train(data: ImageDataModule) -> int:

@@ -52,7 +52,7 @@ def test_images_are_embedded_once_and_probed(monkeypatch: pytest.MonkeyPatch) ->
     for words in ("linear, top-1", "95 % interval", "kNN", "nearest class mean", "ECE calibrated", "16-shot", "± "):
         assert words in done.out
     files = ("probe.json", "classifier.safetensors", "start.safetensors", "predictions.parquet", "splits.parquet")
-    files = (*files, "leaks.json", "report.html")
+    files = (*files, "leaks.json", "audit.parquet", "audit.json", "report.html")
     assert f"written: {', '.join(f'probe/{name}' for name in files)}" in done.err
     assert "warning: 8-shot: fewer training rows, all of them used, for 'apples', 'limes'" in done.err
     assert "next: transferkit fit --data.root photos" in done.err
@@ -70,6 +70,14 @@ def test_images_are_embedded_once_and_probed(monkeypatch: pytest.MonkeyPatch) ->
         "val": 2,
         "test": 12,
     }
+    sections = {name: f'<section id="{name}"' for name in ("labels", "outliers", "duplicates", "map", "calibration")}
+    page = Path("probe/report.html").read_text(encoding="utf-8")
+    assert all(section in page for section in sections.values()) and "Among the 12 test images" in page
+    assert "Not in this report" not in page
+    assert transferkit("report", "probe").status == 0
+    page = Path("probe/report.html").read_text(encoding="utf-8")
+    assert sections.pop("map") not in page and all(section in page for section in sections.values())
+    assert "near-duplicates among test images and the map: the embeddings are not at hand" in page
     monkeypatch.setattr("transferkit.extractor.forward.Forward.__call__", None)
     again = probe("photos", *WEIGHTS, "--json")
     assert json.loads(again.out) == saved

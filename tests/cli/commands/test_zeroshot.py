@@ -41,7 +41,8 @@ def test_metrics_where_there_are_labels() -> None:
     assert said["test/acc"] == pytest.approx(sum(row["label"] == row["prediction"] for row in rows) / 12)
     with Path("zeroshot/predictions.csv").open(newline="") as file:
         assert [row["prediction"] for row in csv.DictReader(file)] == [row["prediction"] for row in rows]
-    assert Path("zeroshot/report.html").is_file()
+    page = Path("zeroshot/report.html").read_text(encoding="utf-8")
+    assert "Not in this report" not in page and '<section id="labels"' in page
     assert (
         "next: transferkit fit photos --model.backbone clip --model.pooling projection --model.head zeroshot"
         in done.err

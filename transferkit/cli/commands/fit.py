@@ -31,6 +31,7 @@ from transferkit.errors import UserError
 from transferkit.probe.audit_files import audit_run
 from transferkit.reports.answers import Answering
 from transferkit.reports.report import report_of
+from transferkit.reports.result_files import ResultFolder, is_fine_tuned
 from transferkit.runtime.processes import environment_variable
 from transferkit.runtime.ranks import told_once
 from transferkit.training import resume, run_directory
@@ -334,7 +335,7 @@ class TransferCLI(LightningCLI):
         """Write ``report.html`` of what the run holds by now; after a test with likely label errors and outliers."""
         assert self.run is not None
         if self.subcommand == "test":
-            audit_run(self.run)
+            audit_run(self.run, is_fine_tuned(ResultFolder(self.run).yaml("config.yaml")))
             leaks_of_run(self.model, self.datamodule, self.run)
         report_of(self.run, images=self.datamodule.root, image_root=self.datamodule.image_root)
         record_files(users_loggers(self.trainer), self.run, run_directory.checkpoint_of(self.run))

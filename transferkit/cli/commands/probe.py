@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from transferkit.cli import console, probe_tables
 from transferkit.cli.open_extractor import Accelerator, Network
 from transferkit.cli.parsing import resumable
+from transferkit.cli.probe_images import write_about_images
 from transferkit.errors import UserError
 
 if TYPE_CHECKING:
@@ -80,10 +81,8 @@ def probe(
     from transferkit.probe.asked import ASKED, asked_of
     from transferkit.probe.fewshot import SEEDS
     from transferkit.probe.own_paths import with_own_paths
-    from transferkit.reports.report import report_of
     from transferkit.runtime.files import check_folder
     from transferkit.runtime.processes import find_device
-    from transferkit.search.leaks import save_leaks
 
     if few_shot_draws is not None and few_shot_draws < 1:
         raise UserError(f"--few_shot_draws is {few_shot_draws}; give 1 or more")
@@ -136,14 +135,13 @@ def probe(
     if other:
         more["comparison"] = {"with": compare, **asdict(compare_predictions(other, result.predictions))}
     content = {**result.report, **more}
-    split_of = dict(zip(result.splits.paths, result.splits.splits, strict=True))
-    files = [*save_probe(result, Path(out), more), save_leaks(embeddings, split_of, Path(out))]
+    files = save_probe(result, Path(out), more)
     if export and opened:
         head = result.classifier.as_head_of(opened)
         head.record["metrics"] = probe_tables.card_metrics(content)
         head.save_pretrained(export)
         files.append(Path(export))
-    files.append(report_of(out))
+    files += write_about_images(result, embeddings, Path(out))
     console.as_json(content) if json else PRINTED[embeddings.kind](content)
     for line in content["warnings"]:
         console.note(f"warning: {line}")
@@ -216,18 +214,14 @@ def probe_folds(
     from transferkit.probe import probe_targets, save_probe
     from transferkit.probe.asked import ASKED
     from transferkit.probe.fold_tables import fold_tables
-    from transferkit.reports.report import report_of
     from transferkit.runtime.json_files import write_json
-    from transferkit.search.leaks import save_leaks
 
     found = []
     for fold, table in enumerate(fold_tables(embeddings, folds, options["seed"])):
         result = probe_targets(table, **options)
         result.report["warnings"] += seen_when_probed(result.splits.paths, result.splits.splits, seen)
         save_probe(result, out / str(fold), {ASKED: {**asked, "fold": fold}})
-        split_of = dict(zip(result.splits.paths, result.splits.splits, strict=True))
-        save_leaks(table, split_of, out / str(fold))
-        report_of(out / str(fold))
+        write_about_images(result, table, out / str(fold))
         found.append(probe_tables.headline_measures(result.report))
         name, value = next(iter(found[-1].items()))
         said = f"linear top-1 {percent(value)} %" if name == "linear/top1" else f"{name} {value:.4g}"

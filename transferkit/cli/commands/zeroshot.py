@@ -58,6 +58,7 @@ def zeroshot(
     from transferkit.embed import describe
     from transferkit.extractor.word_head import TEMPLATES, check_names, check_templates
     from transferkit.probe.asked import ASKED, asked_of, check_earlier
+    from transferkit.probe.audit_files import save_tested_audit
     from transferkit.probe.zero_shot import RECORD, classify_by_words, save_zero_shot
     from transferkit.reports.report import report_of
     from transferkit.runtime.files import check_folder
@@ -87,6 +88,7 @@ def zeroshot(
     found = classify_by_words(opened, extract(opened, table, on_error), names, sentences)
     files = save_zero_shot(found, Path(out), {ASKED: asked})
     if found.known:
+        files += save_tested_audit(found.embeddings, Path(out))
         files.append(report_of(out, images=images, image_root=image_root))
     show(found, images, json)
     console.written(*files)
