@@ -61,14 +61,16 @@ class TimmBackbone(Backbone):
         library: Any = model
         self.classifier = classifier_name(model)
         has_logits = self.classifier is not None and isinstance(model.get_submodule(self.classifier), nn.Linear)
-        features = self.dry_run(self.forward_features)
+        if not (has_logits and pooling == "logits"):
+            library.reset_classifier(0)
+        features, read = self.dry_run(features_and_read)
         tokens = ("cls", "mean", "cls+mean") if features.ndim == 3 and self.prefix else ("mean",)
         self.poolings = ("pooler", *tokens, *(("logits",) if has_logits else ()))
         self.pooling = choose_pooling(name, pooling, self.poolings)
-        if self.pooling != "logits":
-            library.reset_classifier(0)
         self.stages = find_stages(model)
-        self.embed_dim = self.dry_run(self).shape[1]
+        width = features.shape[1 if features.ndim == 4 else 2]
+        widths = {"cls": width, "mean": width, "cls+mean": 2 * width}
+        self.embed_dim = widths.get(self.pooling, read.shape[1])
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Embed normalized pixels: float (B, 3, H, W) -> (B, D)."""
@@ -125,6 +127,13 @@ class TimmBackbone(Backbone):
     def spec(self) -> dict[str, Any]:
         """Return a plain-typed description, for :func:`rebuild`."""
         return self.describe("timm", self.architecture)
+
+
+def features_and_read(backbone: TimmBackbone, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the features, and what timm makes of them: (B, D)."""
+    library: Any = backbone.model
+    features = library.forward_features(pixels)
+    return backbone.without_prefix(features), library.forward_head(features).flatten(1)
 
 
 def is_timm(name: str) -> bool:

@@ -67,7 +67,7 @@ class TorchvisionBackbone(Backbone):
         self.stages = find_stages(model, self.last_layer)
         if self.pooling == "avg":
             model.set_submodule(self.last_layer, nn.Identity())
-        self.embed_dim = self.dry_run(self).shape[1]
+        self.embed_dim = self.dry_run(TorchvisionBackbone.forward).shape[1]
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Embed normalized pixels: float (B, 3, H, W) -> (B, D)."""

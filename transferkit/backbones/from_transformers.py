@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from transferkit.backbones.base import Backbone, choose_pooling
+from transferkit.backbones.blank_image import is_view_of, run_blank
 from transferkit.backbones.block_stages import find_stages
 from transferkit.backbones.dual_model import Projected, load_tower
 from transferkit.backbones.hub import VIT, is_hub_id, load_model, read_config, read_preprocessing
@@ -70,7 +71,7 @@ class TransformersBackbone(Backbone):
         self.preprocessing = preprocessing
         self.takes_interpolation = takes_interpolation(model)
         self.stages = find_stages(model)
-        output, self.prefix = self.dry_run(self.run_and_count)
+        output, self.prefix = self.dry_run(TransformersBackbone.run_and_count)
         self.gives_map = output.last_hidden_state.ndim == 4  # a map, otherwise tokens
         self.poolings = poolings_of(model, output, self.prefix, dual)
         self.pooling = choose_pooling(name, pooling, self.poolings)
@@ -265,7 +266,7 @@ def at_size(model: Any, image_size: tuple[int, int]) -> Any:
         return model
     if not takes_interpolation(model):
         try:
-            model.eval()(pixel_values=torch.zeros(1, 3, *image_size, device=model.device))
+            run_blank(model, lambda it, pixels: it(pixel_values=pixels), image_size)
             return model
         except Exception:  # made for one size
             pass
@@ -307,5 +308,5 @@ def poolings_of(model: nn.Module, output: Any, prefix: int, dual: bool) -> tuple
         return ("mean", *(token for token in tokens if token != "mean"), "pooler")  # its weights are not there
     if pooled is None:
         return tokens
-    is_token = prefix > 0 and torch.equal(pooled.flatten(1), output.last_hidden_state[:, 0])
+    is_token = prefix > 0 and is_view_of(pooled, output.last_hidden_state[:, 0])
     return (*tokens, "pooler") if is_token else ("pooler", *tokens)

@@ -14,6 +14,7 @@ import torch
 
 from transferkit.backbones.hub_faults import hub_fault
 from transferkit.backbones.loading import check_finite, check_keys, is_head, own_names
+from transferkit.backbones.other_layouts import layout_of
 from transferkit.backbones.weights import read_state_dict
 from transferkit.errors import UserError, first_line
 from transferkit.images.preprocessing import Preprocessing, is_complete
@@ -61,6 +62,8 @@ def read_local_or_hub(name: str, what: str, read: Callable[[bool], Content]) -> 
         return read(True)
     except OSError as error:  # not in the cache
         if Path(name).is_dir():
+            if what == "weights" and (layout := layout_of(Path(name))):
+                raise UserError(f"{name} is {layout}") from error
             raise UserError(f"{name} has no usable {what}: {first_line(error)}") from error
     except Exception as error:  # transformers raises whatever a broken file makes it raise
         raise UserError(f"the {what} of {name} cannot be used: {first_line(error)}") from error
@@ -87,6 +90,8 @@ def read_config(name: str, weights: str, architecture: dict[str, Any] | None) ->
     if architecture and weights != "none":
         raise UserError(f'architecture changes of {name} need `weights="none"`; its weights fit only as it is')
     if Path(name).is_dir() and not Path(name, "config.json").is_file():
+        if layout := layout_of(Path(name)):
+            raise UserError(f"{name} is {layout}")
         raise UserError(f"{name} is not a model directory (it has no config.json); give one that has")
     config: PreTrainedConfig
     if weights == "none" and name == VIT:  # transformers' defaults are this very model's: no hub needed
