@@ -2,11 +2,11 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
-from transferkit.backbones.blank_image import run_blank
 from transferkit.errors import UserError, first_line
 from transferkit.images.preprocessing import Preprocessing
 
@@ -129,24 +129,24 @@ class Backbone(nn.Module, ABC):
         """
         raise UserError(f"it cannot be asked by words: {self.wordless}")
 
-    def dry_run(self, run: Callable[[Self, Tensor], Output]) -> Output:
-        """Return what ``run`` makes of this backbone and one blank image of the size that the preprocessing gives.
-
-        Args:
-            run: takes a copy of this backbone without numbers and pixels (1, 3, H, W), see
-                :func:`~transferkit.backbones.blank_image.run_blank`; its output has shapes, no values.
+    def dry_run(self, run: Callable[[Tensor], Output]) -> Output:
+        """Return what ``run`` makes of one blank image (1, 3, H, W) of the size that the preprocessing gives.
 
         Raises:
-            UserError: the network does not take the image.
+            UserError: the network does not take it.
         """
+        self.eval()
         height, width = self.preprocessing.image_size
         try:
-            return run_blank(self, run, (height, width))
+            with torch.no_grad():
+                output = run(torch.zeros(1, 3, height, width))
         except Exception as error:  # whatever a network makes of a size or of arguments that it does not take
             raise UserError(
                 f"{self.name} cannot embed an image of {height} x {width} pixels ({first_line(error)}); "
                 "give another size, or a model that takes pixel_values alone"
             ) from error
+        self.train().eval()  # LeViT forgets what it computed from weights that may be replaced yet
+        return output
 
 
 def choose_pooling(name: str, pooling: str | None, poolings: tuple[str, ...]) -> str:

@@ -13,6 +13,7 @@ from transferkit.backbones.base import Backbone, choose_pooling
 from transferkit.backbones.hub import is_hub_id, split_revision
 from transferkit.backbones.hub_faults import hub_fault
 from transferkit.backbones.loading import check_finite, load_state, own_names, without_heads
+from transferkit.backbones.timm_output import known_output, last_of_several, poolings_of
 from transferkit.backbones.timm_stages import find_stages
 from transferkit.backbones.weights import read_state_dict
 from transferkit.errors import UserError, first_line
@@ -63,14 +64,20 @@ class TimmBackbone(Backbone):
         has_logits = self.classifier is not None and isinstance(model.get_submodule(self.classifier), nn.Linear)
         if not (has_logits and pooling == "logits"):
             library.reset_classifier(0)
-        features, read = self.dry_run(features_and_read)
-        tokens = ("cls", "mean", "cls+mean") if features.ndim == 3 and self.prefix else ("mean",)
-        self.poolings = ("pooler", *tokens, *(("logits",) if has_logits else ()))
+        width, read, poolings = known_output(model, self.made_for) or self.dry_run(self.describe_output)
+        self.poolings = (*poolings, "logits") if has_logits else poolings
         self.pooling = choose_pooling(name, pooling, self.poolings)
         self.stages = find_stages(model)
-        width = features.shape[1 if features.ndim == 4 else 2]
-        widths = {"cls": width, "mean": width, "cls+mean": 2 * width}
-        self.embed_dim = widths.get(self.pooling, read.shape[1])
+        self.embed_dim = {"cls": width, "mean": width, "cls+mean": 2 * width}.get(self.pooling, read)
+        self.eval()
+
+    def describe_output(self, pixels: Tensor) -> tuple[int, int, tuple[str, ...]]:
+        """Return the width of the features, that of what timm makes of them, and the poolings but for ``logits``."""
+        library: Any = self.model
+        features = library.forward_features(pixels)
+        patches = self.without_prefix(features)
+        width, read = patches.shape[2 if patches.ndim == 3 else 1], library.forward_head(features).flatten(1).shape[1]
+        return width, read, poolings_of(features, self.prefix)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Embed normalized pixels: float (B, 3, H, W) -> (B, D)."""
@@ -104,8 +111,10 @@ class TimmBackbone(Backbone):
         features = library.forward_features(pixels)
         return self.without_prefix(features), self.pool(features)
 
-    def without_prefix(self, features: Tensor) -> Tensor:
-        """Return a map with its channels first, or tokens without those before the patches."""
+    def without_prefix(self, features: Any) -> Tensor:
+        """Return a map with its channels first, or tokens without those before the patches; of several, the last."""
+        if not isinstance(features, Tensor):
+            return last_of_several(self.model, features)
         if features.ndim == 4:
             return features.movedim(-1, 1) if self.channels_last else features
         return features[:, self.prefix :]
@@ -127,13 +136,6 @@ class TimmBackbone(Backbone):
     def spec(self) -> dict[str, Any]:
         """Return a plain-typed description, for :func:`rebuild`."""
         return self.describe("timm", self.architecture)
-
-
-def features_and_read(backbone: TimmBackbone, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the features, and what timm makes of them: (B, D)."""
-    library: Any = backbone.model
-    features = library.forward_features(pixels)
-    return backbone.without_prefix(features), library.forward_head(features).flatten(1)
 
 
 def is_timm(name: str) -> bool:

@@ -179,7 +179,7 @@ def change_preprocessing(backbone: backbones.Backbone, fields: Mapping[str, Any]
     if fields:
         backbone.preprocessing = backbone.preprocessing.override(fields)
         backbone.fit_to(backbone.preprocessing.image_size)
-        backbone.dry_run(type(backbone).forward)
+        backbone.dry_run(backbone)
 
 
 def epoch_of(content: Mapping[str, Any]) -> int:

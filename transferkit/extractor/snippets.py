@@ -7,6 +7,8 @@ code.
 
 from typing import Any
 
+import torch
+from torch import Tensor
 from torchvision import models
 
 from transferkit.backbones.dual_model import Projected
@@ -137,9 +139,11 @@ def with_timm(extractor: ExtractorCore, backbone: TimmBackbone, layout: str) -> 
     )
 
 
+@torch.inference_mode()
 def mean_of(backbone: TimmBackbone) -> str:
     """The mean of timm's features as an expression: over a map, its channels where they are, or the patch tokens."""
-    if backbone.dry_run(TimmBackbone.forward_features).ndim == 3:
+    features: Tensor = backbone.dry_run(backbone.forward_features)
+    if features.ndim == 3:
         return f"features[:, {backbone.prefix}:].mean(1)"
     return f"features.mean({(1, 2) if backbone.channels_last else (2, 3)})"
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from transferkit import backbones
 from transferkit.backbones import Backbone
-from transferkit.backbones.model_class import PROJECTION
+from transferkit.backbones.families import PROJECTION
 from transferkit.extractor import Extractor
 from transferkit.extractor.pretrained import read_json
 from transferkit.training.library_answers import Skipped, in_library, library_embedding, library_preprocessing
