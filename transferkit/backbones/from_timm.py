@@ -121,9 +121,10 @@ class TimmBackbone(Backbone):
 
     def forward_stage(self, pixels: Tensor, stage: str) -> Tensor:
         """Return what a stage puts out: a map (B, C, h, w) or all tokens (B, T, C)."""
-        output = super().forward_stage(pixels, stage)
+        output: Any = super().forward_stage(pixels, stage)
+        output = output if isinstance(output, Tensor) else output[-1]  # CrossViT's stages have several branches
         inner = stage != self.stage_names[-1]
-        return output.movedim(-1, 1) if inner and output.ndim == 4 and self.channels_last else output
+        return output.movedim(-1, 1) if inner and output.ndim == 4 and self.channels_last else output  # type: ignore[no-any-return]
 
     def fit_to(self, image_size: tuple[int, int]) -> None:
         """Resample the model's table of positions to another image size, where timm's class can."""

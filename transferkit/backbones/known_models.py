@@ -37,6 +37,8 @@ POOLINGS = {
     "dual": ("pooler", "projection", "mean"),
     "timm": ("pooler", "mean", "logits"),
     "timm-tokens": ("pooler", "cls", "mean", "cls+mean", "logits"),
+    "timm-several": ("pooler",),
+    "timm-several-logits": ("pooler", "logits"),
 }
 TIMM = Path(__file__).with_name("timm_models.txt")  # written by tests/backbones/timm_table.py
 # name, parameters, width, side, poolings; checked against the libraries by tests/backbones/test_catalog.py
