@@ -75,7 +75,9 @@ class TransformersBackbone(Backbone):
         self.poolings = output.poolings
         self.pooling = choose_pooling(name, pooling, self.poolings)
         self.embed_dim = output.widths[self.pooling]
-        self.eval()
+        if model.training:
+            self.eval()
+        self.training = False  # as from_pretrained leaves the model; eval() would go through all of its modules
 
     def run(self, pixels: Tensor, **options: Any) -> Any:
         """Return the model's own output object for normalized pixels (B, 3, H, W)."""
