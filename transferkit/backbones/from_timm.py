@@ -13,7 +13,7 @@ from transferkit.backbones.base import Backbone, choose_pooling
 from transferkit.backbones.hub import is_hub_id, split_revision
 from transferkit.backbones.hub_faults import hub_fault
 from transferkit.backbones.loading import check_finite, load_state, own_names, without_heads
-from transferkit.backbones.timm_output import known_output, last_of_several, poolings_of
+from transferkit.backbones.timm_output import known_output, last_of_several, poolings_of, remove_classifier
 from transferkit.backbones.timm_stages import find_stages
 from transferkit.backbones.weights import read_state_dict
 from transferkit.errors import UserError, first_line
@@ -59,11 +59,10 @@ class TimmBackbone(Backbone):
         self.made_for = preprocessing.image_size  # (height, width)
         self.prefix = int(getattr(model, "num_prefix_tokens", 0))
         self.channels_last = getattr(model, "output_fmt", None) == "NHWC"
-        library: Any = model
         self.classifier = classifier_name(model)
         has_logits = self.classifier is not None and isinstance(model.get_submodule(self.classifier), nn.Linear)
         if not (has_logits and pooling == "logits"):
-            library.reset_classifier(0)
+            remove_classifier(name, model)
         width, read, poolings = known_output(model, self.made_for) or self.dry_run(self.describe_output)
         self.poolings = (*poolings, "logits") if has_logits else poolings
         self.pooling = choose_pooling(name, pooling, self.poolings)

@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from transferkit.errors import UserError
+
 # Classes whose attributes tell the widths, as a test checks; models of other classes run once when they are opened.
 TOKENS = ("VisionTransformer", "Eva")
 MAPS = ("ResNet", "EfficientNet", "MobileNetV3", "ConvNeXt", "ByobNet", "RegNet", "SwinTransformer")
@@ -24,6 +26,21 @@ def known_output(model: nn.Module, image_size: tuple[int, int]) -> tuple[int, in
         return None
     prefix = library.num_prefix_tokens if kind in TOKENS else 0
     return library.num_features, library.num_classes or library.head_hidden_size, poolings(prefix)
+
+
+def remove_classifier(name: str, model: nn.Module) -> None:
+    """Take the classifier of timm's model away.
+
+    Raises:
+        UserError: the model has no place for one, since it makes no embedding of the whole image.
+    """
+    library: Any = model
+    if not hasattr(model, "reset_classifier"):
+        raise UserError(
+            f"{name} gives a language model its patches, and makes no embedding of the image; the nearest that opens "
+            "is vit_base_patch16_siglip_224"
+        )
+    library.reset_classifier(0)
 
 
 def poolings_of(features: Any, prefix: int) -> tuple[str, ...]:
