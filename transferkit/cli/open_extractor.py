@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from transferkit.cli.dialect import Flat
@@ -22,7 +23,7 @@ class Network(Flat):
     """The extractor of a command.
 
     Args:
-        extractor: torchvision name, Hugging Face id or directory, exported directory, or checkpoint.
+        extractor: torchvision name, Hugging Face id or directory, exported directory, checkpoint, or run directory.
         weights: DEFAULT, none (random), or a weights file.
         pooling: how features become one embedding; by default the extractor's own.
         revision: branch, tag or commit of a Hugging Face repository; by default its newest.
@@ -125,7 +126,7 @@ def open_extractor(
     """Open an extractor on the device to use.
 
     Args:
-        name: torchvision name, Hugging Face id or directory, exported directory, or checkpoint.
+        name: torchvision name, Hugging Face id or directory, exported directory, checkpoint, or run directory.
         weights: ``DEFAULT``, ``none`` (random, the same each time) or a path.
         pooling: ``None`` is the extractor's own.
         accelerator: ``auto`` is a GPU if there is one.
@@ -151,7 +152,7 @@ def read_extractor(
     """Open an extractor on the CPU; random weights are the same in every command.
 
     Args:
-        name: torchvision name, Hugging Face id or directory, exported directory, or checkpoint.
+        name: torchvision name, Hugging Face id or directory, exported directory, checkpoint, or run directory.
         weights: ``DEFAULT``, ``none`` (random) or a path.
         pooling: ``None`` is the extractor's own.
         preprocessing: fields to override; ``None`` is the extractor's own.
@@ -163,7 +164,11 @@ def read_extractor(
     import torch
 
     from transferkit.extractor import Extractor
+    from transferkit.training.run_directory import within_run
 
+    place = Path(name).expanduser()
+    if (place / "checkpoints").is_dir():
+        name = str(within_run(place))
     with torch.random.fork_rng(devices=()):
         torch.default_generator.manual_seed(seed)
         return Extractor.from_pretrained(name, weights, pooling, preprocessing)

@@ -31,6 +31,11 @@ class SampleWeights(NamedTuple):
     rows: Tensor
     record: str
 
+    def above_zero(self, *tables: Tensor) -> list[Tensor]:
+        """Return the weights above 0, and those rows of each table: others would count in its mean and variance."""
+        kept = self.rows > 0
+        return [each[kept] for each in (self.rows, *tables)]
+
 
 def read_sample_weights(
     file: str, table: ImageTable, target: Tensor, class_weights: Tensor | None = None

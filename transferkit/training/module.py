@@ -230,7 +230,9 @@ class TransferModule(TransferNetwork):
         (train,), target = self.data.features["train"], self.task.standard(self.data.targets("train"))
         steps, smoothing, objective = path_length(self.trainer), self.hparams["label_smoothing"], self.task.objective
         assert objective is not None  # is_solvable() has refused others
-        rows = self.row_weights and self.row_weights.rows
+        rows = None
+        if self.row_weights:
+            rows, train, target = self.row_weights.above_zero(train, target)
         return RegularizationPath(
             self.head, train, target, steps, self.l2_normalize, self.class_weights, smoothing, objective, rows
         )

@@ -63,8 +63,10 @@ def probe_start(
             paths = {name: data.tables[name].paths for name in ("train", "val")}
             train, val = (found.embedding[[found.row_of[path] for path in paths[name]]] for name in paths)
             names, kinds = tuple(data.class_names), kinds_of(l2_normalize)
-            rows = row_weights and row_weights.rows
-            sides = train, data.targets("train"), val, data.targets("val")
+            target, rows = data.targets("train"), None
+            if row_weights:
+                rows, train, target = row_weights.above_zero(train, target)
+            sides = train, target, val, data.targets("val")
             if data.kind == "number":
                 start = start_numbers(*sides[:2], kinds, rows)
             elif data.kind == "labels":

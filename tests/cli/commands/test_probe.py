@@ -10,6 +10,7 @@ from scipy.stats import sem
 from torchvision import models
 
 from tests.running import Done, transferkit, write_photos
+from transferkit.cli.open_extractor import read_extractor
 from transferkit.data.embeddings import Embeddings
 from transferkit.data.image_table import open_images
 from transferkit.embed import embed
@@ -131,6 +132,10 @@ def test_export_and_fit_from_the_head() -> None:
     metrics = json.loads(Path("runs/from-probe/0/metrics.json").read_text())
     correct = load_predictions("probe").correct
     assert metrics["val/acc"] == pytest.approx(correct.double().mean().item())
+    of_run, of_file = (
+        read_extractor(name) for name in ("runs/from-probe/0", "runs/from-probe/0/checkpoints/best.ckpt")
+    )
+    assert of_run.head and of_file.head and torch.equal(of_run.head.weight, of_file.head.weight)
 
 
 def test_unreadable_images() -> None:

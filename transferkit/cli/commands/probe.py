@@ -72,7 +72,7 @@ def probe(
     """
     from transferkit.data.embeddings import Embeddings
     from transferkit.data.image_table import open_images
-    from transferkit.data.seen import backbone_seen, seen_by_backbone
+    from transferkit.data.seen import backbone_seen, seen_when_probed
     from transferkit.data.splits import load_splits, recorded_splits
     from transferkit.data.targets import require_class
     from transferkit.embed import describe
@@ -123,12 +123,12 @@ def probe(
         require_class(embeddings.kind, "--few_shot_draws")
         options["few_shot_seeds"] = range(few_shot_draws)
     if folds is not None:
-        return probe_folds(embeddings, folds, Path(out), json, images, asked, device=device, **options)
+        seen = backbone_seen(opened.record) if opened else ""
+        return probe_folds(embeddings, folds, Path(out), json, images, asked, seen, device=device, **options)
     result = probe_targets(embeddings, test_fraction=test_fraction, device=device, **options)
     if opened:
-        pairs = list(zip(result.splits.paths, result.splits.splits, strict=True))
-        held_out = {name: [path for path, split in pairs if split == name] for name in ("val", "test")}
-        result.report["warnings"] += seen_by_backbone(held_out, backbone_seen(opened.record))
+        seen = backbone_seen(opened.record)
+        result.report["warnings"] += seen_when_probed(result.splits.paths, result.splits.splits, seen)
     more: dict[str, Any] = {ASKED: asked, **({} if table else {"table": images})}
     if table is not None:
         given = {"source": images, "image_root": image_root, "extractor": network.name, "weights": network.weights}
@@ -190,7 +190,14 @@ def check_place(out: Path, asked: dict[str, Any], overwrite: bool) -> None:
 
 
 def probe_folds(
-    embeddings: "Embeddings", folds: int, out: Path, json: bool, images: str, asked: dict[str, Any], **options: Any
+    embeddings: "Embeddings",
+    folds: int,
+    out: Path,
+    json: bool,
+    images: str,
+    asked: dict[str, Any],
+    seen: str,
+    **options: Any,
 ) -> int:
     """Probe every fold, and print the mean and the spread; return the exit status.
 
@@ -201,9 +208,11 @@ def probe_folds(
         json: whether to print one JSON object.
         images: what was given, for the title.
         asked: what the probes answer, to be recorded.
+        seen: the images that the backbone was trained on, as ``backbone_seen`` returns them.
         options: of ``probe_embeddings``.
     """
     from transferkit.cli.fit_folds import RECORD, print_spread, summarize
+    from transferkit.data.seen import seen_by_backbone, seen_when_probed
     from transferkit.probe import probe_targets, save_probe
     from transferkit.probe.asked import ASKED
     from transferkit.probe.fold_tables import fold_tables
@@ -214,6 +223,7 @@ def probe_folds(
     found = []
     for fold, table in enumerate(fold_tables(embeddings, folds, options["seed"])):
         result = probe_targets(table, **options)
+        result.report["warnings"] += seen_when_probed(result.splits.paths, result.splits.splits, seen)
         save_probe(result, out / str(fold), {ASKED: {**asked, "fold": fold}})
         split_of = dict(zip(result.splits.paths, result.splits.splits, strict=True))
         save_leaks(table, split_of, out / str(fold))
@@ -229,6 +239,8 @@ def probe_folds(
         console.as_json(content)
     else:
         print_spread(spread, f"{images}: {folds} folds")
+    for line in seen_by_backbone({"the folds": embeddings.paths}, seen):
+        console.note(f"warning: {line}")
     console.written(out / RECORD)
     return 0
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from transferkit.data.embeddings import Embeddings
 from transferkit.data.image_table import ImageTable, open_images
 from transferkit.data.integrity import raise_broken
+from transferkit.data.seen import backbone_seen, seen_when_probed
 from transferkit.data.targets import require_class
 from transferkit.embed import cached_features, describe, feature_key, knows_some
 from transferkit.embed.samples import quantization_of
@@ -158,6 +159,7 @@ def measure(
     if broken and on_error == "fail":
         raise_broken(broken, table.source, of=len(table))
     result = probe_embeddings(features, device=extractor.device, **options)
+    seen = seen_when_probed(result.splits.paths, result.splits.splits, backbone_seen(extractor.record))
     linear, knn, splits = (result.report[part] for part in ("linear", "knn", "splits"))
     measured = replace(
         cell,
@@ -177,7 +179,7 @@ def measure(
         class_mean_top1=result.report["nearest_class_mean"]["top1"],
         few_shot={str(p["n_per_class"]): (p["mean"], p["std"]) for p in result.report["few_shot"]["curve"]},
         cosine_gap=cosine_gap(features),
-        warnings=result.report["warnings"],
+        warnings=result.report["warnings"] + seen,
         c=linear["C"],
         standardization=linear["standardisation"],
         weights_sha256=features.metadata["weights_sha256"],

@@ -12,8 +12,9 @@ from torchvision import models
 
 from transferkit import cli
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 VIT = "google/vit-base-patch16-224-in21k"
+pytestmark = pytest.mark.docs
 
 
 def blocks(language: str) -> list[str]:
