@@ -52,15 +52,15 @@ def lines() -> Iterator[tuple[str, str, bool]]:
 
 @torch.inference_mode()
 def same_bits(paths: list[str]) -> tuple[str, bool]:
-    """Compare the backbone with the library's own forward pass on the library's own pixels."""
+    """Compare the backbone with the library's own forward pass, on pixels that differ from its own by 1e-5 at most."""
     images = [read_image(PHOTOS / path) for path in paths]
     processor, model = AutoImageProcessor.from_pretrained(DINO), AutoModel.from_pretrained(DINO, dtype=torch.float32)
-    pixels = torch.cat([processor(image, return_tensors="pt")["pixel_values"] for image in images])
+    theirs = torch.cat([processor(image, return_tensors="pt")["pixel_values"] for image in images])
     extractor = Extractor.from_pretrained(DINO)
-    mine = torch.stack([extractor.preprocessing(image) for image in images])
-    theirs = model.eval()(pixel_values=pixels).last_hidden_state[:, 0]
-    difference = float((extractor.backbone(mine) - theirs).abs().max())
-    return f"differs by {difference:g}", difference == 0
+    pixels = torch.stack([extractor.preprocessing(image) for image in images])
+    same = torch.equal(extractor.backbone(pixels), model.eval()(pixel_values=pixels).last_hidden_state[:, 0])
+    difference = float((pixels - theirs).abs().max())
+    return f"{'the same bits' if same else 'other bits'}, pixels within {difference:.0e}", same and difference <= 1e-5
 
 
 def main() -> int:
