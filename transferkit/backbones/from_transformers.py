@@ -87,7 +87,8 @@ class TransformersBackbone(Backbone):
 
     def describe_output(self, pixels: Tensor) -> ModelOutput:
         """Return what the model puts out for pixels (1, 3, H, W)."""
-        return output_of(self.model, self.run(pixels), *pixels.shape[-2:], self.dual)
+        height, width = pixels.shape[-2:]
+        return output_of(self.model, self.run(pixels), height, width, self.dual)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Embed normalized pixels: float (B, 3, H, W) -> (B, D)."""

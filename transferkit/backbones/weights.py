@@ -68,7 +68,7 @@ def read_weights(path: Path) -> Any:
         named = []
     beside = sorted(name for name in named if name.partition(".")[0] in BESIDE)
     # A class of that name is a dict of settings, which is filled; the others are built from arguments.
-    stand_ins = [(OrderedDict if name.endswith("Dict") else LeftOut, name) for name in beside]
+    stand_ins: list[Any] = [(OrderedDict if name.endswith("Dict") else LeftOut, name) for name in beside]
     with torch.serialization.safe_globals(stand_ins):
         content = read_tensors(path)
     if beside:

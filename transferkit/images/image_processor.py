@@ -69,7 +69,8 @@ def check_processor(processor: Any, ours: Callable[[Tensor], Tensor]) -> None:
     Raises:
         UserError: it makes something else.
     """
-    try_processor(type(processor), processor.to_json_string(), ours)
+    kind: Any = type(processor)
+    try_processor(kind, processor.to_json_string(), ours)
 
 
 @cache

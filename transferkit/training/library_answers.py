@@ -1,7 +1,7 @@
 """What the libraries themselves make of an image: the right answers of ``check_backbone``."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,8 @@ def of_transformers(backbone: TransformersBackbone, pixels: Tensor) -> Tensor:
 
     model: Any = backbone.model
     if isinstance(model, Projected):
-        whole: Any = transformers.AutoModel.from_config(model.dual_config).eval()
+        auto: Any = transformers.AutoModel
+        whole = auto.from_config(model.dual_config).eval()
         whole.load_state_dict(model.state_dict(), strict=False)
         shared = whole.get_image_features(pixels)
         return F.normalize(shared if isinstance(shared, Tensor) else shared.pooler_output)
@@ -114,7 +115,7 @@ def has_weights(module: nn.Module) -> bool:
     return next(module.parameters(recurse=False), None) is not None
 
 
-def read_by(layers: list[nn.Module], run: Callable[[], object]) -> Tensor:
+def read_by(layers: Sequence[nn.Module], run: Callable[[], object]) -> Tensor:
     """Return the input of the first of some layers that runs."""
     read: list[Tensor] = []
     handles = [layer.register_forward_pre_hook(lambda module, inputs: read.append(inputs[0])) for layer in layers]
