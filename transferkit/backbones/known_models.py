@@ -1,18 +1,16 @@
 """Backbones that are known by name, with what one asks before choosing: nothing is opened, built or downloaded."""
 
-from collections.abc import Iterable
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 
 class KnownModel(NamedTuple):
-    """A backbone as ``transferkit models`` lists it.
+    """A backbone as ``transferkit models`` lists it; what is not known without building it is None.
 
     Attributes:
         name: as ``extractor`` takes it.
         library: that opens it.
-        parameters: of torchvision's models with the classifier, of timm's without; of images and texts the image tower.
+        parameters: of the published model: of torchvision with its classifier, of images and texts the image tower.
         embed_dim: width of the default pooling.
         image_size: side of the images that it was made for.
         poolings: the default first.
@@ -21,9 +19,9 @@ class KnownModel(NamedTuple):
 
     name: str
     library: str
-    parameters: int
-    embed_dim: int
-    image_size: int
+    parameters: int | None
+    embed_dim: int | None
+    image_size: int | None
     poolings: tuple[str, ...]
     words: bool = False
 
@@ -35,13 +33,8 @@ POOLINGS = {
     "beit": ("pooler", "cls", "mean", "cls+mean"),
     "map": ("pooler", "mean"),
     "dual": ("pooler", "projection", "mean"),
-    "timm": ("pooler", "mean", "logits"),
-    "timm-tokens": ("pooler", "cls", "mean", "cls+mean", "logits"),
-    "timm-several": ("pooler",),
-    "timm-several-logits": ("pooler", "logits"),
 }
-TIMM = Path(__file__).with_name("timm_models.txt")  # written by tests/backbones/timm_table.py
-# name, parameters, width, side, poolings; checked against the libraries by tests/backbones/test_catalog.py
+# name, parameters, width, side, poolings; checked against the libraries by tests/backbones/test_known_models.py
 TORCHVISION = """
 alexnet 61100840 4096 224 tv
 convnext_base 88591464 1024 224 tv
@@ -163,20 +156,11 @@ openai/clip-vit-large-patch14 303179776 1024 224 dual
 @cache
 def known_models() -> tuple[KnownModel, ...]:
     """Return the backbones of torchvision and the well-known ones of transformers, in the order of their names."""
-    tables = (("torchvision", TORCHVISION), ("transformers", TRANSFORMERS))
-    return tuple(model for library, table in tables for model in read(library, table.strip().splitlines()))
-
-
-@cache
-def timm_models() -> tuple[KnownModel, ...]:
-    """Return timm's models with weights, in the order of their names."""
-    return tuple(read("timm", TIMM.read_text(encoding="utf-8").splitlines()))
-
-
-def read(library: str, lines: Iterable[str]) -> Iterable[KnownModel]:
-    """Yield the models of a table."""
-    for line in lines:
-        if line.startswith("#"):
-            continue
-        name, parameters, width, side, kind = line.split()
-        yield KnownModel(name, library, int(parameters), int(width), int(side), POOLINGS[kind], kind == "dual")
+    found = []
+    for library, table in (("torchvision", TORCHVISION), ("transformers", TRANSFORMERS)):
+        for line in table.strip().splitlines():
+            name, parameters, width, side, kind = line.split()
+            found.append(
+                KnownModel(name, library, int(parameters), int(width), int(side), POOLINGS[kind], kind == "dual")
+            )
+    return tuple(found)
