@@ -130,6 +130,35 @@ def test_regimes(more: list[str]) -> None:
     assert json.loads(again.out)["metrics"]["val/loss"] == pytest.approx(found["metrics"]["val/loss"], rel=1e-4)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["labels", "number"])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_several_labels_or_a_number(kind: str, precision: str) -> None:
+    column, name = {"labels": ("label", "val/map"), "number": ("target", "val/r2")}[kind]
+    lines = [f"path,{column},split"]
+    for row, file in enumerate(sorted(Path("photos").rglob("*.*"))):
+        labels = f"{file.parent.name}|odd" if row % 2 else file.parent.name
+        lines.append(f"{file},{labels if kind == 'labels' else row % 7},{file.parts[1]}")
+    Path("m.csv").write_text("\n".join(lines))
+    several = ["--data.multilabel", "true"] if kind == "labels" else []
+    fit = ["fit", "m.csv", *FULL[2:], *several, "--trainer.precision", precision]
+    done = transferkit(*fit, "--soup", "3", "--json")
+    assert done.status == 0, done.err
+    found = json.loads(done.out)
+    kept = [row["run"] for row in found["ingredients"] if row["kept"]]
+    by_hand = torch.stack([weights(Path(run)) for run in kept]).mean(0)
+    assert float((weights(Path(found["run"])) - by_hand).abs().max()) <= 1e-6
+    assert found["metrics"][name] >= max(row[name] for row in found["ingredients"])
+    best = str(Path(found["run"]) / "checkpoints/best.ckpt")
+    again = transferkit("validate", "--ckpt_path", best, "--trainer.precision", precision, "--json")
+    assert json.loads(again.out)["metrics"][name] == pytest.approx(found["metrics"][name], abs=1e-5)
+    assert transferkit("export", best, "--out", "exported").status == 0
+    opened = [Extractor.from_pretrained(place) for place in (best, "exported")]
+    outputs = [each.classify(each.embed(["photos/test/apples/0.jpg"]))[0] for each in opened]
+    torch.testing.assert_close(*outputs, rtol=1e-5, atol=1e-5)
+    assert opened[0].record.get("thresholds") == opened[1].record.get("thresholds")
+
+
 BAD = {
     "--soup 1": "--soup is 1; give 2 or more",
     "--soup few": "--soup is few; give 2 or more",

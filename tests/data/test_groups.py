@@ -18,12 +18,14 @@ from transferkit.data.datamodule import ImageDataModule
 from transferkit.data.embeddings import Embeddings
 from transferkit.data.groups import deal, fold_units, units_of
 from transferkit.data.image_table import ImageTable, open_images
-from transferkit.data.splits import assign_splits, few_shot
+from transferkit.data.splits import assign_fold, assign_splits, few_shot
+from transferkit.data.targets import Kind, joined_labels
 from transferkit.errors import UserError
 from transferkit.probe.audit import nearest
 from transferkit.probe.audit_files import write_manifest
+from transferkit.probe.fold_tables import fold_tables
 from transferkit.probe.out_of_fold import assign_folds
-from transferkit.probe.row_splits import split_rows
+from transferkit.probe.row_splits import split_members, split_rows
 from transferkit.similarity import unit_rows
 
 
@@ -72,6 +74,30 @@ def test_no_group_is_on_two_sides_wherever_sides_are_drawn(seed: int) -> None:
     codes = torch.tensor([int(unit.split()[1].strip("g.pn")) + 1000 * unit.startswith("g") for unit in units])
     target = torch.tensor(["abc".index(str(label)) for label in table.labels])
     assert leaks(table.groups, assign_folds(target, codes, 5, seed).tolist()) == []
+
+
+@pytest.mark.parametrize("kind", ["labels", "number"])
+@pytest.mark.parametrize("seed", range(8))
+def test_no_group_of_several_labels_or_numbers_is_on_two_sides(seed: int, kind: Kind) -> None:
+    table, draw = drawn_table(seed), random.Random(seed)
+    several = [f"{label}|{draw.choice('abc')}|{draw.choice('xyz')}" for label in table.labels]
+    texts = [joined_labels(label.split("|")) if kind == "labels" else repr(draw.gauss(0, 1)) for label in several]
+    table = replace(table, labels=tuple(texts), kind=kind)
+    split = assign_splits(table, 0.2, 0.15, seed)
+    assert set(split.splits) == {"train", "val", "test"} and leaks(split.groups, split.splits) == []
+    for fold in range(3):
+        assert leaks(table.groups, assign_fold(table, 3, fold, seed).splits) == []
+    if kind == "labels":
+        small, _ = few_shot(split, 3, seed)
+        assert leaks(small.groups, small.splits) == []
+    rows = torch.randn(len(table), 4, generator=torch.Generator().manual_seed(seed))
+    for given in (table, split):
+        embeddings = Embeddings(rows, given.paths, given.labels, given.splits, {}, given.groups, kind)
+        parts = split_members(embeddings, val_fraction=0.15, test_fraction=0.2, seed=seed)
+        side_of = {row: name for name in ("train", "val", "test") for row in getattr(parts, name)}
+        assert leaks(given.groups, [side_of[row] for row in range(len(table))]) == []
+        for inner in fold_tables(embeddings, 3, seed):
+            assert leaks(inner.groups, inner.splits) == []
 
 
 @pytest.mark.parametrize("seed", range(25))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.extractor.examples import resnet18, transformer, with_head
 from tests.image_corpus import encode
@@ -215,3 +215,33 @@ def test_every_snippet_gives_the_extractors_own_numbers(
     for case in cases:  # one snippet or another gives each output
         kinds = {kind for name, (found, _) in outcome.items() if name.startswith(f"{case}:") for kind in found}
         assert kinds == set(next(oracle for name, (_, oracle) in outcome.items() if name.startswith(f"{case}:")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["labels", "number"])
+@pytest.mark.parametrize("family", ["resnet18", "vit"])
+def test_the_cards_code_prints_labels_and_numbers(
+    family: str, target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of every library, ONNX Runtime included: the probability of each label, or the number in its unit."""
+    extractor = resnet18() if family == "resnet18" else transformer("vit", "cls")
+    extractor.record |= {"target": target}
+    if target == "number":
+        extractor.head, extractor.class_names = nn.Linear(extractor.embed_dim, 1), ["target"]
+    names = extractor.class_names
+    export(extractor, tmp_path / "export", onnx=True)
+    monkeypatch.chdir(tmp_path / "export")
+    photograph(Path("image.jpg"))
+    logits = extractor.classify(extractor.embed(["image.jpg"]))[0].detach()
+    blocks = re.findall(r"```python\n(.*?)^```", Path("README.md").read_text(), flags=re.DOTALL | re.MULTILINE)
+    said = []
+    for block in blocks:
+        capsys.readouterr()
+        exec(block, {})
+        said += [capsys.readouterr().out.strip()] if "print(" in block else []
+    assert len(said) >= 2
+    for text in said:
+        numbers = re.findall(r"-?\d+\.\d+(?:e-?\d+)?", text)
+        expected = logits.sigmoid() if target == "labels" else logits
+        torch.testing.assert_close(torch.tensor([float(each) for each in numbers]), expected, atol=2e-2, rtol=0)
+        assert all(name in text for name in names) or target == "number"

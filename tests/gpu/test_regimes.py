@@ -15,7 +15,7 @@ from transferkit.training.trainer import seed_everything
 pytestmark = pytest.mark.gpu
 
 DIGITS: dict[str, Any] = {"classes": ["0", "1"], "n_per_class": 24, "batch_size": 12, "num_workers": 0}
-REGIMES = ["frozen", "partial", "full", "scratch", "lora", "lp-ft"]
+REGIMES = ["frozen", "partial", "full", "scratch", "lora", "lp-ft", "stages"]
 PRECISIONS = ["32-true", "bf16-mixed", "16-mixed"]
 
 

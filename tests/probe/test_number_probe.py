@@ -1,5 +1,7 @@
 """The probe of a number: what it reports is what scikit-learn and SciPy say of its predictions."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,8 +12,10 @@ from sklearn.preprocessing import StandardScaler, normalize
 
 from transferkit.data.embeddings import Embeddings
 from transferkit.errors import UserError
-from transferkit.probe import probe_targets
+from transferkit.probe import probe_targets, save_probe
 from transferkit.probe.ridge import ALPHAS
+from transferkit.reports.report import report_of
+from transferkit.runtime.json_files import read_json
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +49,17 @@ def test_it_is_ridge_cv_on_train_and_val(table: Embeddings) -> None:
     assert result.columns is not None and result.columns["prediction"].to_pylist() == pytest.approx(
         found[test].tolist(), rel=1e-5
     )
+
+
+def test_equal_numbers_of_test_have_no_r2(table: Embeddings, tmp_path: Path) -> None:
+    """What is undefined is null in JSON, and the report says why."""
+    splits = ["test" if row < 20 else "train" for row in range(120)]
+    labels = ["50.0" if row < 20 else label for row, label in enumerate(table.labels)]
+    result = probe_targets(Embeddings(table.embedding, table.paths, labels, splits, {}, None, "number"))
+    save_probe(result, tmp_path)
+    linear = read_json(tmp_path / "probe.json")["linear"]
+    assert (linear["r2"], linear["intervals"]["r2"]) == (None, [None, None]) and linear["mae"] > 0
+    assert "All of these images have the same number." in report_of(tmp_path).read_text(encoding="utf-8")
 
 
 def test_equal_numbers_are_refused(table: Embeddings) -> None:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.backbones.families import save
+from tests.backbones.words import save_dual
 from tests.running import transferkit, write_photos
 from tests.tiny import RESNET, VIT, options
 from transferkit.extractor import Extractor
@@ -40,6 +41,16 @@ MODELS = {
         *options("data", {"balanced": True}),
     ],
     "frozen resnet": [*options("model", RESNET), "--data.cache", "off"],
+    "scratch vit": [*options("model", VIT), "--model.regime", "scratch"],
+    "lp-ft vit, averaged": options("model", {**VIT, "regime": "lp-ft", "ema": 0.5}),
+    "full dual, from words": ["--model.backbone", "dual", "--model.head", "zeroshot", "--model.regime", "full"],
+}
+SEVERAL = ["--data.root", "labels.csv", "--data.multilabel", "true"]
+NUMBER = ["--data.root", "numbers.csv"]
+MODELS |= {
+    f"{name}, {kind}": [*MODELS[name], *more]
+    for kind, more in {"labels": SEVERAL, "number": NUMBER}.items()
+    for name in ("full vit", "lp-ft vit", "lora vit", "stages vit", "frozen resnet, cached")
 }
 DYING = """
 import os, sys
@@ -68,6 +79,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("photos/test/limes/3.png").unlink()
     seed_everything(0)
     Extractor.from_pretrained(VIT["backbone"], "none", None, None, VIT["architecture"]).save_pretrained("vit")
+    save_dual("siglip", Path("dual"))
+    files = sorted(Path("photos").rglob("*.*"))
+    for name, column in (("labels", "label"), ("numbers", "target")):
+        cells = [f"{file.parent.name}|odd" if row % 2 else file.parent.name for row, file in enumerate(files)]
+        cells = cells if name == "labels" else [str(row % 7 + 0.5) for row in range(len(files))]
+        lines = [f"{file},{cell},{file.parts[1]}" for file, cell in zip(files, cells, strict=True)]
+        Path(f"{name}.csv").write_text("\n".join([f"path,{column},split", *lines]))
 
 
 def run(*arguments: str, script: list[str] | None = None) -> "subprocess.CompletedProcess[str]":
@@ -108,7 +126,7 @@ def test_one_process_is_two(model: str) -> None:
     Balanced, there are 20 rows, in global batches of 8, 8 and 4.
     """
     size = 4 if "balanced" in model else 3
-    command = ["fit", *MODELS[model], *DATA, *TRAINER, "--name"]
+    command = ["fit", *DATA, *MODELS[model], *TRAINER, "--name"]
     alone = transferkit(*command, "one", "--data.batch_size", str(2 * size))
     assert alone.status == 0, alone.err
     done = run(*command, "two", "--data.batch_size", str(size), *TWO)

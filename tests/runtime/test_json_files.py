@@ -1,6 +1,7 @@
 """JSON files: whole or absent, read as objects, and any fault is an OSError or a ValueError."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,14 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert read_json(tmp_path / "x.json") == content == json.loads((tmp_path / "x.json").read_text())
     assert (tmp_path / "x.json").read_text().splitlines()[1].startswith('  "a"')
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_what_json_has_no_word_for_is_null(tmp_path: Path) -> None:
+    """RFC 8259 has no NaN, and other readers than Python's refuse it."""
+    write_json(tmp_path / "x.json", {"a": math.nan, "b": [1.5, -math.inf, (math.inf, {"c": math.nan})], "d": "nan"})
+    text = (tmp_path / "x.json").read_text()
+    read = json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+    assert read == {"a": None, "b": [1.5, None, [None, {"c": None}]], "d": "nan"}
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[1]", b"\xff", b"[" * 100_000])

@@ -7,15 +7,18 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModel
+from transformers import AutoModel, Dinov2Config, Dinov2Model
 
 from tests.tiny import RESNET, VIT, Cut
 from transferkit.backbones import build
 from transferkit.backbones.adapters import Adapters, add_adapters, merge_adapters
+from transferkit.backbones.from_transformers import TransformersBackbone
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 from transferkit.extractor.core import head_logits
+from transferkit.images.preprocessing import Preprocessing
+from transferkit.training.lora import read_options
 from transferkit.training.module import TransferModule
 from transferkit.training.regimes import count_parameters, freeze, frozen_keys
 from transferkit.training.trainer import make_trainer, seed_everything
@@ -75,6 +78,7 @@ def test_from_a_fit_to_transformers_without_peft(
     best = tmp_path / "run/checkpoints/last.ckpt"
     held = torch.load(best, weights_only=True)["state_dict"]
     assert all(".lora_" in name for name in held if name.startswith("backbone."))
+    assert best.stat().st_size < 12 * count_parameters(module)[1] + 100_000  # float32, and Adam's two moments of them
     opened = Extractor.from_pretrained(best)
     assert torch.allclose(logits(opened), expected, atol=1e-5)
     opened.save_pretrained(tmp_path / "export")
@@ -131,6 +135,16 @@ def test_a_share_of_the_parameters_learns() -> None:
     freeze(backbone, len(backbone.stages))
     assert count_parameters(backbone.model)[1] == 2 * 3 * (4 * (32 + 32) + 2 * (32 + 64))
     assert {name.replace(".base_layer.", ".") for name in frozen_keys(backbone, len(backbone.stages))} == names
+
+
+@pytest.mark.slow
+def test_of_dinov2_two_percent_learn() -> None:
+    model = Dinov2Model(Dinov2Config(hidden_size=384, num_attention_heads=6, image_size=518, patch_size=14))
+    backbone = TransformersBackbone("dinov2-small", model, Preprocessing.vit().replace(image_size=28))
+    total, _ = count_parameters(backbone.model)
+    add_adapters(backbone, read_options(None), seed=0)
+    freeze(backbone, len(backbone.stages))
+    assert 0 < count_parameters(backbone.model)[1] <= 0.02 * total
 
 
 @pytest.mark.slow

@@ -1,13 +1,16 @@
 """Fits of several labels, and of a number, from Python: what they take, predict, and how they resume."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoModelForImageClassification
 
 from tests.tiny import VIT, Cut
 from transferkit.data.datamodule import ImageDataModule
@@ -65,6 +68,51 @@ def test_numbers_are_learned(tmp_path: Path) -> None:
 def test_what_cannot_be_learned_is_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         ImageDataModule.from_images(IMAGES, **given)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", GIVEN)
+def test_a_fit_that_only_made_it_worse_says_so_and_keeps_the_start(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At this rate no weight of the backbone stays what it was."""
+    rates = {"lr_backbone": 3.0, "lr_head": 1e-4, "gradient_clip_val": 1.0}
+    run = fit(IMAGES, **GIVEN[kind], **VIT, **OPTIONS, **rates, regime="lp-ft", out=tmp_path)
+    says = "no epoch is better on val than the start, so best.ckpt is the start (epoch 0); give lower rates"
+    assert any(line.startswith(says) for line in caplog.messages)
+    rows = pd.read_csv(run.path / "metrics.csv").set_index("epoch")
+    name = {"labels": "val/map", "number": "val/r2"}[kind]
+    assert rows[name][0] > rows[name][1:].max() and run.metrics[name] == pytest.approx(rows[name][0])
+
+
+@pytest.mark.slow
+def test_one_label_that_some_images_have(tmp_path: Path) -> None:
+    """Present or absent: one output, its export a classifier of several labels of which there is one."""
+    labels = [["r"] if has[0] else [] for has in HAS]
+    run = fit(IMAGES, labels=labels, multilabel=True, **VIT, **OPTIONS, out=tmp_path)
+    assert run.class_names == ["r"] and run.metrics["val/map"] > 0.9
+    found = [parts_of(one.label) for one in run.predict(IMAGES)]
+    assert np.mean([names == tuple(own) for names, own in zip(found, labels, strict=True)]) > 0.9
+    run.extractor.save_pretrained(tmp_path / "export")
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "export")
+    assert model.config.problem_type == "multi_label_classification" and model.config.num_labels == 1
+
+
+@pytest.mark.parametrize("kind", [pytest.param("labels", marks=pytest.mark.slow), "number"])
+def test_a_val_that_says_nothing(kind: str, tmp_path: Path) -> None:
+    """No image of val has any label, or all have the same number: the loss decides, and every file can be read."""
+    rows = [row for row in range(ROWS) if not HAS[row].any()][:4]
+    splits = ["val" if row in rows else "train" for row in range(ROWS)]
+    given = GIVEN[kind] if kind == "labels" else {"targets": [0.0 if n in rows else x for n, x in enumerate(NUMBERS)]}
+    run = fit(IMAGES, **given, splits=splits, **VIT, **{**OPTIONS, "report": True}, out=tmp_path)
+    losses = pd.read_csv(run.path / "metrics.csv")["val/loss"]
+    assert run.metrics["val/loss"] == pytest.approx(losses.min(), rel=1e-5) and len(losses) == 4
+    json.loads((run.path / "metrics.json").read_text(), parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+    name = {"labels": "map", "number": "r2"}[kind]
+    assert f"val/{name}" not in run.metrics and " on validation: undefined" in (run.path / "report.html").read_text()
+    run.extractor.save_pretrained(tmp_path / "export")
+    card = (tmp_path / "export/README.md").read_text()
+    assert f"val/{name} " not in card and "val/loss" in card
 
 
 @pytest.mark.slow

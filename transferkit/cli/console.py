@@ -1,6 +1,5 @@
 """Output: results on stdout, everything else on stderr; control characters in names from data are escaped."""
 
-import json
 import re
 import shlex
 import sys
@@ -8,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from transferkit.runtime.json_files import json_text
 from transferkit.runtime.text import for_terminal
 
 NUMBER = re.compile(r"–|[-+−]?[\d.,]+(e[-+]?\d+)?( ± [\d.,]+)?")
@@ -70,7 +70,7 @@ def format_size(number: float) -> str:
 
 def as_json(content: Mapping[str, Any]) -> None:
     """Print one JSON object on stdout."""
-    print(json.dumps(content, indent=2, sort_keys=True))
+    print(json_text(content))
 
 
 def written(*paths: Path) -> None:

@@ -60,13 +60,13 @@ def finish(plan: Series, parent: Path) -> None:
     console.next_command("test", "--ckpt_path", runs[0] / "checkpoints" / "best.ckpt")
 
 
-def summarize(metrics: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:
+def summarize(metrics: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return the mean and the sample standard deviation of every metric that all folds have.
 
     Args:
-        metrics: name -> value of each fold; the epochs that they belong to are left out.
+        metrics: name -> value of each fold, None if it is undefined; the epochs that they belong to are left out.
     """
-    names = sorted(set.intersection(*(set(each) for each in metrics)))
+    names = sorted(set.intersection(*({name for name, of in each.items() if of is not None} for each in metrics)))
     values = {name: [float(each[name]) for each in metrics] for name in names if not name.endswith("/epoch")}
     return {name: {"mean": mean(of), "std": stdev(of), "folds": of} for name, of in values.items()}
 

@@ -7,7 +7,7 @@ else asks it.
 
 import math
 import unicodedata
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from typing import Literal, Protocol
 
 import torch
@@ -203,7 +203,7 @@ def parts_of(label: str) -> tuple[str, ...]:
     return tuple(sorted({name for part in label.split(BAR) if (name := part.strip())}))
 
 
-def check_bars(names: Sequence[str], source: str) -> None:
+def check_bars(names: Collection[str], source: str) -> None:
     """Raise if classes look like several labels each: their parts are other classes, or shared by several.
 
     Raises:
@@ -212,7 +212,7 @@ def check_bars(names: Sequence[str], source: str) -> None:
     known = {name for name in names if BAR not in name}
     parts = {name: set(parts_of(name)) for name in names if BAR in name}
     known |= shared_parts(parts)
-    several = [name for name, own in parts.items() if len(own) > 1 and own & known]
+    several = sorted(name for name, own in parts.items() if len(own) > 1 and own & known)
     if several:
         raise UserError(
             f"labels of {source} look like several per image: {listed(several)}; add `multilabel=True`, or "

@@ -13,6 +13,7 @@ from transferkit.extractor.core import ExtractorCore
 from transferkit.extractor.int8_export import Loss
 from transferkit.extractor.snippets import snippets
 from transferkit.runtime.files import file_sha256
+from transferkit.runtime.json_files import finite
 from transferkit.runtime.text import for_markdown
 from transferkit.runtime.versions import versions
 from transferkit.similarity.intervals import wilson
@@ -140,7 +141,8 @@ def training(extractor: ExtractorCore) -> list[str]:
 def metrics(record: dict[str, Any]) -> list[str]:
     """List the metrics, proportions with their 95 % interval."""
     values = {name: value for name, value in record.get("metrics", {}).items() if name.startswith(("val/", "test/"))}
-    values = {name: value for name, value in values.items() if not name.endswith("/epoch")}
+    values = {name: value for name, value in finite(values).items() if not name.endswith("/epoch")}
+    values = {name: value for name, value in values.items() if value is not None}  # undefined, such as R² of one image
     if not values:
         return []
     rows = [(for_markdown(name), f"{value:.4f}", interval(name, value, record)) for name, value in values.items()]

@@ -10,7 +10,7 @@ from torch import Tensor
 from transferkit.data.embeddings import Embeddings
 from transferkit.data.groups import check_whole
 from transferkit.data.splits import draw_parts
-from transferkit.data.targets import TARGETS, require_class
+from transferkit.data.targets import TARGETS, check_bars, require_class
 from transferkit.errors import UserError, listed
 
 LONGEST = 1e15
@@ -117,9 +117,11 @@ def split_rows(embeddings: Embeddings, *, val_fraction: float, test_fraction: fl
 
     Raises:
         UserError: NaN or huge values, no labels, given splits that break a group, too few groups, an empty split, fewer
-            than two classes, more classes than rows to train on, or all embeddings equal.
+            than two classes, more classes than rows to train on, classes that look like several labels, or all
+            embeddings equal.
     """
     require_class(embeddings.kind, "this probe")
+    check_bars({label for label in embeddings.labels if label is not None}, "the embeddings")
     members = split_members(embeddings, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
     train, val, test, warnings = members.train, members.val, members.test, members.warnings
     labels = {row: str(label) for row, label in enumerate(embeddings.labels) if label is not None}

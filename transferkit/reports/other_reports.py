@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from transferkit.data.embeddings import Embeddings
-from transferkit.reports import audit_sections, data_sections, svg
+from transferkit.reports import audit_sections, data_sections, svg, target_sections
 from transferkit.reports.content import UNREAD, Block, Cell, Chart, Charts, Headline, Remark, Report, Section, Table
 from transferkit.reports.data_sections import Splits
 from transferkit.reports.numbers import Number, count, decimal, p_value, percent
@@ -23,6 +23,8 @@ from transferkit.reports.result_files import (
 from transferkit.reports.thumbnails import picture_uri
 
 BENCHMARK, SIMILARITY, PER_CLASS, AUDIT = "benchmark.csv", "similarity.json", "per_class.csv", "audit.json"
+SCORES = {"class": "top1", "labels": "map", "number": "r2"}  # column that a cell is judged by, by its target
+WORDS = {"top1": "linear probe accuracy", **target_sections.WORDS}
 PICTURE_BYTES = 2**20  # of one picture that is taken into a page
 
 
@@ -39,7 +41,7 @@ def benchmark_report(folder: ResultFolder) -> Report:
 
 def benchmark_parts(rows: list[dict[str, str]]) -> tuple[Headline, list[Section], list[str]]:
     """Return the headline, a section per dataset, and a line per cell that failed."""
-    measured = [row for row in rows if row.get("top1")]
+    measured = [row for row in rows if row.get(score_name(row))]
     failed = [f"{row['approach']} on {row['dataset']}: {row['error']}" for row in rows if row.get("error")]
     datasets = list(dict.fromkeys(row["dataset"] for row in measured))
     sections = [dataset_section(name, [row for row in measured if row["dataset"] == name]) for name in datasets]
@@ -50,40 +52,52 @@ def benchmark_headline(rows: list[dict[str, str]], datasets: list[str]) -> Headl
     """Return which approach is the best on most datasets."""
     if not rows:
         return Headline(None, "nothing measured", "No cell of this benchmark could be measured.")
-    best = [
-        max((row for row in rows if row["dataset"] == name), key=lambda row: float(row["top1"])) for name in datasets
-    ]
+    best = [max((row for row in rows if row["dataset"] == name), key=score) for name in datasets]
     names = [row["approach"] for row in best]
     winner = max(dict.fromkeys(names), key=names.count)
     stats = [("datasets", count(len(datasets), BENCHMARK)), ("cells", count(len(rows), BENCHMARK))]
     first = best[0]
-    sentence = f"{winner} has the highest linear probe accuracy on {names.count(winner)} of {len(datasets)} datasets."
-    sentence += " Whether a difference is more than chance is below."
-    return Headline(
-        number(first, "top1"), f"best on {first['dataset']}: {first['approach']}", sentence, ends(first), stats
-    )
+    words = " or ".join(dict.fromkeys(WORDS[score_name(row)] for row in best))
+    sentence = f"{winner} has the highest {words} on {names.count(winner)} of {len(datasets)} datasets."
+    sentence += " Whether a difference is more than chance is below." if "top1" in map(score_name, best) else ""
+    title = f"best on {first['dataset']}: {first['approach']}"
+    return Headline(number(first, score_name(first)), title, sentence, ends(first), stats)
+
+
+def score_name(row: Mapping[str, str]) -> str:
+    """Return the column that a cell is judged by; files of earlier versions have classes alone."""
+    return SCORES.get(row.get("target") or "class", "top1")
+
+
+def score(row: Mapping[str, str]) -> float:
+    """Return what a cell is judged by."""
+    return float(row[score_name(row)])
 
 
 def number(row: Mapping[str, str], name: str) -> Number:
-    """Return a share of a cell."""
-    return percent(float(row[name]), f"{BENCHMARK} {name}")
+    """Return a measure of a cell: a share in percent, those of a number as they are."""
+    of_number = row.get("target") == "number"
+    return (decimal if of_number else percent)(float(row[name]), f"{BENCHMARK} {name}")
 
 
-def ends(row: Mapping[str, str]) -> tuple[Number, Number]:
-    """Return the interval of a cell."""
-    return number(row, "top1_low"), number(row, "top1_high")
+def ends(row: Mapping[str, str]) -> tuple[Number, Number] | None:
+    """Return the interval of what a cell is judged by; None where there is none."""
+    low, high = (f"{score_name(row)}_{end}" for end in ("low", "high"))
+    return (number(row, low), number(row, high)) if row.get(low) and row.get(high) else None
 
 
 def dataset_section(name: str, rows: list[dict[str, str]]) -> Section:
     """Return the approaches on one dataset."""
-    ordered = sorted(rows, key=lambda row: -float(row["top1"]))
+    ordered = sorted(rows, key=lambda row: -score(row))
+    if score_name(ordered[0]) != "top1":
+        return other_section(name, ordered)
     points = [(row["approach"], float(row["top1"]), float(row["top1_low"]), float(row["top1_high"])) for row in ordered]
     figure = svg.interval_plot(points)
     columns: tuple[str, ...]
     cells: list[list[Cell]] = []
     several = any(row.get("top1_seeds_mean") for row in ordered)
     for row in ordered:
-        low, high = ends(row)
+        low, high = ends(row) or (None, None)
         against: list[Cell] = [None, None]
         if row.get("difference"):
             against = [
@@ -100,6 +114,23 @@ def dataset_section(name: str, rows: list[dict[str, str]]) -> Section:
     lead += "The intervals are for the draw of the test images alone."
     chart = Chart("Linear probe", figure, "Accuracy on test with its 95% interval.")
     return Section(f"dataset-{name}", name, lead, [Charts([chart]), Table(columns, cells)])
+
+
+def other_section(name: str, rows: list[dict[str, str]]) -> Section:
+    """Return the approaches on one dataset of several labels, or a number, per image; the best first."""
+    target = rows[0]["target"]
+    measures = [key for key in target_sections.WORDS if rows[0].get(key)]
+    cells: list[list[Cell]] = []
+    for row in rows:
+        low, high = ends(row) or (None, None)
+        interval: list[Cell] = [low, high] if target == "number" else []
+        cells.append([row["approach"], *(number(row, key) for key in measures), *interval])
+    columns = ("approach", *(WORDS[key] for key in measures))
+    columns += ("R² from", "to (95%)") if target == "number" else ()
+    kind = target_sections.FIRST[score_name(rows[0])]
+    return Section(
+        f"dataset-{name}", name, f"{int(float(rows[0]['test'])):,} test images, {kind}.", [Table(columns, cells)]
+    )
 
 
 def evaluation_report(

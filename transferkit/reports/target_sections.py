@@ -18,6 +18,7 @@ WORDS = {
 }
 FIRST = {"map": "several labels per image", "r2": "a number per image"}  # the metric that decides, by what is predicted
 KINDS: Mapping[str, Kind] = {"map": "labels", "r2": "number"}
+UNDEFINED = {"map": "None of these images has any label.", "r2": "All of these images have the same number."}
 ON_VAL = "Measured on the validation images, on which the best checkpoint was chosen. Test it for a fair number."
 
 
@@ -30,40 +31,58 @@ def run_headline(metrics: Mapping[str, Any], source: str) -> Headline:
     """Return the headline of a run, from its metrics of test, or of val before a test."""
     name = measured(metrics)
     part = "test" if f"test/{name}" in metrics else "val"
-    values = {key: metrics[f"{part}/{key}"] for key in WORDS if f"{part}/{key}" in metrics}
+    values = {key: metrics[f"{part}/{key}"] for key in WORDS if metrics.get(f"{part}/{key}") is not None}
     ends = {key: (metrics.get(f"{part}/{key}_low"), metrics.get(f"{part}/{key}_high")) for key in values}
     where = "test" if part == "test" else "validation"
     sentence = f"The data has {FIRST[name]}. " + ("" if part == "test" else ON_VAL)
     if name == "map":
         sentence += "F1 is at the thresholds that are best on the validation images."
-    return headline(values, ends, where, sentence.strip(), f"{source} {part}/")
+    return headline(name, values, ends, where, sentence.strip(), f"{source} {part}/")
 
 
 def probe_headline(linear: Mapping[str, Any], target: str) -> Headline:
     """Return the headline of a probe."""
-    values = {key: linear[key] for key in WORDS if key in linear}
+    values = {key: linear[key] for key in WORDS if linear.get(key) is not None}
     sentence = "One linear classifier per label, on frozen embeddings; F1 is at thresholds chosen on validation images."
     if target == "number":
         sentence = "Ridge regression on frozen embeddings, its strength chosen by leaving out each image in turn."
-    found = headline(values, linear.get("intervals", {}), "test", sentence, "probe.json linear.")
+    first = next(key for key in FIRST if key in linear)
+    found = headline(first, values, linear.get("intervals", {}), "test", sentence, "probe.json linear.")
     images = ("images", count(linear["rows"], "probe.json linear.rows"))
     return Headline(found.value, found.name, found.sentence, found.interval, [*found.stats, images])
 
 
-def headline(values: Mapping[str, float], ends: Mapping[str, Any], where: str, sentence: str, source: str) -> Headline:
-    """Return a headline of the first value, the others beside it."""
-    name = next(key for key in FIRST if key in values)
+def headline(
+    name: str, values: Mapping[str, float], ends: Mapping[str, Any], where: str, sentence: str, source: str
+) -> Headline:
+    """Return a headline of the metric that decides, the others beside it.
+
+    Args:
+        name: of the metric.
+        values: of all metrics that are defined.
+        ends: of their intervals.
+        where: what was measured on.
+        sentence: says how.
+        source: file and key that the values are from.
+    """
     interval = None
     low, high = ends.get(name) or (None, None)
     if low is not None and high is not None:
         interval = shown(name, low, f"{source}{name}_low"), shown(name, high, f"{source}{name}_high")
     stats = [(WORDS[key], shown(key, value, source + key)) for key, value in values.items() if key != name]
+    if name not in values:
+        return Headline(None, f"{WORDS[name]} on {where}: undefined", f"{UNDEFINED[name]} {sentence}", None, stats)
     return Headline(shown(name, values[name], source + name), f"{WORDS[name]} on {where}", sentence, interval, stats)
 
 
 def shown(name: str, value: float, source: str) -> Number:
     """Return a measure as it is shown: shares in percent."""
     return percent(value, source) if name in ("map", "f1_macro", "f1_micro") else decimal(value, source)
+
+
+def known(value: float | None, source: str) -> Number | None:
+    """Return a number as it is shown; None for one that is undefined."""
+    return None if value is None else decimal(value, source)
 
 
 def probe_measures(content: Mapping[str, Any]) -> Section:
@@ -86,9 +105,9 @@ def probe_measures(content: Mapping[str, Any]) -> Section:
         rows = [
             [
                 WORDS[name],
-                decimal(linear[name], f"probe.json linear.{name}"),
-                decimal(low, f"probe.json linear.intervals.{name}.0"),
-                decimal(high, f"probe.json linear.intervals.{name}.1"),
+                known(linear[name], f"probe.json linear.{name}"),
+                known(low, f"probe.json linear.intervals.{name}.0"),
+                known(high, f"probe.json linear.intervals.{name}.1"),
             ]
             for name, (low, high) in linear["intervals"].items()
         ]

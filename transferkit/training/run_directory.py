@@ -135,9 +135,9 @@ def within_run(place: Path, resumes: bool = False) -> Path:
 
 
 def read_metrics(run: Path) -> dict[str, float]:
-    """Return the content of the run's ``metrics.json``; empty if it is missing or not JSON."""
+    """Return what is defined in the run's ``metrics.json``; nothing if it is missing or not JSON."""
     try:
-        return read_json(run / "metrics.json")
+        return {name: value for name, value in read_json(run / "metrics.json").items() if value is not None}
     except (OSError, ValueError):
         return {}
 

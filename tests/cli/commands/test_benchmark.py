@@ -64,6 +64,10 @@ def test_a_table_of_what_could_be_measured(place: Path) -> None:
             "'x' has the unknown option 'root'; it takes images, image_root",
         ),
         ({"datasets": {"good": "photos", "x": "photoz"}}, "no such folder or file for 'x': 'photoz'; check the path"),
+        (
+            {"datasets": {"x": {"images": "photos", "multilabel": 3}}},
+            "multilabel of 'x' is 3; give true or false",
+        ),
         ({"seeds": "0,x"}, "--seeds is '0,x'; give numbers with commas between them"),
         ({"seeds": [1, 1]}, "give each seed once"),
         ({"seeds": "-1"}, "--seeds is -1; give a number from 0"),
@@ -110,6 +114,32 @@ def test_preprocessing_and_folders_of_manifests(place: Path) -> None:
     Path("mine.yaml").write_text(yaml.safe_dump(CONFIG | {"extractors": {"bad": sizes["bad"]}, "datasets": datasets}))
     done = transferkit("benchmark", "--config", "mine.yaml")
     assert done.status == 2 and "image_sise" in done.err and "--model" not in done.err, done.err
+
+
+@pytest.mark.slow
+def test_several_labels_and_a_number(place: Path) -> None:
+    files = sorted(path.relative_to(place / "photos") for path in (place / "photos").rglob("*.*"))
+    for name, column in (("labels", "label"), ("light", "target")):
+        texts = [
+            f"{path},{f'{path.parent.name}|odd' if row % 2 else path.parent.name}" for row, path in enumerate(files)
+        ]
+        numbers = [f"{path},{row}" for row, path in enumerate(files)]
+        lines = texts if name == "labels" else numbers
+        Path(f"photos/{name}.csv").write_text("\n".join([f"path,{column}", *lines]))
+    datasets = {"labels": {"images": "photos/labels.csv", "multilabel": True}, "light": "photos/light.csv"}
+    random = {"extractor": "shufflenet_v2_x0_5", "weights": "none"}
+    Path("mine.yaml").write_text(yaml.safe_dump(CONFIG | {"extractors": {"random": random}, "datasets": datasets}))
+    done = transferkit("benchmark", "--config", "mine.yaml", "--test_fraction", "0.4")
+    assert done.status == 0, done.err
+    assert "mAP" in done.out and "F1 macro" in done.out and "R²" in done.out and "MAE" in done.out
+    again = transferkit("benchmark", "--config", "mine.yaml", "--test_fraction", "0.4", "--json")
+    labels, light = json.loads(again.out)["cells"]
+    assert 0 < labels["measures"]["map"] <= 1 and len(light["intervals"]["r2"]) == 2
+    datasets["labels"] = {"images": "photos/labels.csv"}
+    Path("mine.yaml").write_text(yaml.safe_dump(CONFIG | {"extractors": {"random": random}, "datasets": datasets}))
+    done = transferkit("benchmark", "--config", "mine.yaml", "--test_fraction", "0.4")
+    assert done.status == 0 and "1 of 2 cells could not be measured" in done.err
+    assert "add `multilabel=True`" in Path("out/benchmark.md").read_text()
 
 
 @pytest.mark.slow

@@ -25,7 +25,23 @@ def no_labels(root: Path) -> None:
     (root / "list.csv").write_text("path,label\nphotos/train/limes/0.jpg,\nphotos/train/limes/1.png,lime\n")
 
 
+def manifest_of(column: str, cells: list[str], splits: str = "") -> Callable[[Path], Any]:
+    """A manifest of the training images of one class, with these cells in order, and splits by their first letters."""
+    words = {"t": "train", "v": "val"}
+
+    def write(root: Path) -> None:
+        files = sorted((root / "photos/train").rglob("*.*"))[: len(cells)]
+        rows = zip(files, cells, splits or "t" * len(cells), strict=True)
+        head = f"path,{column},split" if splits else f"path,{column}"
+        lines = [f"{file.relative_to(root)},{cell}" + (f",{words[s]}" if splits else "") for file, cell, s in rows]
+        (root / "m.csv").write_text("\n".join([head, *lines]))
+
+    return write
+
+
 DIGITS = ["--data.root", "digits"]
+LISTED = ["--data.root", "m.csv", *SMALL]
+SEVERAL = [*LISTED, "--data.multilabel", "true"]
 PHOTOS = ["--data.root", "photos"]
 BAD: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
     "no folder": (lambda root: 0, ["--data.root", "nope", *SMALL], "no such folder or file: 'nope'"),
@@ -47,6 +63,28 @@ BAD: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
         "class 'limes' is in val but not in train",
     ),
     "no labels": (no_labels, ["--data.root", "list.csv", *SMALL], "labels are missing for 1 of 2 images"),
+    "a label of every image": (
+        manifest_of("label", ["a|b", "a", "a|c", "a"]),
+        SEVERAL,
+        "every training image of 'm.csv' has the label 'a'; add images without it, or remove it",
+    ),
+    "a label that no training image has": (
+        manifest_of("label", ["a|b", "a", "b", "|", "c"], "ttttv"),
+        SEVERAL,
+        "class 'c' is in val but not in train of 'm.csv'; add training images or remove it from val",
+    ),
+    "no label at all": (manifest_of("label", ["|", "|", "|"]), SEVERAL, "no training image of 'm.csv' has any label"),
+    "a target that is text": (
+        manifest_of("target", ["1", "2.5", "ant", "4"]),
+        LISTED,
+        "manifest 'm.csv', row 3: target 'ant' is not a number; name the column label",
+    ),
+    "a target that is NaN": (
+        manifest_of("target", ["1", "2.5", "nan", "4"]),
+        LISTED,
+        "labels are missing for 1 of 4 images in 'm.csv': .*column 'target'",
+    ),
+    "equal targets": (manifest_of("target", ["2"] * 4), LISTED, "all training images of 'm.csv' have the target 2"),
     "no validation": (lambda root: 0, [*DIGITS, *SMALL, "--data.val_fraction", "0"], "no images for the split 'val'"),
     "not weights": (
         lambda root: (root / "w.pt").write_text("hello"),

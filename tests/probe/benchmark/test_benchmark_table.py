@@ -7,7 +7,7 @@ import json
 import pytest
 from scipy.stats import binomtest
 
-from transferkit.probe.benchmark.benchmark_table import as_csv, as_latex, for_latex, rows_of
+from transferkit.probe.benchmark.benchmark_table import as_csv, as_latex, for_latex, tables_of
 from transferkit.probe.benchmark.cells import Cell, over_seeds
 
 CELL = Cell(
@@ -30,7 +30,7 @@ def test_the_csv_file_has_what_a_paper_needs() -> None:
 
 
 def test_the_table_for_latex() -> None:
-    rows = rows_of([CELL], {})
+    rows = tables_of([CELL], {})["class"]
     lines = as_latex(rows).splitlines()
     assert lines[0] == r"% needs \usepackage{booktabs}"
     assert lines[1] == rf"\begin{{tabular}}{{ll{'r' * (len(rows[0]) - 2)}}}"

@@ -11,17 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from sklearn.metrics import f1_score, mean_absolute_error, r2_score
+from sklearn.preprocessing import MultiLabelBinarizer
 
 from transferkit.data.image_table import open_images
+from transferkit.data.targets import parts_of
 from transferkit.embed import cached_features
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
-from transferkit.probe import compare_predictions, load_predictions, probe_embeddings
+from transferkit.probe import compare_predictions, load_predictions, probe_embeddings, probe_targets
 from transferkit.probe.benchmark import benchmark_table, grid
 from transferkit.probe.benchmark.cells import Approach, Cell, Dataset, cell_folder, locked, read_cell
+from transferkit.reports.report import report_of
 from transferkit.similarity import evaluate
 
 QUICK = {"shots": [1, 2], "few_shot_seeds": [0, 1], "coarse_to_fine": True}
@@ -41,9 +46,9 @@ def probes(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
     def counted(embeddings: Any, **options: Any) -> Any:
         counts["probes"] += 1
-        return probe_embeddings(embeddings, **options)
+        return probe_targets(embeddings, **options)
 
-    monkeypatch.setattr(grid, "probe_embeddings", counted)
+    monkeypatch.setattr(grid, "probe_targets", counted)
     return counts
 
 
@@ -106,7 +111,7 @@ def test_an_internal_error_is_recorded_with_its_type(
     def fault(*args: Any, **options: Any) -> None:
         raise MemoryError("no room")
 
-    monkeypatch.setattr(grid, "probe_embeddings", fault)
+    monkeypatch.setattr(grid, "probe_targets", fault)
     assert [cell.error for cell in run(out, {"photos": str(photo_folder)})] == ["MemoryError: no room"] * 2
     assert not (out / "benchmark.png").exists()
 
@@ -264,6 +269,55 @@ def test_seeds_are_cells_of_their_own_and_one_row(out: Path, photo_folder: Path,
         row = next(csv.DictReader(file))
     assert float(row["top1_seeds_mean"]) == cells[0].over_seeds["top1"][0] and row["seeds"] == "3 4 5"
     assert "over seeds" not in benchmark_table.markdown(run(out, photos, options=options), {})
+
+
+@pytest.mark.slow
+def test_labels_and_numbers_have_tables_of_their_own(out: Path, photo_folder: Path) -> None:
+    """What a cell holds is what scikit-learn says of the predictions that it saved."""
+    paths = open_images(photo_folder).paths
+    light = [float(np.asarray(Image.open(photo_folder / path).convert("L")).mean()) for path in paths]
+    bright = [[path.split("/")[1], *(["bright"] if row % 3 == 0 else [])] for row, path in enumerate(paths)]
+    for name, column, cells in (("labels", "label", map("|".join, bright)), ("light", "target", map(str, light))):
+        lines = [f"path,{column}", *(f"{path},{cell}" for path, cell in zip(paths, cells, strict=True))]
+        (photo_folder / f"{name}.csv").write_text("\n".join(lines))
+    places = {
+        "photos": Dataset(str(photo_folder)),
+        "labels": Dataset(str(photo_folder / "labels.csv"), multilabel=True),
+        "light": Dataset(str(photo_folder / "light.csv")),
+    }
+    plain = {"coarse_to_fine": True, "test_fraction": 0.4}
+    cells = grid.run(out, TWO, places, opened, options=plain, seeds=[1])
+    assert [cell.error for cell in cells] == [None] * 6
+    assert [cell.target for cell in cells[::2]] == ["class", "labels", "number"]
+    labels, light_cell = cells[3], cells[5]
+    saved = {cell.dataset: cell_folder(out, cell.approach, cell.dataset) for cell in (labels, light_cell)}
+    found = pd.read_parquet(saved["light"] / "predictions.parquet")
+    truth, predicted = (found[name].astype(float) for name in ("target", "prediction"))
+    assert light_cell.score == light_cell.measures["r2"] == pytest.approx(r2_score(truth, predicted))
+    assert light_cell.measures["mae"] == pytest.approx(mean_absolute_error(truth, predicted))
+    low, high = light_cell.intervals["r2"]
+    assert low <= light_cell.measures["r2"] <= high
+    found = pd.read_parquet(saved["labels"] / "predictions.parquet")
+    binary = MultiLabelBinarizer(classes=["apples", "bright", "limes"])
+    sides = [binary.fit_transform(found[name].map(parts_of)) for name in ("label", "prediction")]
+    assert labels.measures["f1_micro"] == pytest.approx(f1_score(*sides, average="micro"))
+    assert labels.score == labels.measures["map"] and 0 < labels.measures["map"] <= 1
+
+    tables = [part for part in (out / "benchmark.md").read_text().split("\n\n") if part.startswith("| dataset")]
+    heads = [table.splitlines()[0] for table in tables]
+    assert ["linear" in heads[0], "mAP" in heads[1], "R²" in heads[2]] == [True] * 3
+    assert [len(table.splitlines()) for table in tables] == [4, 4, 4]
+    assert all(title in heads[2] for title in ("MAE", "Spearman", "R² over seeds"))
+    assert (out / "benchmark.tex").read_text().count(r"\begin{tabular}") == 3
+    with (out / "benchmark.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["target"] for row in rows] == ["class"] * 2 + ["labels"] * 2 + ["number"] * 2
+    assert (float(rows[5]["r2"]), float(rows[5]["r2_low"])) == (light_cell.score, low) and rows[5]["top1"] == ""
+    assert float(rows[3]["map_seeds_mean"]) == labels.over_seeds["map"][0] and rows[0]["map"] == ""
+    again = grid.run(out, TWO, places, opened, options=plain, seeds=[1])
+    assert again == cells, "kept"
+    report = report_of(out).read_text(encoding="utf-8")
+    assert "mean average precision" in report and "test images, a number per image" in report
 
 
 def test_saved_cells_that_the_table_leaves_out_are_counted(

@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 
 
 SHOTS = ("1-shot", "16-shot")
+SHOWN = ("dataset", "approach", "width", "linear", "kNN", "mAP", "F1 macro", "F1 micro", "R²", "MAE", "Spearman")
 KINDS: dict[str, tuple[str, type]] = {  # options of an entry that are not strings
     "preprocessing": ("fields and values, as {image_size: 160}", dict),
     "seed": ("a number from 0 up", int),
+    "multilabel": ("true or false", bool),
 }
 
 
@@ -54,8 +56,9 @@ def benchmark(
             dataset's own images), seed of random weights; all are compared with the first.
         datasets: name in the table -> folder, manifest, ``digits``, or the name of a torchvision dataset
             (cifar10, cifar100, country211, dtd, eurosat, fashionmnist, fgvcaircraft, flowers102, food101, mnist,
-            oxfordiiitpet, stl10, svhn), which is downloaded; or {images, image_root}, if a manifest's paths are
-            relative to another folder than its own.
+            oxfordiiitpet, stl10, svhn), which is downloaded; or {images, image_root, multilabel}: where a manifest's
+            paths are relative to another folder than its own, or its labels are several, such as cat|dog. Datasets of
+            several labels are judged by mAP, those of a number (column target) by R².
         out: directory for cells, benchmark.md, benchmark.tex, benchmark.csv, benchmark.png and report.html.
         resume: keep the cells that are still valid; false measures all of them again.
         fast: sweep C coarse to fine.
@@ -87,7 +90,8 @@ def benchmark(
     if json:
         console.as_json({"cells": [asdict(cell) for cell in cells]})
     else:
-        print_table(benchmark_table.rows_of(cells, benchmark_table.comparisons(folder, cells)))
+        for rows in benchmark_table.tables_of(cells, benchmark_table.comparisons(folder, cells)).values():
+            print_table(rows)
     for cell in cells:
         for line in cell.warnings:
             console.note(f"warning: {cell.approach} on {cell.dataset}: {line}")
@@ -205,9 +209,11 @@ def check_entry(section: str, name: str, entry: dict[str, Any], kind: type[Appro
 
 
 def print_table(rows: list[dict[str, str]]) -> None:
-    """Print the columns that fit on a screen; the files have all."""
-    over = ("linear over seeds", "kNN over seeds")
-    shown = ("dataset", "approach", "width", "linear", "kNN", *(over if over[0] in next(iter(rows), {}) else SHOTS))
-    kept = [{name: text for name, text in row.items() if name in shown} for row in rows]
-    if kept:
-        console.table(list(kept[0]), [list(row.values()) for row in kept])
+    """Print the columns that fit on a screen; the files have all.
+
+    Args:
+        rows: of one kind of target, one or more.
+    """
+    over = [name for name in rows[0] if name.endswith(" over seeds")]
+    shown = [name for name in rows[0] if name in (*SHOWN, *(over or SHOTS))]
+    console.table(shown, [[row[name] for name in shown] for row in rows])

@@ -10,13 +10,18 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from transferkit.data.targets import Kind
 from transferkit.errors import UserError
 from transferkit.runtime.files import lock
 from transferkit.runtime.json_files import read_json, write_json
 from transferkit.runtime.text import for_file_name
 
 CELL = "cell.json"
-SUMMARIZED = ("top1", "mean_per_class", "knn_top1")
+MEASURES: Mapping[Kind, Sequence[str]] = {  # summarized over seeds; the first is what a cell is judged by
+    "class": ("top1", "mean_per_class", "knn_top1"),
+    "labels": ("map", "f1_macro", "f1_micro"),
+    "number": ("r2", "mae", "spearman"),
+}
 
 
 @dataclass(frozen=True)
@@ -49,10 +54,12 @@ class Dataset:
     Attributes:
         images: folder, manifest, ``digits``, or the name of a torchvision dataset.
         image_root: the folder that a manifest's paths are relative to or lie in, if it is not the manifest's own.
+        multilabel: whether a manifest's label is several, ``cat|dog``; lists are anyway.
     """
 
     images: str
     image_root: str | None = None
+    multilabel: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,10 @@ class Cell:
         weights_sha256: SHA-256 over the backbone's tensors.
         preprocessing: from image to pixels, as plain types.
         seeds: where there are several, those that ``over_seeds`` is of.
-        over_seeds: ``top1``, ``mean_per_class`` and ``knn_top1`` -> mean and sample standard deviation over the seeds.
+        over_seeds: name of :data:`MEASURES` -> mean and sample standard deviation over the seeds.
+        target: what is predicted: ``class``, ``labels`` or ``number``.
+        measures: of the linear probe of labels or a number, by the names of :data:`MEASURES`; None if undefined.
+        intervals: of a number, name -> 95 % bootstrap interval.
     """
 
     approach: str
@@ -118,6 +128,30 @@ class Cell:
     preprocessing: dict[str, Any] | None = None
     seeds: list[int] = field(default_factory=list)
     over_seeds: dict[str, tuple[float, float]] = field(default_factory=dict)
+    target: Kind = "class"
+    measures: dict[str, float | None] = field(default_factory=dict)
+    intervals: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
+
+    def measure(self, name: str) -> float | None:
+        """Return one of its :data:`MEASURES`; None if it is undefined, or nothing could be measured."""
+        value: float | None = getattr(self, name) if self.target == "class" else self.measures.get(name)
+        return value
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether there are figures."""
+        return self.top1 is not None or bool(self.measures)
+
+    @property
+    def score(self) -> float | None:
+        """What the cell is judged by: accuracy, mean average precision or R²."""
+        return self.measure(MEASURES[self.target][0])
+
+    @property
+    def score_interval(self) -> tuple[float | None, float | None]:
+        """The 95 % interval of the score; None for an end that is unknown."""
+        found = self.top1_interval if self.target == "class" else self.intervals.get(MEASURES[self.target][0])
+        return found or (None, None)
 
 
 def cell_folder(out: Path, approach: str, dataset: str, seed: int | None = None) -> Path:
@@ -136,13 +170,13 @@ def cell_folder(out: Path, approach: str, dataset: str, seed: int | None = None)
 
 def over_seeds(first: Cell, others: Sequence[Cell | None]) -> Cell:
     """Return the cell of the first seed with mean and spread over it and those of other seeds."""
-    measured = [cell for cell in (first, *others) if cell is not None and cell.top1 is not None]
+    measured = [cell for cell in (first, *others) if cell is not None and cell.is_measured]
     if not others or not measured:
         return first
     spread: dict[str, tuple[float, float]] = {}
-    for name in SUMMARIZED:
-        values = [float(getattr(cell, name)) for cell in measured]
-        spread[name] = (mean(values), stdev(values) if len(values) > 1 else 0.0)
+    for name in MEASURES[measured[0].target]:
+        values = [value for cell in measured if (value := cell.measure(name)) is not None]
+        spread |= {name: (mean(values), stdev(values) if len(values) > 1 else 0.0)} if values else {}
     failed = [f"seed {cell.seed} could not be measured: {cell.error}" for cell in others if cell and cell.error]
     seeds = [cell.seed for cell in measured]
     return replace(first, seeds=seeds, over_seeds=spread, warnings=[*first.warnings, *failed])

@@ -14,14 +14,14 @@ from transferkit.data.embeddings import Embeddings
 from transferkit.data.image_table import ImageTable, open_images
 from transferkit.data.integrity import raise_broken
 from transferkit.data.seen import backbone_seen, seen_when_probed
-from transferkit.data.targets import require_class
 from transferkit.embed import cached_features, describe, feature_key, knows_some
 from transferkit.embed.samples import quantization_of
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
-from transferkit.probe import PROTOCOL, ProbeResult, probe_embeddings, save_probe
-from transferkit.probe.benchmark.benchmark_table import write_results
+from transferkit.probe import PROTOCOL, ProbeResult, probe_targets, save_probe
+from transferkit.probe.benchmark.benchmark_table import score_text, write_results
 from transferkit.probe.benchmark.cells import (
+    MEASURES,
     Approach,
     Cell,
     Dataset,
@@ -33,6 +33,7 @@ from transferkit.probe.benchmark.cells import (
     write_cell,
 )
 from transferkit.runtime.files import atomic_path, discard
+from transferkit.runtime.json_files import finite
 from transferkit.similarity import class_codes, unit_rows
 from transferkit.similarity.geometry import class_sums, pair_means
 
@@ -63,7 +64,7 @@ def run(
         open_extractor: opens an approach's extractor on the device to use.
         resume: keep the cells whose key has not changed.
         on_error: unreadable images: ``fail`` makes the cell fail, ``skip`` leaves them out.
-        options: arguments of `probe_embeddings`, plain types.
+        options: arguments of `probe_targets`, plain types.
         seeds: further seeds of the drawn splits, beside that of ``options``: each is a cell of its own, and the
             returned one has mean and spread over all. The images are embedded once.
 
@@ -85,8 +86,8 @@ def run(
                 cell = Cell(name, dataset, seed=asked.get("seed", 0))
                 try:
                     extractor = extractor or open_extractor(approach)
-                    table = open_images(source.images, source.image_root)
-                    require_class(table.kind, "a benchmark")
+                    table = open_images(source.images, source.image_root, source.multilabel or None)
+                    cell = replace(cell, target=table.kind)
                     if extractor.precision == "int8":
                         extractor.run_with(extractor.engine, "int8", quantization_of(extractor, table))
                     key = cell_key(describe(extractor, table), table, {**asked, "on_error": on_error})
@@ -123,6 +124,7 @@ def cell_key(metadata: Mapping[str, Any], table: ImageTable, options: Mapping[st
         PROTOCOL,
         named,
         *([table.groups] if table.groups else []),
+        *([table.kind] if table.kind != "class" else []),
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -143,7 +145,7 @@ def measure(
         extractor: on the device to use.
         table: labeled images.
         on_error: as in `run`.
-        options: arguments of `probe_embeddings`.
+        options: arguments of `probe_targets`.
 
     Raises:
         UserError: unreadable images with ``fail``, or data that cannot be probed.
@@ -158,9 +160,9 @@ def measure(
     broken = features.metadata["broken"]
     if broken and on_error == "fail":
         raise_broken(broken, table.source, of=len(table))
-    result = probe_embeddings(features, device=extractor.device, **options)
+    result = probe_targets(features, device=extractor.device, **options)
     seen = seen_when_probed(result.splits.paths, result.splits.splits, backbone_seen(extractor.record))
-    linear, knn, splits = (result.report[part] for part in ("linear", "knn", "splits"))
+    splits = result.report["splits"]
     measured = replace(
         cell,
         features=name,
@@ -171,21 +173,32 @@ def measure(
         train=splits["train"],
         val=splits["val"],
         test=splits["test"],
-        top1=linear["top1"],
-        top1_interval=linear["top1_interval"],
-        mean_per_class=linear["mean_per_class"],
-        knn_top1=knn["top1"],
-        knn_k=knn["k"],
-        class_mean_top1=result.report["nearest_class_mean"]["top1"],
-        few_shot={str(p["n_per_class"]): (p["mean"], p["std"]) for p in result.report["few_shot"]["curve"]},
-        cosine_gap=cosine_gap(features),
         warnings=result.report["warnings"] + seen,
-        c=linear["C"],
-        standardization=linear["standardisation"],
+        c=result.classifier.c,
+        standardization=result.classifier.standardization,
         weights_sha256=features.metadata["weights_sha256"],
         preprocessing=features.metadata["preprocessing"],
+        **figures(result.report, features),
     )
     return measured, result
+
+
+def figures(report: Mapping[str, Any], features: Embeddings) -> dict[str, Any]:
+    """Return the fields of a cell that hold what a probe of the kind of target measures."""
+    linear = report["linear"]
+    if features.kind != "class":
+        named = {name: linear[name] for name in MEASURES[features.kind]}
+        return {"measures": finite(named), "intervals": finite(linear.get("intervals", {}))}
+    return {
+        "top1": linear["top1"],
+        "top1_interval": linear["top1_interval"],
+        "mean_per_class": linear["mean_per_class"],
+        "knn_top1": report["knn"]["top1"],
+        "knn_k": report["knn"]["k"],
+        "class_mean_top1": report["nearest_class_mean"]["top1"],
+        "few_shot": {str(p["n_per_class"]): (p["mean"], p["std"]) for p in report["few_shot"]["curve"]},
+        "cosine_gap": cosine_gap(features),
+    }
 
 
 def cosine_gap(features: Embeddings) -> float:
@@ -206,7 +219,7 @@ def save(cell: Cell, folder: Path, result: ProbeResult | None = None) -> None:
 
 def log_cell(cell: Cell, how: str) -> None:
     """Log one line about a cell."""
-    if cell.top1 is None:
+    if not cell.is_measured:
         log.warning("%s on %s: failed: %s", cell.approach, cell.dataset, cell.error)
     else:
-        log.info("%s on %s: top-1 %.1f %% (%s)", cell.approach, cell.dataset, 100 * cell.top1, how)
+        log.info("%s on %s: %s (%s)", cell.approach, cell.dataset, score_text(cell), how)
