@@ -150,6 +150,18 @@ def test_names_that_do_not_open_get_one_line(name: str, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
+def test_encoders_of_language_models_are_refused_in_one_line() -> None:
+    names = timm.list_models("*_vit_*m_enc")
+    assert names
+    for name in names[:1]:
+        with pytest.raises(
+            UserError, match="makes no embedding of the image; the nearest that opens is vit_"
+        ) as caught:
+            backbones.build(name, "none")
+        assert "\n" not in str(caught.value)
+
+
 def test_a_name_that_torchvision_has_as_well() -> None:
     ours, theirs = backbones.build("timm:resnet18", "none"), backbones.build("resnet18", "none")
     assert (ours.spec()["source"], theirs.spec()["source"]) == ("timm", "torchvision")

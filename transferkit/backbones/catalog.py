@@ -48,10 +48,12 @@ def timm_model(name: str, built: bool) -> KnownModel:
 
     Args:
         name: its name, with a tag.
-        built: whether to build it, without memory for its weights, to know its parameters and width.
+        built: whether to build it, without memory for its weights, to know its parameters, width and poolings.
     """
     import timm
     import torch
+
+    from transferkit.backbones.timm_output import known_poolings
 
     cfg = timm.models.get_pretrained_cfg(name)
     side = int(cfg.input_size[-1]) if cfg else None
@@ -64,4 +66,4 @@ def timm_model(name: str, built: bool) -> KnownModel:
         return KnownModel(name, "timm", None, None, side, ())
     parameters = sum(tensor.numel() for tensor in model.parameters())
     width = getattr(model, "head_hidden_size", None) or getattr(model, "num_features", None)
-    return KnownModel(name, "timm", parameters, int(width) if width else None, side, ())
+    return KnownModel(name, "timm", parameters, int(width) if width else None, side, known_poolings(model))

@@ -10,9 +10,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from transferkit.backbones.families import PROJECTION
 from transferkit.backbones.hub import load_model
 from transferkit.backbones.loading import TEXT, load_state, own_names
-from transferkit.backbones.model_class import PROJECTION, ModelClass
+from transferkit.backbones.model_class import ModelClass
 from transferkit.backbones.weights import read_state_dict
 from transferkit.errors import UserError
 

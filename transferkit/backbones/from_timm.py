@@ -13,6 +13,7 @@ from transferkit.backbones.base import Backbone, choose_pooling
 from transferkit.backbones.hub import is_hub_id, split_revision
 from transferkit.backbones.hub_faults import hub_fault
 from transferkit.backbones.loading import check_finite, load_state, own_names, without_heads
+from transferkit.backbones.timm_output import known_output, last_of_several, poolings_of, remove_classifier
 from transferkit.backbones.timm_stages import find_stages
 from transferkit.backbones.weights import read_state_dict
 from transferkit.errors import UserError, first_line
@@ -58,17 +59,24 @@ class TimmBackbone(Backbone):
         self.made_for = preprocessing.image_size  # (height, width)
         self.prefix = int(getattr(model, "num_prefix_tokens", 0))
         self.channels_last = getattr(model, "output_fmt", None) == "NHWC"
-        library: Any = model
         self.classifier = classifier_name(model)
         has_logits = self.classifier is not None and isinstance(model.get_submodule(self.classifier), nn.Linear)
-        features = self.dry_run(self.forward_features)
-        tokens = ("cls", "mean", "cls+mean") if features.ndim == 3 and self.prefix else ("mean",)
-        self.poolings = ("pooler", *tokens, *(("logits",) if has_logits else ()))
+        if not (has_logits and pooling == "logits"):
+            remove_classifier(name, model)
+        width, read, poolings = known_output(model, self.made_for) or self.dry_run(self.describe_output)
+        self.poolings = (*poolings, "logits") if has_logits else poolings
         self.pooling = choose_pooling(name, pooling, self.poolings)
-        if self.pooling != "logits":
-            library.reset_classifier(0)
         self.stages = find_stages(model)
-        self.embed_dim = self.dry_run(self).shape[1]
+        self.embed_dim = {"cls": width, "mean": width, "cls+mean": 2 * width}.get(self.pooling, read)
+        self.eval()
+
+    def describe_output(self, pixels: Tensor) -> tuple[int, int, tuple[str, ...]]:
+        """Return the width of the features, that of what timm makes of them, and the poolings but for ``logits``."""
+        library: Any = self.model
+        features = library.forward_features(pixels)
+        patches = self.without_prefix(features)
+        width, read = patches.shape[2 if patches.ndim == 3 else 1], library.forward_head(features).flatten(1).shape[1]
+        return width, read, poolings_of(features, self.prefix)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Embed normalized pixels: float (B, 3, H, W) -> (B, D)."""
@@ -102,17 +110,20 @@ class TimmBackbone(Backbone):
         features = library.forward_features(pixels)
         return self.without_prefix(features), self.pool(features)
 
-    def without_prefix(self, features: Tensor) -> Tensor:
-        """Return a map with its channels first, or tokens without those before the patches."""
+    def without_prefix(self, features: Any) -> Tensor:
+        """Return a map with its channels first, or tokens without those before the patches; of several, the last."""
+        if not isinstance(features, Tensor):
+            return last_of_several(self.model, features)
         if features.ndim == 4:
             return features.movedim(-1, 1) if self.channels_last else features
         return features[:, self.prefix :]
 
     def forward_stage(self, pixels: Tensor, stage: str) -> Tensor:
         """Return what a stage puts out: a map (B, C, h, w) or all tokens (B, T, C)."""
-        output = super().forward_stage(pixels, stage)
+        output: Any = super().forward_stage(pixels, stage)
+        output = output if isinstance(output, Tensor) else output[-1]  # CrossViT's stages have several branches
         inner = stage != self.stage_names[-1]
-        return output.movedim(-1, 1) if inner and output.ndim == 4 and self.channels_last else output
+        return output.movedim(-1, 1) if inner and output.ndim == 4 and self.channels_last else output  # type: ignore[no-any-return]
 
     def fit_to(self, image_size: tuple[int, int]) -> None:
         """Resample the model's table of positions to another image size, where timm's class can."""

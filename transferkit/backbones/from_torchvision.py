@@ -67,7 +67,10 @@ class TorchvisionBackbone(Backbone):
         self.stages = find_stages(model, self.last_layer)
         if self.pooling == "avg":
             model.set_submodule(self.last_layer, nn.Identity())
-        self.embed_dim = self.dry_run(self).shape[1]
+        self.embed_dim = layer_width(last, self.pooling)
+        if preprocessing.image_size != native_size(name):
+            self.dry_run(self)
+        self.eval()
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Embed normalized pixels: float (B, 3, H, W) -> (B, D)."""
@@ -145,7 +148,9 @@ def build(
         arguments = arguments_of(name, entries[weights])
         model = load_preset(name, entries[weights])
     else:
-        model, arguments = load_file(name, weights, arguments_of(name, entry), keep_classifier=pooling == "logits")
+        model, arguments = load_tensors(
+            name, read_state_dict(weights), weights, arguments_of(name, entry), keep_classifier=pooling == "logits"
+        )
     if isinstance(model, models.VisionTransformer):  # takes the one size it was made for
         scheme = scheme.replace(image_size=model.image_size)
     scheme = scheme.override(preprocessing or {})
@@ -201,28 +206,35 @@ def load_preset(name: str, entry: models.WeightsEnum) -> nn.Module:
         UserError: the weights are not in the cache and cannot be downloaded, or are broken.
     """
     cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
-    if cached.is_file():
-        read_state_dict(cached)  # refuses code, which torchvision would run
-    else:
-        remedy = (
-            f"put {cached.name} into TORCH_HOME's hub/checkpoints, give `weights=FILE`, "
-            'or `weights="none"` for random weights'
-        )
-        require_network(entry.url, f"{name}'s {entry.name} weights", remedy)
+    if cached.is_file():  # read here, since torchvision would run code in it
+        state, skipped = read_state_dict(cached), {"init_weights": False} if name in INCEPTIONS else {}
+        check_finite(cached, state)
+        try:
+            return load_tensors(name, state, cached, arguments_of(name, entry) | skipped, keep_classifier=True)[0]
+        except UserError as error:
+            raise unusable(name, cached, error) from error
+    remedy = (
+        f"put {cached.name} into TORCH_HOME's hub/checkpoints, give `weights=FILE`, "
+        'or `weights="none"` for random weights'
+    )
+    require_network(entry.url, f"{name}'s {entry.name} weights", remedy)
     try:
         model: nn.Module = models.get_model(name, weights=entry)
     except (OSError, RuntimeError) as error:
-        raise UserError(
-            f"{name}'s weights in {cached} cannot be loaded: {first_line(error)}; remove it and try again"
-        ) from error
+        raise unusable(name, cached, error) from error
     check_finite(cached, model.state_dict())
     return model
 
 
-def load_file(
-    name: str, path: str, arguments: dict[str, Any], keep_classifier: bool
+def unusable(name: str, cached: Path, error: Exception) -> UserError:
+    """Return the error for a downloaded file that does not fit its model."""
+    return UserError(f"{name}'s weights in {cached} cannot be loaded: {first_line(error)}; remove it and try again")
+
+
+def load_tensors(
+    name: str, tensors: Mapping[str, Tensor], path: str | Path, arguments: dict[str, Any], keep_classifier: bool
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """Build torchvision's model with the weights of a file; return it and the arguments that build it without them.
+    """Build torchvision's model with the tensors of a file; return it and the arguments that build it without them.
 
     A classifier of another size is dropped and logged, or the model built to fit it.
 
@@ -233,7 +245,7 @@ def load_file(
     model = make_model(name, arguments)
     place = last_layer(model)
     own = model.state_dict()
-    state = {OLD_DENSENET.sub(r"\1\2", key): value for key, value in read_state_dict(path).items()}
+    state = {OLD_DENSENET.sub(r"\1\2", key): value for key, value in tensors.items()}
     state = {key: value for key, value in own_names(state, own, path).items() if not key.startswith(auxiliary)}
     state = without_heads(state, own, path)
     found = state.get(f"{place}.weight")
@@ -261,6 +273,20 @@ def without_auxiliary_heads(model: nn.Module) -> nn.Module:
 def last_layer(model: nn.Module) -> str:
     """Return the name of the layer that gives the class scores: the last linear layer or convolution."""
     return list(leaf_types(model, (nn.Linear, nn.Conv2d)))[-1]
+
+
+def layer_width(layer: nn.Module, pooling: str) -> int:
+    """Return the width of what enters the last layer (``avg``), or of what it puts out (``logits``)."""
+    assert isinstance(layer, nn.Linear | nn.Conv2d)
+    if isinstance(layer, nn.Linear):
+        return layer.in_features if pooling == "avg" else layer.out_features
+    return layer.in_channels if pooling == "avg" else layer.out_channels
+
+
+def native_size(name: str) -> tuple[int, ...]:
+    """Return the (height, width) of the images that a model's default weights were trained with."""
+    (side,) = models.get_model_weights(name).DEFAULT.transforms().crop_size
+    return side, side
 
 
 def is_global_pool(name: str) -> bool:

@@ -12,17 +12,17 @@ from torch import Tensor, nn
 from transferkit.backbones.base import Backbone, choose_pooling
 from transferkit.backbones.block_stages import find_stages
 from transferkit.backbones.dual_model import Projected, load_tower
+from transferkit.backbones.families import PROJECTION, family_of
 from transferkit.backbones.hub import VIT, is_hub_id, load_model, read_config, read_preprocessing
 from transferkit.backbones.model_class import (
-    PROJECTION,
     ModelClass,
-    classifier_reads_pooler,
     model_class,
     normalizes_itself,
     takes_pooler,
 )
+from transferkit.backbones.model_output import ModelOutput, known_output, output_of, pooled_output
 from transferkit.backbones.text_tower import TextTower, load_text_tower
-from transferkit.backbones.token_grid import check_channels, copy_resampled, count_prefix
+from transferkit.backbones.token_grid import copy_resampled
 from transferkit.errors import UserError, first_line
 from transferkit.images.preprocessing import Preprocessing
 
@@ -70,11 +70,14 @@ class TransformersBackbone(Backbone):
         self.preprocessing = preprocessing
         self.takes_interpolation = takes_interpolation(model)
         self.stages = find_stages(model)
-        output, self.prefix = self.dry_run(self.run_and_count)
-        self.gives_map = output.last_hidden_state.ndim == 4  # a map, otherwise tokens
-        self.poolings = poolings_of(model, output, self.prefix, dual)
+        output = known_output(model, preprocessing.image_size, dual) or self.dry_run(self.describe_output)
+        self.prefix, self.gives_map = output.prefix or 0, output.prefix is None  # a map, otherwise tokens
+        self.poolings = output.poolings
         self.pooling = choose_pooling(name, pooling, self.poolings)
-        self.embed_dim = self.pool(output).shape[1]
+        self.embed_dim = output.widths[self.pooling]
+        if model.training:
+            self.eval()
+        self.training = False  # as from_pretrained leaves the model; eval() would go through all of its modules
 
     def run(self, pixels: Tensor, **options: Any) -> Any:
         """Return the model's own output object for normalized pixels (B, 3, H, W)."""
@@ -82,16 +85,10 @@ class TransformersBackbone(Backbone):
             options["interpolate_pos_encoding"] = tuple(pixels.shape[-2:]) != native_size(self.model.config)
         return self.model(pixel_values=pixels, **options)
 
-    def run_and_count(self, pixels: Tensor) -> tuple[Any, int]:
-        """Return the output, and how many tokens in it precede the patches (0 for a map)."""
-        output = self.run(pixels)
-        hidden: Tensor = output.last_hidden_state
+    def describe_output(self, pixels: Tensor) -> ModelOutput:
+        """Return what the model puts out for pixels (1, 3, H, W)."""
         height, width = pixels.shape[-2:]
-        if hidden.ndim == 4:
-            check_channels(hidden.shape[1:], height, width, self.model.config.to_dict())
-            return output, 0
-        patch = getattr(self.model.config, "patch_size", None)
-        return output, count_prefix(hidden.shape[1], height, width, patch if isinstance(patch, int) else None)
+        return output_of(self.model, self.run(pixels), height, width, self.dual)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Embed normalized pixels: float (B, 3, H, W) -> (B, D)."""
@@ -269,7 +266,7 @@ def at_size(model: Any, image_size: tuple[int, int]) -> Any:
     A model that takes any size by itself stays as it is, and so does one whose table cannot be resampled.
     """
     native = native_size(model.config)
-    if not native or native == image_size or image_size[0] != image_size[1]:
+    if not native or native == image_size or image_size[0] != image_size[1] or family_of(model.config, image_size):
         return model
     if not takes_interpolation(model):
         try:
@@ -290,30 +287,3 @@ def at_size(model: Any, image_size: tuple[int, int]) -> Any:
     return (
         Projected(other.eval(), model.visual_projection, model.dual_config) if isinstance(model, Projected) else other
     )
-
-
-def pooled_output(output: Any) -> Tensor:
-    """Return the model's own embedding of the image: its pooled output, or RADIO's summary tokens."""
-    pooled = output.get("pooler_output")
-    summary: Tensor = output.get("summary") if pooled is None else pooled
-    return summary
-
-
-def poolings_of(model: nn.Module, output: Any, prefix: int, dual: bool) -> tuple[str, ...]:
-    """Return the poolings a model offers, its default first, from one output of it."""
-    pooled = pooled_output(output)
-    if dual:  # its tokens are not normalized, and nobody reads its class token before the last norm
-        return (*(() if pooled is None else ("pooler",)), PROJECTION, "mean")
-    config: Any = model.config
-    optional = takes_pooler(type(model)) and hasattr(output, "pooler_output")  # CvT takes the option for nothing
-    tokens = ("cls", "mean", "cls+mean") if prefix else ("mean",)
-    if optional:
-        if not classifier_reads_pooler(type(model), config):
-            return (*tokens, "pooler")
-        if pooled is not None:
-            return ("pooler", *tokens)
-        return ("mean", *(token for token in tokens if token != "mean"), "pooler")  # its weights are not there
-    if pooled is None:
-        return tokens
-    is_token = prefix > 0 and torch.equal(pooled.flatten(1), output.last_hidden_state[:, 0])
-    return (*tokens, "pooler") if is_token else ("pooler", *tokens)

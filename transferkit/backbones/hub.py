@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from transferkit.backbones.hub_faults import hub_fault
 from transferkit.backbones.loading import check_finite, check_keys, is_head, own_names
+from transferkit.backbones.other_layouts import layout_of
 from transferkit.backbones.weights import read_state_dict
 from transferkit.errors import UserError, first_line
 from transferkit.images.preprocessing import Preprocessing, is_complete
@@ -27,6 +29,7 @@ log = logging.getLogger(__name__)
 VIT = "google/vit-base-patch16-224-in21k"
 PREPROCESSOR = "preprocessor_config.json"
 Content = TypeVar("Content")
+FINITE: set[tuple[str, int, int, int, int]] = set()  # path, size, time, inode and tensors of files that were checked
 
 
 def repository(name: str) -> dict[str, Any]:
@@ -61,6 +64,8 @@ def read_local_or_hub(name: str, what: str, read: Callable[[bool], Content]) -> 
         return read(True)
     except OSError as error:  # not in the cache
         if Path(name).is_dir():
+            if what == "weights" and (layout := layout_of(Path(name))):
+                raise UserError(f"{name} is {layout}") from error
             raise UserError(f"{name} has no usable {what}: {first_line(error)}") from error
     except Exception as error:  # transformers raises whatever a broken file makes it raise
         raise UserError(f"the {what} of {name} cannot be used: {first_line(error)}") from error
@@ -87,6 +92,8 @@ def read_config(name: str, weights: str, architecture: dict[str, Any] | None) ->
     if architecture and weights != "none":
         raise UserError(f'architecture changes of {name} need `weights="none"`; its weights fit only as it is')
     if Path(name).is_dir() and not Path(name, "config.json").is_file():
+        if layout := layout_of(Path(name)):
+            raise UserError(f"{name} is {layout}")
         raise UserError(f"{name} is not a model directory (it has no config.json); give one that has")
     config: PreTrainedConfig
     if weights == "none" and name == VIT:  # transformers' defaults are this very model's: no hub needed
@@ -219,8 +226,25 @@ def load_model(
         unexpected=() if own else set(report["unexpected_keys"]) - set(dropped),
         misshapen=[key for key, *_ in report["mismatched_keys"]],
     )
-    check_finite(origin, model.state_dict())
+    check_finite_once(origin, model.state_dict())
     return model
+
+
+def check_finite_once(origin: str, state: Mapping[str, Tensor]) -> None:
+    """Refuse weights that are not finite; those of a local file that has not changed are read once per process.
+
+    transferkit then opens a model in the time that transformers takes, which maps the file without reading it.
+
+    Raises:
+        UserError: see :func:`~transferkit.backbones.loading.check_finite`.
+    """
+    path = Path(origin, "model.safetensors") if Path(origin).is_dir() else Path(origin)
+    facts = path.stat() if path.is_file() else None
+    version = facts and (str(path.absolute()), facts.st_size, facts.st_mtime_ns, facts.st_ino, len(state))
+    if version is None or version not in FINITE:
+        check_finite(origin, state)
+    if version is not None:
+        FINITE.add(version)
 
 
 def names_in_files(kind: "type[PreTrainedModel]", config: "PreTrainedConfig", options: dict[str, Any]) -> set[str]:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 
 from transferkit.backbones.known_models import known_models
+from transferkit.backbones.other_layouts import other_layout
 from transferkit.errors import UserError, first_line
 
 TOKEN = re.compile(r"\bhf_\w{4,}")
@@ -45,10 +46,23 @@ def hub_fault(name: str, what: str, error: BaseException) -> UserError:
                 f"the hub has no {place} that you may see; check its name{near(place)}, or, if it is private, log in "
                 "(hf auth login) or set HF_TOKEN"
             )
+        missing = isinstance(cause, errors.EntryNotFoundError) and not isinstance(cause, errors.LocalEntryNotFoundError)
+        if missing and (layout := other_layout(files_of(place, revision))):
+            return UserError(f"{place} is {layout}")
         if status == 429:
             return UserError(f"the hub takes no more requests for {place} for now (429); try later, or log in")
     text = TOKEN.sub("hf_…", first_line(error))
     return UserError(f"the {what} of {name} could not be downloaded from the hub: {text}")
+
+
+def files_of(place: str, revision: str) -> list[str]:
+    """Return the names of a repository's files; empty where the hub does not tell."""
+    from huggingface_hub import list_repo_files
+
+    try:
+        return list_repo_files(place, revision=revision or None)
+    except Exception:  # whatever the hub refuses
+        return []
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from transferkit.backbones.families import KNOWN
 from transferkit.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-PROJECTION = "projection"
 # What image models are called for, and the nearest that opens.
 NEAREST = {
     "yolos": "mixes detection tokens with the patches; the nearest is facebook/deit-small-patch16-224",
@@ -115,6 +115,8 @@ def classifier_reads_pooler(kind: type[nn.Module], config: "PreTrainedConfig") -
 
     if not takes_pooler(kind) or type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
         return False
+    if config.model_type in KNOWN:
+        return KNOWN[config.model_type].poolings[0] == "pooler"
     found: Any = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING[type(config)]
     small = copy.deepcopy(config)
     if hasattr(small, "num_hidden_layers"):  # the other layers are the same

@@ -3,9 +3,10 @@
 import hashlib
 import json
 import logging
+from collections import OrderedDict
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from safetensors.torch import load_file
@@ -19,6 +20,22 @@ INDEX = ".index.json"
 # What a folder of weights holds, the first that there is.
 FILES = ("model.safetensors", f"model.safetensors{INDEX}", "pytorch_model.bin", f"pytorch_model.bin{INDEX}")
 WRAPPERS = ("state_dict", "model_state_dict", "model", "teacher")  # where training scripts keep it, the best first
+# Modules of the options, paths and scores that training scripts save beside the weights.
+BESIDE = (
+    *("argparse", "collections", "datetime", "easydict", "lightning", "lightning_fabric", "ml_collections", "mmengine"),
+    *("numpy", "omegaconf", "pathlib", "pytorch_lightning", "types", "typing", "yacs"),
+)
+
+
+class LeftOut:
+    """Stands for an object beside the weights, whose class is neither imported nor called."""
+
+    def __new__(cls, *args: object) -> Self:
+        """Take what the object would be made from."""
+        return super().__new__(cls)
+
+    def __setstate__(self, state: object) -> None:
+        """Take what the object would hold."""
 
 
 def read_tensors(path: str | Path) -> Any:
@@ -39,6 +56,26 @@ def read_tensors(path: str | Path) -> Any:
         ) from error
 
 
+def read_weights(path: Path) -> Any:
+    """Read a file as :func:`read_tensors` does, without the options and scores that are beside the weights.
+
+    Raises:
+        UserError: see :func:`read_tensors`.
+    """
+    try:
+        named = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # of another kind, or broken
+        named = []
+    beside = sorted(name for name in named if name.partition(".")[0] in BESIDE)
+    # A class of that name is a dict of settings, which is filled; the others are built from arguments.
+    stand_ins: list[Any] = [(OrderedDict if name.endswith("Dict") else LeftOut, name) for name in beside]
+    with torch.serialization.safe_globals(stand_ins):
+        content = read_tensors(path)
+    if beside:
+        log.warning("left out of %s what is not a tensor: %s", path, listed(beside, quote=False))
+    return content
+
+
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """Read a state dict from a file that :func:`read_tensors` takes, from several by their index, or from a folder.
 
@@ -50,7 +87,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     path = file_in(Path(path)) if Path(path).is_dir() else Path(path)
     if not path.is_file():
         raise UserError(f"weights file {path} does not exist; give a .safetensors file or a saved state dict")
-    content = read_parts(path) if path.name.endswith(INDEX) else read_tensors(path)
+    content = read_parts(path) if path.name.endswith(INDEX) else read_weights(path)
     while isinstance(content, Mapping) and not is_state(content):
         inner = {key: value for key, value in content.items() if isinstance(value, Mapping) and value}
         states = [key for key, value in inner.items() if is_state(value)]

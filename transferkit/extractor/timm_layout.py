@@ -1,7 +1,9 @@
 """The layout of timm's repositories: ``timm.create_model("local-dir:DIR", pretrained=True)`` loads it."""
 
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from transferkit.backbones.from_timm import TimmBackbone
@@ -17,7 +19,7 @@ def timm_layout(extractor: ExtractorCore, backbone: TimmBackbone) -> tuple[dict[
         own classifier.
     """
     head = extractor.head
-    state = {key: tensor.contiguous() for key, tensor in backbone.model.state_dict().items()}
+    state = unshared(backbone.model.state_dict())
     arguments = dict(backbone.architecture)
     name = str(arguments.pop("model_name")).partition(".")[0]
     own_classes = int(arguments.pop("num_classes", 1000))
@@ -43,6 +45,17 @@ def timm_layout(extractor: ExtractorCore, backbone: TimmBackbone) -> tuple[dict[
         **({"label_names": list(extractor.class_names)} if holds and extractor.class_names else {}),
     }
     return config, state, holds
+
+
+def unshared(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return contiguous tensors with memory of their own, as safetensors wants them: CoaT's blocks share layers."""
+    found: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for key, tensor in state.items():
+        place = tensor.untyped_storage().data_ptr()
+        found[key] = tensor.clone(memory_format=torch.contiguous_format) if place in taken else tensor.contiguous()
+        taken.add(place)
+    return found
 
 
 def pretrained_cfg(scheme: Preprocessing) -> dict[str, Any]:

@@ -5,25 +5,21 @@ that transferkit opens.
 """
 
 import copy
-import importlib
 import json
 import logging
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from transferkit import backbones
 from transferkit.backbones import Backbone
-from transferkit.backbones.dual_model import Projected
-from transferkit.backbones.from_timm import TimmBackbone
-from transferkit.backbones.from_torchvision import TorchvisionBackbone
-from transferkit.backbones.from_transformers import TransformersBackbone
+from transferkit.backbones.families import PROJECTION
 from transferkit.extractor import Extractor
 from transferkit.extractor.pretrained import read_json
+from transferkit.training.library_answers import Skipped, in_library, library_embedding, library_preprocessing
 from transferkit.training.optimizers import parameter_groups
 from transferkit.training.regimes import unreached
 
@@ -33,16 +29,12 @@ CLASSES = 3
 ATOL = 1e-4  # times the largest value, or 1
 
 
-class Skipped(Exception):
-    """A check does not apply to a backbone; the text says why."""
-
-
 def check_backbone(backbone: Backbone) -> dict[str, str]:
     """Check that a backbone keeps its contract.
 
     Checked are shapes and types, batch invariance, that the stages hold every parameter once and in order, every
-    stage's output, gradients, the way through :meth:`Backbone.spec`, the preprocessing against the library's own,
-    groups of parameters, and the export in the library and in transferkit.
+    stage's output, gradients, the way through :meth:`Backbone.spec`, the preprocessing and the default embedding
+    against the library's own, groups of parameters, and the export in the library and in transferkit.
 
     Args:
         backbone: with weights; it is left as it is.
@@ -171,41 +163,12 @@ def check_preprocessing(backbone: Backbone, pixels: Tensor) -> None:
         require_close(backbone.preprocessing(image), theirs(image), "pixels", atol=2e-6)
 
 
-def library_preprocessing(backbone: Backbone) -> Callable[[Tensor], Tensor]:
-    """Return the library's own preprocessing: uint8 (3, H, W) -> float32 (3, h, w).
-
-    Raises:
-        Skipped: the library has none for this backbone.
-    """
-    if isinstance(backbone, TransformersBackbone):
-        if not any(
-            Path(backbone.name, file).is_file() for file in ("preprocessor_config.json", "processor_config.json")
-        ):
-            raise Skipped("there is no directory with an image processor")
-        from transformers import AutoImageProcessor
-
-        processor: Any = AutoImageProcessor.from_pretrained(backbone.name)  # type: ignore[no-untyped-call]
-
-        def processed(image: Tensor) -> Tensor:
-            output: Tensor = processor(images=image, return_tensors="pt", input_data_format="channels_first")[
-                "pixel_values"
-            ][0]
-            return output
-
-        return processed
-    if isinstance(backbone, TimmBackbone):
-        data: Any = importlib.import_module("timm.data")
-        transform = data.create_transform(**data.resolve_model_data_config(backbone.model))
-        resize_and_crop, normalize = transform.transforms[:-2], transform.transforms[-1]
-
-        def transformed(image: Tensor) -> Tensor:
-            for step in resize_and_crop:
-                image = step(image)
-            output: Tensor = normalize(image / 255)
-            return output
-
-        return transformed
-    raise Skipped("the library has no preprocessing without weights")
+@torch.no_grad()
+def check_embedding(backbone: Backbone, pixels: Tensor) -> None:
+    """The default pooling, and the projection, give what the library itself calls the image's embedding."""
+    if backbone.pooling not in (backbone.poolings[0], PROJECTION):
+        raise Skipped(f"its pooling is {backbone.pooling}, its default {backbone.poolings[0]}")
+    require_close(backbone(pixels), library_embedding(backbone, pixels), "the embedding and the library's own")
 
 
 def check_parameter_groups(backbone: Backbone, pixels: Tensor) -> None:
@@ -238,37 +201,6 @@ def check_export(backbone: Backbone, pixels: Tensor) -> None:
             require_close(theirs(pixels), expected, f"the library's numbers of the export ({layout})")
 
 
-def in_library(backbone: Backbone, path: Path, layout: str) -> Callable[[Tensor], Tensor] | None:
-    """Return what the library makes of an export: the logits, or the embedding where it has no classifier for them."""
-    if isinstance(backbone, TimmBackbone):
-        import timm
-
-        model: Any = timm.create_model(f"local-dir:{path}", pretrained=True).eval()
-        whole: Callable[[Tensor], Tensor] = model
-        return whole if layout == "classifier" or backbone.pooling in ("pooler", "logits") else None
-    if isinstance(backbone, TorchvisionBackbone):
-        from safetensors.torch import load_file
-        from torchvision import models
-
-        arguments = read_json(path / "config.json")["arguments"]
-        model = models.get_model(backbone.name, weights=None, **arguments).eval()
-        if layout == "base":
-            return None
-        model.load_state_dict(load_file(path / "model.safetensors"))
-        classifier: Callable[[Tensor], Tensor] = model
-        return classifier
-    if not isinstance(backbone, TransformersBackbone) or isinstance(backbone.model, Projected):
-        return None
-    from transformers import AutoModelForImageClassification
-
-    if layout == "classifier":
-        model = AutoModelForImageClassification.from_pretrained(path).eval()
-        return lambda pixels: model(pixel_values=pixels).logits
-    own: Any = type(backbone.model).from_pretrained(path)
-    again = TransformersBackbone(backbone.name, own.eval(), backbone.preprocessing, backbone.pooling)
-    return again
-
-
 CHECKS: tuple[Callable[[Backbone, Tensor], None], ...] = (
     check_shapes,
     check_batch_invariance,
@@ -277,6 +209,7 @@ CHECKS: tuple[Callable[[Backbone, Tensor], None], ...] = (
     check_gradients,
     check_spec,
     check_preprocessing,
+    check_embedding,
     check_parameter_groups,
     check_export,
 )

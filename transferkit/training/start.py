@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from transferkit.backbones.model_class import PROJECTION
+from transferkit.backbones.families import PROJECTION
 from transferkit.data.seen import BACKBONE, backbone_seen
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor

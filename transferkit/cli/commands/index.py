@@ -44,7 +44,7 @@ def index(
         accelerator: auto is a GPU if there is one.
         json: print one JSON object.
     """
-    from transferkit.backbones.model_class import PROJECTION
+    from transferkit.backbones.families import PROJECTION
     from transferkit.data.image_table import open_images
     from transferkit.search.build import absolute_source, build_index
     from transferkit.search.index import open_index

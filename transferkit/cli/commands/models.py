@@ -43,7 +43,7 @@ def models(pattern: str | None = None, json: bool = False) -> int:
         ],
     )  # fmt: skip
     if any(model.embed_dim is None for model in found):
-        console.note("parameters and width of timm's models are shown for a pattern that fits few of them")
+        console.note("parameters, width and poolings of timm's models are shown for a pattern that fits few of them")
     if any(model.words for model in found):
         console.note("words: asked by words with pooling projection, by zeroshot and search --text")
     return 0
