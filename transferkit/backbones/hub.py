@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from torch import Tensor
 
 from transferkit.backbones.hub_faults import hub_fault
 from transferkit.backbones.loading import check_finite, check_keys, is_head, own_names
@@ -29,7 +28,6 @@ log = logging.getLogger(__name__)
 VIT = "google/vit-base-patch16-224-in21k"
 PREPROCESSOR = "preprocessor_config.json"
 Content = TypeVar("Content")
-FINITE: set[tuple[str, int, int, int, int]] = set()  # path, size, time, inode and tensors of files that were checked
 
 
 def repository(name: str) -> dict[str, Any]:
@@ -226,25 +224,8 @@ def load_model(
         unexpected=() if own else set(report["unexpected_keys"]) - set(dropped),
         misshapen=[key for key, *_ in report["mismatched_keys"]],
     )
-    check_finite_once(origin, model.state_dict())
+    check_finite(origin, model.state_dict())
     return model
-
-
-def check_finite_once(origin: str, state: Mapping[str, Tensor]) -> None:
-    """Refuse weights that are not finite; those of a local file that has not changed are read once per process.
-
-    transferkit then opens a model in the time that transformers takes, which maps the file without reading it.
-
-    Raises:
-        UserError: see :func:`~transferkit.backbones.loading.check_finite`.
-    """
-    path = Path(origin, "model.safetensors") if Path(origin).is_dir() else Path(origin)
-    facts = path.stat() if path.is_file() else None
-    version = facts and (str(path.absolute()), facts.st_size, facts.st_mtime_ns, facts.st_ino, len(state))
-    if version is None or version not in FINITE:
-        check_finite(origin, state)
-    if version is not None:
-        FINITE.add(version)
 
 
 def names_in_files(kind: "type[PreTrainedModel]", config: "PreTrainedConfig", options: dict[str, Any]) -> set[str]:

@@ -1,7 +1,7 @@
 """What a transformers model puts out: tokens or a map, the poolings that this allows, and their widths."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +10,6 @@ from transferkit.backbones.dual_model import Projected
 from transferkit.backbones.families import DUAL, PROJECTION, TOKENS, family_of
 from transferkit.backbones.model_class import classifier_reads_pooler, takes_pooler
 from transferkit.backbones.token_grid import check_channels, count_prefix
-
-if TYPE_CHECKING:
-    pass
 
 
 class ModelOutput(NamedTuple):
