@@ -150,6 +150,7 @@ def test_random_weights_are_those_of_every_command(monkeypatch: pytest.MonkeyPat
     torch.testing.assert_close(cosine_matrix(one.embedding[rows]), cosine, atol=1e-6, rtol=0)
 
 
+@pytest.mark.slow
 def test_the_seed_of_the_split_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another seed of the training leaves the splits, another seed of the splits the first weights."""
     command = ["fit", *options("model", RESNET), *FIT[2:], *ALONE, "--data.root", "photos/train"]

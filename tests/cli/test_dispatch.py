@@ -243,7 +243,9 @@ def test_a_home_that_nobody_has(command: Callable[..., None], capsys: pytest.Cap
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device")
-@pytest.mark.parametrize("arguments", ["--help", "--version", "similarity {} {} --weights none --json"])
+@pytest.mark.parametrize(
+    "arguments", ["--help", "--version", pytest.param("similarity {} {} --weights none --json", marks=pytest.mark.slow)]
+)
 def test_a_full_disk_under_the_output(arguments: str, tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     command = [sys.executable, "-m", "transferkit", *arguments.replace("{}", str(tmp_path / "a.png")).split()]
@@ -253,6 +255,7 @@ def test_a_full_disk_under_the_output(arguments: str, tmp_path: Path) -> None:
     assert done.stderr.endswith("transferkit: error: cannot write the output: No space left on device\n")
 
 
+@pytest.mark.slow
 def test_letters_that_the_terminal_does_not_know(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "é.png")
     command = [sys.executable, "-m", "transferkit", "similarity", *["é.png"] * 3, "--weights", "none"]

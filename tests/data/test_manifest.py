@@ -289,6 +289,7 @@ def test_a_link_among_many_files_is_found(tmp_path: Path, count: int) -> None:
     assert len(faults) == 1 and f"row {2 * count}: 'b/{names[-1]}' leads out" in faults[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_a_row_takes_little_and_always_as_much(tmp_path: Path, suffix: str) -> None:
     """Text of 34 letters takes 83 bytes in Python, and a place in each of three columns 24."""

@@ -173,6 +173,7 @@ os.kill(os.getpid(), signal.SIGCHLD)
 """
 
 
+@pytest.mark.slow
 def test_a_signal_after_two_engines_have_gone_is_handled(tmp_path: Path) -> None:
     command = [sys.executable, "-c", SIGNAL_AFTER_ENGINES, str(tmp_path / "model.xml")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -201,6 +201,7 @@ def outcome(
     return {name: (values, oracle[name.partition(":")[0]]) for name, values in found.items()}
 
 
+@pytest.mark.slow
 def test_every_snippet_gives_the_extractors_own_numbers(
     cases: tuple[str, ...], outcome: dict[str, tuple[dict[str, Tensor], dict[str, Tensor]]]
 ) -> None:

@@ -33,6 +33,7 @@ def own_run(run: Path, here: Path) -> Path:
     return Path("runs/tiny/0/checkpoints/best.ckpt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("entrance", ENTRANCES, ids=lambda entrance: entrance.verb)
 def test_good_images_count_as_their_pixels(
     entrance: Entrance, own_run: Path, here: Path, monkeypatch: pytest.MonkeyPatch

@@ -40,6 +40,7 @@ def printed_harmlessly(done: Done) -> bool:
     return all(character.isprintable() or character == "\n" for character in done.out + done.err)
 
 
+@pytest.mark.slow
 def test_every_verb_prints_them_escaped_and_keeps_them_exact(hostile: Path) -> None:
     end = ["--data.root", "photos", "--name", "tiny"]
     done = transferkit("fit", *end, *SMALL, "--trainer.max_epochs", "1")

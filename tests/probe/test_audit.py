@@ -33,7 +33,9 @@ def flipped(target: np.ndarray, rate: float, seed: int, similar: bool) -> np.nda
 
 
 @pytest.mark.parametrize("similar", [False, True])
-@pytest.mark.parametrize("rate", [0.05, 0.1, 0.2])
+@pytest.mark.parametrize(
+    "rate", [pytest.param(0.05, marks=pytest.mark.slow), 0.1, pytest.param(0.2, marks=pytest.mark.slow)]
+)
 def test_flipped_labels_are_ranked_as_well_as_by_cleanlab(rate: float, similar: bool) -> None:
     digits = load_digits()
     chosen = np.random.default_rng(0).permutation(1797)[:700]

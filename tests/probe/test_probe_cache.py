@@ -24,7 +24,14 @@ def tiny(seed: int = 0, pooling: str | None = None, size: int = 32) -> Extractor
     )
 
 
-@pytest.mark.parametrize("part", ["weights", "preprocessing", "pooling", "image", "one weight"])
+@pytest.mark.parametrize(
+    "part",
+    [
+        "weights",
+        "preprocessing",
+        *(pytest.param(part, marks=pytest.mark.slow) for part in ("pooling", "image", "one weight")),
+    ],
+)
 def test_what_embeddings_depend_on_is_changed_and_they_are_computed_anew(
     part: str, photo_folder: Path, reads: Counter[str]
 ) -> None:

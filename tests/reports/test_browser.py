@@ -55,7 +55,7 @@ def test_nothing_is_requested_and_nothing_fails(page: Page, files: dict[str, Pat
         assert page.errors == []
 
 
-@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("dark", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_axe_finds_nothing(page: Page, files: dict[str, Path], width: int, dark: bool) -> None:
     for name, file in files.items():

@@ -24,6 +24,7 @@ def clusters(rows: int, width: int, seed: int = 0) -> Tensor:
     return unit_rows(centres[which] + 0.7 * torch.randn(rows, width, generator=generator))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factory", ["Flat", "HNSW16", "IVF32,Flat", "IVF32,PQ4x4", "PCA16,SQ8"])
 def test_measured_recall_is_the_recall(factory: str) -> None:
     unit = clusters(2000, 32)

@@ -20,6 +20,7 @@ PRECISIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "precision"), [("test", "32-true"), ("test", "bf16-mixed"), ("predict", "bf16-mixed")]
 )

@@ -222,7 +222,7 @@ def test_a_fit_that_ended_with_an_epoch_goes_on_in_the_next(
 
 
 @pytest.mark.parametrize("model", [{**FULL, "dropout": 0.3}, {**RESNET, "dropout": 0.3}])
-@pytest.mark.parametrize("step", [2, pytest.param(4, marks=pytest.mark.slow), 6])
+@pytest.mark.parametrize("step", [pytest.param(2, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow), 6])
 def test_a_fit_goes_on_from_any_step(tmp_path: Path, photo_folder: Path, model: dict[str, Any], step: int) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     keep = ModelCheckpoint(cut, filename="{step}", every_n_train_steps=2, save_top_k=-1)
@@ -279,6 +279,7 @@ AVERAGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["EMA", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("average", "SWA"))])
 @pytest.mark.parametrize("model", [pytest.param({**RESNET, "regime": "full"}, marks=pytest.mark.slow), RESNET])
 def test_callbacks_that_copy_the_module(tmp_path: Path, photo_folder: Path, kind: str, model: dict[str, Any]) -> None:

@@ -143,6 +143,7 @@ def test_an_interrupted_run_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -
     assert transferkit(*arguments).status == 0
 
 
+@pytest.mark.slow
 def test_one_process_does_without_lightning() -> None:
     code = "import sys; from transferkit import cli; cli.run(sys.argv[1:]); sys.exit('lightning' in sys.modules)"
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}

@@ -193,6 +193,7 @@ def test_other_data_with_an_unknown_class(work: Path) -> None:
     assert refused(done, "classes the checkpoint was not trained on: mangos; it knows apples, limes, plums")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_far_from_its_run(work: Path) -> None:
     shutil.move("runs/tiny/0/checkpoints/best.ckpt", "mine.ckpt")
     done = transferkit("test", "--ckpt_path", "mine.ckpt", "--data.root", "photos", "--data.num_workers", "0")
@@ -289,6 +290,7 @@ def test_figures_say_which_checkpoint_they_are_of(work: Path) -> None:
     assert set(metrics_of(run)) == LOGGED
 
 
+@pytest.mark.slow
 def test_the_export_of_a_tested_run_has_its_figures(work: Path) -> None:
     run = work / "runs/tiny/0"
     transferkit("test", "--name", "tiny")

@@ -31,6 +31,7 @@ def test_options_are_explained_without_a_run(empty: Path, verb: str) -> None:
     assert yaml.safe_load(transferkit(verb, "--print_config").out)["model"]["backbone"] == "resnet18"
 
 
+@pytest.mark.slow
 def test_names_of_runs(empty: Path) -> None:
     write_photos(empty / "photos", {name: (40 * i, 99, 99) for i, name in enumerate("abcdef")}, {"train": 2, "val": 1})
     Path("mine.yaml").write_text("trainer: {max_epochs: 1, default_root_dir: out}\n")

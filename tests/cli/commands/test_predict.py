@@ -155,6 +155,7 @@ def test_a_number_of_classes_that_there_cannot_be() -> None:
     assert refused(transferkit("test", "photos", "--top_k", "2"), "unknown option --top_k")
 
 
+@pytest.mark.slow
 def test_other_images_than_those_of_the_run(work: Path) -> None:
     """What the run's config says of its own images is not for a folder or an image given now; a typed option is."""
     config = work / "runs/tiny/0/config.yaml"
@@ -184,6 +185,7 @@ def test_other_images_than_those_of_the_run(work: Path) -> None:
     assert refused(typed, "--data.image_root is for a manifest")
 
 
+@pytest.mark.slow
 def test_a_second_predict_leaves_the_first() -> None:
     first = transferkit("predict", "photos/val/plums")
     before = {path: path.read_bytes() for path in Path(FOLDER).iterdir()}
@@ -205,6 +207,7 @@ def test_an_exported_directory_predicts_as_its_checkpoint() -> None:
     np.testing.assert_allclose(by_class(ours), by_class(theirs), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_config_may_name_what_classifies() -> None:
     """Random weights are those that were probed."""
     probed = transferkit("probe", "photos", "--extractor", NET, "--weights", "none", "--out", "random", "--fast")
@@ -217,7 +220,7 @@ def test_a_config_may_name_what_classifies() -> None:
     assert done.status == 0 and done.out.splitlines()[-1] == "run runs/c/0", done.err
 
 
-@pytest.mark.parametrize("verb", ["validate", "test"])
+@pytest.mark.parametrize("verb", [pytest.param("validate", marks=pytest.mark.slow), "test"])
 def test_an_exported_directory_is_measured_as_its_checkpoint(verb: str) -> None:
     ours, theirs = (
         json.loads(transferkit(verb, "photos", "--json", "--ckpt_path", place).out)["metrics"]

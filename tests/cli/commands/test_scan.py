@@ -121,7 +121,7 @@ def test_of_many_classes_the_largest_and_the_smallest_are_shown(tmp_path: Path) 
     assert "(10 more; --json has them)" in shown
 
 
-@pytest.mark.parametrize(("utf8", "below"), [("0", True), ("1", False)])
+@pytest.mark.parametrize(("utf8", "below"), [("0", True), pytest.param("1", False, marks=pytest.mark.slow)])
 def test_names_in_utf_8_under_a_locale_that_knows_ascii_only(tmp_path: Path, utf8: str, below: bool) -> None:
     """Either they are read, or the locale is blamed and not the names."""
     for label in ("caf\u00e9", "\u6728"):

@@ -28,6 +28,7 @@ def trained_on_all(photo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "trained"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "said"),
     [

@@ -133,7 +133,16 @@ def test_only_what_is_missing_or_failed_is_measured(out: Path, photo_folder: Pat
 
 
 @pytest.mark.parametrize(
-    "part", ["image", "label", "split", "weights", "pooling", "preprocessing", "options", "on_error", "protocol"]
+    "part",
+    [
+        "image",
+        "weights",
+        "options",
+        *(
+            pytest.param(part, marks=pytest.mark.slow)
+            for part in ("label", "split", "pooling", "preprocessing", "on_error", "protocol")
+        ),
+    ],
 )
 def test_a_cell_that_is_no_longer_valid_is_measured_again(
     part: str, out: Path, photo_folder: Path, probes: Counter[str], monkeypatch: pytest.MonkeyPatch
