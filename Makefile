@@ -16,8 +16,8 @@ quickstart: $(VENV)/.installed ## install, then transfer learning on real digits
 	@echo "Transfer learning on handwritten digits: under 3 minutes on 2 cores, no network connection."
 	@$(BIN)/python -m transferkit quickstart --config configs/quickstart.yaml
 
-test: $(VENV)/.installed-dev ## install, then the default tests, under 6 minutes
-	@echo "Default tests: under 6 minutes on 2 cores, no network connection."
+test: $(VENV)/.installed-dev ## install, then the default tests, under 5 minutes
+	@echo "Default tests: under 5 minutes on 2 cores, no network connection."
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-all: $(VENV)/.installed-dev ## every test: fuzzing, killed processes, hostile files; under 60 minutes

@@ -6,6 +6,7 @@ import signal
 import socket
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,16 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def one_thread() -> None:
     """On the tests' small tensors threads only wait for each other."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def checkout_stays_as_it_is() -> Iterator[None]:
+    """Nothing is left beside the sources: Lightning, and we, write where a program is run unless told otherwise."""
+    folder = Path.cwd()
+    before = {path.name for path in folder.iterdir()}
+    yield
+    left = {path.name for path in folder.iterdir()} - before - {"build", "dist"}
+    assert not [name for name in left if not name.startswith(".")]
 
 
 @pytest.fixture(autouse=True)

@@ -148,7 +148,11 @@ def test_what_others_keep_never_makes_a_checkpoint_useless(
         ModelCheckpoint(tmp_path / "own", every_n_train_steps=1, save_top_k=-1),
     ]
     given: dict[str, Any] = {"max_epochs": 1, "accelerator": "cpu", "enable_progress_bar": False}
-    make = partial(make_trainer, tmp_path / "run") if own_files else partial(Trainer, logger=False)
+    make = (
+        partial(make_trainer, tmp_path / "run")
+        if own_files
+        else partial(Trainer, logger=False, default_root_dir=tmp_path / "plain")
+    )
     seed_everything(0)
     module = Own(criterion=nn.MSELoss(), sizes=np.arange(2), **VIT)
     make(callbacks=callbacks, **given).fit(module, datamodule=data)
