@@ -5,10 +5,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from sklearn.metrics import confusion_matrix, f1_score, recall_score, top_k_accuracy_score
 from torch import Tensor
+from torchvision import models
 
-from transferkit.training.metrics import MOST_CONFUSED, RunningMean, classification_metrics
+from transferkit.errors import UserError
+from transferkit.training.metrics import MOST_CONFUSED, RunningMean, check_weights, classification_metrics
 
 CLASSES, ROWS = 7, 210
 ORDERS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -102,3 +105,12 @@ def test_the_mean_loss_is_that_of_all_rows(batch: int) -> None:
             mean.update(losses[part] * weight[part], weight[part])
         expected = float((losses.double() * weight.double()).sum() / weight.double().sum())
         assert mean.compute(Alone()).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("value", [torch.inf, torch.nan])
+def test_a_statistic_that_is_not_finite_ends_the_training(value: float) -> None:
+    strategy, state = SingleDeviceStrategy(device="cpu"), models.resnet18().state_dict()
+    check_weights(state, strategy, 0)
+    state["layer3.1.bn1.running_var"][7] = value
+    with pytest.raises(UserError, match=r"diverged: layer3.1.bn1.running_var is not finite in epoch 3; give lower"):
+        check_weights(state, strategy, 2)

@@ -184,9 +184,8 @@ def test_precisions_from_fit_to_export(precision: str, model: list[str]) -> None
         ("export", ["last"]),
     ):
         done = transferkit(verb, *arguments)
-        if precision == "16-true" and model is BATCHNORM:  # its variances are beyond float16
-            assert done.status == 2 and "has diverged: model.layer" in done.err.splitlines()[-1], done.err
-            assert not any(Path().rglob("*.ckpt"))
+        if precision == "16-true" and model is BATCHNORM and done.status:  # variances may be beyond float16
+            assert "has diverged: model.layer" in done.err.splitlines()[-1] and not any(Path().rglob("*.ckpt"))
             return
         assert done.status == 0, f"{verb}: {done.err}"
     for name in ("embeddings", "predict/embeddings"):
