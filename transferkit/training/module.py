@@ -322,7 +322,7 @@ class TransferModule(TransferNetwork):
         Raises:
             UserError: the training has diverged; before the checkpoint that is chosen by this validation.
         """
-        if self.trainer.training and self.regime != "frozen":
+        if self.trainer.state.fn == "fit" and self.regime != "frozen":
             check_weights(self.backbone.state_dict(), self.trainer.strategy, self.current_epoch)
         self.log_metrics(self.val_metrics)
         self.validated_at = None if self.trainer.sanity_checking else self.trainer.global_step
