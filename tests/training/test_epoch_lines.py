@@ -15,6 +15,7 @@ import torch
 from tests.running import transferkit, write_photos
 from tests.tiny import RESNET, VIT, options
 from transferkit.data.datamodule import ImageDataModule
+from transferkit.runtime import progress
 from transferkit.training import epoch_lines
 from transferkit.training.epoch_lines import BatchLines, EpochLines, images_in
 from transferkit.training.module import TransferModule
@@ -83,7 +84,7 @@ def test_a_fit_says_how_far_it_is_within_an_epoch(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("FIRST_LINE", "NEXT_LINE"):
-        monkeypatch.setattr(epoch_lines, name, 0.0)
+        monkeypatch.setattr(progress, name, 0.0)
     module, data = TransferModule(**VIT, regime="full"), ImageDataModule("photos", batch_size=2, num_workers=0)
     trainer = make_trainer(Path("run"), max_epochs=2, accelerator="cpu", logger=False, callbacks=[EpochLines()],
                            enable_progress_bar=False)  # fmt: skip
@@ -98,7 +99,7 @@ def test_a_fit_says_how_far_it_is_within_an_epoch(
 @pytest.mark.slow
 def test_test_and_predict_say_how_far_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("FIRST_LINE", "NEXT_LINE"):
-        monkeypatch.setattr(epoch_lines, name, 0.0)
+        monkeypatch.setattr(progress, name, 0.0)
     small = ["--data.batch_size", "2", "--data.cache", "off", "--data.num_workers", "0", "--trainer.accelerator", "cpu"]
     assert transferkit(*FIT, *small, "--model.regime", "full").status == 0
     for verb, title in (("validate", "validation"), ("test", "test"), ("predict", "prediction")):

@@ -47,6 +47,26 @@ def progress_bar(label: str, total: int | None, unit: str = "images") -> Iterato
             yield lambda steps: bar.advance(task, steps)
 
 
+class LineClock:
+    """When a log gets a line about long work: first after 10 s, then every 30 s.
+
+    Args:
+        clock: seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock, self.start = clock, clock()
+        self.due = self.start + FIRST_LINE
+
+    def seconds_if_due(self) -> float | None:
+        """Return the seconds since the beginning if a line is due, and wait for the next; otherwise None."""
+        now = self.clock()
+        if now < self.due:
+            return None
+        self.due = now + NEXT_LINE
+        return now - self.start
+
+
 class ProgressLines:
     """Progress in a log.
 
@@ -60,24 +80,31 @@ class ProgressLines:
     def __init__(
         self, label: str, total: int | None, unit: str = "images", clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.label, self.total, self.unit, self.clock = label, total, unit, clock
-        self.done, self.start = 0, clock()
-        self.due = self.start + FIRST_LINE
+        self.label, self.total, self.unit = label, total, unit
+        self.done, self.clock = 0, LineClock(clock)
 
     def advance(self, steps: int) -> None:
         """Count steps, and log a line if one is due."""
         self.done += steps
-        now = self.clock()
-        if now >= self.due and self.done and self.done != self.total:
-            self.due = now + NEXT_LINE
-            log.info("%s", self.line(now - self.start))
+        unfinished = self.done and self.done != self.total
+        if unfinished and (seconds := self.clock.seconds_if_due()) is not None:
+            log.info("%s", self.line(seconds))
 
     def line(self, seconds: float) -> str:
         """Return the steps done after some seconds, their rate, and the time left if the total is known."""
         rate = self.done / seconds
         counted = f"{self.done:,}" if self.total is None else f"{self.done:,} of {self.total:,}"
         left = "" if self.total is None else f", about {minutes((self.total - self.done) / rate)} left"
-        return f"{self.label}: {counted} {self.unit}, {rate:,.{0 if rate >= 10 else 1}f}/s{left}"
+        return f"{self.label}: {counted} {self.unit}, {rate_text(rate)}/s{left}"
+
+
+def rate_text(rate: float) -> str:
+    """Return a rate as it is shown.
+
+    >>> rate_text(1234.5), rate_text(9.87)
+    ('1,234', '9.9')
+    """
+    return f"{rate:,.{0 if rate >= 10 else 1}f}"
 
 
 def minutes(seconds: float) -> str:

@@ -13,7 +13,7 @@ from rich.progress import ProgressColumn, Task
 from rich.text import Text
 from torch import Tensor
 
-from transferkit.runtime.progress import FIRST_LINE, NEXT_LINE, minutes
+from transferkit.runtime.progress import LineClock, minutes, rate_text
 from transferkit.training.fit_progress import epoch_number, share_done
 from transferkit.training.tasks import monitor_of
 
@@ -88,22 +88,13 @@ class EpochLines(Callback):
         self.count(trainer, self.training, batch)
 
     def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *position: int
-    ) -> None:
-        """Count a batch of validation."""
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
+        """Count a batch of a validation, a test or a prediction."""
         self.count(trainer, self.evaluating, batch)
 
-    def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *position: int
-    ) -> None:
-        """Count a batch of a test."""
-        self.count(trainer, self.evaluating, batch)
-
-    def on_predict_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *position: int
-    ) -> None:
-        """Count a batch of a prediction."""
-        self.count(trainer, self.evaluating, batch)
+    on_test_batch_end = on_predict_batch_end = on_validation_batch_end
 
     def count(self, trainer: Trainer, lines: "BatchLines", batch: Any) -> None:
         """Count a batch, and print a line if one is due."""
@@ -144,10 +135,8 @@ class BatchLines:
     """
 
     def __init__(self, label: str, batches: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self.label, self.batches, self.clock = label, batches, clock
+        self.label, self.batches, self.clock = label, batches, LineClock(clock)
         self.done, self.images = 0, 0
-        self.start = clock()
-        self.due = self.start + FIRST_LINE
 
     def advance(self, images: int) -> str | None:
         """Count a batch, and return a line if one is due.
@@ -156,15 +145,12 @@ class BatchLines:
             images: in the batch, of all processes.
         """
         self.done, self.images = self.done + 1, self.images + images
-        now = self.clock()
-        if now < self.due or self.done >= self.batches:
+        if self.done >= self.batches or (seconds := self.clock.seconds_if_due()) is None:
             return None
-        self.due = now + NEXT_LINE
-        rate = self.images / (now - self.start)
         known = math.isfinite(self.batches)
         of = f" of {self.batches:,.0f}" if known else ""
-        left = f", about {minutes((now - self.start) / self.done * (self.batches - self.done))} left" if known else ""
-        return f"{self.label}: batch {self.done:,}{of}, {rate:,.{0 if rate >= 10 else 1}f} images/s{left}"
+        left = f", about {minutes(seconds / self.done * (self.batches - self.done))} left" if known else ""
+        return f"{self.label}: batch {self.done:,}{of}, {rate_text(self.images / seconds)} images/s{left}"
 
 
 class ImageRate(ProgressColumn):
@@ -231,8 +217,7 @@ class FitProgressBar(RichProgressBar):
         return {**items, **({"fit ends in": left} if left else {})}
 
     def _get_train_description(self, current_epoch: int) -> str:
-        of = f"/{self.trainer.max_epochs}" if (self.trainer.max_epochs or -1) > 0 else ""
-        return f"Epoch {current_epoch + 1}{of} "
+        return f"Epoch {current_epoch + 1}{number_of_epochs(self.trainer)} "
 
 
 class Clock:
