@@ -2,7 +2,7 @@
 
 import logging
 from base64 import b64decode, b64encode
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from hashlib import blake2b
 from typing import Any
 
@@ -48,19 +48,6 @@ def seen_by_backbone(held_out: Mapping[str, Collection[str]], remembered: str) -
         for split, seen in counts.items()
         if seen
     ]
-
-
-def seen_when_probed(paths: Sequence[str], splits: Sequence[str | None], remembered: str) -> list[str]:
-    """Return the lines of :func:`seen_by_backbone` for the val and test images of a probe.
-
-    Args:
-        paths: of its images.
-        splits: their splits.
-        remembered: what :func:`backbone_seen` returned.
-    """
-    pairs = list(zip(paths, splits, strict=True))
-    held_out = {name: [path for path, split in pairs if split == name] for name in ("val", "test")}
-    return seen_by_backbone(held_out, remembered)
 
 
 def count_seen(paths: Iterable[str], remembered: str) -> int:

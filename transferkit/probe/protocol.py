@@ -9,7 +9,7 @@ from torch import Tensor
 
 from transferkit.data.embeddings import Embeddings
 from transferkit.data.image_table import ImageTable, table_of
-from transferkit.data.seen import remember_paths
+from transferkit.data.seen import remember_paths, seen_by_backbone
 from transferkit.data.splits import HELD_OUT
 from transferkit.errors import UserError, listed
 from transferkit.probe.classifier import LinearClassifier
@@ -71,6 +71,16 @@ class ProbeResult:
     predictions: Predictions
     splits: ImageTable
     columns: Columns | None = None
+
+    def warn_of_seen(self, remembered: str) -> None:
+        """Add a warning to the report if the backbone was trained on images of val or test.
+
+        Args:
+            remembered: what :func:`~transferkit.data.seen.backbone_seen` returned.
+        """
+        pairs = list(zip(self.splits.paths, self.splits.splits, strict=True))
+        held_out = {name: [path for path, split in pairs if split == name] for name in ("val", "test")}
+        self.report["warnings"] += seen_by_backbone(held_out, remembered)
 
 
 def probe_embeddings(

@@ -73,7 +73,7 @@ def probe(
     """
     from transferkit.data.embeddings import Embeddings
     from transferkit.data.image_table import open_images
-    from transferkit.data.seen import backbone_seen, seen_when_probed
+    from transferkit.data.seen import backbone_seen
     from transferkit.data.splits import load_splits, recorded_splits
     from transferkit.data.targets import require_class
     from transferkit.embed import describe
@@ -126,8 +126,7 @@ def probe(
         return probe_folds(embeddings, folds, Path(out), json, images, asked, seen, device=device, **options)
     result = probe_targets(embeddings, test_fraction=test_fraction, device=device, **options)
     if opened:
-        seen = backbone_seen(opened.record)
-        result.report["warnings"] += seen_when_probed(result.splits.paths, result.splits.splits, seen)
+        result.warn_of_seen(backbone_seen(opened.record))
     more: dict[str, Any] = {ASKED: asked, **({} if table else {"table": images})}
     if table is not None:
         given = {"source": images, "image_root": image_root, "extractor": network.name, "weights": network.weights}
@@ -210,7 +209,7 @@ def probe_folds(
         options: of ``probe_embeddings``.
     """
     from transferkit.cli.fit_folds import RECORD, print_spread, summarize
-    from transferkit.data.seen import seen_by_backbone, seen_when_probed
+    from transferkit.data.seen import seen_by_backbone
     from transferkit.probe import probe_targets, save_probe
     from transferkit.probe.asked import ASKED
     from transferkit.probe.fold_tables import fold_tables
@@ -219,7 +218,7 @@ def probe_folds(
     found = []
     for fold, table in enumerate(fold_tables(embeddings, folds, options["seed"])):
         result = probe_targets(table, **options)
-        result.report["warnings"] += seen_when_probed(result.splits.paths, result.splits.splits, seen)
+        result.warn_of_seen(seen)
         save_probe(result, out / str(fold), {ASKED: {**asked, "fold": fold}})
         write_about_images(result, table, out / str(fold))
         found.append(probe_tables.headline_measures(result.report))

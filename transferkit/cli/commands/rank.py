@@ -54,7 +54,7 @@ def rank(
     """
     from transferkit.backbones.published import imagenet_accuracy
     from transferkit.data.image_table import open_images
-    from transferkit.data.seen import backbone_seen, seen_when_probed
+    from transferkit.data.seen import backbone_seen
     from transferkit.data.targets import require_class
     from transferkit.probe.asked import ASKED, asked_of, check_earlier
     from transferkit.probe.rank import Known, measure_candidate, rank_candidates, verdict
@@ -77,10 +77,7 @@ def rank(
         known = Known(name, parameters, extractor.embed_dim, imagenet_accuracy(name, weights))
         embeddings = extract(extractor, table, on_error)
         candidate = measure_candidate(known, embeddings, coarse_to_fine=fast, **options)
-        shown = candidate.result.splits
-        candidate.result.report["warnings"] += seen_when_probed(
-            shown.paths, shown.splits, backbone_seen(extractor.record)
-        )
+        candidate.result.warn_of_seen(backbone_seen(extractor.record))
         candidates.append(candidate)
     given = {"source": images, "image_root": image_root, "weights": weights, "seed": seed}
     content = {**rank_candidates(candidates, seed=seed), "images": given}

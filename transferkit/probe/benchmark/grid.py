@@ -13,7 +13,7 @@ from typing import Any, Literal
 from transferkit.data.embeddings import Embeddings
 from transferkit.data.image_table import ImageTable, open_images
 from transferkit.data.integrity import raise_broken
-from transferkit.data.seen import backbone_seen, seen_when_probed
+from transferkit.data.seen import backbone_seen
 from transferkit.embed import cached_features, describe, feature_key, knows_some
 from transferkit.embed.samples import quantization_of
 from transferkit.errors import UserError
@@ -161,7 +161,7 @@ def measure(
     if broken and on_error == "fail":
         raise_broken(broken, table.source, of=len(table))
     result = probe_targets(features, device=extractor.device, **options)
-    seen = seen_when_probed(result.splits.paths, result.splits.splits, backbone_seen(extractor.record))
+    result.warn_of_seen(backbone_seen(extractor.record))
     splits = result.report["splits"]
     measured = replace(
         cell,
@@ -173,7 +173,7 @@ def measure(
         train=splits["train"],
         val=splits["val"],
         test=splits["test"],
-        warnings=result.report["warnings"] + seen,
+        warnings=result.report["warnings"],
         c=result.classifier.c,
         standardization=result.classifier.standardization,
         weights_sha256=features.metadata["weights_sha256"],
