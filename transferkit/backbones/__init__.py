@@ -1,5 +1,6 @@
 """Backbones by name: torchvision's models, Hugging Face ids, timm's names, local directories."""
 
+import copy
 import difflib
 import importlib
 from collections.abc import Mapping
@@ -53,7 +54,7 @@ def build(
     from transferkit.backbones.hub import is_hub_id
 
     known = from_torchvision.names()
-    name = with_revision(name, revision)
+    name, architecture = with_revision(name, revision), copy.deepcopy(architecture)  # see `rebuild`
     if name in known:  # a folder that happens to have this name is reached as ./NAME
         return from_torchvision.build(name, weights, pooling, architecture, preprocessing)
     if Path(name).is_file() and Path(name).suffix.lower() in WEIGHTS_SUFFIXES:
@@ -93,6 +94,7 @@ def with_revision(name: str, revision: str | None) -> str:
 
 def rebuild(spec: dict[str, Any]) -> "Backbone":
     """Build the architecture of a :meth:`Backbone.spec`, with random weights."""
+    spec = copy.deepcopy(spec)  # building a model may write into its configuration: LeViT's does
     module = {"torchvision": "from_torchvision", "timm": "from_timm"}.get(spec["source"], "from_transformers")
     rebuilt: Backbone = importlib.import_module(f"transferkit.backbones.{module}").rebuild(spec)
     return rebuilt

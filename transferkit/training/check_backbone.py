@@ -147,7 +147,8 @@ def check_gradients(backbone: Backbone, pixels: Tensor) -> None:
 def check_spec(backbone: Backbone, pixels: Tensor) -> None:
     """The plain-typed description rebuilds the architecture, which with the weights gives the same numbers."""
     spec = json.loads(json.dumps(backbone.spec()))
-    again = backbones.rebuild(spec)
+    again = backbones.rebuild(given := copy.deepcopy(spec))
+    require(given == spec, "rebuilding changes the description that it is given")
     again.load_state_dict(backbone.state_dict())
     require(torch.equal(again.eval()(pixels), backbone(pixels)), "the rebuilt backbone gives other numbers")
     require(again.stages == backbone.stages, "the rebuilt backbone has other stages")
