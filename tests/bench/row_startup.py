@@ -50,7 +50,7 @@ PRINT = "print(*embedding[0].tolist())"
 EMBED = """
 import transferkit
 extractor = transferkit.Extractor.from_pretrained({backbone!r}, {weights!r})
-print(*extractor.embed({image!r}).tolist())
+print(*extractor.embed([{image!r}])[0].tolist())
 """
 PREDICT = """
 import transferkit
