@@ -90,7 +90,7 @@ def embed_one(network: Network, bare: str, place: Path) -> Iterator[Row]:
 
     def command() -> str:
         with tempfile.TemporaryDirectory(dir=place) as folder:
-            given = [f"--{name}={value}" for name, value in options.items()]
+            given = ["--extractor", options["backbone"], "--weights", options["weights"]]
             return python("-m", "transferkit", "embed", image, *given, "--out", f"{folder}/embeddings.parquet")
 
     yield measured(f"embed one image, {network.name}, command", "the bare library", "cheaper", 1.1, command, theirs)
