@@ -72,7 +72,9 @@ def timm_inference(network: Network, files: list[str], place: Path) -> Embedder:
             data, batch_size=BATCH, use_prefetcher=False, num_workers=cores(), device=torch.device("cpu"), **config
         )
         with torch.inference_mode():
-            return torch.cat([model(pixels) for pixels, _ in loader])
+            found = torch.cat([model(pixels) for pixels, _ in loader])
+        names = list(map(str, data.filenames(absolute=True)))  # sorted by the numbers in them
+        return found[[names.index(file) for file in files]]
 
     return run
 
