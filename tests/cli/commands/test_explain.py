@@ -34,7 +34,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def explained(*arguments: str) -> dict[str, Any]:
-    place = [] if "--out" in arguments else ["--out", "explained"]
+    place = [] if "--out" in arguments else ["--out", "explained", "--overwrite"]
     done = transferkit("explain", *arguments, *place, "--accelerator", "cpu", "--json")
     assert done.status == 0, done.err
     content: dict[str, Any] = json.loads(done.out)
