@@ -134,7 +134,10 @@ def test_unreadable_images_are_left_out(work: Path) -> None:
     ("arguments", "says"),
     [
         (["photos/val", "-k", "-1"], "-k is -1; give 0 or more"),
-        (["photos/val", "--class_name", "pears"], r"--class_name is 'pears', which is not a class here"),
+        (
+            ["photos/val", "--class_name", "pears", "--out", "pears"],
+            r"--class_name is 'pears', which is not a class here",
+        ),
         (["photos/val", "--ckpt_path", "gone.ckpt"], "checkpoint gone.ckpt does not exist"),
         (["photos/val", "--name", "gone"], "no run with a checkpoint in runs/gone"),
         (["photos/val", "--ckpt_path", "photos"], "photos"),

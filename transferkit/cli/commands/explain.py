@@ -89,7 +89,7 @@ def explain(
     check_folder(folder)
     extractor = open_extractor(str(source), "DEFAULT", None, accelerator)
     require_class(extractor.record.get("target", "class"), "explain")
-    options = {"class_name": class_name, "mistakes": mistakes, "k": k, "train": train}
+    options = {"class_name": class_name, "mistakes": mistakes, "k": k}
     asked = asked_of(describe(extractor, table), table, options)
     check_earlier(folder / FILE, asked, overwrite)
     earlier = pictures_in(folder)
