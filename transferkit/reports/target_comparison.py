@@ -285,7 +285,7 @@ def differences(found: Mapping[str, Difference], rows: int) -> Section:
     ]
     plotted = [(WORDS[name], each.difference, *each.interval) for name, each in found.items() if name in SHARES]
     blocks = [Charts([Chart("Second minus first", svg.interval_plot(plotted, zero=True))])] if plotted else []
-    columns = ("measure", "first", "second", "difference", "from", "to (95%)", "")
+    columns = ("measure", "first", "second", "difference", "from", "to (95%)", "verdict")
     width = 1 if not plotted else 0
     lead = f"Paired bootstrap over {rows:,} images, 95% interval: both are measured on the same draws of images."
     if width:
