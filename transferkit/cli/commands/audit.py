@@ -68,7 +68,6 @@ def audit(
     from transferkit.data.embeddings import Embeddings
     from transferkit.data.image_table import open_images
     from transferkit.data.targets import require_class
-    from transferkit.embed import describe
     from transferkit.probe.audit import audit_embeddings
     from transferkit.probe.audit_files import SUMMARY, check_decisions_place, save_audit
     from transferkit.probe.picture_looks import look_at_pictures
@@ -90,6 +89,8 @@ def audit(
         asked = asked_of(embeddings.metadata, embeddings, options)
         check_earlier(Path(out) / SUMMARY, asked, overwrite)
     else:
+        from transferkit.embed import describe  # with all that an extractor needs, 150 MiB
+
         name = with_revision(extractor, revision)
         opened = open_extractor(name, weights, pooling, accelerator)
         asked = asked_of(describe(opened, table), table, options)
