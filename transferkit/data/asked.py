@@ -28,7 +28,7 @@ def asked_of(
     """
     images = metadata.get("data_fingerprint")
     if images is None and isinstance(table, Embeddings):  # a table that something else wrote
-        images = sha256(memoryview(table.embedding.contiguous().numpy()).cast("B")).hexdigest()
+        images = sha256(table.embedding.flatten().numpy().data).hexdigest()
     rows = json.dumps([list(table.labels), list(table.splits), list(table.groups or [])], default=str)
     asked = {
         "extractor": metadata.get("extractor"),

@@ -71,13 +71,13 @@ def targets_of(folder: ResultFolder) -> TargetTable | None:
 def rows_of(kind: Kind, truth: str, columns: Mapping[str, Sequence[Any]]) -> TargetTable | None:
     """Return the rows whose target is known; None if there are none."""
     kept = [row for row, value in enumerate(columns[truth]) if value is not None]
-    texts = [[str(columns[name][row]) for row in kept] for name in ("path", truth, "prediction")]
+    paths, true, preds = ([str(columns[name][row]) for row in kept] for name in ("path", truth, "prediction"))
     scores = {
         name.removeprefix(PROBABILITY): [float(column[row]) for row in kept]
         for name, column in columns.items()
         if name.startswith(PROBABILITY)
     }
-    return TargetTable(kind, *texts, scores) if kept else None
+    return TargetTable(kind, paths, true, preds, scores) if kept else None
 
 
 def compare_targets(
@@ -189,7 +189,7 @@ def compare_numbers(
     )
     pairs = weighted_errors(first, truth), weighted_errors(second, truth)
     measures = {
-        name: (pairs[0][name], pairs[1][name]) for name in pairs[0] if name != "r2" or truth.unique().numel() > 1
+        name: (pairs[0][name], pairs[1][name]) for name in pairs[0] if name != "r2" or bool((truth != truth[0]).any())
     }
     found = compare_measures(measures, len(a.paths))
     return found, image_changes(a, b, (first - truth).abs(), (second - truth).abs(), names)
@@ -242,8 +242,11 @@ def headline(found: Mapping[str, Difference], a: TargetTable, b: TargetTable, na
     name = "map" if "map" in found else "f1_macro" if a.kind == "labels" else "r2" if "r2" in found else "mae"
     decides = found[name]
     sentence = f"{verdict(name, decides, names)} Measured on the same {len(a.paths):,} images."
-    stats = [(f"{WORDS[key]}, {names[side]}", shown(key, each[side], ("first", "second")[side]))
-             for key, each in found.items() for side in (0, 1)]  # fmt: skip
+    stats = [
+        (f"{WORDS[key]}, {name}", shown(key, value, side))
+        for key, each in found.items()
+        for name, value, side in zip(names, (each.first, each.second), ("first", "second"), strict=True)
+    ]
     low, high = decides.interval
     ends = signed(name, low, "interval low"), signed(name, high, "interval high")
     return Headline(
