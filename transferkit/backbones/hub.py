@@ -73,7 +73,8 @@ def read_local_or_hub(name: str, what: str, read: Callable[[bool], Content]) -> 
         raise UserError(f"the {what} of {name} cannot be used: {first_line(error)}") from error
     from huggingface_hub import constants
 
-    remedy = f"check its name{near}, or " if (near := nearest(name)) else ""
+    near = "" if is_in_cache(name) else nearest(name)
+    remedy = f"check its name{near}, or " if near else ""
     remedy += 'give a local directory as `backbone`, a filled HF_HOME, or `weights="none"` for random weights' + (
         "" if name == VIT else f" of {VIT}"
     )
@@ -82,6 +83,13 @@ def read_local_or_hub(name: str, what: str, read: Callable[[bool], Content]) -> 
         return read(False)
     except Exception as error:
         raise (own_code(name) if "trust_remote_code" in str(error) else hub_fault(name, what, error)) from error
+
+
+def is_in_cache(name: str) -> bool:
+    """Return whether anything of a hub repository is in the local cache, so that its name is right."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE, f"models--{split_revision(name)[0].replace('/', '--')}").is_dir()
 
 
 def own_code(name: str) -> UserError:
