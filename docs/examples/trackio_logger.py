@@ -18,13 +18,16 @@ class Trackio(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params):
+        """Record the options."""
         self.run.config.update({name: str(value) for name, value in params.items()})
 
     @rank_zero_only
     def log_metrics(self, metrics, step=None):
+        """Record the metrics of a step."""
         trackio.log(metrics, step=step)
 
-    def log_artifacts(self, folder):  # configuration, metrics, report and card
+    def log_artifacts(self, folder):
+        """Keep configuration, metrics, report and card."""
         made = trackio.Artifact("run", type="run")
         made.add_dir(folder)
         trackio.log_artifact(made)
