@@ -39,7 +39,8 @@ def test_wheel_holds_package_and_configs_and_nothing_else(wheel: zipfile.ZipFile
     sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "transferkit").rglob("*.py")}
     configs = {f"transferkit/configs/{path.name}" for path in (ROOT / "configs").iterdir()}
     templates = {path.relative_to(ROOT).as_posix() for path in (ROOT / "transferkit/reports/templates").iterdir()}
-    assert len(templates) > 2 and names == sources | configs | templates | {"transferkit/py.typed"}
+    data = {"transferkit/py.typed", "transferkit/backbones/known_models.csv"}
+    assert len(templates) > 2 and names == sources | configs | templates | data
 
 
 def test_wheel_holds_the_licence_and_the_command(wheel: zipfile.ZipFile, metadata: Message) -> None:

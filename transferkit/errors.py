@@ -21,14 +21,18 @@ class ToldByFirst(UserError):
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an exception's text, at most 160 characters.
+    """Return the first line of an exception's text, with the next where it ends in a colon, at most 160 characters.
 
     >>> first_line(OSError("no such file\\ndetails"))
     'no such file'
+    >>> first_line(RuntimeError("Error in loading:\\n\\tMissing key: a"))
+    'Error in loading: Missing key: a'
     """
     if isinstance(error, pickle.UnpicklingError):  # torch's text advises to run the code in the file
         return "broken, or more than plain tensors in it"
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    more = 2 if lines[0].rstrip().endswith(":") else 1
+    return " ".join(line.strip() for line in lines[:more])[:160]
 
 
 def listed(names: Sequence[str], most: int = 5, quote: bool = True, separator: str = ", ") -> str:

@@ -112,6 +112,7 @@ def test_a_directory_says_its_size_and_another_one_is_resampled(tmp_path: Path) 
         ("test_resnet", ["stem", "layer1", "layer2", "layer3", "layer4"]),
         ("convnext_atto", ["stem", "stages.0", "stages.1", "stages.2", "stages.3"]),
         ("swin_tiny_patch4_window7_224", ["stem", "layers.0", "layers.1", "layers.2", "layers.3"]),
+        ("rdnet_tiny", ["stem", "dense_stages.0", "dense_stages.1", "dense_stages.5", "dense_stages.6"]),  # no matcher
     ],
 )
 def test_stages_are_timms_own_and_partial_trains_the_last_alone(name: str, stages: list[str]) -> None:
@@ -140,7 +141,7 @@ def test_a_model_without_a_matcher_is_cut_where_its_features_are() -> None:
         ("resnet18.nope", "timm has no weights 'resnet18.nope': .*; it has resnet18.a1_in1k"),
         ("test_vit.r160_in1k", "test_vit.r160_in1k's weights: not in the local cache"),
         ("hf-hub:someone/nothing", "someone/nothing .configuration.: not in the local cache"),
-        ("timm/resnet18.a1_in1k", "timm/resnet18.a1_in1k .configuration.: not in the local cache"),
+        ("timm/resnet18.a1_in1k", "timm/resnet18.a1_in1k's weights: not in the local cache"),
         ("test_vit2x", "unknown backbone 'test_vit2x' .*; nearest: test_vit"),
     ],
 )

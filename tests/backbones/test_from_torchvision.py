@@ -380,7 +380,7 @@ def test_architecture_changes_need_random_weights(weights: str) -> None:
         ("resnet81", r"unknown backbone 'resnet81' .*; nearest: resnet18"),
         ("vit_b_61", "nearest: vit_b_16"),
         ("xyzzy", "try resnet18 or google/vit-base-patch16-224-in21k"),
-        ("./nowhere/at/all", "no such torchvision or timm model, hub id or directory"),
+        ("./nowhere/at/all", r"\(no such directory\); check the path"),
     ],
 )
 def test_unknown_names_get_the_nearest(name: str, message: str) -> None:

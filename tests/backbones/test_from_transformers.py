@@ -285,7 +285,7 @@ def test_a_directory_that_lacks_tensors_is_refused(saved: Saved, tmp_path: Path)
         (
             "config.json",
             '{"model_type": "hamster", "auto_map": {"AutoConfig": "evil.Evil"}}',
-            "configuration",
+            "its own code, which is never run",
         ),
     ],
 )

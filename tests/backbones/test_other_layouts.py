@@ -18,8 +18,11 @@ FOLDERS = [
     (["adapter_config.json", "adapter_model.safetensors"], r"is an adapter without its model \(owner/vit\); merge it"),
     (["onnx/model.onnx", "README.md"], "is a model in ONNX alone; give the model that it was exported from"),
     (["model.onnx"], "is a model in ONNX alone"),
-    (["open_clip_config.json", "open_clip_model.safetensors"], "is a model of OpenCLIP; give one in the layout"),
-    (["modules.json", "0_CLIPModel/config.json"], "is a model of sentence-transformers; give the folder"),
+    (
+        ["open_clip_config.json", "open_clip_model.safetensors"],
+        "is a model of OpenCLIP; give one of",
+    ),
+    (["modules.json", "0_CLIPModel/config.json"], "is a model of sentence-transformers; give .*/0_CLIPModel$"),
     (["vit-f16.gguf"], "is a model in GGUF alone"),
     (["README.md"], r"is not a model directory \(it has no config.json\)"),
 ]
@@ -58,12 +61,18 @@ def test_folders_with_a_configuration(file: str | None, message: str, tmp_path: 
 
 def test_repositories_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     """Their files are listed where one is missing that every model has."""
-    listed = {"owner/pipeline": ["model_index.json"], "owner/vit": ["config.json"]}
+    listed = {
+        "owner/pipeline": ["model_index.json"],
+        "owner/vit": ["config.json"],
+        "owner/PE": ["config.yaml", "PE-Core-B16-224.pt"],
+    }
     monkeypatch.setattr("huggingface_hub.list_repo_files", lambda place, revision: listed[place])
     response = httpx.Response(404, request=httpx.Request("GET", "https://huggingface.co"))
     missing = errors.RemoteEntryNotFoundError("404 Client Error.", response=response)
     found = hub_faults.hub_fault("owner/pipeline", "configuration", missing)
     assert str(found).startswith("owner/pipeline is a pipeline of diffusers; give a model of images")
+    found = hub_faults.hub_fault("owner/PE", "configuration", missing)
+    assert str(found).startswith("owner/PE is in no layout of transformers or timm (it has no config.json); give")
     for name in ("owner/vit", "owner/unknown"):
         assert "could not be downloaded" in str(hub_faults.hub_fault(name, "configuration", missing))
 

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "docs/examples"
 SCRIPTS = sorted(path.name for path in EXAMPLES.glob("*.py"))
-NEEDS = {"trackers.py": "mlflow", "tables.py": "duckdb"}
+NEEDS = {"trackers.py": "mlflow", "tables.py": "duckdb", "trackio_logger.py": "trackio"}
 NOTEBOOK = json.loads((EXAMPLES / "notebook.ipynb").read_text(encoding="utf-8"))
 PAGES = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs").rglob("*.md"))
 
@@ -21,6 +21,7 @@ def test_a_script_runs(script: str, photo_folder: Path, monkeypatch: pytest.Monk
     pytest.importorskip(NEEDS.get(script, "torch"))
     monkeypatch.chdir(photo_folder.parent)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for the commands that it starts
+    monkeypatch.setenv("TRACKIO_DIR", str(photo_folder.parent / "trackio"))
     for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "WANDB_MODE", "MLFLOW_ALLOW_FILE_STORE"):
         monkeypatch.setenv(name, "")  # so that what it sets is undone
         monkeypatch.delenv(name)

@@ -108,7 +108,7 @@ def test_code_beside_the_weights_is_never_followed(exports: Path, tmp_path: Path
         assert "config.json has" in refused(folder)
         (folder / "transferkit.json").rename(tmp_path / "record")  # as a plain model directory
         if "model_type" in extra:
-            assert "custom code" in refused(folder)
+            assert "own code" in refused(folder)
         elif "auto_map" in extra:
             assert Extractor.from_pretrained(folder).embed_dim == 32
         (tmp_path / "record").rename(folder / "transferkit.json")

@@ -7,6 +7,7 @@ import pytest
 
 from tests.reports.browser import CHROMIUM, Page, browser
 from tests.reports.example_results import NASTY, write_run
+from tests.reports.test_comparison import labels, write_results
 from transferkit.data.embeddings import Embeddings
 from transferkit.data.scan import scan
 from transferkit.probe.audit import audit_embeddings
@@ -38,8 +39,10 @@ def files(file: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
     (photos / "test" / "broken.jpg").write_bytes(b"not an image")
     audited = audit_embeddings(Embeddings.load(file.parent / "embeddings.parquet"))
     save_audit(audited, photos / "audit", {"source": str(photos / "labels.csv")})
+    pair = [write_results(bare.parent / name / "0", labels(noise)[0]) for name, noise in (("a", 0.6), ("b", 0.2))]
     return {
         "run": file,
+        "labels": report_of_two(*pair, pair[1] / "comparison.html"),
         "comparison": report_of_two(file.parent, other, other / "comparison.html"),
         "bare": report_of(bare),
         "scan": report_of_scan(scan(photos), photos / "scan.html", ["transferkit", "scan"]),
@@ -68,6 +71,17 @@ def test_the_page_is_no_wider_than_the_window(page: Page, files: dict[str, Path]
     for file in files.values():
         page.open(file, width=width)
         assert page.js("document.documentElement.scrollWidth") <= width
+
+
+def test_a_matrix_of_twenty_classes_and_the_names_of_a_plot_fit(
+    page: Page, files: dict[str, Path], tmp_path: Path
+) -> None:
+    page.open(report_of(write_run(tmp_path, [f"class {n:02d}" for n in range(22)], per_class=2, images=False).run))
+    assert page.js("document.querySelectorAll('table.confusion thead th').length") > 20
+    assert page.js("(t => t.scrollWidth <= t.parentElement.clientWidth)(document.querySelector('table.confusion'))")
+    page.open(files["labels"])
+    inside = "[...document.querySelectorAll('svg text.axis')].every(t => t.getBBox().x >= 0)"
+    assert page.js(f"document.querySelectorAll('svg text.axis').length > 2 && {inside}")
 
 
 def test_a_click_on_a_cell_shows_its_images(page: Page, file: Path) -> None:

@@ -48,7 +48,7 @@ def test_a_thousand_classes(tmp_path: Path) -> None:
     file = report_of(run)
     page = Page(file)
     check_numbers(page, run)
-    assert "The 20 classes with the lowest accuracy, of 1,000" in page.text
+    assert "The 20 classes of the most frequent mistakes, of 1,000" in page.text
     assert re.search(r"\d+ other classes", page.text)
     assert file.stat().st_size < 4 * 2**20
 

@@ -276,7 +276,7 @@ def test_two_runs_of_different_images_are_refused_and_shared_ones_compared(tmp_p
         report_of_two(one.run, other.run, tmp_path / "two.html")
     numbers = pa.table({"path": ["a"], "target": [1.0], "prediction": [2.0]})
     pq.write_table(numbers, other.run / "predictions.parquet")
-    with pytest.raises(UserError, match="is not a table of one class per image; give two runs or probes of classes"):
+    with pytest.raises(UserError, match=r"predicts one class per image, .* a number per image; give two that"):
         report_of_two(one.run, other.run, tmp_path / "two.html")
 
 

@@ -126,7 +126,7 @@ def test_wandb_offline(photo_folder: Path, tmp_path: Path) -> None:
         assert logger.experiment.config["model/backbone"] == "resnet18"
         assert logger.experiment.summary["val/acc"] == run.metrics["val/acc"]
     finally:
-        wandb.finish()
+        wandb.teardown()  # ends its process, which may write the file's end after `finish` has returned
     (record,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
     content = chunks(record.read_bytes())
     assert [name for name in KEPT if name.encode() not in content] == []

@@ -1,7 +1,6 @@
 """Backbones by name: torchvision's models, Hugging Face ids, timm's names, local directories."""
 
 import copy
-import difflib
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -52,39 +51,64 @@ def build(
     """
     from transferkit.backbones import from_timm, from_torchvision, from_transformers
     from transferkit.backbones.hub import is_hub_id
+    from transferkit.backbones.spelling import ELSEWHERE, is_path, near_names
+    from transferkit.backbones.timm_names import is_timm
 
     known = from_torchvision.names()
     name, architecture = with_revision(name, revision), copy.deepcopy(architecture)  # see `rebuild`
+    weights = str(Path(weights).expanduser()) if weights.startswith("~") else weights
     if name in known:  # a folder that happens to have this name is reached as ./NAME
         return from_torchvision.build(name, weights, pooling, architecture, preprocessing)
-    if Path(name).is_file() and Path(name).suffix.lower() in WEIGHTS_SUFFIXES:
-        how = f'give the name of its network beside it, such as `backbone="resnet18"` `weights="{name}"`'
-        raise UserError(f"{name} is a file of weights alone; {how}")
+    if not name:
+        raise UserError("the name of the backbone is empty; give one, such as resnet18")
+    network, _, entry = name.partition(".")
+    if network in known and from_torchvision.has_weights(network, entry):
+        raise UserError(f'{name} names a network and its weights; give `backbone="{network}"` and `weights="{entry}"`')
     if Path(name).is_file():
-        raise UserError(f"{name} is a file, but not a checkpoint (.ckpt); give the folder that an extractor is in")
-    if from_timm.is_timm(name):
+        raise UserError(f"{name} is {what_is(Path(name))}")
+    if is_timm(name):
         return from_timm.build(name, weights, pooling, architecture, preprocessing)
-    if Path(name).is_dir() or is_hub_id(name):
+    if Path(name).is_dir() or (is_hub_id(name) and name not in ELSEWHERE):
         return from_transformers.build(name, weights, pooling, architecture, preprocessing)
-    others = dict.fromkeys([*known, from_transformers.VIT, *from_timm.known()])  # timm has names of torchvision, too
-    near = difflib.get_close_matches(name, others, n=3, cutoff=0.4)
+    if "://" in name:
+        raise UserError(f"{name} is not an address of a model on the hub; download it, and give its file or folder")
+    if is_path(name):
+        raise UserError(f"unknown backbone {name!r} (no such directory); check the path")
+    near = near_names(name)
     hint = f"nearest: {', '.join(near)}" if near else f"try resnet18 or {from_transformers.VIT}"
     raise UserError(f"unknown backbone {name!r} (no such torchvision or timm model, hub id or directory); {hint}")
 
 
+def what_is(file: Path) -> str:
+    """Return what a file is that is given in place of a backbone, with the remedy."""
+    from transferkit.backbones.other_layouts import other_layout
+
+    if file.suffix.lower() in WEIGHTS_SUFFIXES:
+        how = f'give the name of its network beside it, such as `backbone="resnet18"` `weights="{file}"`'
+        return f"a file of weights alone; {how}"
+    if file.suffix == ".json":
+        return f"a file of a model; give its folder, {file.parent}"
+    other = other_layout([file.name])
+    return other or "a file, but not a checkpoint (.ckpt); give the folder that an extractor is in"
+
+
 def is_library_name(name: str) -> bool:
     """Return whether :func:`build` takes a name for one of torchvision's or timm's, whatever folder has it."""
-    from transferkit.backbones import from_timm, from_torchvision
+    from transferkit.backbones import from_torchvision
+    from transferkit.backbones.timm_names import is_timm
 
-    return name in from_torchvision.names() or (not Path(name, "config.json").is_file() and from_timm.is_timm(name))
+    return name in from_torchvision.names() or (not Path(name, "config.json").is_file() and is_timm(name))
 
 
 def with_revision(name: str, revision: str | None) -> str:
-    """Return the name of a hub repository at a revision: ``owner/model@v1``.
+    """Return the :func:`~transferkit.backbones.spelling.plain_name`, of a hub repository at a revision: ``a/b@v1``.
 
     Raises:
         UserError: the name is not a repository's, or says another revision already.
     """
+    from transferkit.backbones.spelling import plain_name
+
+    name = plain_name(name)
     if revision is None:
         return name
     if "/" not in name or Path(name).exists() or "@" in name:

@@ -1,5 +1,6 @@
 """The contract every backbone keeps, whatever library it comes from."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
@@ -65,7 +66,7 @@ class Backbone(nn.Module, ABC):
         return {
             "source": source,
             "name": self.name,
-            "architecture": architecture,
+            "architecture": copy.deepcopy(dict(architecture)),  # whoever changes a description changes no backbone
             "pooling": self.pooling,
             "preprocessing": self.preprocessing.to_dict(),
         }

@@ -1,13 +1,12 @@
-"""Looking for a backbone by a part of its name, offline and without building what is large."""
+"""Looking for a backbone by a part of its name, offline and without building what is known."""
 
-import difflib
 import fnmatch
-import importlib.util
-from collections.abc import Sequence
+from importlib import metadata
 
-from transferkit.backbones.known_models import KnownModel, known_models
+from transferkit.backbones.known_models import KnownModel, known_models, release_of_timm
+from transferkit.errors import UserError
 
-MOST_BUILT = 12  # timm's models that are built, without memory for their weights, to count their parameters
+MOST_BUILT = 12  # models of another release of timm that are built, without memory for their weights, to describe them
 
 
 def find_models(pattern: str | None = None) -> list[KnownModel]:
@@ -17,7 +16,9 @@ def find_models(pattern: str | None = None) -> list[KnownModel]:
         pattern: a part of the name, or a pattern with ``*``; case does not matter. None is every model but timm's.
     """
     found = [model for model in known_models() if matches(model.name, pattern)]
-    return found if pattern is None else found + timm_models(pattern)
+    timm = [model for model in found if model.library == "timm"]
+    others = [model for model in found if model.library != "timm"]
+    return others if pattern is None else others + installed(timm, pattern)
 
 
 def matches(name: str, pattern: str | None) -> bool:
@@ -28,42 +29,58 @@ def matches(name: str, pattern: str | None) -> bool:
     return fnmatch.fnmatchcase(name.lower(), whole.lower())
 
 
-def near_names(pattern: str) -> Sequence[str]:
-    """Return the known names nearest to what was not found."""
-    return difflib.get_close_matches(pattern, [model.name for model in known_models()], n=3, cutoff=0.4)
-
-
-def timm_models(pattern: str) -> list[KnownModel]:
-    """Return timm's models with weights that match; none where timm is not installed."""
-    if importlib.util.find_spec("timm") is None:
-        return []
-    import timm
-
-    names = [name for name in timm.list_pretrained() if matches(name, pattern)]
-    return [timm_model(name, built=len(names) <= MOST_BUILT) for name in names]
-
-
-def timm_model(name: str, built: bool) -> KnownModel:
-    """Describe one of timm's models.
+def installed(known: list[KnownModel], pattern: str) -> list[KnownModel]:
+    """Return timm's models that match, of the release that is installed; none where it is not.
 
     Args:
-        name: its name, with a tag.
-        built: whether to build it, without memory for its weights, to know its parameters, width and poolings.
+        known: those that match, of the release that is known.
+        pattern: of the names.
     """
+    try:
+        release = metadata.version("timm")
+    except metadata.PackageNotFoundError:
+        return []
+    if release == release_of_timm():
+        return known
     import timm
+
+    rows = {model.name: model for model in known}
+    names = [name for name in timm.list_pretrained() if matches(name, pattern)]
+    new = [name for name in names if name not in rows]
+    few = len(new) <= MOST_BUILT
+    added = [describe(name) if few else KnownModel(name, "timm", None, None, None, ()) for name in new]
+    rows |= {model.name: model for model in added if model}
+    return [rows[name] for name in names if name in rows]
+
+
+def describe(name: str) -> KnownModel | None:
+    """Return what is asked of one of timm's models, from building it; None where it does not open."""
     import torch
 
-    from transferkit.backbones.timm_output import known_poolings
-
-    cfg = timm.models.get_pretrained_cfg(name)
-    side = int(cfg.input_size[-1]) if cfg else None
-    if not built:
-        return KnownModel(name, "timm", None, None, side, ())
     try:
-        with torch.device("meta"):
-            model = timm.create_model(name)
-    except Exception:  # some read the values of tensors when they are built
-        return KnownModel(name, "timm", None, None, side, ())
-    parameters = sum(tensor.numel() for tensor in model.parameters())
-    width = getattr(model, "head_hidden_size", None) or getattr(model, "num_features", None)
-    return KnownModel(name, "timm", parameters, int(width) if width else None, side, known_poolings(model))
+        with torch.device("meta"):  # without memory for its weights
+            return built(name)
+    except Exception:  # some read the values of tensors while they are built
+        pass
+    try:
+        return built(name)
+    except UserError:
+        return None
+
+
+def built(name: str) -> KnownModel:
+    """Build one of timm's models, to see what it is.
+
+    Raises:
+        UserError: it does not open.
+    """
+    from transferkit.backbones import from_timm
+    from transferkit.images.preprocessing import Preprocessing
+
+    arguments, cfg = from_timm.describe(name, "none")
+    model = from_timm.make_model(name, arguments, False, cfg)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    scheme = Preprocessing.from_timm(cfg)
+    backbone = from_timm.TimmBackbone(name, model, scheme)
+    side = max(scheme.image_size)
+    return KnownModel(name, "timm", parameters, backbone.embed_dim, side, backbone.poolings)

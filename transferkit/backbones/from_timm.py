@@ -1,5 +1,6 @@
 """Backbones from timm (Wightman 2019, github.com/huggingface/pytorch-image-models); needs the extra ``timm``."""
 
+import copy
 import logging
 import sys
 from collections.abc import Mapping
@@ -10,23 +11,23 @@ import torch
 from torch import Tensor, nn
 
 from transferkit.backbones.base import Backbone, choose_pooling
-from transferkit.backbones.hub import is_hub_id, split_revision
+from transferkit.backbones.hub import split_revision
 from transferkit.backbones.hub_faults import hub_fault
 from transferkit.backbones.loading import check_finite, load_state, own_names, without_heads
+from transferkit.backbones.spelling import near_names
+from transferkit.backbones.timm_names import HUB, OWN, is_config, known, read_config
 from transferkit.backbones.timm_output import known_output, last_of_several, poolings_of, remove_classifier
 from transferkit.backbones.timm_stages import find_stages
 from transferkit.backbones.weights import read_state_dict
 from transferkit.errors import UserError, first_line
 from transferkit.images.preprocessing import Preprocessing, is_complete
-from transferkit.runtime.json_files import read_json
 from transferkit.runtime.optional import optional
 from transferkit.runtime.reachability import require_network
 
 log = logging.getLogger(__name__)
 
-HUB = ("hf-hub:", "hf_hub:")
-OWN = "timm:"  # before a name that torchvision has as well
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+SAFE_NAMES = {"open_clip_pytorch_model.bin": "open_clip_model.safetensors"}  # which timm takes first
 
 
 class TimmBackbone(Backbone):
@@ -138,47 +139,6 @@ class TimmBackbone(Backbone):
         return self.describe("timm", self.architecture)
 
 
-def is_timm(name: str) -> bool:
-    """Return whether a name, hub id or directory is one of timm's, by its prefix or its ``config.json``."""
-    if name.startswith((*HUB, OWN, "timm/")):
-        return True
-    if (config := Path(name, "config.json")).is_file():
-        return is_config(read_config(config))
-    if is_hub_id(name):
-        from huggingface_hub import try_to_load_from_cache
-
-        repo, revision = split_revision(name)
-        cached = try_to_load_from_cache(repo, "config.json", revision=revision)
-        return isinstance(cached, str) and is_config(read_config(Path(cached)))
-    return "/" not in name and name.partition(".")[0] in known()
-
-
-def known() -> set[str]:
-    """Return timm's names without tags; empty where it is not installed."""
-    try:
-        import timm
-    except ImportError:
-        return set()
-    return set(timm.list_models())
-
-
-def is_config(config: Mapping[str, Any]) -> bool:
-    """Return whether a ``config.json`` is of timm's own layout, as TimmWrapper repositories have it, too."""
-    return (
-        isinstance(config.get("architecture"), str)
-        and config.get("library") != "torchvision"
-        and ("pretrained_cfg" in config or "num_classes" in config)
-    )
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """Read a ``config.json``; empty where it is not a JSON object."""
-    try:
-        return read_json(path)
-    except (OSError, ValueError):
-        return {}
-
-
 def build(
     name: str,
     weights: str = "DEFAULT",
@@ -236,11 +196,17 @@ def describe(name: str, weights: str) -> tuple[dict[str, Any], dict[str, Any]]:
     if Path(name).is_dir():
         config = read_config(Path(name, "config.json"))
         return arguments_of(config), dict(config.get("pretrained_cfg") or {})
+    hub_id = name.removeprefix(HUB[0]).removeprefix(HUB[1])
+    if hub_id.startswith("timm/") and timm.is_model_pretrained(hub_id.removeprefix("timm/")):
+        name = hub_id.removeprefix("timm/")  # timm knows what is in the repository
     if "/" in name:
-        hub_id = name.removeprefix(HUB[0]).removeprefix(HUB[1])
         config = hub_config(hub_id, weights)
+        if not is_config(config):
+            raise UserError(f"{hub_id} is not a repository of timm's; leave out {HUB[0]}")
         return arguments_of(config), dict(config.get("pretrained_cfg") or {}) | {"hf_hub_id": hub_id}
     name = name.removeprefix(OWN)
+    if name.partition(".")[0] not in known():
+        raise UserError(f"timm has no model {name!r}; nearest: {', '.join(near_names(name)) or 'resnet18'}")
     try:
         found = timm.models.get_pretrained_cfg(name)
         if found is None and "." in name:  # another tag than those it knows
@@ -295,10 +261,13 @@ def make_model(name: str, arguments: Mapping[str, Any], pretrained: bool, cfg: M
     Raises:
         UserError: an argument that the model does not take, or weights that cannot be downloaded.
     """
-    options = {**arguments, "pretrained": pretrained}
+    options = {**copy.deepcopy(dict(arguments)), "pretrained": pretrained}  # some models keep what they are given
     if "/" in name and cfg:
         options["pretrained_cfg"] = dict(cfg)
-    if pretrained:
+    file = cached_weights(cfg) if pretrained else None
+    if file:  # timm itself would ask the hub whether there is a newer one
+        options["pretrained_cfg_overlay"] = {"file": str(file), "custom_load": False}
+    elif pretrained:
         require_weights(name, cfg)
     try:
         model: nn.Module = library().create_model(**options)
@@ -307,20 +276,30 @@ def make_model(name: str, arguments: Mapping[str, Any], pretrained: bool, cfg: M
     return model
 
 
+def cached_weights(cfg: Mapping[str, Any]) -> Path | None:
+    """Return the file with the weights of a ``pretrained_cfg`` in the hub's cache; None where it is not there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if not cfg.get("hf_hub_id") or cfg.get("custom_load") == "hf":
+        return None
+    repo, revision = split_revision(cfg["hf_hub_id"])
+    named = cfg.get("hf_hub_filename")
+    files = (str(Path(named).with_suffix(".safetensors")), SAFE_NAMES.get(named, named), named) if named else WEIGHTS
+    found = (try_to_load_from_cache(repo, file, revision=revision) for file in files)
+    return next((Path(file) for file in found if isinstance(file, str)), None)
+
+
 def require_weights(name: str, cfg: Mapping[str, Any]) -> None:
-    """Check that the weights of a name are in the cache, or that their host can be reached.
+    """Check that the host of the weights of a name can be reached, or that timm has them in its own cache.
 
     Raises:
         UserError: neither, or the name has no weights.
     """
-    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub import constants
 
     remedy = 'give `weights=FILE`, or `weights="none"` for random weights'
-    hub_id = cfg.get("hf_hub_id")
-    if hub_id:
-        files = (*WEIGHTS, *([cfg["hf_hub_filename"]] if cfg.get("hf_hub_filename") else []))
-        if not any(isinstance(try_to_load_from_cache(hub_id, file), str) for file in files):
-            require_network(constants.ENDPOINT, f"{name}'s weights", remedy)
+    if cfg.get("hf_hub_id"):
+        require_network(constants.ENDPOINT, f"{name}'s weights", remedy)
     elif cfg.get("url"):
         cached = Path(torch.hub.get_dir(), "checkpoints", Path(cfg["url"]).name)
         if not cached.is_file():

@@ -136,6 +136,7 @@ def build(
     if architecture and weights != "none":
         raise UserError(f'architecture changes of {name} need `weights="none"`; its weights fit only as it is')
     entries = models.get_model_weights(name)
+    weights = weights.removeprefix(f"{entries.__name__}.")  # as torchvision's get_weight takes it
     entry = entries.__members__.get(weights) or published(name, weights)
     if entry is None and weights.isupper():  # no file is called so, and people type an entry of another model
         known = ", ".join(["DEFAULT", *(member for member in entries.__members__ if member != "DEFAULT")])
@@ -161,6 +162,11 @@ def build(
             *(weights, entries.DEFAULT, scheme.in_words(), ", transform_input off" if name in INCEPTIONS else ""),
         )
     return TorchvisionBackbone(name, model, scheme, pooling, arguments)
+
+
+def has_weights(name: str, entry: str) -> bool:
+    """Return whether a model's published weights have an entry of that name."""
+    return entry in models.get_model_weights(name).__members__
 
 
 def published(name: str, weights: str) -> models.WeightsEnum | None:

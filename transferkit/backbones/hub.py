@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from transferkit.backbones.hub_faults import hub_fault
+from transferkit.backbones.hub_faults import hub_fault, nearest
 from transferkit.backbones.loading import check_finite, check_keys, is_head, own_names
 from transferkit.backbones.other_layouts import layout_of
 from transferkit.backbones.weights import read_state_dict
@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 VIT = "google/vit-base-patch16-224-in21k"
 PREPROCESSOR = "preprocessor_config.json"
+# Part of the names of repositories with code of their own -> one of that kind whose class transformers has.
+IN_TRANSFORMERS = {"radio": "nvidia/C-RADIOv4-H", "aimv2": "apple/aimv2-large-patch14-224-lit"}
 Content = TypeVar("Content")
 
 
@@ -64,19 +66,37 @@ def read_local_or_hub(name: str, what: str, read: Callable[[bool], Content]) -> 
         if Path(name).is_dir():
             if what == "weights" and (layout := layout_of(Path(name))):
                 raise UserError(f"{name} is {layout}") from error
-            raise UserError(f"{name} has no usable {what}: {first_line(error)}") from error
+            raise UserError(f"{name} has no usable {what}: {first_line(error)}; complete the folder") from error
     except Exception as error:  # transformers raises whatever a broken file makes it raise
+        if "trust_remote_code" in str(error):
+            raise own_code(name) from error
         raise UserError(f"the {what} of {name} cannot be used: {first_line(error)}") from error
     from huggingface_hub import constants
 
-    remedy = 'give a local directory as `backbone`, a filled HF_HOME, or `weights="none"` for random weights' + (
+    near = "" if is_in_cache(name) else nearest(name)
+    remedy = f"check its name{near}, or " if near else ""
+    remedy += 'give a local directory as `backbone`, a filled HF_HOME, or `weights="none"` for random weights' + (
         "" if name == VIT else f" of {VIT}"
     )
     require_network(constants.ENDPOINT, f"{name} ({what})", remedy)
     try:
         return read(False)
     except Exception as error:
-        raise hub_fault(name, what, error) from error
+        raise (own_code(name) if "trust_remote_code" in str(error) else hub_fault(name, what, error)) from error
+
+
+def is_in_cache(name: str) -> bool:
+    """Return whether anything of a hub repository is in the local cache, so that its name is right."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE, f"models--{split_revision(name)[0].replace('/', '--')}").is_dir()
+
+
+def own_code(name: str) -> UserError:
+    """Return the error for a repository whose model is code of its own."""
+    inside = next((known for part, known in IN_TRANSFORMERS.items() if part in name.lower()), None)
+    near = f", such as {inside}" if inside else ""
+    return UserError(f"{name} brings its own code, which is never run; give a model that transformers has itself{near}")
 
 
 def read_config(name: str, weights: str, architecture: dict[str, Any] | None) -> "PreTrainedConfig":
@@ -92,7 +112,9 @@ def read_config(name: str, weights: str, architecture: dict[str, Any] | None) ->
     if Path(name).is_dir() and not Path(name, "config.json").is_file():
         if layout := layout_of(Path(name)):
             raise UserError(f"{name} is {layout}")
-        raise UserError(f"{name} is not a model directory (it has no config.json); give one that has")
+        inner = sorted(Path(name).glob("*/config.json"), key=lambda file: file.stat().st_mtime)
+        newest = f", such as {inner[-1].parent}" if inner else ""  # of the checkpoints of a Trainer
+        raise UserError(f"{name} is not a model directory (it has no config.json); give one that has{newest}")
     config: PreTrainedConfig
     if weights == "none" and name == VIT:  # transformers' defaults are this very model's: no hub needed
         config = ViTConfig()
@@ -194,7 +216,13 @@ def load_model(
     origin = name if own else weights
     state = None
     if not own:
-        state = own_names(read_state_dict(weights), names_in_files(kind, config, options), weights)
+        names = names_in_files(kind, config, options)
+        state = own_names(read_state_dict(weights), names, weights)
+        if any(".attn.qkv." in key for key in state) and not any(".attn.qkv." in key for key in names):
+            raise UserError(
+                f"{weights} has the names of timm's networks, not of transformers' {config.model_type}; "
+                "give a network of timm's beside it, such as vit_small_patch16_224"
+            )
     shared = {
         "config": config,
         "state_dict": state,

@@ -1,11 +1,10 @@
 """What the Hugging Face Hub refuses, each in one line with its remedy; a token is never shown."""
 
-import difflib
 import re
 from collections.abc import Iterator
 
-from transferkit.backbones.known_models import known_models
 from transferkit.backbones.other_layouts import other_layout
+from transferkit.backbones.spelling import near_names
 from transferkit.errors import UserError, first_line
 
 TOKEN = re.compile(r"\bhf_\w{4,}")
@@ -43,12 +42,18 @@ def hub_fault(name: str, what: str, error: BaseException) -> UserError:
             return UserError("the hub does not accept your token; log in again (hf auth login), or unset HF_TOKEN")
         if isinstance(cause, errors.RepositoryNotFoundError):
             return UserError(
-                f"the hub has no {place} that you may see; check its name{near(place)}, or, if it is private, log in "
-                "(hf auth login) or set HF_TOKEN"
+                f"the hub has no {place} that you may see; check its name{nearest(place)}, or, if it is private, "
+                "log in (hf auth login) or set HF_TOKEN"
             )
         missing = isinstance(cause, errors.EntryNotFoundError) and not isinstance(cause, errors.LocalEntryNotFoundError)
-        if missing and (layout := other_layout(files_of(place, revision))):
+        files = files_of(place, revision) if missing else []
+        if layout := other_layout(files):
             return UserError(f"{place} is {layout}")
+        if files and "config.json" not in files:
+            return UserError(
+                f"{place} is in no layout of transformers or timm (it has no config.json); "
+                "give the name of its network, and its weights as a file in `weights`"
+            )
         if status == 429:
             return UserError(f"the hub takes no more requests for {place} for now (429); try later, or log in")
     text = TOKEN.sub("hf_…", first_line(error))
@@ -75,8 +80,9 @@ def causes(error: BaseException) -> Iterator[BaseException]:
         found = found.__cause__ or found.__context__
 
 
-def near(name: str) -> str:
+def nearest(name: str) -> str:
     """Return the known names nearest to one, as a remark."""
-    known = [model.name for model in known_models() if "/" in model.name]
-    found = difflib.get_close_matches(name, known, n=2, cutoff=0.7)
+    found = near_names(name, 2, cutoff=0.8)
+    if name.partition("@")[0] in found:
+        return ""
     return f" (nearest: {', '.join(found)})" if found else ""

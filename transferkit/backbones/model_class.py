@@ -25,6 +25,10 @@ NEAREST = {
     "vjepa2": "takes videos; the nearest is facebook/ijepa_vith14_1k",
     "sam": "takes images with prompts; the nearest is facebook/vit-mae-base",
     "sam2": "takes images with prompts; the nearest is facebook/hiera-base-224-hf",
+    **dict.fromkeys(
+        ("sam2_video", "sam3", "sam3_video", "sam_hq", "edgetam", "edgetam_video"),
+        "takes images with prompts; the nearest is facebook/hiera-base-224-hf",
+    ),
     "imagegpt": "takes color clusters, not pixels; the nearest is google/vit-base-patch16-224",
     "perceiver": "takes any kind of input; the nearest is google/vit-base-patch16-224",
 }

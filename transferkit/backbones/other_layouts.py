@@ -17,12 +17,24 @@ LAYOUTS = (
         "an adapter without the model that it changes",
         "merge it into that model (peft's merge_and_unload), save the result with save_pretrained and give its folder",
     ),
-    ("open_clip_config.json", "a model of OpenCLIP", "give one in the layout of transformers or timm"),
-    ("modules.json", "a model of sentence-transformers", "give the folder of its image model"),
+    (
+        "open_clip_config.json",
+        "a model of OpenCLIP",
+        "give one of transformers, such as laion/CLIP-ViT-B-32-laion2B-s34B-b79K, or of timm, such as "
+        "vit_base_patch16_clip_224.laion2b",
+    ),
+    (
+        "modules.json",
+        "a model of sentence-transformers",
+        "give the folder of its image model, or openai/clip-vit-base-patch32",
+    ),
     ("*.onnx", "a model in ONNX alone", "give the model that it was exported from"),
     ("*.gguf", "a model in GGUF alone", "give the model that it was converted from"),
     ("tf_model.h5", "a model of TensorFlow alone", "give one with model.safetensors"),
     ("flax_model.msgpack", "a model of Flax alone", "give one with model.safetensors"),
+    ("*.tflite", "a model of TensorFlow Lite", "give the model that it was converted from"),
+    ("*.pt2", "a program of torch.export", "give the model that it was exported from"),
+    ("*.h5", "a model of Keras", "give a model of torchvision, transformers or timm"),
 )
 
 
@@ -43,8 +55,11 @@ def other_layout(files: Iterable[str]) -> str | None:
 
 
 def layout_of(folder: Path) -> str | None:
-    """Return :func:`other_layout` of a folder; of an adapter with the name of its model."""
+    """Return :func:`other_layout` of a folder, with the name of an adapter's model or the place of an image model."""
     found = other_layout(str(file.relative_to(folder)) for pattern in ("*", "*/*") for file in folder.glob(pattern))
+    inner = [config.parent for config in folder.glob("*/config.json") if "CLIP" in config.parent.name]
+    if found and (folder / "modules.json").is_file() and len(inner) == 1:
+        return found.replace("the folder of its image model, or openai/clip-vit-base-patch32", str(inner[0]))
     try:
         base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
     except (OSError, ValueError, KeyError, TypeError):

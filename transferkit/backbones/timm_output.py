@@ -28,15 +28,6 @@ def known_output(model: nn.Module, image_size: tuple[int, int]) -> tuple[int, in
     return library.num_features, library.num_classes or library.head_hidden_size, poolings(prefix)
 
 
-def known_poolings(model: nn.Module) -> tuple[str, ...]:
-    """Return the poolings of timm's model, its classifier in place; empty where a pass is needed to know them."""
-    library: Any = model
-    known = known_output(model, tuple(library.pretrained_cfg["input_size"][1:]))
-    if known is None:
-        return ()
-    return (*known[2], "logits") if isinstance(library.get_classifier(), nn.Linear) else known[2]
-
-
 def remove_classifier(name: str, model: nn.Module) -> None:
     """Take the classifier of timm's model away.
 

@@ -30,7 +30,10 @@ def matched(model: nn.Module) -> list[list[str]]:
         return []
     from timm.models import group_parameters
 
-    matcher = library.group_matcher(coarse=True)
+    try:
+        matcher = library.group_matcher(coarse=True)
+    except AssertionError:  # RDNet groups single layers alone
+        return []
     groups = [names for _, names in sorted(group_parameters(model, matcher).items())]
     if len(groups) > 2 and not any(is_block(name, matcher) for name in groups[-1]):
         groups[-2:] = [groups[-2] + groups[-1]]

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from transferkit.errors import UserError
 
 log = logging.getLogger(__name__)
+FINE_TUNED = "fine_tuned"  # in the metadata of embeddings, of a backbone that was trained on labels
+UNLABELED = ("frozen", "distill")  # regimes in which a backbone learns nothing of labels
 BACKBONE = "backbone_fitted_on"  # in a record: the images that the backbone itself was trained on
 
 
@@ -30,6 +32,19 @@ def backbone_seen(record: Mapping[str, Any]) -> str:
     """Return what the record of an extractor remembers of the images that its backbone was trained on."""
     trained = record.get("regime", "frozen") != "frozen"
     return str(record.get(BACKBONE) or (record.get("fitted_on", "") if trained else ""))
+
+
+def learned_classes(record: Mapping[str, Any]) -> bool:
+    """Return whether a backbone was trained on labels, by the record of its extractor: images of one are then alike.
+
+    A student has learned the embeddings of its teacher, not labels.
+    """
+    return record.get("regime", "frozen") not in UNLABELED or bool(record.get(BACKBONE))
+
+
+def fine_tuned(metadata: Mapping[str, Any]) -> bool:
+    """Return whether the metadata of embeddings say that their backbone was trained on labels."""
+    return metadata.get(FINE_TUNED) is True
 
 
 def seen_by_backbone(held_out: Mapping[str, Collection[str]], remembered: str) -> list[str]:

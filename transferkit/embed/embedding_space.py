@@ -10,6 +10,7 @@ from typing import Any
 from transferkit.data import label_columns
 from transferkit.data.fingerprint import fingerprint
 from transferkit.data.image_table import ImageTable
+from transferkit.data.seen import FINE_TUNED, learned_classes
 from transferkit.extractor import Extractor
 from transferkit.extractor.forward import Forward
 from transferkit.runtime.versions import versions
@@ -179,6 +180,7 @@ def describe(
         "extractor": extractor.name,
         **space.to_metadata(),
         "space": space.sha256,
+        **({FINE_TUNED: True} if learned_classes(extractor.record) else {}),
         "embed_dim": math.prod(shape),
         "shape": shape,
         "augmentation": augmentation,

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import pyarrow.parquet as pq
 import torch
 
+from transferkit.data.asked import asked_of, check_same
 from transferkit.data.columns import GROUP, TEXTS, take
 from transferkit.data.embeddings import Embeddings, read_facts, with_metadata, writer
 from transferkit.data.image_table import ImageTable
@@ -40,6 +41,7 @@ SHARD_BATCHES = 16  # a killed run repeats at most this many batches
 SHARD_BYTES = 2**26  # fewer batches per shard if an image gives many numbers
 SHARD_NAME = re.compile(rf"\d{{6,}}\.parquet|{TEMPORARY.pattern}")  # or left by a killed run
 IGNORED = {"broken": {}, "reused": 0}  # metadata that may differ when an existing file is compared
+CHOSEN = ("layer", "features", "normalize", "precision", "engine")  # metadata that a message names
 SKIP = 'leave them out with `on_error="skip"`, which keeps what is done'
 
 
@@ -272,6 +274,27 @@ def written_before(shards: Shards) -> Written | None:
     if not same or wanted != (facts.paths, facts.labels, facts.splits, facts.groups):
         return None
     return Written(len(wanted.paths), broken, 0)
+
+
+def check_question(shards: Shards) -> None:
+    """Refuse to replace embeddings of another extractor, of other images, or of other labels.
+
+    Those of other versions of libraries are written again.
+
+    Raises:
+        UserError: the place holds such embeddings.
+    """
+    try:
+        facts = read_facts(shards.out)
+    except UserError:  # nothing, or an empty folder
+        return
+    broken, table = facts.metadata.get("broken", {}), shards.table
+    kept = table.select(row for row, path in enumerate(table.paths) if path not in broken)
+    before, asked = (
+        asked_of(metadata, each, {name: metadata.get(name) for name in CHOSEN})
+        for metadata, each in ((facts.metadata, facts), (shards.metadata, kept))
+    )
+    check_same(shards.out, before, asked)
 
 
 def check_embeddings(out: Path, as_folder: bool) -> None:

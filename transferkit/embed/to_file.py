@@ -10,7 +10,7 @@ from transferkit.data.integrity import raise_broken
 from transferkit.embed import feature_cache
 from transferkit.embed.embedding_space import EmbeddingSpace, describe
 from transferkit.embed.features import recall, with_origin
-from transferkit.embed.shards import SKIP, Shards, Written, discard_parts, fill, find_written, plan
+from transferkit.embed.shards import SKIP, Shards, Written, check_question, discard_parts, fill, find_written, plan
 from transferkit.embed.stream import make_table, stream_table, usual_batch_size
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
@@ -29,6 +29,7 @@ def embed_to_file(
     on_error: str = "fail",
     as_folder: bool = False,
     workers: int | None = None,
+    overwrite: bool = False,
 ) -> Written:
     """Embed a table into Parquet, and share pooled embeddings in the usual batches with the feature cache.
 
@@ -44,6 +45,7 @@ def embed_to_file(
         on_error: ``fail`` names the first unreadable images and writes no file, ``skip`` leaves them out.
         as_folder: ``out`` becomes a directory of shards.
         workers: threads; by default one per core.
+        overwrite: replace embeddings of another extractor or of other images.
 
     Raises:
         UserError: ``out`` cannot be written or holds something else; images cannot be read.
@@ -56,6 +58,8 @@ def embed_to_file(
 
         def without_embedding() -> Written | None:
             found = find_written(shards, on_error)
+            if found is None and not overwrite:
+                check_question(shards)
             return from_cache(shards, stamps, on_error) if found is None and shares else found
 
         if (done := ranks.from_first(without_embedding)) is not None:

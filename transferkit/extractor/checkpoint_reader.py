@@ -50,7 +50,9 @@ def load(path: Path) -> dict[str, Any]:
     content = read_tensors(path)
     record = content.get(KEY) if isinstance(content, dict) else None
     if not isinstance(record, dict) or "state_dict" not in content:
-        raise UserError(f"{path} is not a transferkit checkpoint; give one that fit wrote")
+        weights = isinstance(content, dict) and isinstance(content.get("state_dict"), Mapping)
+        other = f', or the name of its network and `weights="{path}"`' if weights else ""
+        raise UserError(f"{path} is not a transferkit checkpoint; give one that fit wrote{other}")
     check_format(path, record)
     for name, kind in PARTS.items():
         if name in content and not isinstance(content[name], kind):

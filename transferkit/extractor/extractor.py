@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from transferkit import backbones
+from transferkit.backbones.spelling import plain_name
 from transferkit.errors import UserError
 from transferkit.extractor import checkpoint_reader, explanation, pretrained
 from transferkit.extractor.core import RECORD, ExtractorCore
@@ -42,6 +43,7 @@ class Extractor(ExtractorCore):
         Raises:
             UserError: the name is unknown, files cannot be used, or a download needs a network.
         """
+        source = plain_name(str(source))
         path = Path(source)
         if architecture and (path.suffix == ".ckpt" or (path / RECORD).is_file()):
             raise UserError(f"{path} has its own architecture; leave out `architecture`")
@@ -51,7 +53,7 @@ class Extractor(ExtractorCore):
             return cls(**checkpoint_reader.read(path, weights, pooling, preprocessing or {}, cls.from_pretrained))
         if (path / RECORD).is_file():
             return cls(**pretrained.read(path, weights, pooling, preprocessing or {}))
-        return cls(backbones.build(str(source), weights, pooling, dict(architecture or {}), preprocessing, revision))
+        return cls(backbones.build(source, weights, pooling, dict(architecture or {}), preprocessing, revision))
 
     def explain(self, images: Iterable[Any], class_name: str | None = None) -> Iterator[explanation.Explanation]:
         """Yield what the network looked at, per image; see :func:`~transferkit.extractor.explanation.explain`."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from transferkit import similarity
+from transferkit.data import seen
 from transferkit.data.embeddings import Embeddings
 from transferkit.data.targets import require_class
 from transferkit.images.quality import PictureStats
@@ -116,7 +117,8 @@ def audit_embeddings(
         folds: of the probe.
         seed: of the folds.
         in_place: scale the table's embeddings to length 1, for a caller that needs them no more: it saves a copy.
-        fine_tuned: whether the extractor has learned the classes, see :func:`~transferkit.similarity.usual_threshold`.
+        fine_tuned: whether the extractor has learned the classes, see :func:`~transferkit.similarity.usual_threshold`;
+            what the table's metadata say of it counts, too.
 
     Raises:
         UserError: no rows, NaN or infinity; several labels or a number per image.
@@ -126,7 +128,7 @@ def audit_embeddings(
     similarity.finite_rows(table.embedding, "embeddings", table.paths)
     found: list[Issue] = []
     unit = similarity.unit_rows(table.embedding, in_place=in_place)
-    neighbors = nearest(unit, fine_tuned)
+    neighbors = nearest(unit, fine_tuned or seen.fine_tuned(table.metadata))
     same = neighbors.joined(table.groups)
     remarks = [f"near-duplicates: cosine of {neighbors.threshold:.4g} or more"]
     quality, issues = label_issues(table, unit, same, folds, seed, remarks)

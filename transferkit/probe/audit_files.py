@@ -29,7 +29,9 @@ MOST_ROWS = 20_000
 DECISIONS = ("", "keep", "relabel", "drop")
 
 
-def save_audit(audit: Audit, folder: Path, images: Mapping[str, Any] | None = None) -> list[Path]:
+def save_audit(
+    audit: Audit, folder: Path, images: Mapping[str, Any] | None = None, more: Mapping[str, Any] | None = None
+) -> list[Path]:
     """Write the issues as ``audit.parquet`` and ``audit.csv``, a summary, and the quality of each label.
 
     The CSV has an empty column ``decision`` for :func:`apply_review`.
@@ -38,6 +40,7 @@ def save_audit(audit: Audit, folder: Path, images: Mapping[str, Any] | None = No
         audit: what was found.
         folder: to write into.
         images: where the images are, for the report.
+        more: further entries of the summary.
     """
     files = [folder / name for name in (PARQUET, CSV, SUMMARY, QUALITY)]
     columns = columns_of(audit)
@@ -48,7 +51,7 @@ def save_audit(audit: Audit, folder: Path, images: Mapping[str, Any] | None = No
     with atomic_path(files[1]) as temporary, temporary.open("wb") as file:
         file.write("".encode(encoding_for(texts)))
         pyarrow.csv.write_csv(decisions, file)
-    write_json(files[2], {**summary_of(audit), "images": dict(images or {}), "versions": versions()})
+    write_json(files[2], {**summary_of(audit), "images": dict(images or {}), **(more or {}), "versions": versions()})
     quality = {"path": pa.array(audit.quality, pa.string()), "quality": pa.array(audit.quality.values(), pa.float64())}
     with atomic_path(files[3]) as temporary:
         pq.write_table(pa.table(quality), temporary)

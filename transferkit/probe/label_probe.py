@@ -20,7 +20,7 @@ from transferkit.probe.own_paths import with_own_paths
 from transferkit.probe.protocol import PROTOCOL, Predictions, ProbeResult, edge_warnings, splits_table, sweep_record
 from transferkit.probe.row_splits import feature_warnings, split_members
 from transferkit.probe.standardize import KINDS, Kind
-from transferkit.reports.predictions import label_predictions
+from transferkit.reports.predictions import class_columns, label_predictions
 from transferkit.runtime.versions import versions
 from transferkit.similarity.label_scores import average_precision, best_thresholds, score_labels
 
@@ -139,7 +139,7 @@ def probe_labels(
     }
     paths = tuple(embeddings.paths[row] for row in members.test)
     texts = tuple(str(labels[row]) for row in members.test)
-    columns = label_predictions(paths, texts, found, names)
+    columns = label_predictions(paths, texts, found, names) | class_columns(probability.float(), names)
     return ProbeResult(
         report,
         classifier,

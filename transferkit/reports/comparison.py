@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from transferkit.data.targets import WORDS
 from transferkit.errors import UserError
 from transferkit.reports import data_sections, svg
 from transferkit.reports.content import (
@@ -33,11 +34,13 @@ from transferkit.reports.result_files import (
     mapping,
     place_of_images,
 )
+from transferkit.reports.target_comparison import TargetTable, compare_targets, shared_rows, targets_of
 from transferkit.similarity.paired import PairedComparison, compare_paired
 
 SHOWN = 24
 CLASSES = 12
 LEVEL = 0.05
+OF_PROBE = ("top1", "top5", "mean_per_class", "ece", "ece_calibrated", "map", "f1_macro", "f1_micro", "mae", "r2")
 MADE = ("extractor", "pooling", "precision", "weights_sha256")  # of the embeddings of a probe
 
 
@@ -53,37 +56,51 @@ def comparison_report(
         image_root: of a manifest.
 
     Raises:
-        UserError: a directory without predictions, or no image in common.
+        UserError: a directory without predictions, predictions of two kinds, or no image in common.
     """
-    one, other = (predictions_of(folder) for folder in (first, second))
-    a, b, alone = shared(one, other, (str(first.path), str(second.path)))
-    compared = compare_paired(torch.from_numpy(a.correct), torch.from_numpy(b.correct))
-    missing = []
-    if any(alone):
-        missing.append(
-            f"{alone[0]:,} images of {first.path} and {alone[1]:,} of {second.path}, which the other did not judge"
-        )
+    names = names_of(first, second)
+    one, other = (targets_of(folder) or predictions_of(folder) for folder in (first, second))
+    if isinstance(one, PredictionTable) and isinstance(other, PredictionTable):
+        top, sections, missing = compare_classes(one, other, names)
+    elif isinstance(one, TargetTable) and isinstance(other, TargetTable) and one.kind == other.kind:
+        top, sections, missing = compare_targets(one, other, names)
+    else:
+        kinds = [WORDS[table.kind if isinstance(table, TargetTable) else "class"] for table in (one, other)]
+        raise UserError(f"{first.path} predicts {kinds[0]}, {second.path} {kinds[1]}; give two that predict the same")
     source = images_of(first, second, images, image_root)
     if source.table is None:
         missing.append(f"thumbnails: {source.reason}")
-    names = names_of(first, second)
-    sections = [
-        differences(compared, len(a)),
-        class_changes(a, b, names),
-        changed("lost", f"Right in {names[0]}, wrong in {names[1]}", a, b, a.correct & ~b.correct),
-        changed("gained", f"Wrong in {names[0]}, right in {names[1]}", a, b, b.correct & ~a.correct),
-        metrics_side_by_side(first, second, names),
-        options_side_by_side(first, second, names),
-    ]
+    sections += [metrics_side_by_side(first, second, names), options_side_by_side(first, second, names)]
     command = shlex.join(["transferkit", "report", str(first.path), str(second.path)])
     sections.append(
         data_sections.provenance(
             [command], [(names[0], str(first.path)), (names[1], str(second.path))], {}, versions_of(first, second)
         )
     )
-    report = Report(f"{names[0]} and {names[1]}", "Comparison", headline(compared, a, b, names),
-                    [section for section in sections if section], missing)  # fmt: skip
-    return report, source
+    shown = [section for section in sections if section]
+    return Report(f"{names[0]} and {names[1]}", "Comparison", top, shown, missing), source
+
+
+def compare_classes(
+    one: PredictionTable, other: PredictionTable, names: tuple[str, str]
+) -> tuple[Headline, list[Section | None], list[str]]:
+    """Return headline and sections of two tables of one class per image, and what is missing.
+
+    Raises:
+        UserError: no image in common.
+    """
+    rows, alone = shared_rows(
+        list(zip(one.paths, one.labels, strict=True)), list(zip(other.paths, other.labels, strict=True)), names
+    )
+    a, b = (take(table, own) for table, own in zip((one, other), rows, strict=True))
+    compared = compare_paired(torch.from_numpy(a.correct), torch.from_numpy(b.correct))
+    sections: list[Section | None] = [
+        differences(compared, len(a)),
+        class_changes(a, b, names),
+        changed("lost", f"Right in {names[0]}, wrong in {names[1]}", a, b, a.correct & ~b.correct),
+        changed("gained", f"Wrong in {names[0]}, right in {names[1]}", a, b, b.correct & ~a.correct),
+    ]
+    return headline(compared, a, b, names), sections, alone
 
 
 def predictions_of(folder: ResultFolder) -> PredictionTable:
@@ -95,32 +112,13 @@ def predictions_of(folder: ResultFolder) -> PredictionTable:
     found = folder.predictions()
     if found is None and (folder.path / PREDICTIONS).is_file():
         raise UserError(
-            f"{folder.path / PREDICTIONS} is not a table of one class per image; give two runs or probes of classes"
+            f"{folder.path / PREDICTIONS} has no predictions of labeled images; give a run or probe of some"
         )
     if found is None:
         raise UserError(
             f"{folder.path} holds no predictions to compare; test the run first, or give a probe's directory"
         )
     return found
-
-
-def shared(
-    one: PredictionTable, other: PredictionTable, names: tuple[str, str]
-) -> tuple[PredictionTable, PredictionTable, tuple[int, int]]:
-    """Return the rows of two tables that are of the same image and label, and how many of each are not.
-
-    Raises:
-        UserError: there are none.
-    """
-    row_of = {(path, label): row for row, (path, label) in enumerate(zip(other.paths, other.labels, strict=True))}
-    pairs = [(row, row_of[key]) for row, key in enumerate(zip(one.paths, one.labels, strict=True)) if key in row_of]
-    if not pairs:
-        raise UserError(
-            f"{names[0]} and {names[1]} judged no image in common ({one.paths[0]!r}, {other.paths[0]!r}); "
-            "test both on the same images"
-        )
-    tables = [take(table, [pair[side] for pair in pairs]) for side, table in enumerate((one, other))]
-    return tables[0], tables[1], (len(one) - len(pairs), len(other) - len(pairs))
 
 
 def take(table: PredictionTable, rows: Sequence[int]) -> PredictionTable:
@@ -240,7 +238,7 @@ def measured(folder: ResultFolder) -> dict[str, float]:
     found = folder.json("metrics.json")
     linear = mapping(folder.json("probe.json").get("linear"))
     values = {name: value for name, value in found.items() if name.startswith("test/")}
-    values |= {name: linear.get(name) for name in ("top1", "top5", "mean_per_class", "ece", "ece_calibrated")}
+    values |= {name: linear.get(name) for name in OF_PROBE}
     return {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
 
 

@@ -9,6 +9,7 @@ import torch
 import yaml
 
 from transferkit import similarity
+from transferkit.data import seen
 from transferkit.data.embeddings import Embeddings
 from transferkit.data.targets import TARGETS, Kind
 from transferkit.reports import svg
@@ -83,11 +84,12 @@ def near_duplicates(table: Embeddings, seed: int = 0, images: str = "images", fi
         table: the embeddings.
         seed: of the rows that are drawn where there are many.
         images: what the rows are, such as the images of a test.
-        fine_tuned: whether the extractor has learned the classes, see :func:`~transferkit.similarity.usual_threshold`.
+        fine_tuned: whether the extractor has learned the classes, see :func:`~transferkit.similarity.usual_threshold`;
+            what the table's metadata say of it counts, too.
     """
     rows = similarity.drawn_rows(len(table), LARGEST, seed).tolist()
     part = table.select(rows) if len(rows) < len(table) else table
-    threshold = similarity.usual_threshold(part.embedding, fine_tuned)
+    threshold = similarity.usual_threshold(part.embedding, fine_tuned or seen.fine_tuned(table.metadata))
     groups = similarity.near_duplicates(part.embedding, threshold)
 
     def remarkable(group: Sequence[int]) -> tuple[bool, bool]:

@@ -1,6 +1,6 @@
 """The page of explained images: each image, what the network looked at, and the nearest training images."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from transferkit.reports.thumbnails import Thumbnails, thumbnail_uri
 
 SHOWN = 60  # images on the page
 RUN_SHOWN = 24  # in the report of a run
+MISTAKES, NEAREST = 8, 4  # of these with nearest training images, and how many
+TITLE = "{} taken for {}, and the nearest training images"
 LEAD = "Bright is what spoke most for the class, gray is what the crop cut off and the network did not see."
 SIDE = 256
 """Pixels of a picture's longer side."""
@@ -109,8 +111,15 @@ def section(number: int, each: Explained) -> Section:
     return Section(f"image-{number}", each.path, lead, blocks)
 
 
-def looked_at(folder: ResultFolder) -> tuple[Section | None, dict[str, Path]]:
-    """Return what a run's report shows of its explained images, mistakes first, and the file of each card's picture."""
+def looked_at(folder: ResultFolder, known: Collection[str] = frozenset()) -> tuple[Section | None, dict[str, Path]]:
+    """Return what a run's report shows of its explained images, and the file of each picture of the network's look.
+
+    Mistakes come first, the surest of them with the nearest training images.
+
+    Args:
+        folder: the run.
+        known: paths of the run's images, as far as they are there.
+    """
     found = folder.json(f"{FOLDER}/{FILE}") if (folder.path / FOLDER / FILE).is_file() else {}
     try:
         if not found or not found["images"]:
@@ -120,13 +129,39 @@ def looked_at(folder: ResultFolder) -> tuple[Section | None, dict[str, Path]]:
             folder.missing.append("what the network looked at: another checkpoint was explained; explain again")
             return None, {}
         images = sorted(found["images"], key=lambda each: each["label"] in (None, each["prediction"]))
-        cards = [small_card(each) for each in images[:RUN_SHOWN]]
+        shown = images[:RUN_SHOWN]
+        cards = [small_card(each) for each in shown]
+        near = [near_cards(each, known) for each in shown[:MISTAKES]]
     except (AttributeError, KeyError, TypeError, UserError, ValueError):  # somebody else wrote or changed it
         folder.missing.append(f"what the network looked at: {FOLDER}/{FILE} is damaged; explain again")
         return None, {}
-    gallery = Gallery(cards, rest=max(0, len(images) - RUN_SHOWN))
-    section = Section("looked-at", "What the network looked at", f"{LEAD} Mistakes come first.", [gallery])
+    titles = [TITLE.format(each["label"], each["prediction"]) for each in shown]
+    blocks = [Gallery([card, *few], title) for card, few, title in zip(cards, near, titles, strict=False) if few]
+    alone = [card for number, card in enumerate(cards) if number >= len(near) or not near[number]]
+    rest = max(0, len(images) - RUN_SHOWN)
+    blocks += [Gallery(alone, rest=rest)] if alone or rest else []
+    section = Section("looked-at", "What the network looked at", f"{LEAD} Mistakes come first.", blocks)
     return section, {card.path: folder.path / card.path for card in cards}
+
+
+def near_cards(each: Mapping[str, Any], known: Collection[str]) -> list[Card]:
+    """Return the nearest training images of a mistake, as far as they are among the run's images; else none.
+
+    Args:
+        each: of ``explanations.json``, whose paths are relative to the folder where it was made.
+        known: paths of the run's images.
+    """
+    if each["label"] in (None, each["prediction"]):
+        return []
+    cards = []
+    for rank, one in enumerate(each["nearest"][:NEAREST]):
+        parts = Path(one["path"]).parts
+        path = next((end for at in range(len(parts)) if (end := "/".join(parts[at:])) in known), None)
+        if path is not None:
+            near = decimal(float(one["cosine"]), f"{FOLDER}/{FILE} {each['path']} nearest {rank} cosine")
+            name = str(one["label"] or "no label")
+            cards.append(Card(path, f"training image {path} of class {name}", [("", name), ("cosine", near)]))
+    return cards
 
 
 def checkpoint_sha256(checkpoint: Path) -> str | None:

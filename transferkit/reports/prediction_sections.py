@@ -83,12 +83,12 @@ def class_row(score: ClassScore) -> list[Cell]:
 def confusions(table: PredictionTable) -> Section:
     """Return the confusion matrix with the images of each cell, and the most frequent pairs with images."""
     pairs = mistakes.confused_pairs(table)
-    scores = mistakes.class_scores(table)
     every = table.class_names
-    shown = every if len(every) <= MATRIX else sorted(score.name for score in scores[:MATRIX])
+    ordered = dict.fromkeys([*(name for pair, _ in pairs for name in pair), *every])  # the most confused first
+    shown = sorted(list(ordered)[:MATRIX])
     lead = "Rows are true classes, columns predictions. Select a cell to see its images."
     if len(shown) < len(every):
-        lead = f"The {len(shown)} classes with the lowest accuracy, of {len(every):,}. {lead}"
+        lead = f"The {len(shown)} classes of the most frequent mistakes, of {len(every):,}. {lead}"
     blocks: list[Block] = [matrix(table, shown, others=len(shown) < len(every))]
     if not pairs:
         blocks.append(Remark("No class is taken for another."))

@@ -15,6 +15,7 @@ from transferkit.reports.content import Report
 from transferkit.reports.svg import SHAPES
 from transferkit.reports.thumbnails import Thumbnails
 from transferkit.runtime.files import atomic_path
+from transferkit.runtime.page_files import check_page_place
 from transferkit.runtime.text import for_terminal
 
 TEMPLATES = "reports/templates"
@@ -28,6 +29,7 @@ def write_report(report: Report, thumbnails: Thumbnails, path: str | Path) -> No
     Raises:
         UserError: the place cannot be written.
     """
+    check_page_place(path)
     page = render(report, thumbnails)
     with atomic_path(path) as temporary:
         temporary.write_text(page, encoding="utf-8")

@@ -69,7 +69,7 @@ def run_report(
     sections: list[Section | None] = []
     if predictions is not None:
         sections += judged(predictions, number(metrics, "test/ece"))
-    seen, pictures = looked_at(folder)
+    seen, pictures = looked_at(folder, source.table.row_of if source.table else ())
     source = replace(source, pictures=pictures)
     sections.append(seen)
     if predictions is not None:

@@ -203,7 +203,8 @@ def interval_plot(rows: Sequence[tuple[str, float, float, float]], zero: bool = 
         rows: name, value, low and high, as shares.
         zero: whether 0 gets a line: for differences.
     """
-    gap, top, name = 30, 10, 150
+    gap, top = 30, 10
+    name = max(150, 12 + 7 * min(22, max(len(row[0]) for row in rows)))  # at most 7 units per letter
     height = top + gap * len(rows) + 34
     low, high = min(row[2] for row in rows), max(row[3] for row in rows)
     if zero:

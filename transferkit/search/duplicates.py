@@ -10,6 +10,7 @@ from torch import Tensor
 
 from transferkit.data.embeddings import Embeddings
 from transferkit.data.groups import units_of
+from transferkit.data.seen import fine_tuned
 from transferkit.similarity import finite_rows, groups_within, linked_rows, similar_pairs, usual_threshold, zero_rows
 
 MOST_PAIRS = 10_000  # that are kept; all are counted
@@ -82,7 +83,7 @@ def find_duplicates(embeddings: Embeddings, threshold: float | None = None) -> D
         UserError: the table is empty, or the threshold out of range.
     """
     values = embeddings.embedding
-    threshold = usual_threshold(values) if threshold is None else threshold
+    threshold = usual_threshold(values, fine_tuned(embeddings.metadata)) if threshold is None else threshold
     linked = linked_rows(values, threshold)
     members = torch.tensor(sorted(row for rows in linked for row in rows), dtype=torch.long)
     names = sorted({split for split in embeddings.splits if split})

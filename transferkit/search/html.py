@@ -11,6 +11,7 @@ from torch import Tensor
 
 from transferkit.images.decoding import ImageError
 from transferkit.runtime.files import atomic_path
+from transferkit.runtime.page_files import check_page_place
 from transferkit.runtime.text import for_html
 from transferkit.search.query import Hit
 
@@ -57,6 +58,7 @@ def write_page(
     Raises:
         UserError: the file cannot be written.
     """
+    check_page_place(path)
     with ThreadPoolExecutor() as pool:
         asked = list(pool.map(lambda query: picture(query[1], query[0]), queries))
         found = list(pool.map(lambda hit: picture(hit[1], f"result {hit[0].rank}: {hit[0].path}"), hits))

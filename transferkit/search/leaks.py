@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from transferkit.data import seen
 from transferkit.data.embeddings import Embeddings
 from transferkit.runtime.json_files import write_json
 from transferkit.search.duplicates import find_duplicates
@@ -26,13 +27,18 @@ def save_leaks(
         splits: path -> split; others have none.
         folder: to write into.
         left_out: number of further images of these splits, among which those of the table were drawn.
-        fine_tuned: whether the extractor has learned the classes, see :func:`~transferkit.similarity.usual_threshold`.
+        fine_tuned: whether the extractor has learned the classes, see :func:`~transferkit.similarity.usual_threshold`;
+            what the table's metadata say of it counts, too.
     """
     given = replace(table, splits=[splits.get(path) for path in table.paths])
     known = [row for row, split in enumerate(given.splits) if split]
     rows = [known[place] for place in drawn_rows(len(known), MOST_ROWS, 0).tolist()]
     part = given.select(rows)
-    found = find_duplicates(part, usual_threshold(part.embedding, fine_tuned)) if rows else None
+    found = (
+        find_duplicates(part, usual_threshold(part.embedding, fine_tuned or seen.fine_tuned(table.metadata)))
+        if rows
+        else None
+    )
     pairs = [
         {
             "first": part.paths[pair.first],

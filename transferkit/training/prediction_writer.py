@@ -140,6 +140,8 @@ class PredictionWriter(Callback):
         self.written = [self.run / name for name in ("predictions.parquet", "embeddings.parquet", "similarity.json")]
         self.written.append(self.run / projector.CONFIG)
         columns = module.task.columns(embeddings.paths, embeddings.labels, probability, module.class_names, 1)
+        if not module.task.calibrates:
+            columns |= module.task.more_columns(probability, module.class_names)  # what a comparison of two runs ranks
         write_parquet(columns | self.calibrate(trainer, module, split, probability), self.written[0])
         embeddings.save(self.written[1])
         found = evaluation.measure(embeddings)

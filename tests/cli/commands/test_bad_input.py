@@ -94,7 +94,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
     "a probe's export over something": (
         picture,
         ["probe", "photos", *RESNET, "--export", "out"],
-        "--export out exists; choose another directory",
+        "out holds something else than an export",
     ),
     "a classifier that is not there": (
         lambda root: 0,

@@ -17,6 +17,7 @@ from transferkit import similarity
 from transferkit.data.embeddings import Embeddings
 
 MADE = {"extractor": "resnet18", "weights_sha256": "a" * 64, "pooling": "avg", "preprocessing": {"crop": 224}}
+WRITTEN = {"similarity.json", "evaluation.json", "report.html"}
 PICTURES = {"class_means.png", "cosine_histogram.png", "map_pca.png"}
 
 
@@ -47,7 +48,7 @@ def test_writes_figures_and_pictures_beside_the_file(file: Path) -> None:
     assert done.status == 0, done.err
     folder = file.with_name("photos-evaluation")
     assert done.err.splitlines()[-2].endswith("report.html")  # what to look at comes last
-    assert {path.name for path in folder.iterdir()} == PICTURES | {"similarity.json", "per_class.csv", "report.html"}
+    assert {path.name for path in folder.iterdir()} == PICTURES | WRITTEN | {"per_class.csv"}
     rows = Embeddings.load(file)
     expected = similarity.evaluate(rows.embedding, rows.labels)
     assert json.loads((folder / "similarity.json").read_text()) == expected.overall
@@ -85,7 +86,7 @@ def test_json_and_options(file: Path, tmp_path: Path) -> None:
     assert values == json.loads((out / "similarity.json").read_text())
     assert {"hit_rate@2", "hit_rate@99"} <= values.keys() and "map_at_r" not in values
     assert values["k_clamped"] == 59 and "K = 99 exceeds the number of rows: clamped to 59" in done.err
-    assert {path.name for path in out.iterdir()} == {"similarity.json", "per_class.csv", "report.html"}
+    assert {path.name for path in out.iterdir()} == WRITTEN | {"per_class.csv"}
 
 
 def test_one_split_and_one_split_against_another(file: Path) -> None:
@@ -109,7 +110,7 @@ def test_reference_file(file: Path, tmp_path: Path) -> None:
     assert done.status == 0 and json.loads(done.out)["reference_rows"] == 9
     assert "K = 10 exceeds the number of rows: clamped to 9" in done.err
     assert {path.name for path in file.with_name("photos-evaluation").glob("*.png")} == PICTURES
-    done = transferkit("evaluate", str(file), "--reference", str(file))
+    done = transferkit("evaluate", str(file), "--reference", str(file), "--out", str(tmp_path / "itself"))
     assert "60 rows are also in the reference and find themselves: 000.jpg" in done.err
 
 
@@ -142,7 +143,7 @@ def test_without_labels(tmp_path: Path) -> None:
     assert done.status == 0 and json.loads(done.out).keys() == {"rows", "zero_norm_rows", "uniformity"}
     assert "no labels" in done.err
     written = {path.name for path in (tmp_path / "bare-evaluation").iterdir()}
-    assert written == {"similarity.json", "cosine_histogram.png", "map_pca.png", "report.html"}
+    assert written == WRITTEN | {"cosine_histogram.png", "map_pca.png"}
     table().save(tmp_path / "photos.parquet")
     sides = str(tmp_path / "photos.parquet"), "--reference", str(tmp_path / "bare.parquet")
     done = transferkit("evaluate", *sides, "--json", "true")

@@ -1,5 +1,6 @@
 """``explain``: pictures, nearest training images and a page, of a run, a checkpoint or an export."""
 
+import html
 import json
 import shutil
 from collections.abc import Iterator
@@ -34,7 +35,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def explained(*arguments: str) -> dict[str, Any]:
-    place = [] if "--out" in arguments else ["--out", "explained"]
+    place = [] if "--out" in arguments else ["--out", "explained", "--overwrite"]
     done = transferkit("explain", *arguments, *place, "--accelerator", "cpu", "--json")
     assert done.status == 0, done.err
     content: dict[str, Any] = json.loads(done.out)
@@ -78,6 +79,8 @@ def test_into_the_run_whose_report_shows_it(work: Path) -> None:
     assert [each["probability"] for each in images] == sorted((each["probability"] for each in images), reverse=True)
     page = Path("runs/fit/0/report.html").read_text(encoding="utf-8")
     assert page.count("what spoke for") >= len(images) and "Mistakes come first" in page and "<b>" not in page
+    assert page.count('aria-label="training image train/') == 4 * min(8, len(images)) > 0
+    assert f"apples taken for {html.escape(NASTY, quote=True)}, and the nearest" in page.replace("&#39;", "&#x27;")
     Path("runs/fit/0/explained/explanations.json").write_text('{"images": [1]}')
     assert transferkit("report", "runs/fit/0").status == 0
     assert "explanations.json is damaged; explain again" in Path("runs/fit/0/report.html").read_text(encoding="utf-8")
@@ -134,7 +137,10 @@ def test_unreadable_images_are_left_out(work: Path) -> None:
     ("arguments", "says"),
     [
         (["photos/val", "-k", "-1"], "-k is -1; give 0 or more"),
-        (["photos/val", "--class_name", "pears"], r"--class_name is 'pears', which is not a class here"),
+        (
+            ["photos/val", "--class_name", "pears", "--out", "pears"],
+            r"--class_name is 'pears', which is not a class here",
+        ),
         (["photos/val", "--ckpt_path", "gone.ckpt"], "checkpoint gone.ckpt does not exist"),
         (["photos/val", "--name", "gone"], "no run with a checkpoint in runs/gone"),
         (["photos/val", "--ckpt_path", "photos"], "photos"),

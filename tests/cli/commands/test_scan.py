@@ -16,6 +16,12 @@ from tests.running import transferkit
 HOSTILE = "a\x1b[31m\n\t\u202e<script>.png"
 
 
+@pytest.fixture(autouse=True)
+def here(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of its own: a scan writes its report where it is run."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("here"))
+
+
 @pytest.fixture
 def spoilt(photo_folder: Path) -> Path:
     half = next(case.data for case in corpus() if case.name == "half.jpg")
@@ -36,14 +42,14 @@ def test_clean_images_end_with_0_and_the_next_command(photo_folder: Path) -> Non
         ["apples", "12", "6", "6"],
         ["limes", "12", "6", "6"],
     ]
-    assert done.err == f"next: transferkit fit --data.root {photo_folder}\n"
+    assert done.err == f"written: scan/report.html\nnext: transferkit fit --data.root {photo_folder}\n"
 
 
 def test_a_table_of_what_was_found_and_2(spoilt: Path) -> None:
     done = transferkit("scan", str(spoilt))
     assert done.status == 2
     assert "truncated" in done.out and "half0.jpg (truncated JPEG)" in done.out and "and 3 more" in done.out
-    assert done.err == "findings that would stop or spoil training: 6 of 6\n"
+    assert done.err == "written: scan/report.html\nfindings that would stop or spoil training: 6 of 6\n"
     assert "\x1b" not in done.out and "\t" not in done.out and "\u202e" not in done.out
 
 
@@ -70,7 +76,7 @@ def test_csv_is_one_line_a_finding(spoilt: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "report.csv"
     done = transferkit("scan", str(spoilt), "--out", str(out))
     assert done.status == 2
-    assert f"written: {out}\n" in done.err
+    assert f"written: {out}, scan/report.html\n" in done.err
     assert len(out.read_text().splitlines()) == 7
     with out.open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -149,3 +155,24 @@ def test_page_and_terminal_name_the_same_options(photo_folder: Path, tmp_path: P
     assert done.status == 2
     for said in (done.out, page.read_text(encoding="utf-8")):
         assert "--data.on_error skip" in said and "`on_error" not in said and "on_error=" not in said
+
+
+def test_the_report_has_a_place_without_being_asked(photo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside other results, named last; never among the images, whose folder stays as it is."""
+    assert "written: scan/report.html\n" in transferkit("scan", str(photo_folder)).err
+    assert Path("scan/report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert "written" not in transferkit("scan", str(photo_folder), "--report", "none").err
+    for inside in (photo_folder, photo_folder / "train"):
+        monkeypatch.chdir(inside)
+        before = sorted(photo_folder.rglob("*"))
+        done = transferkit("scan", str(photo_folder))
+        assert done.status == 0 and "no report: it would lie among the images; --report names a place" in done.err
+        assert sorted(photo_folder.rglob("*")) == before
+
+
+def test_a_scan_does_not_fail_for_its_own_report(photo_folder: Path) -> None:
+    Path("scan").write_text("mine")
+    done = transferkit("scan", str(photo_folder))
+    assert done.status == 0 and "no report: cannot write into scan" in done.err
+    done = transferkit("scan", str(photo_folder), "--report", "scan/other.html")
+    assert done.status == 2 and done.err.count("\n") == 1 and Path("scan").read_text() == "mine"

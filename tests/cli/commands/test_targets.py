@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +210,20 @@ def test_fine_tuning_and_the_fit_that_goes_on(kind: str, regime: str, data: Path
     assert done.status == 0, done.err
     rows = pd.read_csv(tmp_path / "runs/on/0/metrics.csv").set_index("epoch")
     assert rows[name][0] == pytest.approx(best, abs=1e-4)  # the head that it starts from is the same
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_runs_are_compared(kind: str, runs: dict[str, Path], tmp_path: Path) -> None:
+    out, source = tmp_path / "two.html", f'data-source="{"map" if kind == "labels" else "r2"} first"'
+    assert transferkit("report", str(runs[kind]), str(runs[kind]), "--out", str(out)).status == 0
+    page = out.read_text(encoding="utf-8")
+    (value,) = re.findall(rf'value="([^"]+)" {source}', page)
+    assert float(value) == pytest.approx(
+        metrics_of(runs[kind])["test/map" if kind == "labels" else "test/r2"], abs=1e-5
+    )
+    assert "There is no difference." in page
+    other = next(runs[each] for each in KINDS if each != kind)
+    assert refused(transferkit("report", str(runs[kind]), str(other)), "per image; give two that predict the same")
 
 
 def test_labels_without_the_option_and_the_reverse_are_refused(data: Path) -> None:

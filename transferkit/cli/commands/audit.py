@@ -56,7 +56,7 @@ def audit(
         folds: of the probe; each image is judged by the one that did not see it.
         seed: of the folds.
         on_error: unreadable images: ``skip`` leaves them out, ``fail`` names the first of them.
-        overwrite: replace an audit.csv that holds decisions.
+        overwrite: replace an audit of another extractor, of other images, or with other options, or with decisions.
         apply: audit.csv with decisions; writes the manifest they lead to, without unreadable images, and nothing else.
         manifest: the manifest that ``--apply`` writes.
         image_root: the folder that a manifest's paths are relative to or lie in, where it is not its own.
@@ -64,11 +64,12 @@ def audit(
         json: print one JSON object instead of a table.
     """
     from transferkit.backbones import with_revision
+    from transferkit.data.asked import ASKED, asked_of, check_earlier
     from transferkit.data.embeddings import Embeddings
     from transferkit.data.image_table import open_images
     from transferkit.data.targets import require_class
     from transferkit.probe.audit import audit_embeddings
-    from transferkit.probe.audit_files import check_decisions_place, save_audit
+    from transferkit.probe.audit_files import SUMMARY, check_decisions_place, save_audit
     from transferkit.probe.picture_looks import look_at_pictures
     from transferkit.reports.report import report_of
     from transferkit.runtime.files import check_folder
@@ -82,16 +83,24 @@ def audit(
         return apply_decisions(table, images, apply, manifest, on_error, json)
     check_folder(out)
     check_decisions_place(Path(out), overwrite)  # before the images are embedded, which takes a while
+    options = {"folds": folds, "seed": seed}
     if table is None:
         embeddings, pictures = Embeddings.load(images), None
+        asked = asked_of(embeddings.metadata, embeddings, options)
+        check_earlier(Path(out) / SUMMARY, asked, overwrite)
     else:
+        from transferkit.embed import describe  # with all that an extractor needs, 150 MiB
+
         name = with_revision(extractor, revision)
-        embeddings = extract(open_extractor(name, weights, pooling, accelerator), table, on_error)
+        opened = open_extractor(name, weights, pooling, accelerator)
+        asked = asked_of(describe(opened, table), table, options)
+        check_earlier(Path(out) / SUMMARY, asked, overwrite)
+        embeddings = extract(opened, table, on_error)
         pictures = look_at_pictures(table)
     found = audit_embeddings(embeddings, pictures, folds=folds, seed=seed, in_place=True)
     given = {"source": images, "image_root": image_root} if table is not None else {}
     given |= {"extractor": name, "weights": weights, "pooling": pooling} if table is not None else {}
-    files = [*save_audit(found, Path(out), given), report_of(out)]
+    files = [*save_audit(found, Path(out), given, {ASKED: asked}), report_of(out)]
     if json:
         console.as_json({"rows": found.rows, "counts": found.counts(), "issues": [i._asdict() for i in found.issues]})
     else:

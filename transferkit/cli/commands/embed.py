@@ -48,6 +48,7 @@ def embed(
     on_error: Literal["fail", "skip"] = "fail",
     image_root: str | None = None,
     multilabel: bool = False,
+    overwrite: bool = False,
     trainer: Processes = Processes(),
     json: bool = False,
 ) -> int:
@@ -72,6 +73,7 @@ def embed(
         on_error: fail names the first unreadable images and writes no table, skip leaves them out.
         image_root: the folder that a manifest's paths are relative to or lie in, if it is not the manifest's own.
         multilabel: a manifest's label is several, such as cat|dog; lists in Parquet are anyway.
+        overwrite: replace a table of another extractor, of other images or labels, or with other options.
         trainer: processes, as in Lightning's Trainer.
         json: print one JSON object.
     """
@@ -93,7 +95,7 @@ def embed(
         forward = network.run(opened.to(member.device), table).forward(None, layer, features, normalize)
         begin = time.perf_counter()
         as_folder, threads = out.endswith("/"), workers or member.workers
-        done = embed_to_file(opened, table, Path(out), forward, batch_size, on_error, as_folder, threads)
+        done = embed_to_file(opened, table, Path(out), forward, batch_size, on_error, as_folder, threads, overwrite)
         if member.rank == 0:
             summary(done, forward.shape, time.perf_counter() - begin, out, json)
     return 0

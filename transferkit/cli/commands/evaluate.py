@@ -5,6 +5,8 @@ from pathlib import Path
 from transferkit.cli import console
 from transferkit.cli.parsing import call
 
+RECORD = "evaluation.json"  # what the results are of
+
 
 def main(arguments: list[str]) -> int:
     """Run the command; return the exit status."""
@@ -24,12 +26,13 @@ def evaluate(
     seed: int = 0,
     images: str | None = None,
     image_root: str | None = None,
+    overwrite: bool = False,
     json: bool = False,
 ) -> int:
     """Measure how good embeddings are: retrieval, kNN, clustering, and geometry of the classes.
 
     Each row is a query among the other rows, or among the references. Only metrics that compare labels need them.
-    Writes similarity.json, per_class.csv, figures and report.html.
+    Writes similarity.json, evaluation.json, per_class.csv, figures and report.html.
 
     Args:
         file: Parquet file of `transferkit embed`, or a directory of its shards.
@@ -45,11 +48,14 @@ def evaluate(
         seed: seed of the rows drawn if there are many, and of clustering.
         images: the images of FILE, for thumbnails in report.html: folder, manifest or dataset.
         image_root: the folder that a manifest's paths are relative to or lie in, if it is not the manifest's own.
+        overwrite: replace an earlier evaluation of other embeddings, or with other options.
         json: print one JSON object instead of a table.
     """
     from transferkit import evaluation
+    from transferkit.data.asked import ASKED, asked_of, check_earlier
     from transferkit.reports.report import report_of
     from transferkit.runtime.files import check_folder
+    from transferkit.runtime.json_files import write_json
 
     folder = Path(out) if out else default_folder(Path(file), split, reference_split)
     check_folder(folder)
@@ -58,12 +64,18 @@ def evaluate(
     other = evaluation.open_table(against, reference_split) if against else None
     if other:
         evaluation.check_same_space(table, other, (file, str(against)))
+    options = {"split": split, "reference_split": reference_split, "ks": ks, "class_sized": class_sized, "seed": seed}
+    compared = {"reference": asked_of(other.metadata, other, {})} if other else {}
+    asked = asked_of(table.metadata, table, options | compared)
+    for name in (RECORD, "similarity.json"):
+        check_earlier(folder / name, asked, overwrite or (name != RECORD and (folder / RECORD).is_file()))
     found = evaluation.measure(table, other, ks=ks, class_sized=class_sized, seed=seed)
-    paths = [folder / "similarity.json"]
+    paths = [folder / "similarity.json", folder / RECORD]
     evaluation.save_overall(found, paths[0])
+    write_json(paths[1], {"file": file, "reference": against, ASKED: asked})
     if found.per_class:
         paths.append(folder / "per_class.csv")
-        evaluation.save_per_class(found, paths[1])
+        evaluation.save_per_class(found, paths[-1])
     if pictures:
         paths += evaluation.draw(table, other, folder, tsne=tsne, seed=seed)
     paths.append(report_of(folder, embeddings=table, images=images, image_root=image_root))

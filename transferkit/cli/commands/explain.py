@@ -40,6 +40,7 @@ def explain(
     train: str | None = None,
     image_root: str | None = None,
     accelerator: Accelerator = "auto",
+    overwrite: bool = False,
     json: bool = False,
 ) -> int:
     """Show what a trained network looked at in images, and the nearest training images.
@@ -60,10 +61,13 @@ def explain(
         train: the training images, if they have moved or are not those of the run; all images given are used.
         image_root: the folder that a manifest's paths are relative to or lie in, if it is not the manifest's own.
         accelerator: auto is a GPU if there is one.
+        overwrite: replace earlier explanations of another network or of other images.
         json: print one JSON object.
     """
+    from transferkit.data.asked import ASKED, asked_of, check_earlier
     from transferkit.data.image_table import open_images
     from transferkit.data.targets import require_class
+    from transferkit.embed import describe
     from transferkit.reports.explanations import (
         FILE,
         FOLDER,
@@ -85,6 +89,10 @@ def explain(
     check_folder(folder)
     extractor = open_extractor(str(source), "DEFAULT", None, accelerator)
     require_class(extractor.record.get("target", "class"), "explain")
+    options = {"class_name": class_name, "mistakes": mistakes, "k": k}
+    asked = asked_of(describe(extractor, table), table, options)
+    check_earlier(folder / FILE, asked, overwrite)
+    earlier = pictures_in(folder)
     broken: list[str] = []
     missing: list[str] = []
     readers: dict[str, Callable[[], Tensor]] = {}
@@ -119,8 +127,11 @@ def explain(
         "weights_sha256": checkpoint_sha256(source),
         "images": [asdict(each) for each in found],
         "unreadable": broken,
+        ASKED: asked,
     }
     write_json(folder / FILE, content)
+    for place in earlier - {folder / each.overlay for each in found}:  # no file names them any more
+        place.unlink(missing_ok=True)
     write_explanations(explanation_report(found, str(source), missing), readers, folder / "report.html")
     if run is not None and folder == run / FOLDER:
         report_of(run)
@@ -194,6 +205,16 @@ def explained(
             write_picture(folder / picture_name, one.image, one.heat, one.seen)
             judged = (one.class_name, one.probability, one.prediction)
             yield Explained(table.paths[row], table.labels[row], *judged, picture_name), one.embedding
+
+
+def pictures_in(folder: Path) -> set[Path]:
+    """Return the pictures that earlier explanations in a folder name."""
+    from transferkit.reports.explanations import FILE
+    from transferkit.reports.result_files import ResultFolder, mapping
+
+    images = ResultFolder(folder).json(FILE).get("images")
+    names = [mapping(each).get("overlay") for each in images] if isinstance(images, list) else []
+    return {folder / Path(name).name for name in names if isinstance(name, str) and name.endswith(".png")}
 
 
 def write_picture(path: Path, image: "Tensor", heat: "Tensor", seen: "Tensor") -> None:

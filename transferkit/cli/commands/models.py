@@ -22,7 +22,8 @@ def models(pattern: str | None = None, json: bool = False) -> int:
         pattern: part of the name, or a pattern with * such as 'vit*dino*'. It may also come without --pattern, first.
         json: print one JSON object.
     """
-    from transferkit.backbones.catalog import find_models, near_names
+    from transferkit.backbones.catalog import find_models
+    from transferkit.backbones.spelling import near_names
 
     found = find_models(pattern)
     if not found:
@@ -43,7 +44,7 @@ def models(pattern: str | None = None, json: bool = False) -> int:
         ],
     )  # fmt: skip
     if any(model.embed_dim is None for model in found):
-        console.note("parameters, width and poolings of timm's models are shown for a pattern that fits few of them")
+        console.note("models of another release of timm are described for a pattern that fits few of them")
     if any(model.words for model in found):
         console.note("words: asked by words with pooling projection, by zeroshot and search --text")
     return 0

@@ -68,17 +68,18 @@ def probe(
         image_root: the folder that a manifest's paths are relative to or lie in, if it is not the manifest's own.
         accelerator: auto is a GPU if there is one.
         multilabel: a manifest's label is several, such as cat|dog; lists in Parquet are anyway.
-        overwrite: replace an earlier probe of another extractor, of other images, or with other options.
+        overwrite: replace an earlier probe of another extractor, of other images, or with other options; and an export.
         json: print probe.json instead of the table.
     """
+    from transferkit.data.asked import ASKED, asked_of
     from transferkit.data.embeddings import Embeddings
     from transferkit.data.image_table import open_images
     from transferkit.data.seen import backbone_seen
     from transferkit.data.splits import load_splits, recorded_splits
     from transferkit.data.targets import require_class
     from transferkit.embed import describe
+    from transferkit.extractor.pretrained import check_export_place
     from transferkit.probe import compare_predictions, load_predictions, probe_targets, save_probe
-    from transferkit.probe.asked import ASKED, asked_of
     from transferkit.probe.fewshot import SEEDS
     from transferkit.probe.own_paths import with_own_paths
     from transferkit.runtime.files import check_folder
@@ -89,10 +90,9 @@ def probe(
     check_folder(out)
     if folds is not None:
         check_folds_alone(folds, splits, compare, export)
-    if export and Path(export).exists():
-        raise UserError(f"--export {export} exists; choose another directory")
     if export:
         check_folder(Path(export).parent)
+        check_export_place(Path(export), overwrite)
     other = load_predictions(compare) if compare else None
     table = None if is_embeddings(images) else open_images(images, image_root, multilabel or None)
     opened = network.open(accelerator, table) if table or export else None
@@ -138,7 +138,7 @@ def probe(
     if export and opened:
         head = result.classifier.as_head_of(opened)
         head.record["metrics"] = probe_tables.card_metrics(content)
-        head.save_pretrained(export)
+        head.save_pretrained(export, overwrite)
         files.append(Path(export))
     files += write_about_images(result, embeddings, Path(out))
     console.as_json(content) if json else PRINTED[embeddings.kind](content)
@@ -179,7 +179,7 @@ def check_place(out: Path, asked: dict[str, Any], overwrite: bool) -> None:
         UserError: it holds the results of something else.
     """
     from transferkit.cli.fit_folds import RECORD
-    from transferkit.probe.asked import check_earlier
+    from transferkit.data.asked import check_earlier
     from transferkit.probe.saved_probe import REPORT
 
     for name in (REPORT, RECORD):
@@ -209,9 +209,9 @@ def probe_folds(
         options: of ``probe_embeddings``.
     """
     from transferkit.cli.fit_folds import RECORD, print_spread, summarize
+    from transferkit.data.asked import ASKED
     from transferkit.data.seen import seen_by_backbone
     from transferkit.probe import probe_targets, save_probe
-    from transferkit.probe.asked import ASKED
     from transferkit.probe.fold_tables import fold_tables
     from transferkit.runtime.json_files import write_json
 

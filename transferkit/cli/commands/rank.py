@@ -53,10 +53,10 @@ def rank(
         json: print rank.json instead of the table.
     """
     from transferkit.backbones.published import imagenet_accuracy
+    from transferkit.data.asked import ASKED, asked_of, check_earlier
     from transferkit.data.image_table import open_images
     from transferkit.data.seen import backbone_seen
     from transferkit.data.targets import require_class
-    from transferkit.probe.asked import ASKED, asked_of, check_earlier
     from transferkit.probe.rank import Known, measure_candidate, rank_candidates, verdict
     from transferkit.probe.rank_files import RANKING, save_ranking
     from transferkit.reports.report import report_of

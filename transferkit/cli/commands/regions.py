@@ -40,19 +40,23 @@ def regions(
             center crop, and averages the features in each box.
         on_error: rows that are not a box, boxes outside of their image, given as fractions or for an image of
             another size, and unreadable images: fail names them, skip leaves them out.
-        overwrite: replace an earlier table of regions.
+        overwrite: replace an earlier table of another extractor, of other images or boxes, or by another method.
         image_root: the folder that a manifest's paths are relative to or lie in, if it is not the manifest's own.
         accelerator: auto is a GPU if there is one.
         json: print one JSON object.
     """
     from transferkit.data.image_table import open_images
-    from transferkit.embed.regions import check_regions_place, embed_regions, match_boxes, read_boxes, save_regions
+    from transferkit.embed.regions import embed_regions, match_boxes, read_boxes, save_regions
+    from transferkit.embed.regions.output import check_question, check_regions_place
 
-    check_regions_place(Path(out), overwrite)
+    check_regions_place(Path(out))
     skipped: list[str] | None = [] if on_error == "skip" else None
     opened = open_images(images, image_root)
     found = match_boxes(boxes, read_boxes(boxes, skipped), opened, skipped)
-    result = embed_regions(network.open(accelerator, opened), opened, found, method, on_error)
+    extractor = network.open(accelerator, opened)
+    if not overwrite:
+        check_question(Path(out), extractor, opened, found, method)
+    result = embed_regions(extractor, opened, found, method, on_error)
     clipped = [f"row {b.number}, {b.path} {', '.join(f'{value:g}' for value in b[2:6])}" for b in result.clipped]
     note_first("clipped to its image", clipped)
     left_out = [*(skipped or ()), *(f"row {number}, {reason}" for number, reason in result.broken.items())]

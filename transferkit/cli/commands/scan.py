@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from transferkit.cli.console import as_json, next_command, note, table, written
 from transferkit.cli.dialect import translate
 from transferkit.cli.parsing import call
+from transferkit.errors import UserError, first_line
 from transferkit.runtime.files import check_folder, check_place
+from transferkit.runtime.page_files import check_page_place
 from transferkit.runtime.text import for_terminal
 
 if TYPE_CHECKING:
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 OF_FIT = {name: f"--data.{name}" for name in ("on_error", "class_weights", "classes")}  # options that a remedy names
 EXAMPLES = 3
 CLASSES = 20  # rows of the table of classes
+PAGE = "scan/report.html"
+NONE = "none"
 COLUMNS = ("path", "finding", "severity", "detail")  # of the report
 
 
@@ -28,7 +32,7 @@ def main(arguments: list[str]) -> int:
 def scan(
     images: str,
     out: str | None = None,
-    report: str | None = None,
+    report: str = PAGE,
     image_root: str | None = None,
     multilabel: bool = False,
     json: bool = False,
@@ -43,7 +47,8 @@ def scan(
     Args:
         images: class folders, a folder with train/val[/test], a flat folder, a CSV or Parquet manifest, or one image.
         out: a CSV file, one line per finding: path, finding, severity, detail.
-        report: an HTML file with the same findings and the images that can be shown.
+        report: an HTML file with the same findings and the images that can be shown; ``none`` writes none. The default
+            is left out, and said, where it would lie among the images or cannot be written.
         image_root: the folder that a manifest's paths are relative to or lie in, if it is not the manifest's own.
         multilabel: a manifest's label is several, such as cat|dog; lists in Parquet are anyway.
         json: print everything as one JSON object.
@@ -52,18 +57,17 @@ def scan(
 
     if out is not None:
         check_report_place(Path(out))
-    if report is not None:
-        check_folder(Path(report).parent)
+    page = page_place(report, images)
     found = scan_images(images, image_root=image_root, multilabel=multilabel or None)
     if out is not None:
         write_csv(found, Path(out))
-    if report is not None:
-        write_report(found, report, images, image_root)
+    if page is not None:
+        write_report(found, page, images, image_root)
     if json:
         as_json(as_dict(found, images))
     else:
         print_report(found)
-    files = [Path(file) for file in (out, report) if file is not None]
+    files = [Path(file) for file in (out, page) if file is not None]
     if files:
         written(*files)
     if found.errors:
@@ -73,6 +77,26 @@ def scan(
         more += ["--data.multilabel", "true"] if found.table.kind == "labels" else []
         next_command("fit", "--data.root", images, *more)
     return 2 if found.errors else 0
+
+
+def page_place(report: str, images: str) -> str | None:
+    """Return the HTML file to write; None for none: nothing is written among the images unless a place is named.
+
+    Raises:
+        UserError: a place that was named holds something else than a page, or cannot be written.
+    """
+    if report == NONE:
+        return None
+    try:
+        if report == PAGE and Path(report).absolute().is_relative_to(Path(images).expanduser().absolute()):
+            raise UserError("it would lie among the images")
+        check_page_place(report)
+    except UserError as error:
+        if report != PAGE:
+            raise
+        note(f"no report: {first_line(error)}; --report names a place for it")
+        return None
+    return report
 
 
 def write_report(found: "Report", place: str, images: str, image_root: str | None) -> None:

@@ -53,11 +53,11 @@ def zeroshot(
         overwrite: replace earlier results of another model, of other images or other words.
         json: print one JSON object.
     """
+    from transferkit.data.asked import ASKED, asked_of, check_earlier
     from transferkit.data.image_table import open_images
     from transferkit.data.targets import require_class
     from transferkit.embed import describe
     from transferkit.extractor.word_head import TEMPLATES, check_names, check_templates
-    from transferkit.probe.asked import ASKED, asked_of, check_earlier
     from transferkit.probe.audit_files import save_tested_audit
     from transferkit.probe.zero_shot import RECORD, classify_by_words, save_zero_shot
     from transferkit.reports.report import report_of

@@ -1,9 +1,11 @@
 """Embedding boxes into a Parquet table: one row per box, with its corners."""
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from transferkit.data.asked import check_same
 from transferkit.data.embeddings import Embeddings, to_arrow
 from transferkit.data.embeddings import metadata_of as read_metadata
 from transferkit.data.image_table import ImageTable
@@ -27,6 +30,13 @@ from transferkit.runtime.progress import progress_bar
 log = logging.getLogger(__name__)
 
 Method = Literal["crop", "roi_align"]
+QUESTION = {  # metadata that the rows depend on -> how a message names them
+    "extractor": "extractor",
+    "space": "weights, preprocessing or pooling",
+    "method": "method",
+    "data_fingerprint": "images",
+    "boxes_sha256": "boxes",
+}
 
 
 @dataclass(frozen=True)
@@ -63,13 +73,9 @@ def embed_regions(
     Raises:
         UserError: a box has no pixels, with ``fail``; no box is left; an embedding holds NaN or infinity.
     """
-    if method == "roi_align" and extractor.precision == "int8":
-        raise UserError(
-            '`method="roi_align"` runs in PyTorch, which does not compute in int8; give another `precision`'
-        )
-    if method == "roi_align" and extractor.engine != "torch":
+    if method == "roi_align" and extractor.precision != "int8" and extractor.engine != "torch":
         log.warning("%s takes one image size, roi_align needs any: PyTorch runs the network instead", extractor.engine)
-        extractor = copy(extractor).run_with("torch", extractor.precision)
+    extractor = running(extractor, method)
     boxes = sorted(boxes, key=lambda box: (box.path, box.number))
     sizes: dict[str, tuple[int, int]] = {}
     work = {"crop": embed_crops, "roi_align": embed_aligned}[method](extractor, images, boxes, sizes)
@@ -88,10 +94,9 @@ def embed_regions(
         raise UserError(f'{len(broken)} boxes have no pixels: {named}; correct them, or give `on_error="skip"`')
     given = [boxes[row] for row in rows]
     inside = [box.clip(*sizes[box.path]) for box in given]
-    used = {box.path for box in given}
     rows_of = [images.row_of[box.path] for box in given]
     groups = images.groups or [None] * len(images)
-    metadata = metadata_of(extractor, images.select([i for i, path in enumerate(images.paths) if path in used]), method)
+    metadata = metadata_of(extractor, images, boxes, method)
     values = torch.cat(parts)
     embeddings = Embeddings(
         values,
@@ -105,20 +110,63 @@ def embed_regions(
     return Regions(embeddings, inside, clipped, broken)
 
 
-def metadata_of(extractor: Extractor, images: ImageTable, method: Method) -> dict[str, Any]:
+def metadata_of(extractor: Extractor, images: ImageTable, boxes: Sequence[Box], method: Method) -> dict[str, Any]:
     """Return what the values depend on; with the method ``roi_align`` it is also the pooling."""
-    metadata = describe(extractor, images) | {"method": method}
+    used = {box.path for box in boxes}
+    part = images.select([row for row, path in enumerate(images.paths) if path in used])
+    metadata = describe(extractor, part) | {"method": method, "boxes_sha256": boxes_sha256(boxes)}
     return metadata | ({"pooling": "roi_align"} if method == "roi_align" else {})
 
 
-def check_regions_place(out: Path, overwrite: bool) -> None:
-    """Refuse to write over anything but an earlier table of regions, and over that only with ``overwrite``.
+def running(extractor: Extractor, method: Method) -> Extractor:
+    """Return the extractor as it runs: ``roi_align`` needs any image size, which PyTorch alone takes.
+
+    Raises:
+        UserError: it computes in int8, which PyTorch does not.
+    """
+    if method == "crop" or extractor.engine == "torch":
+        return extractor
+    if extractor.precision == "int8":
+        raise UserError(
+            '`method="roi_align"` runs in PyTorch, which does not compute in int8; give another `precision`'
+        )
+    return copy(extractor).run_with("torch", extractor.precision)
+
+
+def boxes_sha256(boxes: Sequence[Box]) -> str:
+    """Return a hash of boxes with their labels, whatever their order."""
+    return sha256(json.dumps(sorted(map(repr, boxes))).encode()).hexdigest()
+
+
+def check_question(out: Path, extractor: Extractor, images: ImageTable, boxes: Sequence[Box], method: Method) -> None:
+    """Refuse to replace regions of another extractor, of other images, or of other boxes.
+
+    Args:
+        out: the Parquet file.
+        extractor: as of :func:`embed_regions`, with the following.
+        images: the images of the boxes.
+        boxes: in any order.
+        method: of embedding them.
+
+    Raises:
+        UserError: the file holds such regions.
+    """
+    if out.is_file():
+        before, asked = (
+            read_metadata(pq.read_schema(out), out),
+            metadata_of(running(extractor, method), images, boxes, method),
+        )
+        check_same(out, *({words: each.get(name) for name, words in QUESTION.items()} for each in (before, asked)))
+
+
+def check_regions_place(out: Path) -> None:
+    """Refuse to write over anything but an earlier table of regions.
 
     Raises:
         UserError: the place is not to be written over, or cannot be written.
     """
     check_folder(out.parent)
-    check_place(out, "regions", foreign_to_regions, overwrite)
+    check_place(out, "regions", foreign_to_regions)
     check_parquet(out)
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from tests.running import refused, transferkit
+from transferkit.data.asked import ASKED, asked_of, check_earlier
 from transferkit.data.embeddings import Embeddings
 from transferkit.errors import UserError
-from transferkit.probe.asked import ASKED, asked_of, check_earlier
 
 
 def table(seed: int = 0, **metadata: str) -> Embeddings:
