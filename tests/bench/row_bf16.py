@@ -12,7 +12,7 @@ from torch import Tensor
 from tests.bench.inputs import Network, photographs, resnet, vit_base, vit_small, workplace
 from tests.bench.row_embed import embed
 from tests.bench.row_engine import not_packing
-from tests.bench.timing import Row, in_turns
+from tests.bench.timing import Row, measured
 from transferkit.data.image_table import open_images
 from transferkit.probe.linear import fit_linear, logits_of
 from transferkit.similarity.intervals import wilson
@@ -51,8 +51,10 @@ def measure(network: Network, folder: Path, place: Path) -> Row:
         f"smallest cosine {cosine:.5f} ≥ 0.999": cosine >= 0.999,
         f"probe accuracy {half_right / total:.3f} in {low:.3f}–{high:.3f}": low <= half_right / total <= high,
     }
-    ours, theirs = in_turns(lambda: embed(extractor, folder, place, "bf16"), by_mkl)
-    return Row(what, against, "faster", 1.8, ours, theirs, conditions, f"{len(single)} images")
+    return measured(
+        what, against, "faster", 1.8, lambda: embed(extractor, folder, place, "bf16"), by_mkl, conditions,
+        f"{len(single)} images",
+    )  # fmt: skip
 
 
 def probe(embedding: Tensor, folder: Path) -> tuple[int, int]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tests.bench.inputs import BATCH, Network, check_same, photographs, resnet, tensors, vit_base, vit_small, workplace
-from tests.bench.timing import Row, in_turns
+from tests.bench.timing import Row, measured
 from transferkit.data.embeddings import Embeddings
 from transferkit.data.image_table import open_images
 from transferkit.embed import describe, write_embeddings
@@ -35,16 +35,22 @@ def measure(network: Network, folder: Path, place: Path, target: float, full: bo
         return torch.cat([network.plain(pixels) for pixels in memory])
 
     same = check_same(embed(extractor, folder, place), bare())
-    ours, theirs = in_turns(lambda: embed(extractor, folder, place), bare)
+
+    def ours() -> Tensor:
+        return embed(extractor, folder, place)
+
     note = f"{sum(map(len, memory))} images, float32; theirs in batches of {BATCH}; {same}"
-    yield Row(f"embed {network.name}", "bare forward pass in memory", "faster", target, ours, theirs, note=note)
+    yield measured(f"embed {network.name}", "bare forward pass in memory", "faster", target, ours, bare, note=note)
     if full and network.name == "ResNet18":
         table = open_images(folder)
         pixels = [extractor.preprocessing.resize_crop(table.read(row)) for row in range(len(table))]
         batches, forward = torch.stack(pixels).split(BATCH), extractor.forward()
-        ours, theirs = in_turns(lambda: embed(extractor, folder, place), lambda: [forward(part) for part in batches])
+
+        def whole() -> list[Tensor]:
+            return [forward(part) for part in batches]
+
         against = "the same, BatchNorm folded and channels last"
-        yield Row(f"embed {network.name}", against, "faster", target, ours, theirs, note=note)
+        yield measured(f"embed {network.name}", against, "faster", target, ours, whole, note=note)
 
 
 def embed(extractor: Extractor, folder: Path, place: Path, precision: Precision = "32") -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tests.bench.inputs import Network, photographs, resnet, vit_base, vit_small, workplace
-from tests.bench.timing import Row, in_turns
+from tests.bench.timing import Row, measured
 from transferkit.data.image_table import open_images
 from transferkit.extractor import fast_modules
 from transferkit.extractor.engine import difference, missing
@@ -55,8 +55,8 @@ def row(what: str, against: str, target: float, ours: Forward, theirs: Forward, 
         return torch.cat([forward(part) for part in pixels.split(BATCH)])
 
     fault = difference(run(ours), run(theirs), precision)
-    a, b = in_turns(lambda: run(ours), lambda: run(theirs))
-    return Row(what, against, "faster", target, a, b, {"the same": fault is None}, f"{len(pixels)} images, one core")
+    same, note = {"the same": fault is None}, f"{len(pixels)} images, one core"
+    return measured(what, against, "faster", target, lambda: run(ours), lambda: run(theirs), same, note)
 
 
 def unpacked(network: Network, precision: Precision) -> Forward:

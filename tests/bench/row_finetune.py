@@ -3,34 +3,42 @@
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
-from tests.bench.inputs import BATCH, Network, photographs, resnet, workplace
-from tests.bench.timing import Row, in_turns
+from tests.bench.inputs import BATCH, Network, photographs, resnet, vit_small, workplace
+from tests.bench.timing import Row, measured
+from transferkit.backbones import Backbone
 from transferkit.data.batches import EpochBatchSampler
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.images.decoding import read_image
-from transferkit.images.preprocessing import Preprocessing
 from transferkit.training.module import TransferModule
 from transferkit.training.trainer import make_trainer, seed_everything
+from transferkit.training.trainer_options import automatic_precision
 
 RATE = 1e-4
+WITHIN = {"32-true": 1e-2, "bf16-mixed": 0.1}  # largest difference of the weights afterwards, relative to their length
+COUNTS = {resnet: 64, vit_small: 32}
 
 
 def rows(full: bool) -> Iterator[Row]:
-    """Train and validate on both sides; ours writes no checkpoints, like the loop."""
-    with workplace() as place:
-        folder, network = photographs(place, None if full else 64), resnet(place)
-        yield row_of("full", network, folder, 3 if full else 1, 0.95)
-        yield row_of("partial", network, folder, 3, 1.5)
+    """Train and validate on both sides; ours writes no checkpoints, like the loop. All loops compute in float32."""
+    for make, count in COUNTS.items():
+        with workplace() as place:
+            folder, network = photographs(place, None if full else count), make(place)
+            epochs = 3 if full else 1
+            yield row_of("full", network, folder, epochs, 1.2)
+            precision = automatic_precision("cpu", "full")
+            if precision != "32-true":
+                yield row_of("full", network, folder, epochs, 1.2, precision)
+            if make is resnet:
+                yield row_of("partial", network, folder, 3, 1.5)
 
 
-def row_of(regime: str, network: Network, folder: Path, epochs: int, target: float) -> Row:
+def row_of(regime: str, network: Network, folder: Path, epochs: int, target: float, precision: str = "32-true") -> Row:
     """Time one regime. The frozen stages' output is in the cache, from the check, as it is from the second epoch on."""
 
     def ours() -> TransferModule:
@@ -38,25 +46,27 @@ def row_of(regime: str, network: Network, folder: Path, epochs: int, target: flo
         options = {**network.options, "regime": regime, "lr_head": RATE, "lr_backbone": RATE, "warmup_epochs": 0}
         module, data = TransferModule(**options), ImageDataModule(str(folder), batch_size=BATCH)
         with tempfile.TemporaryDirectory(dir=folder.parent) as run:
-            silent = {"enable_progress_bar": False, "accelerator": "cpu"}
+            silent = {"enable_progress_bar": False, "accelerator": "cpu", "precision": precision}
             make_trainer(Path(run), checkpoints=False, max_epochs=epochs, **silent).fit(module, datamodule=data)
         return module
 
-    def theirs() -> nn.Module:
+    def theirs() -> Backbone:
         return bare_loop(TransferModule(**network.options), folder, epochs, regime == "partial")
 
     ends = [
-        torch.cat([p.detach().flatten() for p in model.parameters()]) for model in (ours().backbone.model, theirs())
+        torch.cat([p.detach().flatten() for p in backbone.model.parameters()])
+        for backbone in (ours().backbone, theirs())
     ]
     error = float((ends[0] - ends[1]).norm() / ends[1].norm())
-    assert error < 1e-2, f"weights differ by {error:.1e}"
+    assert error < WITHIN[precision], f"weights differ by {error:.1e}"
     images = len(list(folder.glob("train/*/*.jpg")))
     note = f"{images} images, {epochs} epochs, batch {BATCH}, validation too; weights afterwards within {error:.0e}"
-    what, against = f"{regime} fine-tuning ResNet18", "a bare PyTorch loop, same model and batches"
-    return Row(what, against, "faster", target, *in_turns(ours, theirs), note=note)
+    name = "float32" if precision == "32-true" else f"precision auto ({precision})"
+    what, against = f"{regime} fine-tuning {network.name}, {name}", "a bare float32 loop, same model and batches"
+    return measured(what, against, "faster", target, ours, theirs, note=note)
 
 
-def bare_loop(module: TransferModule, folder: Path, epochs: int, last_only: bool) -> nn.Module:
+def bare_loop(module: TransferModule, folder: Path, epochs: int, last_only: bool) -> Backbone:
     """Train with AdamW and a cosine schedule over torchvision's ImageFolder, with the batches of transferkit.
 
     Args:
@@ -65,14 +75,14 @@ def bare_loop(module: TransferModule, folder: Path, epochs: int, last_only: bool
         epochs: of training.
         last_only: whether only the last stage learns, the others being in eval mode.
     """
-    scheme = Preprocessing.imagenet()
+    scheme, model = module.preprocessing, module.backbone
     train, val = (
         ImageFolder(str(folder / split), loader=lambda path: scheme(read_image(path))) for split in ("train", "val")
     )
     seed_everything(0)
-    head = nn.Linear(512, 2)
-    model: Any = module.backbone.model.eval().requires_grad_(False)
-    learning: nn.Module = model.layer4 if last_only else model
+    head = nn.Linear(model.embed_dim, 2)
+    model.eval().requires_grad_(False)
+    learning = model.model.get_submodule("layer4") if last_only else model
     learning.requires_grad_(True)
     decayed = [p for p in (*learning.parameters(), *head.parameters()) if p.ndim > 1]
     others = [p for p in (*learning.parameters(), *head.parameters()) if p.ndim <= 1]
@@ -92,5 +102,4 @@ def bare_loop(module: TransferModule, folder: Path, epochs: int, last_only: bool
         with torch.no_grad():
             for pixels, _ in DataLoader(val, BATCH, num_workers=1):
                 head(model(pixels))
-    found: nn.Module = model
-    return found
+    return model

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tests.bench.inputs import BATCH, Network, check_same, photographs, resnet, vit_small, workplace
 from tests.bench.row_embed import embed
-from tests.bench.timing import Row, in_turns
+from tests.bench.timing import Row, measured
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.extractor import Extractor
 from transferkit.images.decoding import read_image
@@ -36,10 +36,13 @@ def measure(network: Network, folder: Path, place: Path, target: float, full: bo
     }
     if full:
         sides["one pass of our own embed"] = lambda: embed(extractor, folder, place)
+
+    def ours() -> float:
+        return fit(network, folder, place, EPOCHS)
+
     for against, other in sides.items():
-        ours, theirs = in_turns(lambda: fit(network, folder, place, EPOCHS), other)
         what, note = f"frozen fit {network.name}, {EPOCHS} epochs", f"{len(paths)} images, {same}"
-        yield Row(what, against, "cheaper", target, ours, theirs, note=note)
+        yield measured(what, against, "cheaper", target, ours, other, note=note)
 
 
 def fit(network: Network, folder: Path, place: Path, epochs: int) -> float:

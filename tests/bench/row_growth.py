@@ -9,7 +9,7 @@ from tests.bench import timing
 from tests.bench.bench_embed_memory import write_images
 from tests.bench.inputs import workplace
 from tests.bench.row_embed import embed
-from tests.bench.timing import Row, Seconds, seconds
+from tests.bench.timing import Row, Seconds, Turns, seconds, settled
 from transferkit.extractor import Extractor
 
 
@@ -24,14 +24,17 @@ def rows(full: bool) -> Iterator[Row]:
         folders = [place / f"{size}" for size in sizes]
         counts = [len(embed(extractor, folder, Path(out))) for folder in folders]
         assert counts == list(sizes), f"embedded {counts} images of {sizes}"
-        turns = [
-            [seconds(lambda at=at: embed(extractor, at, Path(out))) for at in folders] for _ in range(timing.pairs)
-        ]
-    lower = [slope(turn[0], turn[1], sizes[1] - sizes[0]) for turn in turns]
-    upper = [slope(turn[1], turn[2], sizes[2] - sizes[1]) for turn in turns]
-    small, middle, large = (f"{size // 1000}k" for size in sizes)
-    what, against = f"embed, tiny ViT: an image more, {middle} to {large}", f"an image more, {small} to {middle}"
-    yield Row(what, against, "cheaper", 1.1, upper, lower, note="seconds are those of one image")
+
+        def turns() -> Turns:
+            spent = [
+                [seconds(lambda at=at: embed(extractor, at, Path(out))) for at in folders] for _ in range(timing.pairs)
+            ]
+            lower = [slope(turn[0], turn[1], sizes[1] - sizes[0]) for turn in spent]
+            return [slope(turn[1], turn[2], sizes[2] - sizes[1]) for turn in spent], lower
+
+        small, middle, large = (f"{size // 1000}k" for size in sizes)
+        what, against = f"embed, tiny ViT: an image more, {middle} to {large}", f"an image more, {small} to {middle}"
+        yield settled(Row(what, against, "cheaper", 1.1, *turns(), note="seconds are those of one image"), turns)
 
 
 def slope(less: Seconds, more: Seconds, images: int) -> Seconds:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from tests.bench.inputs import workplace
-from tests.bench.timing import Row, in_turns
+from tests.bench.timing import Row, measured
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.training.head_rates import AUTO
 from transferkit.training.module import TransferModule
@@ -23,9 +23,9 @@ def rows(full: bool) -> Iterator[Row]:
     with workplace() as place:
         chosen = fit(place, "auto").chosen["lr_head"]
         assert torch.equal(head_of(fit(place, chosen)), head_of(fit(place, "auto")))
-        ours, theirs = in_turns(lambda: fit(place, "auto"), lambda: fit(place, chosen))
-    what = f"head of ResNet18 on digits, {EPOCHS} epochs, best of {len(AUTO)} rates"
-    yield Row(what, "the fit of the best rate alone", "cheaper", 1.3, ours, theirs, note="same weights")
+        what = f"head of ResNet18 on digits, {EPOCHS} epochs, best of {len(AUTO)} rates"
+        ours, theirs = lambda: fit(place, "auto"), lambda: fit(place, chosen)
+        yield measured(what, "the fit of the best rate alone", "cheaper", 1.3, ours, theirs, note="same weights")
 
 
 def fit(place: Path, rate: Any) -> TransferModule:

@@ -11,7 +11,7 @@ from torchvision.models import ResNet18_Weights
 
 from tests.bench.inputs import BATCH, photographs, resnet, workplace
 from tests.bench.row_embed import embed
-from tests.bench.timing import Row, in_turns
+from tests.bench.timing import Row, measured
 
 
 def rows(full: bool) -> Iterator[Row]:
@@ -29,9 +29,11 @@ def rows(full: bool) -> Iterator[Row]:
 
         cosine = float(torch.cosine_similarity(embed(extractor, folder, place), loop()).min())
         assert cosine > 0.999, f"embeddings differ: cosine {cosine}"
-        ours, theirs = in_turns(lambda: embed(extractor, folder, place), loop)
         note = f"{sum(map(len, splits))} images, batch {BATCH}; smallest cosine {cosine:.5f} (PIL's own resize rounds)"
-        yield Row("embed ResNet18", "PIL, DataLoader(2), eager NCHW float32", "faster", 1.35, ours, theirs, note=note)
+        against = "PIL, DataLoader(2), eager NCHW float32"
+        yield measured(
+            "embed ResNet18", against, "faster", 1.35, lambda: embed(extractor, folder, place), loop, note=note
+        )
 
 
 def open_rgb(path: str) -> Image.Image:

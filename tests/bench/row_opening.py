@@ -15,7 +15,7 @@ import transformers
 from torchvision import models
 
 from tests.bench.inputs import save, workplace
-from tests.bench.timing import Row, in_turns
+from tests.bench.timing import Row, measured
 from transferkit import backbones
 
 TINY = {"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24], "window_size": 7}
@@ -52,8 +52,8 @@ def row(what: str, library: str, name: str, theirs: Callable[[], torch.nn.Module
     mine, own = backbones.build(name).model.state_dict(), theirs().state_dict()
     shared = mine.keys() & own.keys()
     assert len(shared) > len(own) - 5 and all(torch.equal(mine[key], own[key]) for key in shared)
-    times = in_turns(lambda: backbones.build(name), lambda: read(theirs()))
-    return Row(what, f"{library}'s own model and preprocessing", "cheaper", 1.15, *times)
+    against = f"{library}'s own model and preprocessing"
+    return measured(what, against, "cheaper", 1.15, lambda: backbones.build(name), lambda: read(theirs()))
 
 
 def read(model: torch.nn.Module) -> None:

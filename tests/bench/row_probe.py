@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Iterator
 
 from tests.bench.bench_probe import data, sklearn_sweep
-from tests.bench.timing import Row, in_turns
+from tests.bench.timing import Row, Turns, in_turns, settled
 from transferkit.probe.linear import logits_of, sweep
 from transferkit.similarity.intervals import wilson
 
@@ -20,11 +20,15 @@ def rows(full: bool) -> Iterator[Row]:
     best = sweep(train, target, val, val_target, 10, tolerance=TOLERANCE).best
     preds = logits_of(test, best.weight, best.bias, best.standardization).argmax(1)
     right = int((preds == test_target).sum())
-    ours, theirs = in_turns(
-        lambda: sweep(train, target, val, val_target, 10, tolerance=TOLERANCE),
-        lambda: theirs_accuracy.append(sklearn_sweep(parts, targets, TOLERANCE)[1]),
-    )
+
+    def turns() -> Turns:
+        return in_turns(
+            lambda: sweep(train, target, val, val_target, 10, tolerance=TOLERANCE),
+            lambda: theirs_accuracy.append(sklearn_sweep(parts, targets, TOLERANCE)[1]),
+        )
+
+    ours, theirs = turns()
     low, high = wilson(right, len(test))
     conditions = {f"theirs {theirs_accuracy[0]:.3f} in ours' {low:.3f}–{high:.3f}": low <= theirs_accuracy[0] <= high}
     what = f"probe sweep, {rows:,} × {width}, 45 C × 3"
-    yield Row(what, "scikit-learn, warm-started", "faster", 5, ours, theirs, conditions)
+    yield settled(Row(what, "scikit-learn, warm-started", "faster", 5, ours, theirs, conditions), turns)

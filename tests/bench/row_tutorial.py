@@ -16,7 +16,7 @@ from torchvision.datasets import ImageFolder
 
 from tests.bench.inputs import Network, photographs, resnet, workplace
 from tests.bench.row_frozen import fit
-from tests.bench.timing import Row, Seconds, in_turns
+from tests.bench.timing import Row, Seconds, Turns, in_turns, settled
 from transferkit.similarity.intervals import wilson
 
 EPOCHS, REDUCED = 25, 1
@@ -32,18 +32,21 @@ def rows(full: bool) -> Iterator[Row]:
         count = len(list(folder.glob("val/*/*.jpg")))
         epochs = EPOCHS if full else REDUCED
         accuracies: list[float] = []
-        ours, theirs = in_turns(
-            lambda: accuracies.append(fit(network, folder, place, EPOCHS)),
-            lambda: accuracies.append(tutorial(network, folder, epochs)),
-        )
-    a, b = max(accuracies[::2]), max(accuracies[1::2])
-    low, high = wilson(round(b * count), count)
-    conditions = {f"accuracy {a:.3f} no lower than {low:.3f} (theirs {b:.3f}, to {high:.3f})": a >= low}
-    theirs = [Seconds(*(EPOCHS / epochs * value for value in side)) for side in theirs]
-    note = "" if full else f"the tutorial ran {epochs} epoch, its time is scaled to {EPOCHS}"
-    yield Row(
-        "frozen fit ResNet18, 25 epochs", "the PyTorch tutorial's loop", "faster", 20, ours, theirs, conditions, note
-    )
+
+        def turns() -> Turns:
+            ours, theirs = in_turns(
+                lambda: accuracies.append(fit(network, folder, place, EPOCHS)),
+                lambda: accuracies.append(tutorial(network, folder, epochs)),
+            )
+            return ours, [Seconds(*(EPOCHS / epochs * value for value in side)) for side in theirs]
+
+        ours, theirs = turns()
+        a, b = max(accuracies[::2]), max(accuracies[1::2])
+        low, high = wilson(round(b * count), count)
+        conditions = {f"accuracy {a:.3f} no lower than {low:.3f} (theirs {b:.3f}, to {high:.3f})": a >= low}
+        note = "" if full else f"the tutorial ran {epochs} epoch, its time is scaled to {EPOCHS}"
+        what, against = "frozen fit ResNet18, 25 epochs", "the PyTorch tutorial's loop"
+        yield settled(Row(what, against, "faster", 20, ours, theirs, conditions, note), turns)
 
 
 def tutorial(network: Network, folder: Path, epochs: int) -> float:

@@ -4,7 +4,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 pairs = 5  # of A B; the median of fewer is not reliable
@@ -15,6 +15,9 @@ class Seconds(NamedTuple):
 
     wall: float
     cpu: float
+
+
+Turns = tuple[list[Seconds], list[Seconds]]  # of each A and of each B
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,12 @@ class Row:
         median = statistics.median(ratios)
         return median >= self.target if self.kind == "faster" else median <= self.target
 
+    @property
+    def unclear(self) -> bool:
+        """Whether the ratios differ among themselves by more than their median does from the target."""
+        ratios = self.ratios()
+        return max(ratios) - min(ratios) > abs(statistics.median(ratios) - self.target)
+
 
 def seconds(function: Callable[[], Any]) -> Seconds:
     """Return the time of one call."""
@@ -63,7 +72,34 @@ def seconds(function: Callable[[], Any]) -> Seconds:
     return Seconds(time.perf_counter() - wall, sum(os.times()[:4]) - cpu)
 
 
-def in_turns(ours: Callable[[], Any], theirs: Callable[[], Any]) -> tuple[list[Seconds], list[Seconds]]:
+def in_turns(ours: Callable[[], Any], theirs: Callable[[], Any]) -> Turns:
     """Time both in turns. Neither is warmed up here: the check that both give the same has done that."""
     both = [(seconds(ours), seconds(theirs)) for _ in range(pairs)]
     return [a for a, _ in both], [b for _, b in both]
+
+
+def measured(
+    what: str,
+    against: str,
+    kind: Literal["faster", "cheaper"],
+    target: float,
+    ours: Callable[[], Any],
+    theirs: Callable[[], Any],
+    conditions: dict[str, bool] | None = None,
+    note: str = "",
+) -> Row:
+    """Time both sides of a row in turns, and again if it is unclear; the arguments are those of :class:`Row`."""
+
+    def turns() -> Turns:
+        return in_turns(ours, theirs)
+
+    return settled(Row(what, against, kind, target, *turns(), conditions or {}, note), turns)
+
+
+def settled(row: Row, turns: Callable[[], Turns]) -> Row:
+    """Return the row with as many turns again if its ratios do not say on which side of the target it is."""
+    if not row.unclear:
+        return row
+    ours, theirs = turns()
+    note = "; ".join(filter(None, [row.note, f"measured again: {len(row.ours + ours)} pairs"]))
+    return replace(row, ours=row.ours + ours, theirs=row.theirs + theirs, note=note)

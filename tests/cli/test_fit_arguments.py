@@ -7,6 +7,7 @@ import yaml
 
 from tests.running import refused, transferkit
 from transferkit.cli.fit_arguments import as_root
+from transferkit.training import trainer_options
 
 VERBS = ["fit", "validate", "test", "predict"]
 
@@ -69,6 +70,16 @@ def test_a_folder_that_is_not_there() -> None:
 def test_precision_auto_is_chosen_by_the_device(given: list[str]) -> None:
     done = transferkit("fit", "photos", *given, "--trainer.accelerator", "cpu", "--print_config")
     assert yaml.safe_load(done.out)["trainer"]["precision"] == "32-true"
+
+
+@pytest.mark.parametrize("computes", [True, False])
+def test_precision_auto_of_a_network_that_learns_wholly(computes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer_options, "computes_in_bf16", lambda: computes)
+    Path("mine.yaml").write_text("trainer: {precision: auto, accelerator: cpu}\nmodel: {regime: full}\n")
+    typed = ["--trainer.precision", "auto", "--trainer.accelerator", "cpu", "--model.regime", "full"]
+    for given in (typed, ["--config", "mine.yaml"]):
+        done = transferkit("fit", "photos", *given, "--print_config")
+        assert yaml.safe_load(done.out)["trainer"]["precision"] == ("bf16-mixed" if computes else "32-true")
 
 
 def test_precision_auto_of_a_config_too() -> None:

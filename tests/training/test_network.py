@@ -1,10 +1,11 @@
 """The network under training: its head, and what goes through it."""
 
+import copy
 from typing import Any
 
 import torch
 
-from tests.tiny import VIT
+from tests.tiny import RESNET, VIT
 from transferkit.training.module import TransferModule
 from transferkit.training.trainer import seed_everything
 
@@ -50,3 +51,25 @@ def test_forward_is_preprocessing_backbone_and_head() -> None:
     assert module.head is not None
     wanted = module.head(module.backbone((pixels / 255 - 0.5) / 0.5))
     torch.testing.assert_close(module(pixels), wanted)
+
+
+def test_a_convolutional_network_learns_the_same_from_images_laid_out_channels_last() -> None:
+    torch.manual_seed(0)
+    pixels, target = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8), torch.tensor([0, 1, 2, 0])
+    module = with_head(**RESNET, architecture=None, regime="full").double().train()
+    plain = copy.deepcopy(module.backbone)
+    assert module.head is not None
+    inputs = module.preprocessing.normalize(pixels).double()
+    torch.nn.functional.cross_entropy(module.head(plain(inputs)), target).backward()
+    assert module.normalized(pixels).is_contiguous(memory_format=torch.channels_last)
+    torch.nn.functional.cross_entropy(module(pixels), target).backward()
+    for (name, ours), right in zip(module.backbone.named_parameters(), plain.parameters(), strict=True):
+        assert ours.is_contiguous() and ours.grad is not None and right.grad is not None, name
+        torch.testing.assert_close(ours.grad, right.grad, msg=name)
+    for ours, right in zip(module.backbone.buffers(), plain.buffers(), strict=True):
+        torch.testing.assert_close(ours, right)
+
+
+def test_a_transformer_learns_from_images_as_they_are() -> None:
+    pixels = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+    assert with_head(regime="full").normalized(pixels).is_contiguous()

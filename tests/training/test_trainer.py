@@ -3,6 +3,7 @@
 import csv
 from contextlib import nullcontext
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -12,7 +13,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.tiny import RESNET, VIT, fit
 from transferkit.data.datamodule import ImageDataModule
+from transferkit.training import trainer_options
 from transferkit.training.module import TransferModule
+from transferkit.training.regimes import Regime
 from transferkit.training.run_record import Checkpoints
 from transferkit.training.trainer import make_trainer, torch_threads
 from transferkit.training.trainer_options import automatic_precision
@@ -83,6 +86,18 @@ def test_precision_auto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, supported=supported, **__: supported)
         assert {automatic_precision(accelerator) for accelerator in (None, "auto", "gpu", "cuda")} == {expected}
         assert automatic_precision("cpu") == "32-true"
+
+
+@pytest.mark.parametrize("regime", get_args(Regime))
+@pytest.mark.parametrize("computes", [True, False])
+def test_precision_auto_on_a_cpu(monkeypatch: pytest.MonkeyPatch, regime: str, computes: bool) -> None:
+    monkeypatch.setattr(trainer_options, "computes_in_bf16", lambda: computes)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    half = computes and regime in ("full", "scratch", "lp-ft")  # of others, what frozen stages give is cached
+    for accelerator in (None, "auto", "cpu"):
+        assert automatic_precision(accelerator, regime) == ("bf16-mixed" if half else "32-true")
+    assert automatic_precision("mps", regime) == "32-true"
 
 
 def test_tensorboard_numbers_epochs_as_the_table(tmp_path: Path, photo_folder: Path) -> None:

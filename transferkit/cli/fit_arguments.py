@@ -56,14 +56,15 @@ def prepare(verb: str, arguments: Sequence[str]) -> Plan:
     for file in files:
         check_sections(file)
     explicit = without_option(without_option(arguments, "--config"), "--ckpt_path")
-    accelerator = read_setting(arguments, files, "trainer.accelerator")
+    regime = read_setting(arguments, files, "model.regime")
+    precision = automatic_precision(read_setting(arguments, files, "trainer.accelerator"), regime)
     if all_options(explicit, "--trainer.precision")[-1:] == ["auto"]:  # Lightning's parser does not know it
         explicit = [
             *without_option(explicit, "--trainer.precision"),
             "--trainer.precision",
-            automatic_precision(accelerator),
+            precision,
         ]
-    configs = [argument for file in files for argument in config_of(file, accelerator)]
+    configs = [argument for file in files for argument in config_of(file, precision)]
     typed = all_options(arguments, "--data.root") if arguments[-1:] != ["--data.root"] else []
     if typed and kept_image_root(".", typed[-1]) is None:  # that of a config is not for these images
         configs += as_config({"data": {"image_root": None}})
@@ -174,9 +175,9 @@ def check_undecided(explicit: Sequence[str], options: Sequence[str], by: Path) -
             raise UserError(f"--model.{option} is decided by the {kind} {by}; leave it out")
 
 
-def config_of(file: Path, accelerator: Any) -> list[str]:
-    """Return the arguments of a config: the file, or its content with the device's precision where it says ``auto``."""
+def config_of(file: Path, precision: str) -> list[str]:
+    """Return the arguments of a config: the file, or its content with this precision where it says ``auto``."""
     content = read_yaml(file)
     if (content.get("trainer") or {}).get("precision") != "auto":
         return ["--config", str(file)]
-    return as_config({**content, "trainer": {**content["trainer"], "precision": automatic_precision(accelerator)}})
+    return as_config({**content, "trainer": {**content["trainer"], "precision": precision}})

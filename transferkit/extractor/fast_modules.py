@@ -35,13 +35,13 @@ def for_inference(backbone: Backbone, dtype: torch.dtype, pack: bool = True) -> 
         dtype: of the copy.
         pack: whether linear layers may be packed, see :func:`packs_linear`.
     """
-    convolutional = any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules())
+    convolutional = has_batchnorm(backbone)
     on_cpu = next(backbone.parameters()).device.type == "cpu"
     linear = pack and on_cpu and packs_linear() and any(type(module) is nn.Linear for module in backbone.modules())
-    channels_last = convolutional or (not on_cpu and any(isinstance(m, nn.Conv2d) for m in backbone.modules()))
+    lays_out = convolutional or (not on_cpu and any(isinstance(m, nn.Conv2d) for m in backbone.modules()))
     tensors = (*backbone.parameters(), *backbone.buffers())
     cast = dtype != torch.float32 or any(t.is_floating_point() and t.dtype != dtype for t in tensors)
-    shares = not channels_last and not cast
+    shares = not lays_out and not cast
     if shares and not linear:
         return backbone
     fast = replica(backbone) if shares else copy.deepcopy(backbone).eval().requires_grad_(False)
@@ -50,12 +50,32 @@ def for_inference(backbone: Backbone, dtype: torch.dtype, pack: bool = True) -> 
         set_attention("eager")  # two matrix products take 0.6 of the time of PyTorch's fused attention there
     if convolutional:
         fold_batchnorm(fast.model)
-    if channels_last:
+    if lays_out:
         fast.to(memory_format=torch.channels_last)
     fast.to(dtype)
     if linear:
         pack_linear(fast.model)
     return fast
+
+
+def has_batchnorm(backbone: Backbone) -> bool:
+    """Return whether a network normalizes maps by BatchNorm, as convolutional ones do."""
+    return any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules())
+
+
+def channels_last(backbone: Backbone, values: Tensor) -> Tensor:
+    """Lay out an image or a map channels last, for training, where the network is faster with it.
+
+    So are networks with BatchNorm on a CPU: convolutions take the layout of what enters them and keep the layout of
+    their weights, and BatchNorm, ReLU and pooling read what they need in one piece.
+
+    Args:
+        backbone: what it enters.
+        values: (B, C, h, w), or of another shape, and then returned as it is.
+    """
+    if values.ndim != 4 or values.device.type != "cpu" or not has_batchnorm(backbone):
+        return values
+    return values.contiguous(memory_format=torch.channels_last)
 
 
 def fold_batchnorm(module: nn.Module) -> None:

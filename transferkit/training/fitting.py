@@ -114,7 +114,7 @@ def fit(
             images, labels, splits=splits, split=split, targets=targets, transform=transform, **data_options
         )
     if trainer_options.get("precision") == "auto":  # resolved here, since a config holds what it came to
-        trainer_options["precision"] = automatic_precision(trainer_options.get("accelerator"))
+        trainer_options["precision"] = automatic_precision(trainer_options.get("accelerator"), module.regime)
     own = as_list(callbacks)
     offline_by_default()
     with quietly(), showing_progress(progress):

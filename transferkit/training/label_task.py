@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,9 @@ from transferkit.probe.objective import Objective
 from transferkit.probe.other_objectives import OneVsRestObjective
 from transferkit.reports.predictions import Columns, class_columns, label_predictions
 from transferkit.similarity.label_scores import NO_POSITIVE, best_thresholds, score_labels
-from transferkit.training.metrics import EvaluationMetrics, RowMetrics
+
+if TYPE_CHECKING:
+    from transferkit.training.metrics import EvaluationMetrics
 
 # Ridnik et al. 2021, arXiv:2009.14119: easy negatives count less, and those below the margin not at all.
 FOCUS_ABSENT, FOCUS_PRESENT, MARGIN = 4, 1, 0.05
@@ -72,8 +74,10 @@ class LabelTask:
         """Return the probability of each label, in float32."""
         return logits.float().sigmoid()
 
-    def metrics(self, names: Sequence[str], stage: str) -> EvaluationMetrics:
+    def metrics(self, names: Sequence[str], stage: str) -> "EvaluationMetrics":
         """Return ``map`` (mean over the labels that an image has), ``f1_macro`` and ``f1_micro``; by label the same."""
+        from transferkit.training.metrics import EvaluationMetrics, RowMetrics  # with Lightning, which takes seconds
+
         scalars = {f"{stage}/{name}" for name in ("map", "f1_macro", "f1_micro")}
         return EvaluationMetrics(RowMetrics(partial(self.measure, stage=stage)), stage, scalars)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,9 @@ from transferkit.probe.objective import Objective
 from transferkit.probe.other_objectives import HuberObjective, NumberObjective
 from transferkit.reports.predictions import Columns, number_predictions
 from transferkit.similarity import regression
-from transferkit.training.metrics import EvaluationMetrics, RowMetrics
+
+if TYPE_CHECKING:
+    from transferkit.training.metrics import EvaluationMetrics
 
 
 class NumberTask:
@@ -63,8 +65,10 @@ class NumberTask:
         """Return numbers in the target's unit."""
         return logits.float() * self.deviation + self.mean
 
-    def metrics(self, names: Sequence[str], stage: str) -> EvaluationMetrics:
+    def metrics(self, names: Sequence[str], stage: str) -> "EvaluationMetrics":
         """Return ``mae``, ``r2`` and ``spearman``; of a test also the ends of their 95 % intervals."""
+        from transferkit.training.metrics import EvaluationMetrics, RowMetrics  # with Lightning, which takes seconds
+
         ends = ("", "_low", "_high") if stage == "test" else ("",)
         scalars = {f"{stage}/{name}{end}" for name in regression.MEASURES for end in ends}
         return EvaluationMetrics(RowMetrics(partial(self.measure, stage=stage)), stage, scalars)

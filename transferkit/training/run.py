@@ -4,32 +4,30 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from transferkit.data.datamodule import ImageDataModule
 from transferkit.data.embeddings import Embeddings
 from transferkit.data.manifest import MANIFEST_SUFFIXES
 from transferkit.embed import embed
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 from transferkit.images.from_python import is_single
-from transferkit.probe.audit_files import audit_run
-from transferkit.reports import figures
 from transferkit.reports.report import FILE as REPORT
 from transferkit.reports.report import report_of
-from transferkit.reports.result_files import ResultFolder, is_fine_tuned
+from transferkit.reports.result_files import ResultFolder
 from transferkit.runtime.verbosity import showing_progress
 from transferkit.similarity import class_codes, principal_axes
 from transferkit.training.metrics_table import read_rows
-from transferkit.training.module import TransferModule
 from transferkit.training.run_directory import checkpoint_of, read_metrics, write_metrics
-from transferkit.training.run_leaks import leaks_of_run
 from transferkit.training.tasks import task_of
-from transferkit.training.trainer import make_trainer, quietly
+
+if TYPE_CHECKING:  # Lightning and Matplotlib take seconds to import, and a prediction needs neither
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from transferkit.data.datamodule import ImageDataModule
 
 
 class Prediction(NamedTuple):
@@ -66,7 +64,7 @@ class Run:
         UserError: the directory holds no checkpoint.
     """
 
-    def __init__(self, path: str | Path, data: ImageDataModule | None = None) -> None:
+    def __init__(self, path: str | Path, data: "ImageDataModule | None" = None) -> None:
         self.path, self.given = Path(path), data
         checkpoint = checkpoint_of(self.path)
         if checkpoint is None:
@@ -149,6 +147,12 @@ class Run:
         Raises:
             UserError: the data is no longer there.
         """
+        from transferkit.probe.audit_files import audit_run
+        from transferkit.reports.result_files import is_fine_tuned
+        from transferkit.training.module import TransferModule
+        from transferkit.training.run_leaks import leaks_of_run
+        from transferkit.training.trainer import make_trainer, quietly
+
         module = TransferModule(backbone=str(self.checkpoint))
         with quietly(), showing_progress(progress):
             trainer = make_trainer(self.path, checkpoints=False, enable_progress_bar=progress)
@@ -165,12 +169,14 @@ class Run:
         return values
 
     @property
-    def data(self) -> ImageDataModule:
+    def data(self) -> "ImageDataModule":
         """The data of the fit, with its splits.
 
         Raises:
             UserError: the run does not say where it is.
         """
+        from transferkit.data.datamodule import ImageDataModule
+
         if self.given is not None:
             return self.given
         options = ResultFolder(self.path).yaml("config.yaml").get("data") or {}
@@ -201,12 +207,14 @@ class Run:
             raise UserError(f"{self.path} was not tested yet; call test() first")
         return Embeddings.load(self.path / "embeddings.parquet")
 
-    def plot_history(self) -> Figure:
+    def plot_history(self) -> "Figure":
         """Draw loss and accuracy of each epoch.
 
         Raises:
             UserError: the run's metrics.csv is broken.
         """
+        from matplotlib.figure import Figure
+
         rows = read_rows(self.path / "metrics.csv")
         figure = Figure(figsize=(8, 3.2), layout="constrained")
         left, right = figure.subplots(1, 2)
@@ -214,12 +222,14 @@ class Run:
         draw_curves(right, rows, ("val/acc", "val/map", "val/r2", "val/f1_macro"))
         return figure
 
-    def plot_confusion(self) -> Figure:
+    def plot_confusion(self) -> "Figure":
         """Draw the confusion matrix of the tested images.
 
         Raises:
             UserError: nothing was tested yet, or images do not have one class each.
         """
+        from transferkit.reports import figures
+
         if (kind := self.extractor.record.get("target", "class")) != "class":
             what = "a number" if kind == "number" else "several labels"
             raise UserError(f"{self.path} predicts {what} per image, which has no confusion matrix; call report()")
@@ -233,12 +243,14 @@ class Run:
             counts[index[label], index[pred]] += 1
         return figures.confusion(counts, names, f"test: {len(table)} images")
 
-    def plot_embeddings(self) -> Figure:
+    def plot_embeddings(self) -> "Figure":
         """Draw the embeddings of the tested images on their two axes of largest variance, in the color of their class.
 
         Raises:
             UserError: nothing was tested yet.
         """
+        from transferkit.reports import figures
+
         table = self.embeddings()
         points, share = principal_axes(table.embedding)
         names, (codes,) = class_codes(table.labels)
@@ -248,7 +260,7 @@ class Run:
         )
 
 
-def draw_curves(axes: Axes, rows: Sequence[Mapping[str, str]], names: Iterable[str]) -> None:
+def draw_curves(axes: "Axes", rows: Sequence[Mapping[str, str]], names: Iterable[str]) -> None:
     """Draw columns of ``metrics.csv`` over the epochs."""
     for name in names:
         points = [(int(row["epoch"]), float(row[name])) for row in rows if row.get(name)]

@@ -4,7 +4,7 @@ A task is a loss, metrics, and what the outputs of a head mean.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from torch import Tensor, nn
 
@@ -14,9 +14,11 @@ from transferkit.errors import UserError
 from transferkit.probe.objective import Objective
 from transferkit.reports.predictions import Columns, class_columns, most_probable, prediction_columns
 from transferkit.training.label_task import LabelTask
-from transferkit.training.metrics import PER_CLASS, EvaluationMetrics, classification_metrics
 from transferkit.training.mixing import weighted_losses
 from transferkit.training.number_task import NumberTask
+
+if TYPE_CHECKING:
+    from transferkit.training.metrics import EvaluationMetrics
 
 Loss = Literal["auto", "huber", "asymmetric"]
 
@@ -53,7 +55,7 @@ class Task(Protocol):
     def activate(self, logits: Tensor) -> Tensor:
         """Return probabilities or numbers of the outputs of a head (B, outputs)."""
 
-    def metrics(self, names: Sequence[str], stage: str) -> EvaluationMetrics:
+    def metrics(self, names: Sequence[str], stage: str) -> "EvaluationMetrics":
         """Return the metrics of a stage, ``val`` or ``test``."""
 
     def describe(self, names: Sequence[str]) -> dict[str, Any]:
@@ -103,8 +105,10 @@ class ClassTask:
         """Return the probabilities of the classes, in float32: bfloat16 has three digits."""
         return logits.float().softmax(1)
 
-    def metrics(self, names: Sequence[str], stage: str) -> EvaluationMetrics:
+    def metrics(self, names: Sequence[str], stage: str) -> "EvaluationMetrics":
         """Return the metrics of :func:`~transferkit.training.metrics.classification_metrics`."""
+        from transferkit.training.metrics import PER_CLASS, EvaluationMetrics, classification_metrics
+
         metrics = classification_metrics(len(names), stage)
         return EvaluationMetrics(metrics, stage, {*map(str, metrics)} - {f"{stage}/{name}" for name in PER_CLASS})
 

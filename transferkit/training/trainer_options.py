@@ -28,6 +28,7 @@ REMEDIES = {
     'give `deterministic="warn"`',
 }
 LIBRARIES = ("lightning", "lightning_utilities", "torch", "jsonargparse", "rich", "tensorboard", "tqdm")
+LEARNING_WHOLLY = ("full", "scratch", "lp-ft")  # regimes with nothing frozen, whose output would be cached
 REFUSALS = (ValueError, TypeError, RuntimeError, ImportError, NotImplementedError, KeyError, AttributeError, OSError)
 
 
@@ -75,14 +76,24 @@ def check_loggers(loggers: Any) -> None:
             raise UserError(f"`logger` is {each!r}; give an instance of lightning.pytorch.loggers.Logger, or a bool")
 
 
-def automatic_precision(accelerator: Any) -> str:
-    """Return ``bf16-mixed`` where the device computes in bfloat16, ``32-true`` elsewhere, as on a CPU.
+def automatic_precision(accelerator: Any, regime: str | None = None) -> str:
+    """Return ``bf16-mixed`` where the device computes in bfloat16, ``32-true`` elsewhere.
+
+    A CPU computes in bfloat16 by AVX512-BF16 or AMX. What frozen stages give is cached in float32, which saves more.
 
     Args:
         accelerator: argument of the Trainer.
+        regime: of the TransferModule; by default that of one without.
     """
-    on_gpu = accelerator in (None, "auto", "gpu", "cuda") and torch.cuda.is_available()
-    return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    if accelerator in (None, "auto", "gpu", "cuda") and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    on_cpu = accelerator in (None, "auto", "cpu") and not torch.backends.mps.is_available()
+    return "bf16-mixed" if on_cpu and regime in LEARNING_WHOLLY and computes_in_bf16() else "32-true"
+
+
+def computes_in_bf16() -> bool:
+    """Return whether the CPU has instructions for bfloat16; others emulate it, which is slow."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def check_callbacks(callbacks: Collection[Callback], logged: Collection[str]) -> None:
