@@ -10,7 +10,13 @@ from lightning.pytorch.trainer.states import RunningStage
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from transferkit.data.batches import EmbeddingBatchDataset, EpochBatchSampler, EpochLoader, ImageBatchDataset
+from transferkit.data.batches import (
+    EmbeddingBatchDataset,
+    EpochBatchSampler,
+    EpochLoader,
+    ImageBatchDataset,
+    default_batch_size,
+)
 from transferkit.data.image_table import open_images
 from transferkit.images.augmentation import view_seed
 
@@ -33,6 +39,15 @@ def test_order_depends_on_seed_and_epoch_alone() -> None:
     assert [len(rows) for rows in first] == [6, 6, 6, 2]
     others = [EpochBatchSampler(20, 6, True, seed=4), EpochBatchSampler(20, 6, True, seed=3)]
     assert first not in (epoch(others[0], 4), epoch(others[1], 5))
+
+
+@pytest.mark.parametrize("rows", [1, 31, 32, 33, 50, 255, 256, 257, 100_000])
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_an_epoch_has_eight_steps_unless_images_are_few(rows: int, world_size: int) -> None:
+    size = default_batch_size(rows, world_size)
+    steps = -(-rows // (size * world_size))
+    assert 4 <= size <= 32 and steps <= max(8, -(-rows // (32 * world_size)))
+    assert steps >= 7 or size == 4, "rounded up, eight batches may be seven"
 
 
 def test_balanced_epochs_have_each_class_equally_often_and_each_row_before_any_again() -> None:

@@ -230,6 +230,13 @@ def test_workers_fit_the_machine(photo_folder: Path) -> None:
     assert ready("digits", num_workers=None).workers() == 0  # nothing to decode
 
 
+def test_few_images_train_in_small_batches(photo_folder: Path) -> None:
+    data = ready(photo_folder, batch_size=None)
+    assert [len(batch["row"]) for batch in data.train_dataloader()] == [4, 4, 4]
+    assert [len(batch["row"]) for batch in data.val_dataloader()] == [12], "what learns nothing takes batches of 32"
+    assert [len(batch["row"]) for batch in ready(photo_folder, batch_size=32).train_dataloader()] == [12]
+
+
 def test_processes_change_no_bit(photo_folder: Path) -> None:
     batches = {}
     for workers in (0, 2):

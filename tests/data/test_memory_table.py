@@ -87,7 +87,9 @@ def test_one_s_own_transform_changes_training_images_only(paths: list[Path]) -> 
         seen.append(image)
         return v2.RandomErasing(p=1.0)(image)
 
-    data = ImageDataModule.from_images(paths, NAMES, splits=["train", "val"] * 6, transform=transform, num_workers=0)
+    data = ImageDataModule.from_images(
+        paths, NAMES, splits=["train", "val"] * 6, transform=transform, num_workers=0, batch_size=6
+    )
     data.setup("fit")
     assert not data.caches_features
     plain = data.preprocessing.resize_crop

@@ -10,10 +10,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from transferkit.data.batches import (
+    BATCH_SIZE,
     Batch,
     EmbeddingBatchDataset,
     EpochBatchSampler,
     ImageBatchDataset,
+    default_batch_size,
     loader_of,
     loading_processes,
 )
@@ -64,7 +66,7 @@ class ImageDataModule(LightningDataModule):
         views: augmented passes to cache; 0 augments anew in each epoch.
         class_weights: ``balanced`` (inverse class frequency) or one weight per class, for the loss.
         multilabel: a manifest's label is several, ``cat|dog`` or a list.
-        batch_size: images per step and process.
+        batch_size: images per step and process; by default 32, fewer for few images.
         num_workers: loading processes; by default one per core but one, at most 8.
         folds: train K times, each time with another fold as val.
         fold: only this one of the folds, from 0.
@@ -89,7 +91,7 @@ class ImageDataModule(LightningDataModule):
         cache: Literal["auto", "off"] = "auto",
         views: int = 0,
         class_weights: Literal["balanced"] | list[float] | None = None,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         num_workers: int | None = None,
         image_root: str | None = None,
         exclude: str | None = None,
@@ -117,7 +119,7 @@ class ImageDataModule(LightningDataModule):
         self.sample_weights = sample_weights
         self.multilabel = multilabel
         self.kind: Kind = "class"
-        self.batch_size, self.num_workers = batch_size, num_workers
+        self.batch_size, self.num_workers = batch_size or BATCH_SIZE, num_workers
         self.preprocessing = Preprocessing.imagenet()
         self.seed, self.one_batch = 0, False
         self.tables: dict[str, ImageTable] = {}
@@ -381,6 +383,8 @@ class ImageDataModule(LightningDataModule):
         many = self.feature_batch or FEATURE_BATCH
         size = many if name in self.features and not shuffle and whole else self.batch_size
         rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        if shuffle and self.hparams["batch_size"] is None:
+            size = default_batch_size(len(dataset), world_size)
         if shuffle and self.one_batch:  # each process fits the head on all rows
             size, shuffle, rank, world_size = len(dataset), False, 0, 1
         if self.balanced:

@@ -10,7 +10,7 @@ from transferkit.errors import UserError, listed
 from transferkit.runtime.plain_types import plain
 
 
-def check_counts(batch_size: int, num_workers: int | None, views: int, n_per_class: int | None) -> None:
+def check_counts(batch_size: int | None, num_workers: int | None, views: int, n_per_class: int | None) -> None:
     """Validate numbers of images and processes.
 
     Raises:
