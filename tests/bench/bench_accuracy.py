@@ -2,7 +2,7 @@
 
 python -m tests.bench.bench_accuracy [--datasets hymenoptera digits-25] [--networks CIFAR-10] [--recipes ...]
 
-`digits-5` and `digits-25` have so many training images per class, `digits` all, as does hymenoptera. One image size,
+`digits-5` has five training images per class, `hymenoptera-25` 25; without a number, all. One image size,
 one split per seed (a tenth is val, a fifth is test) and one number of epochs. All train on the same images; ours
 chooses its checkpoint on val, which the others do not use: they report their last weights. A tool that is not
 installed is left out: `pip install fastai`.
@@ -84,8 +84,7 @@ class Draw:
         size = {"image_size": SIZES[name].get(network, OTHERWISE[name])}
         self.options: dict[str, Any] = {**NETWORKS[network], "preprocessing": size}
         self.root, images = open_dataset(name, place, seed)
-        if name == "digits":
-            images["n_per_class"] = int(shots) if shots else None
+        images["n_per_class"] = int(shots) if shots else None
         self.images = {**images, "val_fraction": 0.1, "test_fraction": 0.2}
         seed_everything(0)
         self.extractor = Extractor.from_pretrained(
