@@ -2,7 +2,7 @@
 
 import copy
 from contextlib import nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -200,7 +200,7 @@ class TransferNetwork(LightningModule):
         if not len(values):  # a process without a share of the rows
             return values.new_empty(0, backbone.embed_dim)
         with nullcontext() if self.training else full_float32():
-            return self.cut.rest(backbone, channels_last(backbone, values))
+            return self.cut.rest(backbone, values, partial(channels_last, backbone))
 
     def normalized(self, pixels: Tensor) -> Tensor:
         """Return what the backbone takes: uint8 (B, 3, h, w) -> float (B, 3, h, w)."""
