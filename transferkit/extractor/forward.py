@@ -105,7 +105,7 @@ class Forward:
         """Return the network as it is run."""
         return for_inference(backbone, dtype, pack=self.engine == "torch")
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def __call__(self, pixels: Tensor, stopped: threading.Event | None = None) -> Tensor:
         """Run one batch.
 
@@ -216,7 +216,7 @@ class Forward:
         """Return whether the class token represents the image; before the first block it is the same for all."""
         return self.class_tokens(output) > 0 and self.layer != self.backbone.stage_names[0]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def infer_shape(self, image_size: tuple[int, int]) -> tuple[str, tuple[int, ...]]:
         """Return the pooling and the shape of what is kept, by a pass over a blank image.
 
