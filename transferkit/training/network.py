@@ -23,7 +23,7 @@ from transferkit.extractor.calibration import Calibration
 from transferkit.extractor.checkpoint_reader import LOSS_SCALE, format_of, in_units_record
 from transferkit.extractor.core import head_logits
 from transferkit.extractor.fast_modules import channels_last
-from transferkit.extractor.forward import network_input
+from transferkit.extractor.forward import training_input
 from transferkit.extractor.word_head import reads_unit_rows, word_head
 from transferkit.runtime.full_float32 import full_float32
 from transferkit.runtime.versions import versions
@@ -204,7 +204,7 @@ class TransferNetwork(LightningModule):
 
     def normalized(self, pixels: Tensor) -> Tensor:
         """Return what the backbone takes: uint8 (B, 3, h, w) -> float (B, 3, h, w)."""
-        return channels_last(self.backbone, network_input(self.backbone, self.preprocessing, pixels))
+        return training_input(self.backbone, self.preprocessing, pixels)
 
     def classify(self, embedding: Tensor) -> Tensor:
         """Return the class scores of embeddings: (B, D) -> (B, classes)."""
