@@ -50,7 +50,7 @@ docs: $(VENV)/.installed-dev ## run the documentation's code, then build it into
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m docs -n 2 tests/docs
 	@NO_MKDOCS_2_WARNING=1 PATH="$(abspath $(BIN)):$$PATH" $(BIN)/mkdocs build --quiet --config-file .mkdocs.yml
 
-bench: $(VENV)/.installed-dev ## benchmarks at reduced sizes, half an hour
+bench: $(VENV)/.installed-dev ## benchmarks at reduced sizes
 	@$(BIN)/python -m tests.bench
 
 bench-full: $(VENV)/.installed-dev ## benchmarks at full sizes

@@ -8,7 +8,7 @@ from transferkit.extractor import Extractor
 from transferkit.images.preprocessing import Preprocessing
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def test_embed_equals_torchvisions_own_transforms_and_model(photos: list[Tensor]) -> None:
     extractor = Extractor.from_pretrained("resnet18", "none")
     model = models.resnet18().eval()

@@ -34,7 +34,7 @@ class Block(nn.Module):
         return found
 
 
-@torch.inference_mode()
+@torch.no_grad()
 @pytest.mark.parametrize(
     ("block", "fused"),
     [
@@ -62,7 +62,7 @@ def test_packed_layers_equal_plain_ones(block: nn.Module, fused: str | None, row
     assert [name for name, _ in packed.named_parameters()] == before
 
 
-@torch.inference_mode()
+@torch.no_grad()
 @pytest.mark.parametrize("family", ["vit", "dinov2_with_registers", "swin"])
 def test_a_packed_network_equals_the_librarys_to_1e_5(family: str, packing: None) -> None:
     extractor = transformer(family, "mean")

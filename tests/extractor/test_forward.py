@@ -44,7 +44,7 @@ def plain_resnet18(extractor: Extractor) -> nn.Module:
     return model
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def test_resnet18_equals_torchvisions_to_1e_5() -> None:
     extractor = resnet18()
     spread_statistics(extractor.backbone)
@@ -60,7 +60,7 @@ def test_resnet18_equals_torchvisions_to_1e_5() -> None:
     assert sum(isinstance(module, nn.BatchNorm2d) for module in extractor.backbone.modules()) == 20
 
 
-@torch.inference_mode()
+@torch.no_grad()
 @pytest.mark.parametrize("family", ["vit", "dinov2_with_registers", "swin", "resnet"])
 def test_transformers_models_equal_their_own_to_1e_5(family: str) -> None:
     extractor = transformer(family, "mean")
@@ -73,7 +73,7 @@ def test_transformers_models_equal_their_own_to_1e_5(family: str) -> None:
     assert relative(extractor.forward()(batch), oracle) < 1e-5
 
 
-@torch.inference_mode()
+@torch.no_grad()
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "densenet121", "shufflenet_v2_x0_5"])
 def test_batchnorm_is_folded_only_where_it_follows_a_convolution(name: str) -> None:
     extractor = Extractor.from_pretrained(name, "none", preprocessing={"image_size": 64})
@@ -82,7 +82,7 @@ def test_batchnorm_is_folded_only_where_it_follows_a_convolution(name: str) -> N
     assert relative(extractor.forward()(batch), extractor(batch)) < 1e-5
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def test_bf16_is_near_and_leaves_as_float32() -> None:
     for extractor in (resnet18(), transformer("vit", "cls")):
         batch = pixels(extractor)
@@ -93,7 +93,7 @@ def test_bf16_is_near_and_leaves_as_float32() -> None:
         assert next(extractor.backbone.parameters()).dtype == torch.float32
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def test_an_earlier_layer_of_resnet18_is_the_mean_of_its_map() -> None:
     extractor = resnet18()
     spread_statistics(extractor.backbone)
@@ -110,7 +110,7 @@ def test_an_earlier_layer_of_resnet18_is_the_mean_of_its_map() -> None:
     assert torch.equal(last(batch), extractor.forward()(batch))
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def test_an_earlier_block_of_a_vit_is_its_class_token() -> None:
     extractor = transformer("vit", "cls")
     batch = pixels(extractor)
@@ -127,7 +127,7 @@ def test_an_earlier_block_of_a_vit_is_its_class_token() -> None:
     assert relative(first(batch), states[0].mean(1)) < 1e-5
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def test_tokens_of_a_torchvision_transformer_leave_the_class_token_out() -> None:
     extractor = Extractor.from_pretrained(
         "vit_b_16", "none", preprocessing={"resize": [32, 32], "crop": [32, 32]}, architecture={"image_size": 32}
@@ -161,7 +161,7 @@ def test_stages_by_number() -> None:
     assert [find_stage(backbone, name) for name in ("stem", "layer1", "2")] == ["stem", "layer1", "layer2"]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def test_normalised_embeddings_have_length_1() -> None:
     extractor = resnet18()
     batch = pixels(extractor)

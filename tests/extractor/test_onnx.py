@@ -60,7 +60,7 @@ def test_embeddings_agree_in_every_form(case: Case) -> None:
     assert embedding.std(0).max() > 1e-2, "a model that says the same of all images"
 
 
-@torch.inference_mode()
+@torch.no_grad()
 @pytest.mark.parametrize("images", [1, 3, 17])
 def test_onnx_gives_embedding_and_logits_for_any_batch(case: Case, images: int) -> None:
     session = onnxruntime.InferenceSession(case.folder / "model.onnx")
@@ -105,7 +105,7 @@ def test_the_record_of_the_fit_is_in_the_card(case: Case) -> None:
     assert "### ONNX Runtime" in card
 
 
-@torch.inference_mode()
+@torch.no_grad()
 @pytest.mark.slow
 @pytest.mark.parametrize("headless", [True, False])
 def test_onnx_of_l2_normalised_embeddings_and_without_a_head(
@@ -132,7 +132,7 @@ def test_onnx_of_l2_normalised_embeddings_and_without_a_head(
 
 
 @pytest.mark.slow
-@torch.inference_mode()
+@torch.no_grad()
 @pytest.mark.parametrize("family", CONFIGS)
 def test_every_family_becomes_onnx_and_its_outputs_have_their_names_alone(family: str, tmp_path: Path) -> None:
     """CLIP's and SigLIP's table of positions is an ``embedding`` in the exporter's own names."""

@@ -73,7 +73,7 @@ def test_round_trip(case: str, photos: list[Tensor], tmp_path: Path) -> None:
         assert (tmp_path / "twice" / name).read_bytes() == (tmp_path / "export" / name).read_bytes(), name
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def test_torchvision_loads_resnet18_strictly(photos: list[Tensor], tmp_path: Path) -> None:
     extractor = resnet18()
     extractor.save_pretrained(tmp_path / "export")
@@ -90,7 +90,7 @@ def test_torchvision_loads_resnet18_strictly(photos: list[Tensor], tmp_path: Pat
     assert config["arguments"] == {"num_classes": 3}
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def test_torchvision_loads_resnet18_with_its_1000_logits(photos: list[Tensor], tmp_path: Path) -> None:
     extractor = resnet18("logits")
     extractor.save_pretrained(tmp_path / "export")
@@ -104,7 +104,7 @@ def test_torchvision_loads_resnet18_with_its_1000_logits(photos: list[Tensor], t
     torch.testing.assert_close(embedding @ head["weight"].T + head["bias"], oracle, atol=1e-5, rtol=0)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 @pytest.mark.parametrize("case", [case for case in CASES if not case.startswith("resnet18")])
 def test_transformers_loads_it_with_no_tensor_missing_or_invented(
     case: str, photos: list[Tensor], tmp_path: Path

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -127,3 +128,13 @@ def test_adapters_leave_nothing_behind(name: str, tmp_path: Path) -> None:
         merge_adapters(backbone)
     assert same(backbone, again, pixels)
     assert [*dict(backbone.named_modules())] == [*dict(again.named_modules())]
+
+
+@pytest.mark.parametrize("family", ["beit", "data2vec_vision", "dinov3_vit"])
+def test_what_a_library_keeps_of_a_pass_does_not_hinder_training(tmp_path: Path, family: str) -> None:
+    """transformers keeps positions per process; those made in inference mode could not be trained with later."""
+    save(family, tmp_path / family)
+    extractor = Extractor.from_pretrained(tmp_path / family, preprocessing={"image_size": 80})  # nobody else's size
+    extractor.embed([np.zeros((90, 90, 3), np.uint8)])
+    again = Extractor.from_pretrained(tmp_path / family, preprocessing={"image_size": 80}).backbone
+    again.requires_grad_()(torch.rand(2, 3, 80, 80)).sum().backward()

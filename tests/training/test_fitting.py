@@ -128,6 +128,21 @@ def test_predict_takes_a_folder_or_a_manifest(run: Run, tmp_path: Path) -> None:
         run.predict(tmp_path / "a")
 
 
+def test_predict_imports_nothing_that_trains_draws_or_reports(run: Run, tmp_path: Path) -> None:
+    image = tmp_path / "image.png"
+    Image.fromarray(pictures(1)[0][0]).save(image)
+    unwanted = {"lightning", "torchmetrics", "matplotlib", "transformers", "sklearn", "pandas", "jinja2"}
+    code = f"""if True:
+        import sys
+        from transferkit import Run
+        print(Run({str(run.path)!r}).predict({str(image)!r}).label)
+        print({unwanted!r} & set(sys.modules))
+    """
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    label, imported = done.stdout.splitlines()
+    assert label in COLORS and imported == "set()"
+
+
 def test_what_is_shown_of_an_object_is_short(run: Run) -> None:
     image = pictures(1)[0][0]
     assert repr(run.predict(image)).startswith("Prediction(label='apples', probability=0.")

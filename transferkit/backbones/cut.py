@@ -84,9 +84,16 @@ class Cut:
             handle.remove()
         raise Uncuttable(f"{backbone.name} does not run {self.entry}")
 
-    def rest(self, backbone: Backbone, values: Tensor) -> Tensor:
-        """Return the embedding that follows from what enters the stage after the cut: (B, flat) -> (B, D)."""
+    def rest(self, backbone: Backbone, values: Tensor, layout: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Return the embedding that follows from what enters the stage after the cut: (B, flat) -> (B, D).
+
+        Args:
+            backbone: the whole network.
+            values: what entered the stage, flattened.
+            layout: changes the layout in memory of (B, *shape), as for a pass through the whole network.
+        """
         values = values.reshape(len(values), *self.shape).clone()  # a stage may begin with an operation in place
+        values = layout(values) if layout else values
 
         def replace(module: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> Any:
             if inputs:

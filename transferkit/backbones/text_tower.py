@@ -47,7 +47,7 @@ class TextTower(nn.Module):
         self.longest = longest_text(whole.config, tokenizer)
         self.padding: bool | str = "max_length" if whole.config.model_type in PADDED else True
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def forward(self, texts: Sequence[str]) -> Tensor:
         """Embed texts.
 

@@ -138,7 +138,7 @@ class ExtractorCore:
                 self.engine = "torch"
         return self
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def __call__(self, pixels: Tensor) -> Tensor:
         """Embed preprocessed pixels.
 
@@ -237,7 +237,7 @@ class ExtractorCore:
         first = self.embed(images, batch_size, progress)
         return cosine_matrix(first, None if others is None else self.embed(others, batch_size, progress))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def classify(self, embedding: Tensor) -> Tensor:
         """Compute the logits of embeddings.
 

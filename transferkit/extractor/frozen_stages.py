@@ -7,6 +7,7 @@ from torch import Tensor
 
 from transferkit.backbones import Backbone
 from transferkit.backbones.cut import Cut
+from transferkit.extractor.fast_modules import channels_last
 from transferkit.extractor.forward import Forward
 from transferkit.images.preprocessing import Preprocessing
 
@@ -14,7 +15,8 @@ from transferkit.images.preprocessing import Preprocessing
 class FrozenStages(Forward):
     """The pass over preprocessed pixels up to a cut: uint8 (B, 3, h, w) -> float32 (B, *shape).
 
-    The network runs as it is, without the faster copy of inference, so that training goes on from the same numbers.
+    The network runs as in training, without the faster copy of inference, so that training goes on from the
+    same numbers.
 
     Args:
         backbone: the network, in eval mode, on the device to use.
@@ -32,7 +34,7 @@ class FrozenStages(Forward):
 
     def stage_output(self, backbone: Backbone, inputs: Tensor) -> Tensor:
         """Return what enters the stage after the cut."""
-        return self.cut.enter(backbone, inputs)
+        return self.cut.enter(backbone, channels_last(backbone, inputs))
 
     def pool(self, output: Tensor) -> Tensor:
         """Return all of it."""

@@ -225,7 +225,7 @@ def metadata(extractor: Extractor) -> dict[str, str]:
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in fields.items()}
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def largest_difference(extractor: Extractor, graph: Graph, path: Path) -> float:
     """Run ONNX Runtime and PyTorch on the same pixels and return the largest absolute difference.
 

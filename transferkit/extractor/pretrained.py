@@ -178,7 +178,7 @@ def problem_type(extractor: ExtractorCore) -> dict[str, str]:
     return {"problem_type": PROBLEM_TYPES[target]} if target in PROBLEM_TYPES else {}
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def as_classifier(extractor: ExtractorCore) -> Any:
     """Return transformers' ``ForImageClassification`` with these weights, or None if its logits would differ.
 

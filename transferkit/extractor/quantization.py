@@ -127,7 +127,7 @@ def make(graph: nn.Module, normalize: Callable[[Tensor], Tensor], samples: Sampl
     require()
     inputs = normalize(samples.read())
     log.info("int8: measuring the ranges of %s on %d images", name, len(inputs))
-    with torch.inference_mode():
+    with torch.no_grad():
         right = torch.cat([graph(batch).flatten(1) for batch in torch.split(inputs, BATCHES[0])])
     try:
         with tempfile.TemporaryDirectory() as folder:

@@ -139,7 +139,7 @@ def with_timm(extractor: ExtractorCore, backbone: TimmBackbone, layout: str) -> 
     )
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def mean_of(backbone: TimmBackbone) -> str:
     """The mean of timm's features as an expression: over a map, its channels where they are, or the patch tokens."""
     features: Tensor = backbone.dry_run(backbone.forward_features)

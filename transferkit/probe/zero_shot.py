@@ -89,7 +89,7 @@ def classify_by_words(
         UserError: see :func:`~transferkit.extractor.word_head.word_head`.
     """
     head = word_head(extractor, class_names, templates).cpu()
-    with torch.inference_mode():
+    with torch.no_grad():
         logits = head_logits(head, embeddings.embedding, reads_unit_rows(extractor))
     sigmoid = extractor.text.sigmoid
     described = {"extractor": extractor.name, **space_of(extractor).to_metadata()}

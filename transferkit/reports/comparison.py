@@ -24,7 +24,7 @@ from transferkit.reports.content import (
     Table,
 )
 from transferkit.reports.mistakes import PredictionTable
-from transferkit.reports.numbers import Number, count, counted, decimal, p_value, percent
+from transferkit.reports.numbers import Number, counted, decimal, p_value, percent
 from transferkit.reports.result_files import (
     NO_PLACE,
     PREDICTIONS,
@@ -34,11 +34,18 @@ from transferkit.reports.result_files import (
     mapping,
     place_of_images,
 )
-from transferkit.reports.target_comparison import TargetTable, compare_targets, shared_rows, targets_of
+from transferkit.reports.target_comparison import (
+    ALIKE,
+    BETTER,
+    SHOWN,
+    TargetTable,
+    compare_targets,
+    largest_changes,
+    shared_rows,
+    targets_of,
+)
 from transferkit.similarity.paired import PairedComparison, compare_paired
 
-SHOWN = 24
-CLASSES = 12
 LEVEL = 0.05
 OF_PROBE = ("top1", "top5", "mean_per_class", "ece", "ece_calibrated", "map", "f1_macro", "f1_micro", "mae", "r2")
 MADE = ("extractor", "pooling", "precision", "weights_sha256")  # of the embeddings of a probe
@@ -152,9 +159,8 @@ def images_of(first: ResultFolder, second: ResultFolder, images: str | None, ima
 def verdict(compared: PairedComparison, names: tuple[str, str]) -> str:
     """Return what the difference means."""
     if compared.mcnemar_p >= LEVEL:
-        return "The difference could well be chance."
-    better = names[1] if compared.difference > 0 else names[0]
-    return f"{better} is better, and by more than chance."
+        return ALIKE[0]
+    return BETTER.format(names[1] if compared.difference > 0 else names[0])
 
 
 def headline(compared: PairedComparison, a: PredictionTable, b: PredictionTable, names: tuple[str, str]) -> Headline:
@@ -192,20 +198,12 @@ def class_changes(a: PredictionTable, b: PredictionTable, names: tuple[str, str]
     right = [Counter(label for label, ok in zip(t.labels, t.correct, strict=True) if ok) for t in (a, b)]
     change = {name: (right[1][name] - right[0][name]) / totals[name] for name in totals}
     order = sorted((name for name in totals if change[name]), key=lambda name: (-abs(change[name]), name))
-    rows: list[list[Cell]] = [
-        [
-            name,
-            percent(right[0][name] / totals[name], "class first"),
-            percent(right[1][name] / totals[name], "class second"),
-            percent(change[name], "class change", signed=True),
-            count(totals[name], "class images"),
-        ]
-        for name in order[:CLASSES]
+    found = [
+        (name, right[0][name] / totals[name], right[1][name] / totals[name], change[name], totals[name])
+        for name in order
     ]
-    if not rows:
-        return Section("classes", "Classes that changed", "No class changed.", [])
     lead = f"{len(order):,} of {len(totals):,} classes changed; the largest changes first."
-    return Section("classes", "Classes that changed", lead, [Table(("class", *names, "change", "images"), rows)])
+    return largest_changes("class", "Classes that changed", lead, found, names)
 
 
 def changed(anchor: str, title: str, a: PredictionTable, b: PredictionTable, which: Any) -> Section:

@@ -25,11 +25,12 @@ from transferkit.similarity.paired_bootstrap import (
 )
 
 SHOWN = 24  # images that changed
-CHANGED = 12  # labels that changed
+CHANGED = 12  # classes or labels that changed
 PROBABILITY = "probability/"  # a column of each label
 LOWER = ("mae",)  # measures that are better where they are lower
 SHARES = ("map", "f1_macro", "f1_micro")
 LABELS = LabelTargets()
+BETTER = "{} is better, and by more than chance."
 ALIKE = ("The difference could well be chance.", "There is no difference.")
 
 
@@ -163,20 +164,38 @@ def label_changes(
     change = (each[1] - each[0]).tolist()
     order = [place for place, value in enumerate(change) if images[place] and value]
     order.sort(key=lambda place: (-abs(change[place]), every[place]))
+    found = [
+        (every[place], float(each[0][place]), float(each[1][place]), change[place], images[place]) for place in order
+    ]
+    lead = f"{what.capitalize()} of {len(order):,} of {sum(map(bool, images)):,} labels changed; the largest first."
+    return largest_changes("label", "Labels that changed", lead, found, names)
+
+
+def largest_changes(
+    word: str, title: str, lead: str, found: Sequence[tuple[str, float, float, float, int]], names: tuple[str, str]
+) -> Section:
+    """Return the classes or labels that changed most, as a table.
+
+    Args:
+        word: ``class`` or ``label``.
+        title: of the section.
+        lead: what the table shows.
+        found: name, share of the first, of the second, their difference and number of images; the largest change first.
+        names: of the two that are compared.
+    """
+    if not found:
+        return Section("classes", title, f"No {word} changed.", [])
     rows: list[list[Cell]] = [
         [
-            every[place],
-            percent(float(each[0][place]), "label first"),
-            percent(float(each[1][place]), "label second"),
-            percent(change[place], "label change", signed=True),
-            count(images[place], "label images"),
+            name,
+            percent(first, f"{word} first"),
+            percent(second, f"{word} second"),
+            percent(change, f"{word} change", signed=True),
+            count(images, f"{word} images"),
         ]
-        for place in order[:CHANGED]
+        for name, first, second, change, images in found[:CHANGED]
     ]
-    if not rows:
-        return Section("classes", "Labels that changed", "No label changed.", [])
-    lead = f"{what.capitalize()} of {len(order):,} of {sum(map(bool, images)):,} labels changed; the largest first."
-    return Section("classes", "Labels that changed", lead, [Table(("label", *names, "change", "images"), rows)])
+    return Section("classes", title, lead, [Table((word, *names, "change", "images"), rows)])
 
 
 def compare_numbers(
@@ -260,8 +279,7 @@ def verdict(name: str, found: Difference, names: tuple[str, str]) -> str:
         return ALIKE[1]
     if found.by_chance:
         return ALIKE[0]
-    better = names[1] if (found.difference > 0) != (name in LOWER) else names[0]
-    return f"{better} is better, and by more than chance."
+    return BETTER.format(names[1] if (found.difference > 0) != (name in LOWER) else names[0])
 
 
 def signed(name: str, value: float, source: str) -> Number:
@@ -289,8 +307,7 @@ def differences(found: Mapping[str, Difference], rows: int) -> Section:
     plotted = [(WORDS[name], each.difference, *each.interval) for name, each in found.items() if name in SHARES]
     blocks = [Charts([Chart("Second minus first", svg.interval_plot(plotted, zero=True))])] if plotted else []
     columns = ("measure", "first", "second", "difference", "from", "to (95%)", "verdict")
-    width = 1 if not plotted else 0
     lead = f"Paired bootstrap over {rows:,} images, 95% interval: both are measured on the same draws of images."
-    if width:
+    if not plotted:
         lead += " A lower mean absolute error is better."
     return Section("test", "Is it more than chance?", lead, [*blocks, Table(columns, table)])

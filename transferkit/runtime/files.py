@@ -298,7 +298,7 @@ def discard(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink()
+        path.unlink(missing_ok=True)  # another process of the fit may remove it, too
 
 
 def file_sha256(path: str | Path) -> str:

@@ -14,8 +14,7 @@ from transferkit.data.batches import Batch, EpochBatchSampler, loader_of
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.errors import UserError
 from transferkit.extractor.core import head_logits
-from transferkit.extractor.fast_modules import channels_last
-from transferkit.extractor.forward import network_input
+from transferkit.extractor.forward import training_input
 from transferkit.images.augmentation import view_seed
 from transferkit.runtime.ranks import joined
 from transferkit.training.mixing import mixed, weigh_rows
@@ -121,7 +120,7 @@ def trial(network: TransferNetwork, data: ImageDataModule, trainer: Trainer, rat
         return head_logits(head, embedding, network.l2_normalize, dropout)
 
     def normalized(pixels: Tensor) -> Tensor:
-        return channels_last(backbone, network_input(backbone, network.preprocessing, pixels))
+        return training_input(backbone, network.preprocessing, pixels)
 
     set_mode(backbone, network.first_trainable, True, network.batchnorm_moves)
     with torch.random.fork_rng(), torch.enable_grad(), trainer.precision_plugin.forward_context():

@@ -184,7 +184,7 @@ def check_parameter_groups(backbone: Backbone, pixels: Tensor) -> None:
         require(not flat, f"{group['name']} decays vectors {flat}")
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def check_export(backbone: Backbone, pixels: Tensor) -> None:
     """An export opens in transferkit and in the library with the same numbers."""
     head = nn.Linear(backbone.embed_dim, CLASSES)

@@ -11,8 +11,7 @@ from transferkit.data.batches import Batch
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 from transferkit.extractor.checkpoint_reader import DISTILLED, FORMAT, KEY
-from transferkit.extractor.fast_modules import channels_last
-from transferkit.extractor.forward import network_input
+from transferkit.extractor.forward import training_input
 from transferkit.images.augmentation import view_seed
 from transferkit.runtime.versions import versions
 from transferkit.training.checkpoints import current_metrics, mend_progress
@@ -85,7 +84,7 @@ class DistillModule(LightningModule):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the projected embedding and patches of uint8 pixels: (B, D), (B, cells, C) or None."""
-        inputs = channels_last(self.backbone, network_input(self.backbone, self.preprocessing, pixels))
+        inputs = training_input(self.backbone, self.preprocessing, pixels)
         if self.patch_center is None:
             return self.projections["embedding"](self.backbone(inputs)), None
         features, embedding = self.backbone.forward_both(inputs)

@@ -2,7 +2,7 @@
 
 import copy
 from contextlib import nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from transferkit.extractor.calibration import Calibration
 from transferkit.extractor.checkpoint_reader import LOSS_SCALE, format_of, in_units_record
 from transferkit.extractor.core import head_logits
 from transferkit.extractor.fast_modules import channels_last
-from transferkit.extractor.forward import network_input
+from transferkit.extractor.forward import training_input
 from transferkit.extractor.word_head import reads_unit_rows, word_head
 from transferkit.runtime.full_float32 import full_float32
 from transferkit.runtime.versions import versions
@@ -200,11 +200,11 @@ class TransferNetwork(LightningModule):
         if not len(values):  # a process without a share of the rows
             return values.new_empty(0, backbone.embed_dim)
         with nullcontext() if self.training else full_float32():
-            return self.cut.rest(backbone, channels_last(backbone, values))
+            return self.cut.rest(backbone, values, partial(channels_last, backbone))
 
     def normalized(self, pixels: Tensor) -> Tensor:
         """Return what the backbone takes: uint8 (B, 3, h, w) -> float (B, 3, h, w)."""
-        return channels_last(self.backbone, network_input(self.backbone, self.preprocessing, pixels))
+        return training_input(self.backbone, self.preprocessing, pixels)
 
     def classify(self, embedding: Tensor) -> Tensor:
         """Return the class scores of embeddings: (B, D) -> (B, classes)."""

@@ -14,8 +14,6 @@ from transferkit.embed import embed
 from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 from transferkit.images.from_python import is_single
-from transferkit.reports.report import FILE as REPORT
-from transferkit.reports.report import report_of
 from transferkit.reports.result_files import ResultFolder
 from transferkit.runtime.verbosity import showing_progress
 from transferkit.similarity import class_codes, principal_axes
@@ -23,7 +21,7 @@ from transferkit.training.metrics_table import read_rows
 from transferkit.training.run_directory import checkpoint_of, read_metrics, write_metrics
 from transferkit.training.tasks import task_of
 
-if TYPE_CHECKING:  # Lightning and Matplotlib take seconds to import, and a prediction needs neither
+if TYPE_CHECKING:  # Lightning and Matplotlib take seconds to import; a prediction needs neither, and no report
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -148,6 +146,7 @@ class Run:
             UserError: the data is no longer there.
         """
         from transferkit.probe.audit_files import audit_run
+        from transferkit.reports.report import FILE, report_of
         from transferkit.reports.result_files import is_fine_tuned
         from transferkit.training.module import TransferModule
         from transferkit.training.run_leaks import leaks_of_run
@@ -163,8 +162,8 @@ class Run:
         write_metrics(self.path, self.metrics | values)
         audit_run(self.path, is_fine_tuned(ResultFolder(self.path).yaml("config.yaml")))
         leaks_of_run(module, module.data, self.path)
-        if (self.path / REPORT).is_file():  # of the fit, which was asked for it
-            self.report()
+        if (self.path / FILE).is_file():  # of the fit, which was asked for it
+            report_of(self.path)
         self.__dict__.pop("extractor", None)  # opened anew, with its calibration
         return values
 
@@ -195,6 +194,8 @@ class Run:
         Raises:
             UserError: it cannot be written.
         """
+        from transferkit.reports.report import report_of
+
         return report_of(self.path, out)
 
     def embeddings(self) -> Embeddings:

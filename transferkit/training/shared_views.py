@@ -70,7 +70,7 @@ class TeacherForward(Forward):
         super().__init__(teacher.backbone, teacher.preprocessing)
         self.cells = cells
         if cells != (0, 0):
-            with torch.inference_mode():
+            with torch.no_grad():
                 blank = torch.zeros(1, 3, *teacher.preprocessing.image_size, dtype=torch.uint8)
                 self.shape = tuple(self(blank).shape[1:])
 
@@ -103,7 +103,7 @@ def shared_cells(teacher: Extractor, student: Extractor) -> Cells:
     return (rows, columns) if rows * columns > 1 else (0, 0)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def grid_of(extractor: Extractor) -> Cells:
     """Return rows and columns of the features before pooling."""
     pixels = torch.zeros(1, 3, *extractor.preprocessing.image_size, device=extractor.device)

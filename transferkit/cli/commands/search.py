@@ -12,6 +12,7 @@ from transferkit.cli.console import as_json, note, table, written
 from transferkit.cli.open_extractor import Accelerator, Engine, Network, Precision
 from transferkit.cli.parsing import call
 from transferkit.errors import UserError
+from transferkit.runtime.page_files import check_page_place
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,6 +67,8 @@ def search(
         )
     if html and Path(html).suffix.lower() not in (".html", ".htm"):  # never overwrite an image
         raise UserError(f"--html {html}: give the page a name that ends in .html")
+    if html:
+        check_page_place(html)
     opened = open_index(index)
     if texts:
         opened.check_words()
