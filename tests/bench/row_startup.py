@@ -1,10 +1,12 @@
 """Time of fresh processes: `--help`, `import transferkit`, one image embedded or classified, against bare scripts."""
 
+import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 
@@ -91,7 +93,8 @@ def embed_one(network: Network, bare: str, place: Path) -> Iterator[Row]:
     def command() -> str:
         with tempfile.TemporaryDirectory(dir=place) as folder:
             given = ["--extractor", options["backbone"], "--weights", options["weights"]]
-            return python("-m", "transferkit", "embed", image, *given, "--out", f"{folder}/embeddings.parquet")
+            with patch.dict(os.environ, TRANSFERKIT_CACHE=folder):  # or all but the first would find it there
+                return python("-m", "transferkit", "embed", image, *given, "--out", f"{folder}/embeddings.parquet")
 
     yield measured(f"embed one image, {network.name}, command", "the bare library", "cheaper", 1.1, command, theirs)
 

@@ -141,6 +141,8 @@ def own_names(state: Mapping[str, Tensor], own: Collection[str], origin: str | P
     Raises:
         UserError: several prefixes fit equally well, or two tensors would get one name.
     """
+    if state.keys() == set(own):
+        return dict(state)
     wrappers = set(WRAPPED) - {part for key in own for part in key.split(".")}
     plain = {".".join(part for part in key.split(".") if part not in wrappers): state[key] for key in state}
     plain = plain if len(plain) == len(state) else dict(state)

@@ -63,17 +63,26 @@ def read_weights(path: Path) -> Any:
         UserError: see :func:`read_tensors`.
     """
     try:
-        named = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # of another kind, or broken
-        named = []
-    beside = sorted(name for name in named if name.partition(".")[0] in BESIDE)
+        return read_tensors(path)
+    except UserError:
+        beside = names_beside(path)
+        if not beside:
+            raise
     # A class of that name is a dict of settings, which is filled; the others are built from arguments.
     stand_ins: list[Any] = [(OrderedDict if name.endswith("Dict") else LeftOut, name) for name in beside]
     with torch.serialization.safe_globals(stand_ins):
         content = read_tensors(path)
-    if beside:
-        log.warning("left out of %s what is not a tensor: %s", path, listed(beside, quote=False))
+    log.warning("left out of %s what is not a tensor: %s", path, listed(beside, quote=False))
     return content
+
+
+def names_beside(path: Path) -> list[str]:
+    """Return the classes of options and scores in a file of ``torch.save``; none if it is another kind, or broken."""
+    try:
+        named = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # it raises whatever such a file makes it raise
+        return []
+    return sorted(name for name in named if name.partition(".")[0] in BESIDE)
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
