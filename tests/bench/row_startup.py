@@ -134,5 +134,8 @@ def script(text: str, **values: str) -> Callable[[], str]:
 
 
 def python(*arguments: str) -> str:
-    """Run Python and return what it printed."""
-    return subprocess.run([sys.executable, *arguments], check=True, capture_output=True, text=True).stdout
+    """Run Python and return what it printed; with bytecode kept, as pip does for every package that it installs."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return subprocess.run(
+        [sys.executable, *arguments], check=True, capture_output=True, text=True, env=environment
+    ).stdout
