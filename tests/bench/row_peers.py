@@ -127,7 +127,9 @@ def lightly_embed(network: Network, files: list[str], place: Path) -> Embedder:
                 out=place / "lightly.pt", data=Path(files[0]).parents[2], checkpoint=place / "lightly.ckpt",
                 batch_size=BATCH, accelerator="cpu", overwrite=True,
             )  # fmt: skip
-        found: Tensor = torch.load(place / "lightly.pt", weights_only=True)["embeddings"]
+        saved = torch.load(place / "lightly.pt", weights_only=True)
+        names = [str(Path(files[0]).parents[2] / name) for name in saved["filenames"]]  # in an order of its own
+        found: Tensor = saved["embeddings"][[names.index(file) for file in files]]
         return found
 
     return run
