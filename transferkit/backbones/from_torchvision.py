@@ -217,6 +217,7 @@ def load_preset(name: str, entry: models.WeightsEnum) -> nn.Module:
         try:
             return load_tensors(name, state, cached, arguments_of(name, entry) | skipped, keep_classifier=True)[0]
         except UserError as error:
+            check_finite(cached, state)  # of a whole file, which another download would give again
             raise unusable(name, cached, error) from error
     remedy = (
         f"put {cached.name} into TORCH_HOME's hub/checkpoints, give `weights=FILE`, "
