@@ -152,7 +152,8 @@ def in_place(image: Image.Image) -> NDArray[np.uint8]:
     Pillow holds the interpreter's lock while it copies, and of a dozen threads that decode, all would wait.
     """
     try:
-        values = np.from_dlpack(pa.array(image).values)  # of each pixel three and one to spare; to_numpy loads pandas
+        # Of each pixel three values and one to spare. Arrow's own to_numpy would import pandas.
+        values: NDArray[Any] = np.from_dlpack(pa.array(image).values)
     except ValueError:  # in several pieces, as large ones are
         return np.asarray(image)
     pixels: NDArray[np.uint8] = values.reshape(image.height, image.width, 4)[..., :3]
