@@ -89,6 +89,13 @@ def test_names_that_do_not_open(typed: str, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_an_empty_name_is_not_the_run_that_it_is_given_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="the name of the backbone is empty"):
+        read_extractor("")
+
+
 @pytest.mark.usefixtures("filled_cache")
 def test_an_address_opens() -> None:
     expected = read_extractor("someone/tiny-vit").spec()

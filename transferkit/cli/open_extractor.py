@@ -167,7 +167,7 @@ def read_extractor(
     from transferkit.training.run_directory import within_run
 
     place = Path(name).expanduser()
-    if (place / "checkpoints").is_dir():
+    if name and (place / "checkpoints").is_dir():
         name = str(within_run(place))
     with torch.random.fork_rng(devices=()):
         torch.default_generator.manual_seed(seed)
