@@ -8,7 +8,7 @@ import contextlib
 import importlib.util
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -59,6 +59,12 @@ def sentences(network: Network, files: list[str], place: Path) -> Embedder:
     return run
 
 
+def in_order(found: Tensor, names: Iterable[str | Path], files: list[str]) -> Tensor:
+    """Return the rows of files, of those that a tool gives in an order of its own."""
+    place = {str(name): row for row, name in enumerate(names)}
+    return found[[place[file] for file in files]]
+
+
 def timm_inference(network: Network, files: list[str], place: Path) -> Embedder:
     """The loop of timm's `inference.py` over timm's dataset and loader."""
     import timm.data
@@ -73,8 +79,7 @@ def timm_inference(network: Network, files: list[str], place: Path) -> Embedder:
         )
         with torch.inference_mode():
             found = torch.cat([model(pixels) for pixels, _ in loader])
-        names = list(map(str, data.filenames(absolute=True)))  # sorted by the numbers in them
-        return found[[names.index(file) for file in files]]
+        return in_order(found, data.filenames(absolute=True), files)  # it sorts by the numbers in names
 
     return run
 
@@ -120,17 +125,16 @@ def lightly_embed(network: Network, files: list[str], place: Path) -> Embedder:
     models = parts.CheckpointLightlyTrainModels(model, wrapped, EmbeddingModel(wrapped))
     record = parts.CheckpointLightlyTrain.from_now(models, NormalizeArgs())
     torch.save(parts.Checkpoint(model.state_dict(), record).to_dict(), place / "lightly.ckpt")
+    folder = Path(files[0]).parents[2]
 
     def run() -> Tensor:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             lightly_train.embed(
-                out=place / "lightly.pt", data=Path(files[0]).parents[2], checkpoint=place / "lightly.ckpt",
-                batch_size=BATCH, accelerator="cpu", overwrite=True,
+                out=place / "lightly.pt", data=folder, checkpoint=place / "lightly.ckpt", batch_size=BATCH,
+                accelerator="cpu", overwrite=True,
             )  # fmt: skip
         saved = torch.load(place / "lightly.pt", weights_only=True)
-        names = [str(Path(files[0]).parents[2] / name) for name in saved["filenames"]]  # in an order of its own
-        found: Tensor = saved["embeddings"][[names.index(file) for file in files]]
-        return found
+        return in_order(saved["embeddings"], (folder / name for name in saved["filenames"]), files)
 
     return run
 

@@ -141,7 +141,7 @@ def own_names(state: Mapping[str, Tensor], own: Collection[str], origin: str | P
     Raises:
         UserError: several prefixes fit equally well, or two tensors would get one name.
     """
-    if state.keys() == set(own):
+    if state.keys() == set(own):  # as of most files, which the search for prefixes would slow
         return dict(state)
     wrappers = set(WRAPPED) - {part for key in own for part in key.split(".")}
     plain = {".".join(part for part in key.split(".") if part not in wrappers): state[key] for key in state}
