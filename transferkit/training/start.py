@@ -16,6 +16,11 @@ from transferkit.training.regimes import Regime
 
 WORDS = "zeroshot"  # the head that the class names make
 
+POOR_START = (
+    "%s was fitted on z-scores: its weights are large for features that hardly vary, a poor start for fine-tuning; "
+    '`regime="lp-ft"` fits a better one'
+)
+
 log = logging.getLogger(__name__)
 
 # Largest size of a probe's weights where the backbone learns, as a share of the size of a new head's (uniform, variance
@@ -82,8 +87,12 @@ def open_start(
     extractor = Extractor.from_pretrained(source, weights, pooling, preprocessing, architecture, revision)
     if head == WORDS and extractor.backbone.wordless:
         raise UserError(f'`head="{WORDS}"` needs words: {extractor.backbone.wordless}')
+    if classifier and regime == "frozen":
+        return classifier.as_head_of(extractor)
     if classifier:
-        return classifier.as_head_of(extractor) if regime == "frozen" else finetune_start(classifier, extractor)
+        if classifier.kind == "class" and classifier.standardization == "zscore":
+            log.warning(POOR_START, head)
+        return finetune_start(classifier, extractor)
     reads_unit = extractor.l2_normalize if l2_normalize is None else l2_normalize
     if head is None and extractor.head:
         if reads_unit == extractor.l2_normalize:
