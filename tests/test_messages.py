@@ -32,7 +32,9 @@ def arguments() -> set[str]:
     found: set[str] = set()
     for verb, (module, _) in dispatch.VERBS.items():
         command = import_module(f"transferkit.cli.commands.{module}")
-        found |= set(fit_help.options_by_argument(verb) if module == "fit" else options_of(getattr(command, module)))
+        found |= set(
+            fit_help.options_by_argument(verb) if verb in fit_help.VERBS else options_of(getattr(command, module))
+        )
     return found
 
 

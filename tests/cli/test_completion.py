@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.running import transferkit
+from transferkit.cli import fit_help
 from transferkit.cli.completion import verbs
 from transferkit.cli.dispatch import VERBS
 
@@ -94,7 +95,7 @@ def test_verbs(scripts: Path) -> None:
 def test_every_option_that_the_help_names_and_no_other(verb: str, scripts: Path) -> None:
     named = set(re.findall(r"^  (--[\w.]+)", transferkit(verb, "--help").out, re.MULTILINE))
     found = set(offered(scripts, verb, "--"))
-    if VERBS[verb][0] == "fit":
+    if verb in fit_help.VERBS:
         named |= set(re.findall(r"^  (--[\w.]+)", transferkit(verb, "--help-trainer").out, re.MULTILINE))
         named |= {"--help"} | {option for option in found if option.startswith("--model.")}  # of a classifier
     assert found == named

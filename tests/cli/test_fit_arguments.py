@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from tests.running import refused, transferkit
-from transferkit.cli.fit_arguments import as_root
+from transferkit.cli.arguments import as_root
 from transferkit.training import trainer_options
 
 VERBS = ["fit", "validate", "test", "predict"]

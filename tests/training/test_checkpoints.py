@@ -19,7 +19,6 @@ from transferkit.extractor import Extractor
 from transferkit.training.checkpoints import (
     AtomicCheckpointIO,
     check_resumable,
-    is_within_epoch,
     link,
     say_left_out,
     snapshot,
@@ -67,12 +66,6 @@ def test_a_snapshot_does_not_change_with_the_training() -> None:
     assert copied["state"]["w"].tolist() == copied["steps"][0][0].tolist() == [0, 0]
     assert copied["state"]["f"].data_ptr() == frozen.data_ptr()
     assert type(copied["state"]) is OrderedDict and copied["steps"][0][1] == 3 and copied["name"] == "x"
-
-
-@pytest.mark.parametrize(("ready", "processed", "within"), [(0, 0, False), (3, 3, False), (3, 2, True)])
-def test_within_an_epoch(ready: int, processed: int, within: bool) -> None:
-    progress = {"current": {"ready": ready, "processed": processed}}
-    assert is_within_epoch({"loops": {"fit_loop": {"epoch_progress": progress}}}) is within
 
 
 def test_what_can_be_resumed() -> None:

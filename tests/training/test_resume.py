@@ -14,6 +14,7 @@ from transferkit.training.resume import (
     check_progress,
     check_same_fit,
     data_for,
+    is_within_epoch,
     progress_of,
     recorded_splits,
 )
@@ -121,3 +122,9 @@ def test_splits_of_a_run() -> None:
     for field in SPLIT_OPTIONS:
         with pytest.raises(UserError, match=f"`{field}=2`: the splits are those of runs/name/3; leave it out"):
             recorded_splits({**data, field: 2}, data, file, "test")
+
+
+@pytest.mark.parametrize(("ready", "processed", "within"), [(0, 0, False), (3, 3, False), (3, 2, True)])
+def test_within_an_epoch(ready: int, processed: int, within: bool) -> None:
+    progress = {"current": {"ready": ready, "processed": processed}}
+    assert is_within_epoch({"loops": {"fit_loop": {"epoch_progress": progress}}}) is within

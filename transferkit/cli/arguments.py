@@ -13,6 +13,7 @@ from transferkit.errors import UserError
 SHIPPED = (Path(__file__).parents[1] / "configs", Path(__file__).parents[2] / "configs")  # wheel; source tree
 
 MAX_DEPTH, MAX_VALUES = 30, 100_000  # of a config
+FLAGS = ("--json", "--print_config")  # options that need no value
 
 
 def find_config(name: str) -> Path:
@@ -181,3 +182,30 @@ def check_sections(path: Path) -> None:
     for section in ("model", "data", "trainer"):
         if not isinstance(read_yaml(path).get(section, {}), dict):
             raise UserError(f"config {path}: {section} holds no options (key: value)")
+
+
+def as_root(verb: str, arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with a positional one, as in ``fit photos``, given as ``--data.root``.
+
+    Raises:
+        UserError: several positional arguments, one beside ``--data.root``, or a config.
+    """
+    positional, rest, pending = [], [], list(arguments)
+    while pending:
+        argument = pending.pop(0)
+        if not argument.startswith("-"):
+            positional.append(argument)
+            continue
+        rest.append(argument)
+        if "=" not in argument and argument not in FLAGS and pending and not pending[0].startswith("--"):
+            rest.append(pending.pop(0))
+    if not positional:
+        return rest
+    root, *more = positional
+    if more:
+        raise UserError(f"unexpected argument {more[0]!r}; transferkit {verb} takes images once")
+    if given := all_options(rest, "--data.root"):
+        raise UserError(f"images are given twice: {root!r}, and --data.root {given[-1]!r}; leave one out")
+    if Path(root).suffix in (".yaml", ".yml"):
+        raise UserError(f"{root} is a config, not images; give it as --config {root}")
+    return [*rest, "--data.root", root]

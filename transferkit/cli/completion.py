@@ -100,7 +100,7 @@ def verbs() -> dict[str, Verb]:
     """Return verb -> what is completed after it."""
     found = {}
     for name, (module, _) in VERBS.items():
-        if module == "fit":
+        if name in fit_help.VERBS:
             found[name] = Verb([], [*fit_help.every_option(name), Option("help", "")])
         else:
             command = getattr(importlib.import_module(f"transferkit.cli.commands.{module}"), name)

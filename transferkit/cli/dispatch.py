@@ -32,7 +32,7 @@ VERBS = {
     "fit": ("fit", "train a linear head, or fine-tune, on your images"),
     "validate": ("fit", "metrics of a checkpoint on the validation split"),
     "test": ("fit", "metrics, predictions and embeddings of the test split"),
-    "predict": ("fit", "classify images that need no labels"),
+    "predict": ("predict", "classify images that need no labels"),
     "explain": ("explain", "what a network looked at in images, and the nearest training images"),
     "embed": ("embed", "turn images into a Parquet table of embeddings"),
     "evaluate": ("evaluate", "similarity metrics of embeddings, and figures"),

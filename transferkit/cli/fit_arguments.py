@@ -8,6 +8,7 @@ from typing import Any
 from transferkit.cli.arguments import (
     all_options,
     as_config,
+    as_root,
     check_sections,
     find_config,
     read_setting,
@@ -23,8 +24,6 @@ from transferkit.training import resume
 from transferkit.training.metrics_table import read_rows
 from transferkit.training.run_directory import find_checkpoint, within_run
 from transferkit.training.trainer_options import automatic_precision
-
-FLAGS = ("--json", "--print_config")  # options that need no value
 
 
 @dataclass(frozen=True)
@@ -104,33 +103,6 @@ def prepare(verb: str, arguments: Sequence[str]) -> Plan:
     decided = as_config({"model": resume.decided_by(checkpoint, content[KEY]["l2_normalize"])})
     first = [*as_config({"name": name or verb} | saved), *configs, *decided]
     return Plan(run, [*first, *explicit, "--ckpt_path", str(checkpoint)])
-
-
-def as_root(verb: str, arguments: Sequence[str]) -> list[str]:
-    """Return the arguments with a positional one, as in ``fit photos``, given as ``--data.root``.
-
-    Raises:
-        UserError: several positional arguments, one beside ``--data.root``, or a config.
-    """
-    positional, rest, pending = [], [], list(arguments)
-    while pending:
-        argument = pending.pop(0)
-        if not argument.startswith("-"):
-            positional.append(argument)
-            continue
-        rest.append(argument)
-        if "=" not in argument and argument not in FLAGS and pending and not pending[0].startswith("--"):
-            rest.append(pending.pop(0))
-    if not positional:
-        return rest
-    root, *more = positional
-    if more:
-        raise UserError(f"unexpected argument {more[0]!r}; transferkit {verb} takes images once")
-    if given := all_options(rest, "--data.root"):
-        raise UserError(f"images are given twice: {root!r}, and --data.root {given[-1]!r}; leave one out")
-    if Path(root).suffix in (".yaml", ".yml"):
-        raise UserError(f"{root} is a config, not images; give it as --config {root}")
-    return [*rest, "--data.root", root]
 
 
 def of_directory(verb: str, path: Path, backbone: str | None, explicit: Sequence[str]) -> dict[str, Any]:

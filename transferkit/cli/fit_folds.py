@@ -6,8 +6,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from transferkit.cli import console
-from transferkit.cli.arguments import read_setting
-from transferkit.cli.fit_arguments import as_root
+from transferkit.cli.arguments import as_root, read_setting
 from transferkit.cli.fit_series import Kind, Series, files_of, fit_series, plan_series
 from transferkit.runtime.json_files import read_json, write_json
 

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transferkit.cli import console
-from transferkit.cli.arguments import read_setting, read_yaml, without_option
-from transferkit.cli.fit_arguments import as_root
-from transferkit.cli.fit_report import results
+from transferkit.cli.arguments import as_root, read_setting, read_yaml, without_option
 from transferkit.cli.fit_series import Kind, Series, files_of, fit_series, plan_series
+from transferkit.cli.run_results import results
 from transferkit.errors import UserError
 from transferkit.reports.report import report_of
 from transferkit.runtime.files import discard

@@ -13,7 +13,7 @@ from typing import TypeVar
 from transferkit.data import memory
 from transferkit.data.image_table import ImageTable
 from transferkit.data.manifest import MANIFEST_SUFFIXES
-from transferkit.errors import UserError
+from transferkit.errors import UserError, listed
 from transferkit.images.error import PASSING, Fault, ImageError
 from transferkit.runtime.cores import cores
 from transferkit.runtime.progress import progress_bar
@@ -117,6 +117,28 @@ def raise_broken(
     hint = f" (scan {source!r} to see all)" if more else ""
     noun = "image" if len(bad) == 1 else "images"
     raise UserError(f"{len(bad)} broken {noun}: {'; '.join([*named, *more])}{hint}; repair or delete, or {remedy}")
+
+
+def leave_out_broken(table: ImageTable, broken: Mapping[str, str], on_error: str) -> ImageTable:
+    """Return a table without its unreadable images.
+
+    Args:
+        table: images.
+        broken: path -> why it cannot be decoded.
+        on_error: ``fail`` raises instead.
+
+    Raises:
+        UserError: there are some, with ``on_error="fail"``; or no image is left.
+    """
+    if not broken:
+        return table
+    if on_error == "fail":
+        raise_broken(broken, table.source, of=len(table))
+    log.warning("skipped %d unreadable images: %s", len(broken), listed(sorted(broken), MOST_NAMED))
+    left = table.select(row for row, path in enumerate(table.paths) if path not in broken)
+    if not len(left):
+        raise UserError(f"none of the {len(table)} images can be read; scan {table.source} to see why")
+    return left
 
 
 def each(

@@ -151,12 +151,6 @@ def say_left_out(what: str, kind: str) -> None:
     )
 
 
-def is_within_epoch(checkpoint: Mapping[str, Any]) -> bool:
-    """Return whether a checkpoint was written within an epoch."""
-    progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
-    return bool(progress["processed"] < progress["ready"])
-
-
 def same_weights(state: Mapping[str, Tensor], backbone: nn.Module) -> bool:
     """Return whether the state of a module holds the backbone's weights."""
     own = backbone.state_dict()

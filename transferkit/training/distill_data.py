@@ -1,6 +1,5 @@
 """Images without labels, each view with what the teacher makes of it, as a LightningDataModule."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -11,15 +10,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from transferkit.data.batches import Batch, EpochBatchSampler, Item, loader_of, loading_processes, scaled
 from transferkit.data.image_table import ImageTable
-from transferkit.data.integrity import raise_broken, verify
+from transferkit.data.integrity import leave_out_broken, raise_broken, verify
 from transferkit.data.splits import assign_splits
 from transferkit.embed.stream import View
-from transferkit.errors import UserError, listed
+from transferkit.errors import UserError
 from transferkit.extractor import Extractor
 from transferkit.images.preprocessing import Preprocessing
 from transferkit.training.shared_views import Cells, Targets, teach, views_of
-
-log = logging.getLogger(__name__)
 
 
 class ViewDataset(Dataset[Batch]):
@@ -143,11 +140,7 @@ def readable(table: ImageTable, on_error: str) -> ImageTable:
         UserError: there are some, with ``on_error="fail"``; all are named.
     """
     broken = {path: str(fault) for path, fault in verify(table).items()}
-    if broken and on_error == "fail":
-        raise_broken(broken, table.source)
-    if broken:
-        log.warning("skipped %d unreadable images: %s", len(broken), listed(sorted(broken)))
-    return table.select(row for row, path in enumerate(table.paths) if path not in broken)
+    return leave_out_broken(table, broken, on_error)
 
 
 def images_to_relate(embedding: Tensor, most: int, seed: int) -> Tensor:

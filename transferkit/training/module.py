@@ -22,7 +22,6 @@ from transferkit.training.checkpoints import (
     check_resumable,
     check_row_weights,
     current_metrics,
-    is_within_epoch,
     keep_readable,
     mend_progress,
     same_weights,
@@ -39,7 +38,7 @@ from transferkit.training.prepare_images import prepare_images
 from transferkit.training.probe_start import probe_start
 from transferkit.training.regimes import Regime, check_unfreezing
 from transferkit.training.regularization_path import RegularizationPath, is_solvable, path_length
-from transferkit.training.resume import check_processes, resumed_solver
+from transferkit.training.resume import check_processes, is_within_epoch, resumed_solver
 from transferkit.training.start import open_start
 from transferkit.training.tasks import Loss, task_of
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -17,20 +16,15 @@ from transferkit.data.columns import take
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.data.embeddings import Embeddings
 from transferkit.data.image_table import ImageTable
-from transferkit.embed import cached_features, describe
+from transferkit.embed import describe
 from transferkit.errors import UserError
 from transferkit.reports import figures, projector
 from transferkit.reports.answers import Answering, answer, answer_columns
-from transferkit.reports.predictions import (
-    Columns,
-    write_csv,
-    write_parquet,
-)
+from transferkit.reports.predictions import Columns, write_parquet
 from transferkit.runtime.ranks import joined
 from transferkit.training.calibrate import calibrate
 from transferkit.training.module import TransferModule
-
-TOP_K = 5  # classes per image that predict ranks
+from transferkit.training.predict_images import TOP_K, write_predictions
 
 log = logging.getLogger(__name__)
 
@@ -129,13 +123,10 @@ class PredictionWriter(Callback):
         embeddings = Embeddings(merged["embedding"][order], paths, labels, splits, metadata, groups, table.kind)
         probability = merged["probability"][order].float()
         if split == "predict":
-            folder, names = free_folder(self.run / "predict"), module.class_names
-            self.written = [folder / name for name in ("predictions.parquet", "predictions.csv", "embeddings.parquet")]
-            columns = module.task.columns(embeddings.paths, embeddings.labels, probability, names, self.top_k)
-            more, texts = self.answers(module, table.select(rows), probability, columns["prediction"])
-            write_parquet(columns | more | module.task.more_columns(probability, names), self.written[0])
-            write_csv(columns | texts, self.written[1])
-            embeddings.save(self.written[2])
+            self.written = write_predictions(
+                self.run, module.as_extractor(), module.task, embeddings, table.select(rows), probability,
+                self.top_k, self.answering,
+            )  # fmt: skip
             return
         self.written = [self.run / name for name in ("predictions.parquet", "embeddings.parquet", "similarity.json")]
         self.written.append(self.run / projector.CONFIG)
@@ -166,28 +157,6 @@ class PredictionWriter(Callback):
             return {}
         return answer_columns(answer(calibration, probability, None, Answering()), [], None)
 
-    def answers(
-        self, module: TransferModule, table: ImageTable, probability: Tensor, preds: pa.Array
-    ) -> tuple[Columns, Columns]:
-        """Return what a calibrated classifier says beside the classes, for Parquet and for CSV; else nothing."""
-        extractor = module.as_extractor()
-        calibration, inner = extractor.calibration, None
-        if not module.task.calibrates:
-            return {}, {}
-        if calibration is None:
-            log.info("probabilities are not calibrated: test this classifier on data with a val split to calibrate it")
-            return {}, {}
-        if calibration.knows_train and self.answering.unlike != "none":
-            inner = cached_features(extractor, table, forward=extractor.forward(layer=calibration.layer)).embedding
-            if len(inner) < len(table):
-                log.warning("no distances from the training images: %d can no longer be read", len(table) - len(inner))
-                inner = None
-        found = answer(calibration, probability, inner, self.answering)
-        for remark in found.remarks:
-            log.info(remark)
-        columns, texts = (answer_columns(found, module.class_names, preds, as_text) for as_text in (False, True))
-        return columns, texts
-
     def fill_projector(self, embeddings: Embeddings, table: ImageTable) -> None:
         """Write the rows for TensorBoard's projector, with thumbnails."""
         made = self.thumbnails.made
@@ -203,24 +172,6 @@ class PredictionWriter(Callback):
 def computed_in(trainer: Trainer, data: ImageDataModule, split: str) -> str:
     """Return the precision that the embeddings of a split are computed in; cached ones are always float32."""
     return "32" if split in data.features else str(trainer.precision)
-
-
-def free_folder(first: Path) -> Path:
-    """Make a folder of this name, or ``NAME-2``, ``NAME-3`` and so on if it exists, and return it.
-
-    Raises:
-        UserError: the folder cannot be made.
-    """
-    folder, number = first, 1
-    while True:
-        try:
-            folder.mkdir(parents=True)
-            return folder
-        except FileExistsError:
-            number += 1
-            folder = first.with_name(f"{first.name}-{number}")
-        except OSError as error:
-            raise UserError(f"cannot write the folder {folder}: {error.strerror}") from error
 
 
 def draw_confusion(trainer: Trainer, module: LightningModule, stage: str) -> None:

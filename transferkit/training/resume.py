@@ -8,7 +8,6 @@ from typing import Any
 from transferkit.data.image_table import kept_image_root
 from transferkit.errors import UserError
 from transferkit.extractor.checkpoint_reader import BROKEN, KEY
-from transferkit.training.checkpoints import is_within_epoch
 
 SPLIT_OPTIONS = (
     "val_fraction",
@@ -59,6 +58,12 @@ def progress_of(content: Mapping[str, Any], path: Path) -> Progress:
         raise UserError(
             f'{path} holds weights only, not the state of a fit; start a new fit with `backbone="{path}"`'
         ) from error
+
+
+def is_within_epoch(checkpoint: Mapping[str, Any]) -> bool:
+    """Return whether a checkpoint was written within an epoch."""
+    progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
+    return bool(progress["processed"] < progress["ready"])
 
 
 def check_same_fit(saved: Section, wanted: Section, run: Path) -> None:

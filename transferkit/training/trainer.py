@@ -19,7 +19,8 @@ from transferkit.reports.answers import Answering
 from transferkit.training.checkpoints import AtomicCheckpointIO
 from transferkit.training.fit_progress import epoch_number
 from transferkit.training.module import TransferModule
-from transferkit.training.prediction_writer import TOP_K, PredictionWriter
+from transferkit.training.predict_images import TOP_K
+from transferkit.training.prediction_writer import PredictionWriter
 from transferkit.training.run_directory import checkpoint_of
 from transferkit.training.run_record import Checkpoints
 from transferkit.training.trainer_options import automatic_precision

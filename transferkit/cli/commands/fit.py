@@ -24,6 +24,7 @@ from transferkit.cli.dialect import DIALECT
 from transferkit.cli.fit_arguments import prepare
 from transferkit.cli.fit_soup import check_ingredient, ingredient_of
 from transferkit.cli.parsing import check_seed, rephrase
+from transferkit.cli.run_results import first_predictions, predictions, results
 from transferkit.cli.several_fits import fit_several
 from transferkit.data.datamodule import ImageDataModule
 from transferkit.data.splits import save_splits
@@ -39,8 +40,9 @@ from transferkit.training.epoch_lines import progress_callbacks
 from transferkit.training.fit_progress import epoch_number
 from transferkit.training.module import TransferModule
 from transferkit.training.patience import Patience
+from transferkit.training.predict_images import TOP_K
 from transferkit.training.predicting import OPTIONS, Predicting
-from transferkit.training.prediction_writer import TOP_K, PredictionWriter
+from transferkit.training.prediction_writer import PredictionWriter
 from transferkit.training.run_leaks import leaks_of_run
 from transferkit.training.run_record import TIE_BREAK
 from transferkit.training.trackers import offline_by_default, record_files, record_options
@@ -329,7 +331,7 @@ class TransferCLI(LightningCLI):
         """Print metrics, the run and the files written into it."""
         assert self.run is not None and self.subcommand is not None
         run, as_json = None if self.scratch else self.run, self.config[self.subcommand].json
-        report.results(run, self.begin, values, as_json, {} if predicted is None else {"predictions": predicted})
+        results(run, self.begin, values, as_json, {} if predicted is None else {"predictions": predicted})
 
     def write_report(self) -> None:
         """Write ``report.html`` of what the run holds by now; after a test with likely label errors and outliers."""
@@ -374,9 +376,9 @@ class TransferCLI(LightningCLI):
         callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]  # set in its constructor
         (written,) = (callback.written for callback in callbacks if isinstance(callback, PredictionWriter))
         as_json = self.config[self.subcommand].json
-        predicted = report.predictions(written[0], self.top_k) if as_json else None
+        predicted = predictions(written[0], self.top_k) if as_json else None
         if not as_json:
-            report.first_predictions(written[0])
+            first_predictions(written[0])
         if not self.scratch:
             note(f"predictions: {written[0]} and {written[1].name}")
         self.tell({}, predicted)
