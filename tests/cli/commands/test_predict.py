@@ -394,6 +394,14 @@ def test_a_run_that_was_fitted_so_is_left_to_lightning(name: str, value: Any, wo
     assert usual and find_trained(usual) is None
 
 
+@pytest.mark.parametrize("section", ["data: {rot: photos}", "trainer: {device: 1}", "modell: 3", "engin: onnx"])
+def test_an_unknown_option_in_a_config_is_refused_as_by_lightning(section: str, work: Path) -> None:
+    (work / "own.yaml").write_text(section)
+    name = section.partition("{")[2].partition(":")[0] or section.partition(":")[0]
+    assert refused(transferkit("predict", "photos", "--config", "own.yaml", "--name", "tiny"), name)
+    assert not (work / FOLDER).exists()
+
+
 def test_one_process_among_others_is_left_to_lightning(monkeypatch: pytest.MonkeyPatch) -> None:
     usual = usual_options(["--data.root", "photos"])
     assert usual and find_trained(usual)
