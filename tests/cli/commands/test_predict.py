@@ -402,6 +402,10 @@ def test_an_unknown_option_in_a_config_is_refused_as_by_lightning(section: str, 
     assert not (work / FOLDER).exists()
 
 
+def test_a_folder_of_runs_is_refused_in_options_of_the_command() -> None:
+    assert refused(transferkit("predict", "photos", "--ckpt_path", "runs/tiny"), "runs/tiny/0, or --name tiny")
+
+
 def test_one_process_among_others_is_left_to_lightning(monkeypatch: pytest.MonkeyPatch) -> None:
     usual = usual_options(["--data.root", "photos"])
     assert usual and find_trained(usual)

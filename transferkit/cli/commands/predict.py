@@ -36,20 +36,19 @@ def main(arguments: list[str]) -> int:
     """Run the command; return the exit status."""
     given = as_root("predict", ["--config" if argument == "-c" else argument for argument in arguments[1:]])
     files = [find_config(name) for name in all_options(given, "--config")]
-    options = usual_options(without_option(given, "--config"))
-    trained = options and find_trained(options, files)
-    if not (options and trained):
-        from transferkit.cli.commands import fit
+    if options := usual_options(without_option(given, "--config")):
+        DIALECT.options = {name.rpartition(".")[2]: f"--{name}" for name in options}
+        try:
+            if trained := find_trained(options, files):
+                return predict(options, trained)
+        except UserError:
+            from transferkit.cli import fit_help  # here, since it imports Lightning
 
-        return fit.main(arguments)
-    DIALECT.options = {name.rpartition(".")[2]: f"--{name}" for name in options}
-    try:
-        return predict(options, trained)
-    except UserError:
-        from transferkit.cli import fit_help  # here, since it imports Lightning
+            DIALECT.options = fit_help.options_by_argument("predict")
+            raise
+    from transferkit.cli.commands import fit
 
-        DIALECT.options = fit_help.options_by_argument("predict")
-        raise
+    return fit.main(arguments)
 
 
 def usual_options(arguments: Sequence[str]) -> dict[str, Any] | None:
