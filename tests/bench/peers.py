@@ -112,13 +112,17 @@ def timm_recipe(task: Task) -> nn.Module:
 
 
 def fastai_fine_tune(task: Task) -> nn.Module:
-    """fastai's `fine_tune`: an epoch of the head, then all with discriminative rates and one cycle; batches of 64."""
+    """fastai's `fine_tune`: an epoch of the head, then all with discriminative rates and one cycle; batches of 64.
+
+    Of fewer images it would drop the only batch and train nothing; a user then gives a smaller one.
+    """
     from fastai.data.load import DataLoader as Loader  # type: ignore[import-not-found]
     from fastai.learner import Learner, params  # type: ignore[import-not-found]
     from fastai.vision.all import DataLoaders  # type: ignore[import-not-found]
 
     rows = list(zip(task.pixels, task.target, strict=True))
-    loaders = DataLoaders(*(Loader(rows, bs=64, shuffle=train, drop_last=train) for train in (True, False)))
+    size = min(64, len(rows))
+    loaders = DataLoaders(*(Loader(rows, bs=size, shuffle=train, drop_last=train) for train in (True, False)))
     halves = lambda model: [params(model[0]), params(model[1])]  # noqa: E731  # of the body and of the head
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         learner = Learner(loaders, task.model(), F.cross_entropy, splitter=halves, path=folder)
