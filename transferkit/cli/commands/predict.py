@@ -62,7 +62,7 @@ def usual_options(arguments: Sequence[str]) -> dict[str, Any] | None:
     kinds: dict[str, Any] = dict(OWN)
     for kind, names in ((Predicting, OPTIONS), (Answering, [field.name for field in fields(Answering)])):
         kinds |= {name: get_type_hints(kind)[name] for name in names}
-    given = {argument.partition("=")[0] for argument in arguments if argument.startswith("--")}
+    given = {argument.partition("=")[0] for argument in arguments if argument.startswith("-")}
     if not given <= {"--json", *(f"--{name}" for name in kinds)}:
         return None
     parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
